@@ -1,0 +1,79 @@
+"""triptych: what a cryo-electron subtomogram shows, where it is, and what it looks like.
+
+The names below are loaded when they are first used, so that ``import triptych`` itself costs nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "InputError",
+    "PredictConfig",
+    "ReportConfig",
+    "SimulateConfig",
+    "TrainConfig",
+    "Volume",
+    "__version__",
+    "load_library",
+    "load_model",
+    "predict",
+    "read_structure",
+    "report",
+    "simulate",
+    "train",
+]
+
+_HOME = {
+    "InputError": "errors",
+    "PredictConfig": "config",
+    "ReportConfig": "config",
+    "SimulateConfig": "config",
+    "TrainConfig": "config",
+    "Volume": "volume",
+    "load_library": "structures",
+    "load_model": "model",
+    "predict": "predict",
+    "read_structure": "structures",
+    "report": "report",
+    "simulate": "simulate",
+    "train": "train",
+}
+
+if TYPE_CHECKING:
+    from triptych.config import PredictConfig, ReportConfig, SimulateConfig, TrainConfig
+    from triptych.errors import InputError
+    from triptych.model import load_model
+    from triptych.predict import predict
+    from triptych.report import report
+    from triptych.simulate import simulate
+    from triptych.structures import load_library, read_structure
+    from triptych.train import train
+    from triptych.volume import Volume
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'triptych' has no attribute {name!r}")
+    return getattr(import_module(f"triptych.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+class _Package(ModuleType):
+    """Python binds every imported submodule to its name in the package. A stage's function has the same name as its
+    module, and ``triptych.simulate`` has to be the function, whether or not the module has been imported before."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

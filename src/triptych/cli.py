@@ -1,0 +1,431 @@
+"""The command line: parse, load the settings, call one stage, print. Nothing else in triptych prints."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperGroup
+
+from triptych import __version__
+from triptych.errors import InputError
+
+if TYPE_CHECKING:
+    from triptych.io.describe import Description
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+INPUT_ERROR = 2
+INTERRUPTED = 130
+SECONDS_BETWEEN_LINES = 30.0
+
+DEMO_PARTICLES = 500
+DEMO_SNR = 0.1
+DEMO_NOTE = "demo.json"
+DEMO_PARTS = ("data.zarr", "predictions", "report")
+
+
+class Commands(TyperGroup):
+    """Commands whose errors are sentences."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            say_error(str(error))
+            raise typer.Exit(INPUT_ERROR) from error
+        except KeyboardInterrupt as interrupt:
+            if ctx.invoked_subcommand == "train":
+                how = "give the same command with --resume to go on from the last checkpoint"
+            else:
+                how = "nothing half-made is left under the output's name; give the same command again to start over"
+            err.print(f"stopped by you: {how}", soft_wrap=True)
+            raise typer.Exit(INTERRUPTED) from interrupt
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="One network for cryo-electron subtomograms: what a particle is, where it is, and what it looks like.",
+)
+structures_app = typer.Typer(no_args_is_help=True, help="Structures to simulate: list, make from files, fetch by ID.")
+app.add_typer(structures_app, name="structures")
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="YAML file of settings; `triptych config STAGE` prints one.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as seed=7; may be given several times.")]
+
+
+# -------------------------------------------------------------------------------------------------------------- commands
+
+
+def show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"triptych {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Say more about what is being done.")] = False,
+) -> None:
+    say_log(logging.INFO if verbose else logging.WARNING)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", help="Folder to write.")] = Path("triptych-demo"),
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the simulation; default: a fresh one.")] = None,
+    particles: Annotated[int, typer.Option(min=1, help="How many particles to simulate.")] = DEMO_PARTICLES,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder of an earlier demo.")] = False,
+) -> None:
+    """The whole job on the built-in structures: simulate, predict with the shipped model, report."""
+    clear_demo_folder(output, overwrite)
+    from triptych.config import PredictConfig, ReportConfig, SimulateConfig
+    from triptych.predict import predict as predict_stage
+    from triptych.report import report as report_stage
+    from triptych.simulate import simulate as simulate_stage
+
+    seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
+    output.mkdir(parents=True, exist_ok=True)
+    note = {"triptych": __version__, "seed": seed, "particles": particles, "snr": DEMO_SNR}
+    (output / DEMO_NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+
+    data, predictions, report_folder = (output / part for part in DEMO_PARTS)
+    out.print(f"demo: {particles} particles at SNR {DEMO_SNR:g}, seed {seed}")
+    config = SimulateConfig(particles=particles, snr=(DEMO_SNR, DEMO_SNR), seed=seed)
+    with show_progress("simulate", "particles") as on_progress:
+        simulate_stage(data, config, on_progress=on_progress)
+    with show_progress("predict", "particles", device_name("auto")) as on_progress:
+        predict_stage(data, predictions, None, PredictConfig(), on_progress=on_progress)
+    with show_progress("report", "particles") as on_progress:
+        report_stage(predictions, report_folder, data, ReportConfig(), on_progress=on_progress)
+    print_report(report_folder)
+
+
+@structures_app.command("list")
+def list_structures(
+    library: Annotated[Path | None, typer.Argument(metavar="[LIBRARY]", help="A library folder; default: the built-in one.")] = None,
+) -> None:
+    """The structures of a library: name, mass, source."""
+    from triptych.structures import load_library
+
+    table = make_table("name", "mass, kDa", "source", numbers=(1,))
+    for structure in load_library(library):
+        table.add_row(structure.name, f"{structure.mass_kda:,.0f}", structure.source)
+    out.print(table)
+
+
+@structures_app.command("make")
+def make_structures(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILES...", help="PDB, mmCIF or MRC files, gzipped or not: [NAME=]FILE[:key=value]...; or a CSV index.")
+    ],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Library folder to write.")],
+    voxel_size: Annotated[float | None, typer.Option(help="Å per voxel; default: as in simulate.")] = None,
+) -> None:
+    """Turn coordinates and maps into a library to simulate from."""
+    from triptych.config import SimulateConfig
+    from triptych.structures import make_library
+
+    with err.status("making structures"):
+        make_library(files, output, SimulateConfig().voxel_size if voxel_size is None else voxel_size)
+    list_structures(output)
+    print_path("library", output)
+
+
+@structures_app.command("fetch")
+def fetch_structures(
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="PDB or EMDB identifiers, such as 4V5D or EMD-1234.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the files.")],
+) -> None:
+    """Download entries by ID (needs a network)."""
+    from triptych.io.fetch import fetch_entries
+
+    with show_progress("fetch", "files", device="") as on_progress:
+        paths = fetch_entries(ids, output, on_progress=on_progress)
+    for path in paths:
+        print_path("fetched", path)
+
+
+@app.command()
+def simulate(
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Zarr store to write.")],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Labelled subtomograms from structures."""
+    from triptych.config import SimulateConfig
+    from triptych.settings import load_config
+
+    settings = load_config(SimulateConfig, config, overrides or ())
+
+    from triptych.simulate import simulate as stage
+
+    with show_progress("simulate", "particles") as on_progress:
+        path = stage(output, settings, on_progress=on_progress)
+    print_path("dataset", path)
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Zarr store made by simulate.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Model folder to write.")],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+) -> None:
+    """Train any subset of the three tasks."""
+    from triptych.config import TrainConfig
+    from triptych.settings import load_config
+
+    settings = load_config(TrainConfig, config, overrides or ())
+
+    from triptych.train import train as stage
+
+    with show_progress("train", "updates", device_name(settings.device)) as on_progress:
+        path = stage(data, output, settings, resume=resume, on_progress=on_progress)
+    print_path("model", path)
+
+
+@app.command()
+def predict(
+    particles: Annotated[str, typer.Argument(metavar="PARTICLES", help="STAR file, folder, MRC file, quoted glob of MRC files, or Zarr store.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+    model: Annotated[Path | None, typer.Option(metavar="MODEL", help="Model folder; default: the one that ships with triptych.")] = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Class, mask and density of every particle."""
+    from triptych.config import PredictConfig
+    from triptych.settings import load_config
+
+    settings = load_config(PredictConfig, config, overrides or ())
+
+    from triptych.predict import predict as stage
+
+    with show_progress("predict", "particles", device_name(settings.device)) as on_progress:
+        path = stage(particles, output, model, settings, on_progress=on_progress)
+    print_classes(path)
+    print_path("predictions", path)
+
+
+@app.command()
+def report(
+    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder written by predict.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+    truth: Annotated[Path | None, typer.Option(metavar="DATA", help="The Zarr store that the predictions were made from.")] = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """metrics.json, and report.html with pictures."""
+    from triptych.config import ReportConfig
+    from triptych.settings import load_config
+
+    settings = load_config(ReportConfig, config, overrides or ())
+
+    from triptych.report import report as stage
+
+    with show_progress("report", "particles") as on_progress:
+        stage(predictions, output, truth, settings, on_progress=on_progress)
+    print_report(output)
+
+
+@app.command()
+def info(file: Annotated[Path, typer.Argument(metavar="FILE", help="Any file or folder that triptych reads or writes.")]) -> None:
+    """What is this file, as triptych reads it?"""
+    from triptych.io.describe import describe_file
+
+    print_description(file, describe_file(file))
+
+
+@app.command("config")
+def print_config(stage: Annotated[str, typer.Argument(metavar="STAGE", help="simulate, train, predict or report.")]) -> None:
+    """The annotated defaults of a stage, as YAML to save and edit."""
+    from triptych.settings import format_defaults, stage_settings
+
+    typer.echo(format_defaults(stage_settings(stage)), nl=False)
+
+
+# ------------------------------------------------------------------------------------------------------------------ demo
+
+
+def clear_demo_folder(folder: Path, overwrite: bool) -> None:
+    """Refuse a folder in use; remove what an earlier demo wrote where that is wanted, and never anything else."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file, but the demo writes a folder: choose another --output")
+    present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if not present:
+        return
+    ours = {DEMO_NOTE, *DEMO_PARTS, *(f".{part}.part" for part in DEMO_PARTS)}
+    if DEMO_NOTE not in present or present - ours:
+        raise InputError(f"the folder {folder} exists and holds other things than a demo: choose another --output")
+    if not overwrite:
+        raise InputError(f"the folder {folder} holds an earlier demo: choose another --output, or replace it with --overwrite")
+    for name in present:
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+# -------------------------------------------------------------------------------------------------------------- printing
+
+
+def make_table(*columns: str, numbers: tuple[int, ...] = (), title: str | None = None) -> Table:
+    """An empty table; the columns whose index is in ``numbers`` are set flush right."""
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index in numbers else "left", overflow="fold")
+    return table
+
+
+def print_path(what: str, path: Path) -> None:
+    out.print(f"{what}: {escape(str(path))}", soft_wrap=True)
+
+
+def print_classes(predictions: Path) -> None:
+    """How many particles were given each class."""
+    from triptych.io.star import read_star
+
+    particles = read_star(predictions / "particles.star")["particles"]
+    if "triptychClass" not in particles:  # the model was trained without the class task
+        return
+    probabilities: dict[str, list[float]] = {}
+    for name, probability in zip(particles["triptychClass"], particles["triptychProbability"], strict=True):
+        probabilities.setdefault(str(name), []).append(float(probability))
+    table = make_table("class", "particles", "mean probability", numbers=(1, 2))
+    for name, values in sorted(probabilities.items(), key=lambda item: -len(item[1])):
+        table.add_row(name, str(len(values)), f"{sum(values) / len(values):.3f}")
+    out.print(table)
+
+
+def print_report(folder: Path) -> None:
+    """The headline figures of a report, where there was truth to compare with, and where to look."""
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    if metrics.get("summary"):
+        print_summary(metrics["summary"])
+    print_path("report", folder / "report.html")
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    """A row for each figure that there is; a task that was switched off has none."""
+    table = make_table("measure", "value", "over", numbers=(1,))
+    everything, true_particles = f"all {summary['particles']} particles", f"the {summary['particles_not_none']} that are not background"
+    for key, label, over in (
+        ("accuracy", "accuracy", everything),
+        ("mean_iou", "mean IoU of the masks", true_particles),
+        ("mean_density_correlation", "mean density correlation", true_particles),
+    ):
+        if summary.get(key) is not None:
+            table.add_row(label, f"{summary[key]:.3f}", over)
+    out.print(table)
+
+
+def print_description(file: Path, description: Description) -> None:
+    """Facts in two columns, then what is suspect."""
+    out.print(Text.assemble((str(file), "bold"), ": ", description.kind), soft_wrap=True)
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, text in description.facts:
+        table.add_row(escape(label), escape(text))
+    out.print(table)
+    for warning in description.warnings:
+        out.print(Text.assemble(("warning: ", "bold yellow"), warning), soft_wrap=True)
+
+
+def say_error(message: str) -> None:
+    err.print(Text.assemble(("error: ", "bold red"), " ".join(message.split())), soft_wrap=True)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Log records on stderr, warnings loud; rich keeps them out of a progress bar's way."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = "bold yellow" if record.levelno >= logging.WARNING else "dim"
+        err.print(Text.assemble((f"{record.levelname.lower()}: ", style), record.getMessage()), soft_wrap=True)
+
+
+def say_log(level: int) -> None:
+    """Show what triptych logs. What other libraries warn of is for us to look at, in the tests, and not for a user."""
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    logger = logging.getLogger("triptych")
+    logger.setLevel(level)
+    if not any(isinstance(handler, _ConsoleHandler) for handler in logger.handlers):
+        logger.addHandler(_ConsoleHandler())
+
+
+def device_name(device: str) -> str:
+    """What the device setting stands for on this machine."""
+    import torch
+
+    from triptych.model import choose_device
+
+    if choose_device(device).type == "cuda":
+        return torch.cuda.get_device_name()
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+
+
+class _RateColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.1f} {task.fields['unit']}/s")
+
+
+@contextmanager
+def show_progress(title: str, unit: str, device: str = "CPU") -> Iterator[Callable[[int, int], None]]:
+    """Something to call with (done, total); a bar on a terminal, now and then a line elsewhere."""
+    title = f"{title} on {device}" if device else title
+    if not err.is_terminal:
+        yield _line_writer(title, unit)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _RateColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err) as progress:
+        task: TaskID = progress.add_task(title, total=None, unit=unit)
+        began = False
+
+        def update(done: int, total: int) -> None:
+            nonlocal began
+            if not began:  # a resumed run begins in the middle, which is no measure of speed
+                progress.reset(task, total=total, completed=done)
+                began = True
+            progress.update(task, completed=done, total=total)
+
+        yield update
+
+
+def _line_writer(title: str, unit: str) -> Callable[[int, int], None]:
+    start = last = time.monotonic()
+    first: int | None = None
+
+    def update(done: int, total: int) -> None:
+        nonlocal first, last
+        now = time.monotonic()
+        first = done if first is None else first
+        if done < total and now - last < SECONDS_BETWEEN_LINES:
+            return
+        last = now
+        rate = (done - first) / max(now - start, 1e-9)
+        err.print(f"{title}: {done} of {total} {unit}, {rate:,.1f} {unit}/s, {now - start:,.0f} s", soft_wrap=True)
+
+    return update

@@ -1,0 +1,173 @@
+"""Every setting and its default, once.
+
+The command line takes ``--config FILE`` (YAML) and ``--set key=value``; ``triptych config STAGE`` prints this module's
+defaults with their descriptions. Lengths are in Å and angles in degrees unless the name says otherwise.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+Range = tuple[float, float]
+PositiveRange = tuple[PositiveFloat, PositiveFloat]
+CountRange = tuple[NonNegativeInt, NonNegativeInt]
+RANGES: tuple[Any, ...] = (Range, PositiveRange, PositiveRange | None, CountRange)
+Task = Literal["class", "mask", "density"]
+Contrast = Literal["dark", "bright"]
+
+
+class Settings(BaseModel):
+    """Frozen settings that refuse a key they do not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _ranges_ascend(self) -> Self:
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if field.annotation in RANGES and value is not None and value[0] > value[1]:
+                raise ValueError(f"{name} is a range [low, high], but {value[0]:g} is above {value[1]:g}")
+        return self
+
+
+class SpecimenConfig(Settings):
+    """What is in the ice."""
+
+    shape: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(description="tomogram size in voxels, [z, y, x]")] = (96, 224, 224)
+    occupancy: Annotated[Range, Field(description="share of the specimen's volume that particles fill; drawn per tomogram")] = (0.10, 0.22)
+    contact_share: Annotated[float, Field(ge=0, le=1, description="share of the particles that are pushed against a neighbour")] = 0.8
+    gap: Annotated[float, Field(ge=0, description="least distance between neighbouring surfaces, Å")] = 10.0
+    vesicles: Annotated[CountRange, Field(description="number of membrane vesicles per tomogram [low, high]")] = (0, 3)
+    vesicle_radius: Annotated[Range, Field(description="radius of a vesicle, Å")] = (200.0, 450.0)
+    voxel_size_error: Annotated[PositiveRange, Field(description="factor on the size of everything: a wrong calibration; drawn per tomogram")] = (0.97, 1.03)
+
+
+class AcquisitionConfig(Settings):
+    """How the tilt series is taken; every range is drawn anew for each tomogram."""
+
+    tilt_max: Annotated[Range, Field(description="the tilts run from -tilt_max to +tilt_max")] = (60.0, 60.0)
+    tilt_step: Annotated[PositiveRange, Field(description="angle between tilts")] = (3.0, 3.0)
+    tilt_jitter: Annotated[Range, Field(description="standard deviation of the error of each tilt angle")] = (0.0, 0.3)
+    shift_jitter: Annotated[Range, Field(description="standard deviation of the residual image shift (misalignment), Å")] = (0.0, 5.0)
+    voltage_kv: Annotated[float, Field(gt=0, description="acceleration voltage")] = 300.0
+    spherical_aberration_mm: Annotated[float, Field(ge=0, description="spherical aberration")] = 2.7
+    amplitude_contrast: Annotated[float, Field(ge=0, le=1, description="share of amplitude contrast")] = 0.07
+    defocus_um: Annotated[Range, Field(description="underfocus, positive; drawn per tomogram")] = (2.0, 5.0)
+    defocus_jitter_um: Annotated[float, Field(ge=0, description="standard deviation of the defocus from tilt to tilt")] = 0.1
+    dose_e_per_a2: Annotated[Range, Field(description="total exposure of the series, electrons per Å^2")] = (80.0, 140.0)
+    b_factor: Annotated[Range, Field(description="extra Gaussian fall-off exp(-B k^2 / 4) of the signal, Å^2")] = (0.0, 600.0)
+    detector_mtf: Annotated[Range, Field(description="value of the detector's transfer function at the Nyquist frequency")] = (0.5, 0.9)
+    ctf_correction: Annotated[dict[Literal["none", "phase_flip", "deconvolve"], float], Field(
+        description="relative frequency of each way to treat the CTF in the reconstruction")] = {"none": 1.0, "phase_flip": 1.0, "deconvolve": 2.0}
+    deconvolution_constant: Annotated[PositiveRange, Field(description="c in CTF / (CTF^2 + c); drawn per tomogram, log-uniform")] = (0.01, 0.3)
+    dose_weighting: Annotated[float, Field(ge=0, le=1, description="share of the tomograms that are reconstructed with dose weighting")] = 0.5
+
+
+class SimulateConfig(Settings):
+    """`triptych simulate`: structures + physics + seed -> labelled subtomograms."""
+
+    structures: Annotated[Path | None, Field(description="a structure library (folder made by `structures make`); none: the built-in one")] = None
+    classes: Annotated[tuple[str, ...] | None, Field(description="names from the library to use; none: all of it")] = None
+    particles: Annotated[int, Field(gt=0, description="number of subtomograms to write")] = 2048
+    particles_per_tomogram: Annotated[int, Field(gt=0, description="subtomograms cut from each simulated tomogram; they share its optics")] = 128
+    none_share: Annotated[float, Field(ge=0, lt=1, description='share of subtomograms of the class "none" (background, membrane, off-centre neighbours)')] = 0.06
+    voxel_size: Annotated[float, Field(gt=0, description="Å per voxel")] = 10.0
+    box_size: Annotated[int, Field(gt=0, multiple_of=8, description="voxels along each side of a subtomogram")] = 40
+    max_shift: Annotated[float, Field(ge=0, description="the particle's centre is at most this far from the box's centre along each axis, Å")] = 20.0
+    snr: Annotated[PositiveRange, Field(description="var(signal)/var(noise) over the whole box after CTF, wedge and band limit, neighbours belonging to the signal; drawn log-uniform per subtomogram")] = (0.03, 0.3)
+    seed: Annotated[int, Field(ge=0, description="same seed, same bytes, for any number of workers")] = 0
+    workers: Annotated[int, Field(ge=0, description="processes; 0: one per CPU core")] = 0
+    specimen: Annotated[SpecimenConfig, Field(description="what is in the ice")] = SpecimenConfig()
+    acquisition: Annotated[AcquisitionConfig, Field(description="how the tilt series is taken")] = AcquisitionConfig()
+
+
+class NetworkConfig(Settings):
+    """The network."""
+
+    tasks: Annotated[tuple[Task, ...], Field(min_length=1, description="heads to build: any of class, mask, density")] = ("class", "mask", "density")
+    channels: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(description="channels at 1/2, 1/4 and 1/8 of the resolution")] = (32, 96, 192)
+    blocks: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(description="residual blocks of the encoder at 1/2, 1/4 and 1/8")] = (1, 2, 2)
+    embedding_size: Annotated[int, Field(gt=0, description="length of the embedding vector")] = 128
+    dropout: Annotated[float, Field(ge=0, lt=1, description="dropout before the class head")] = 0.1
+
+
+class AugmentConfig(Settings):
+    """What is done to a simulated subtomogram each time it is drawn."""
+
+    snr: Annotated[PositiveRange | None, Field(description="redraw the SNR log-uniformly from this range; none: keep the stored noise")] = (0.03, 0.4)
+    swap_noise: Annotated[bool, Field(description="take the noise of another subtomogram of the same tomogram")] = True
+    half_turns: Annotated[bool, Field(description="180° turns about x, y, z, which keep wedge and hand")] = True
+    low_pass: Annotated[Range, Field(description="resolution of a soft low-pass filter, Å; drawn per subtomogram. Values up to twice the voxel size do nothing")] = (10.0, 45.0)
+    low_pass_share: Annotated[float, Field(ge=0, le=1, description="share of subtomograms that are low-passed")] = 0.4
+    high_pass_share: Annotated[float, Field(ge=0, le=1, description="share of subtomograms whose lowest frequencies (beyond 150-1000 Å) are damped")] = 0.2
+    padding_share: Annotated[float, Field(ge=0, le=1, description="share of subtomograms whose border is blank, as after padding a smaller box")] = 0.15
+    inverted_share: Annotated[float, Field(ge=0, le=1, description='share turned into "none" by inverting the contrast')] = 0.03
+    scrambled_share: Annotated[float, Field(ge=0, le=1, description='share turned into "none" by scrambling the Fourier phases')] = 0.03
+
+
+class LossConfig(Settings):
+    """Weights of the losses of the tasks."""
+
+    class_weight: Annotated[float, Field(ge=0, description="cross-entropy")] = 1.0
+    mask_weight: Annotated[float, Field(ge=0, description="binary cross-entropy + soft Jaccard loss")] = 1.0
+    density_weight: Annotated[float, Field(ge=0, description="squared error + (1 - correlation)")] = 1.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1, description="label smoothing of the cross-entropy")] = 0.03
+
+
+class TrainConfig(Settings):
+    """`triptych train`: labelled subtomograms -> model folder."""
+
+    network: Annotated[NetworkConfig, Field(description="the network")] = NetworkConfig()
+    augment: Annotated[AugmentConfig, Field(description="augmentation")] = AugmentConfig()
+    loss: Annotated[LossConfig, Field(description="losses")] = LossConfig()
+    updates: Annotated[int, Field(gt=0, description="optimiser steps in all")] = 4000
+    batch_size: Annotated[int, Field(gt=1, description="subtomograms per step")] = 32
+    updates_per_checkpoint: Annotated[int, Field(gt=0, description="steps between checkpoints and validations; a resumed run goes on from the last one")] = 250
+    learning_rate: Annotated[float, Field(gt=0, description="highest learning rate of AdamW; warm-up, then cosine decay to zero")] = 2e-3
+    weight_decay: Annotated[float, Field(ge=0, description="AdamW")] = 0.01
+    warmup_share: Annotated[float, Field(ge=0, le=1, description="share of the steps over which the learning rate rises")] = 0.05
+    gradient_clip: Annotated[float, Field(gt=0, description="largest norm of the gradient")] = 5.0
+    validation_share: Annotated[float, Field(gt=0, lt=1, description="share of the particles held out; whole tomograms, so that no neighbour leaks")] = 0.05
+    validation_particles: Annotated[int, Field(gt=0, description="held-out particles used at most")] = 1024
+    crop_size: Annotated[int | None, Field(gt=0, multiple_of=8, description="central cube of so many voxels that the first updates see: cheaper; none: the whole box from the start")] = None
+    crop_share: Annotated[float, Field(ge=0, le=1, description="share of the updates that see crop_size only")] = 0.6
+    initial_model: Annotated[Path | None, Field(description="model folder whose weights to start from")] = None
+    precision: Annotated[Literal["auto", "bfloat16", "float32"], Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = "auto"
+    device: Annotated[Literal["auto", "cpu", "gpu"], Field(description="where to train")] = "auto"
+    cache: Annotated[bool, Field(description="keep an uncompressed copy of the dataset beside the model while training (0.45 MB per subtomogram of 40^3): faster loading")] = True
+    loader_workers: Annotated[int, Field(ge=0, description="processes that prepare batches")] = 1
+    seed: Annotated[int, Field(ge=0, description="of weights, order and augmentation")] = 0
+
+
+class PredictConfig(Settings):
+    """`triptych predict`: model + particles -> STAR, masks, densities."""
+
+    voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of the input; none: as the files say")] = None
+    contrast: Annotated[Contrast | Literal["auto"], Field(description="dark: particles have low values, as in most tomograms; bright: high values, as RELION writes; auto: decide from the data. Our own Zarr stores state theirs")] = "dark"
+    tomograms: Annotated[Path | None, Field(description="folder of the tomograms that coordinates refer to; none: beside the STAR file, or as its rlnTomoReconstructedTomogram column says")] = None
+    tomogram_voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of the tomograms, where their header does not say")] = None
+    coordinate_pixel_size: Annotated[float | None, Field(gt=0, description="Å per pixel of rlnCoordinateX/Y/Z; none: as the STAR file says (RELION: the unbinned tilt series' pixel; Warp: the export's)")] = None
+    batch_size: Annotated[int, Field(gt=0, description="subtomograms per forward pass")] = 16
+    half_turns: Annotated[bool, Field(description="average over the four 180° turns that keep the wedge: better, four times the arithmetic")] = False
+    write_masks: Annotated[bool, Field(description="write masks/<name>.mrc")] = True
+    write_densities: Annotated[bool, Field(description="write densities/<name>.mrc")] = True
+    precision: Annotated[Literal["auto", "bfloat16", "float32"], Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = "auto"
+    device: Annotated[Literal["auto", "cpu", "gpu"], Field(description="where to run")] = "auto"
+
+
+class ReportConfig(Settings):
+    """`triptych report`: predictions (+ truth) -> metrics.json and report.html."""
+
+    gallery: Annotated[int, Field(ge=0, description="particles shown with their panels")] = 24
+    seed: Annotated[int, Field(ge=0, description="of the choice of particles shown")] = 0
+
+
+STAGES: dict[str, type[Settings]] = {
+    "simulate": SimulateConfig,
+    "train": TrainConfig,
+    "predict": PredictConfig,
+    "report": ReportConfig,
+}

@@ -1,0 +1,210 @@
+"""From the dataset store to training batches: split, augmentation, order.
+
+Every subtomogram that is drawn has a number, and its augmentation depends on that number and the seed alone. So the batches
+are the same for any number of loader processes, and a resumed run goes on exactly where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from triptych.config import AugmentConfig, Range
+from triptych.errors import InputError
+from triptych.io.store import Store, open_store, unpack
+from triptych.model import HALF_TURNS, turn
+from triptych.volume import crop_or_pad, standardise
+
+Draw = tuple[int, int]
+"""(row of the store, number of the draw)"""
+Array = NDArray[np.float32]
+
+
+class Batch(NamedTuple):
+    """Training examples: subtomogram (b, d, h, w), label (b,), mask and density (b, d, h, w)."""
+
+    subtomogram: Tensor
+    label: Tensor
+    mask: Tensor
+    density: Tensor
+
+
+def split_rows(store: Store, share: float, limit: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows for training and for validation.
+
+    Whole tomograms are held out, since subtomograms of one tomogram share neighbours and optics. InputError where there are
+    too few tomograms for that.
+    """
+    tomogram = np.asarray(store["tomogram"][:]) if "tomogram" in store else np.arange(len(store))
+    names = np.unique(tomogram)
+    if len(names) < 2:
+        raise InputError(f"{store.path} comes from a single tomogram, so none can be held out for validation: simulate at least two (particles > particles_per_tomogram)")
+    order = np.random.default_rng((seed, 1)).permutation(names)
+    held_out = order[: max(1, round(share * len(names)))]
+    is_held_out = np.isin(tomogram, held_out)
+    return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)[:limit]
+
+
+class PlannedBatches(Sampler[list[Draw]]):
+    """Batches number `first` to `first + count - 1` of an endless shuffled sequence that depends on the seed alone."""
+
+    def __init__(self, rows: NDArray[np.int64], batch_size: int, seed: int, first: int, count: int) -> None:
+        self.rows, self.batch_size, self.seed, self.first, self.count = rows, batch_size, seed, first, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for batch in range(self.first, self.first + self.count):
+            draws = range(batch * self.batch_size, (batch + 1) * self.batch_size)
+            yield [(self.row(draw), draw) for draw in draws]
+
+    def row(self, draw: int) -> int:
+        """Row of a draw: pass draw // n over the rows has its own order."""
+        number, place = divmod(draw, len(self.rows))
+        return int(self._order(number)[place])
+
+    def _order(self, number: int) -> NDArray[np.int64]:
+        if getattr(self, "_cached", (None,))[0] != number:
+            self._cached = (number, np.random.default_rng((self.seed, 2, number)).permutation(self.rows))
+        return self._cached[1]
+
+
+class SubtomogramDataset(Dataset[Batch]):
+    """Batches of a store.
+
+    Parameters
+    ----------
+    path : dataset store
+    augment : settings; None: the stored subtomograms as they are
+    seed : of the augmentation
+    crop_size : voxels of the central cube to keep; None: all
+    cache : folder for an uncompressed copy of the store's boxes; None: read the store itself
+    """
+
+    def __init__(self, path: Path, augment: AugmentConfig | None, seed: int, crop_size: int | None = None, cache: Path | None = None) -> None:
+        self.path, self.augment, self.seed, self.crop_size, self.cache = path, augment, seed, crop_size, cache
+        self._store: Store | None = None
+
+    @property
+    def store(self) -> Store:
+        """Opened on first use, in the process that uses it."""
+        if self._store is None:
+            self._store = open_store(self.path) if self.cache is None else unpack(open_store(self.path), self.cache)
+            self._label = np.asarray(self._store["label"][:])
+            self._tomogram = np.asarray(self._store["tomogram"][:]) if "tomogram" in self._store else np.arange(len(self._store))
+            self._amplitude = np.asarray(self._store["signal_scale"][:]) if "signal_scale" in self._store else None
+        return self._store
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, draw: Draw) -> Batch:
+        return self.__getitems__([draw])
+
+    def __getitems__(self, draws: Sequence[Draw]) -> Batch:
+        """One whole batch; the loader must not collate it again."""
+        rows = np.array([row for row, _ in draws])
+        rngs = [np.random.default_rng((self.seed, 3, draw)) for _, draw in draws]
+        store = self.store
+        label = self._label[rows].astype(np.int64)
+        x = self._mixed(rows, rngs)
+        mask = store.read_rows("mask", rows) if "mask" in store else np.zeros(x.shape)
+        density = store.read_rows("density", rows) if "density" in store else np.zeros(x.shape)
+        volumes = np.stack([x, mask.astype(np.float32), density.astype(np.float32)], axis=1)
+        if self.crop_size:
+            volumes = crop_or_pad(volumes, (self.crop_size,) * 3)
+        if self.augment is None:
+            return as_batch(volumes, label)
+        none = store.class_names.index("none") if "none" in store.class_names else None
+        for i, rng in enumerate(rngs):
+            label[i] = self._augment(volumes[i], label[i], rng, self.augment, none)
+        return as_batch(volumes, label)
+
+    def _mixed(self, rows: NDArray[np.int64], rngs: list[np.random.Generator]) -> Array:
+        """Subtomograms as stored, or their signal with noise of the same tomogram at another SNR."""
+        stored = self.store.read_rows("subtomogram", rows).astype(np.float32)
+        augment = self.augment
+        if augment is None or augment.snr is None or "signal" not in self.store or self._amplitude is None:
+            return stored
+        signal = self.store.read_rows("signal", rows).astype(np.float32)
+        if augment.swap_noise:
+            others = np.array([rng.choice(np.flatnonzero(self._tomogram == self._tomogram[row])) for row, rng in zip(rows, rngs, strict=True)])
+            noise = self._noise(others, self.store.read_rows("subtomogram", others).astype(np.float32), self.store.read_rows("signal", others))
+        else:
+            noise = self._noise(rows, stored, signal)
+        mixed = np.empty_like(stored)
+        for i, rng in enumerate(rngs):
+            axes = HALF_TURNS[rng.integers(4)] if augment.half_turns else ()
+            turned = turn(torch.from_numpy(noise[i]), axes).numpy() * rng.choice([-1, 1])
+            mixed[i] = np.sqrt(draw_log_uniform(rng, augment.snr)) * signal[i] + turned
+        return mixed
+
+    def _noise(self, rows: NDArray[np.int64], subtomograms: Array, signals: NDArray[np.generic]) -> Array:
+        assert self._amplitude is not None
+        return subtomograms - self._amplitude[rows][:, None, None, None] * signals.astype(np.float32)
+
+    @staticmethod
+    def _augment(volumes: Array, label: int, rng: np.random.Generator, config: AugmentConfig, none: int | None) -> int:
+        """Change one example (subtomogram, mask, density) in its own copy of the batch; return its label."""
+        if config.half_turns:
+            volumes[:] = turn(torch.from_numpy(volumes), HALF_TURNS[rng.integers(4)]).numpy()
+        fate = rng.random()
+        if none is not None and fate < config.inverted_share + config.scrambled_share:
+            volumes[0] = -volumes[0] if fate < config.inverted_share else scramble_phases(volumes[0], rng)
+            volumes[1:] = 0
+            label = none
+        volumes[0] = random_filter(volumes[0], rng, config)
+        if rng.random() < config.padding_share:
+            volumes[0] = blank_border(volumes[0], int(rng.integers(1, 4)))
+        return label
+
+
+def as_batch(volumes: Array, label: NDArray[np.int64]) -> Batch:
+    """(b, 3, d, h, w) subtomogram, mask, density -> Batch with standardised subtomograms."""
+    return Batch(torch.from_numpy(standardise(volumes[:, 0])), torch.from_numpy(label), torch.from_numpy(volumes[:, 1]), torch.from_numpy(volumes[:, 2]))
+
+
+def draw_log_uniform(rng: np.random.Generator, limits: Range) -> float:
+    low, high = np.log(limits)
+    return float(np.exp(rng.uniform(low, high)))
+
+
+def scramble_phases(data: Array, rng: np.random.Generator) -> Array:
+    """A random volume with the same power spectrum."""
+    white = np.fft.rfftn(rng.normal(size=data.shape))
+    spectrum = np.abs(np.fft.rfftn(data)) * white / np.maximum(np.abs(white), 1e-12)
+    return np.fft.irfftn(spectrum, s=data.shape).astype(np.float32)
+
+
+def random_filter(data: Array, rng: np.random.Generator, config: AugmentConfig) -> Array:
+    """A random low-pass and high-pass filter; frequencies in units of a 10 Å grid's."""
+    low_pass = rng.uniform(*config.low_pass) if rng.random() < config.low_pass_share else 0.0
+    high_pass = rng.uniform(150, 1000) if rng.random() < config.high_pass_share else 0.0
+    if not low_pass and not high_pass:
+        return data
+    n = data.shape[0]
+    full, half = torch.fft.fftfreq(n, 10.0), torch.fft.rfftfreq(n, 10.0)
+    k = torch.sqrt(full[:, None, None] ** 2 + full[:, None] ** 2 + half**2)
+    transfer = torch.ones_like(k)
+    if low_pass:
+        width = 0.15 / low_pass
+        transfer *= torch.sigmoid((1 / low_pass - k) / (width / 2))
+    if high_pass:
+        transfer *= 1 - rng.uniform(0.3, 0.95) * torch.exp(-((k * high_pass) ** 2) / 2)
+    return torch.fft.irfftn(torch.fft.rfftn(torch.from_numpy(data)) * transfer, s=data.shape).numpy()
+
+
+def blank_border(data: Array, width: int) -> Array:
+    """The outer `width` voxels set to the mean of the rest, as padding does."""
+    inside = tuple(slice(width, n - width) for n in data.shape)
+    result = np.full_like(data, data[inside].mean())
+    result[inside] = data[inside]
+    return result

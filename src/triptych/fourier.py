@@ -1,0 +1,268 @@
+"""Resampling, filters and spectra of volumes in Fourier space.
+
+A volume is taken as one period of a band-limited function. Resampling evaluates that function at the new voxels'
+positions, whatever the ratio of the voxel sizes: exact to float32 rounding, and the centre, index ``n // 2``, stays where
+it is. What is finer than the new voxels can hold (beyond half their frequency) is left out, so nothing is aliased.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triptych.errors import InputError
+from triptych.volume import Volume, crop_or_pad
+
+
+@lru_cache(maxsize=64)
+def _interpolation(size: int, ratio: float, count: int) -> NDArray[np.float32]:
+    """Matrix (count, size) that evaluates a periodic band-limited signal at ``count`` new positions.
+
+    Parameters
+    ----------
+    size : samples in one period
+    ratio : new spacing over old spacing
+    count : new samples; sample ``count // 2`` lies on the old sample ``size // 2``
+    """
+    positions = (np.arange(count) - count // 2) * ratio
+    offsets = positions[:, None] - (np.arange(size) - size // 2)
+    frequencies = np.arange(size // 2 + 1)
+    # half of a frequency's power lies at its negative: the terms 0 and, for even sizes, size / 2 occur once
+    weights = np.full(len(frequencies), 2.0)
+    weights[0] = 1
+    if size % 2 == 0:
+        weights[-1] = 1
+    limit = size / (2 * ratio)
+    weights[frequencies > limit * (1 + 1e-9)] = 0
+    weights[np.abs(frequencies - limit) <= limit * 1e-9] = 1
+    return np.asarray(np.cos(2 * np.pi / size * offsets[..., None] * frequencies) @ weights / size, dtype=np.float32)
+
+
+def _resample_array(data: NDArray[np.float32], ratio: float, counts: tuple[int, ...]) -> NDArray[np.float32]:
+    """Evaluate the last three axes at ``counts`` positions around the centre, ``ratio`` old voxels apart."""
+    data = np.asarray(data, dtype=np.float32)
+    for axis, count in zip((-3, -2, -1), counts, strict=True):
+        if ratio == 1 and count == data.shape[axis]:
+            continue
+        matrix = _interpolation(data.shape[axis], ratio, count)
+        data = np.moveaxis(np.tensordot(data, matrix, (axis, 1)), -1, axis)
+    return np.ascontiguousarray(data)
+
+
+def _resampled_counts(shape: tuple[int, ...], ratio: float) -> tuple[int, int, int]:
+    nz, ny, nx = (max(1, round(n / ratio)) for n in shape[-3:])
+    return nz, ny, nx
+
+
+def _ratio(new: float, old: float) -> float:
+    if not (np.isfinite(new) and new > 0):
+        raise InputError(f"the voxel size to resample to is {new} Å, but must be a positive number")
+    return 1.0 if abs(new / old - 1) < 1e-6 else new / old  # stored voxel sizes differ in the last digit
+
+
+def resample(volume: Volume, voxel_size: float) -> Volume:
+    """The same density on voxels of another size, same extent (to half a new voxel), same centre.
+
+    Parameters
+    ----------
+    volume : Volume, shape (nz, ny, nx)
+    voxel_size : new size in Å; any ratio to the old one
+
+    Returns
+    -------
+    Volume, whose axes have ``round(n * old / new)`` voxels. Its origin is set so that the centre keeps its position.
+    """
+    ratio = _ratio(voxel_size, volume.voxel_size)
+    counts = _resampled_counts(volume.shape, ratio)
+    x, y, z = (
+        place + n // 2 * volume.voxel_size - count // 2 * voxel_size
+        for place, n, count in zip(volume.origin, volume.shape[::-1], counts[::-1], strict=True)
+    )
+    return Volume(_resample_array(volume.data, ratio, counts), voxel_size, (x, y, z))
+
+
+def _resample_into(data: NDArray[np.float32], ratio: float, shape: tuple[int, int, int], fill: float) -> NDArray[np.float32]:
+    """Resample, and crop or pad to ``shape``; voxels that will be cropped are never computed."""
+    counts = _resampled_counts(data.shape, ratio)
+    nz, ny, nx = (min(count, wanted) for count, wanted in zip(counts, shape, strict=True))
+    return crop_or_pad(_resample_array(data, ratio, (nz, ny, nx)), shape, fill)
+
+
+def resample_to_box(volume: Volume, voxel_size: float, box_size: int) -> NDArray[np.float32]:
+    """Resample a volume and crop or pad it to a cube, centre on centre (index ``n // 2``).
+
+    Parameters
+    ----------
+    volume : Volume, shape (nz, ny, nx)
+    voxel_size : new size in Å
+    box_size : voxels along each side of the cube
+
+    Returns
+    -------
+    float32 array (box_size, box_size, box_size). New voxels get the mean of the volume.
+    """
+    ratio = _ratio(voxel_size, volume.voxel_size)
+    fill = float(np.mean(volume.data, dtype=np.float64))
+    return _resample_into(volume.data, ratio, (box_size, box_size, box_size), fill)
+
+
+def resample_back(data: NDArray[np.float32], voxel_size: float, target: Volume) -> NDArray[np.float32]:
+    """Bring a map of the model's grid to the grid of the volume that it was computed from.
+
+    The way back of `resample_to_box`: away from the borders, and up to the coarser grid's resolution, the two cancel.
+
+    Parameters
+    ----------
+    data : float array (..., n, n, n), e.g. mask probabilities or densities
+    voxel_size : of ``data``, Å
+    target : volume whose shape and voxel size are wanted
+
+    Returns
+    -------
+    float32 array (..., nz, ny, nx). Voxels that the model did not see are 0.
+    """
+    return _resample_into(data, _ratio(target.voxel_size, voxel_size), target.shape, 0.0)
+
+
+def frequency_grid(shape: tuple[int, ...], voxel_size: float) -> NDArray[np.float32]:
+    """|k| in 1/Å of every term of ``numpy.fft.rfftn`` over the last three axes."""
+    nz, ny, nx = shape[-3:]
+    kz = np.fft.fftfreq(nz, voxel_size)[:, None, None]
+    ky = np.fft.fftfreq(ny, voxel_size)[:, None]
+    kx = np.fft.rfftfreq(nx, voxel_size)
+    return np.asarray(np.sqrt(kz**2 + ky**2 + kx**2), dtype=np.float32)
+
+
+def _filter(data: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    axes = (-3, -2, -1)
+    shape = data.shape[-3:]
+    return np.asarray(np.fft.irfftn(np.fft.rfftn(data, axes=axes) * weights, s=shape, axes=axes), dtype=np.float32)
+
+
+def low_pass(volume: Volume, resolution: float, edge: float = 0.2) -> Volume:
+    """Remove what is finer than ``resolution``.
+
+    Parameters
+    ----------
+    volume : Volume
+    resolution : Å, where the weight has fallen to one half
+    edge : width of the raised-cosine fall-off as a share of the cut-off frequency
+    """
+    if not resolution > 0:
+        raise InputError(f"the resolution of a low-pass filter is {resolution} Å, but must be above 0")
+    position = (frequency_grid(volume.shape, volume.voxel_size) * resolution - 1) / edge + 0.5
+    weights = 0.5 + 0.5 * np.cos(np.pi * np.clip(position, 0, 1))
+    return volume.with_data(_filter(volume.data, weights.astype(np.float32)))
+
+
+def band_pass(data: NDArray[np.float32], voxel_size: float, coarse: float, fine: float) -> NDArray[np.float32]:
+    """Keep details between two sizes with Gaussian edges: a difference of two blurs.
+
+    Parameters
+    ----------
+    data : float array (..., nz, ny, nx)
+    voxel_size : Å
+    coarse, fine : Å, resolutions at which the weight of the respective blur is exp(-1/2)
+    """
+    k = frequency_grid(data.shape, voxel_size)
+    return _filter(data, np.exp(-((k * fine) ** 2) / 2) - np.exp(-((k * coarse) ** 2) / 2))
+
+
+def _shells(shape: tuple[int, ...], voxel_size: float) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Shell number and multiplicity of each term of rfftn, and the shells' frequencies up to Nyquist.
+
+    Shells are one Fourier voxel of the longest axis wide.
+    """
+    longest = max(shape[-3:])
+    width = 1 / (longest * voxel_size)
+    numbers = np.rint(frequency_grid(shape, voxel_size) / width).astype(np.int64)
+    weights = np.full(numbers.shape, 2.0)  # rfftn leaves out the mirror images
+    weights[..., 0] = 1
+    if shape[-1] % 2 == 0:
+        weights[..., -1] = 1
+    return numbers, weights, np.asarray(np.arange(longest // 2 + 1) * width, dtype=np.float64)
+
+
+def _shell_sum(values: NDArray[np.float64], shells: NDArray[np.int64], count: int) -> NDArray[np.float64]:
+    return np.asarray(np.bincount(shells.ravel(), values.ravel(), minlength=count)[:count], dtype=np.float64)
+
+
+def radial_power_spectrum(volume: Volume) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean power per Fourier term in shells up to the Nyquist frequency.
+
+    Returns
+    -------
+    frequencies (1/Å) and power: of white noise of variance s^2 it is s^2 at all frequencies above 0
+    """
+    shells, weights, frequencies = _shells(volume.shape, volume.voxel_size)
+    power = np.abs(np.fft.rfftn(volume.data)) ** 2 / volume.data.size
+    total, number = (_shell_sum(values, shells, len(frequencies)) for values in (power * weights, weights))
+    return frequencies, total / number
+
+
+def fourier_shell_correlation(
+    a: NDArray[np.float32], b: NDArray[np.float32], voxel_size: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Correlation of two volumes in shells of Fourier space (Harauz & van Heel 1986), up to the Nyquist frequency.
+
+    Parameters
+    ----------
+    a, b : float arrays of the same shape (nz, ny, nx)
+    voxel_size : Å
+
+    Returns
+    -------
+    frequencies (1/Å) and correlations in [-1, 1]; 0 where one of the two has no power
+    """
+    if a.shape != b.shape:
+        raise InputError(f"volumes of shapes {a.shape} and {b.shape} cannot be compared: bring both to the same box")
+    shells, weights, frequencies = _shells(a.shape, voxel_size)
+    fa, fb = np.fft.rfftn(a), np.fft.rfftn(b)
+    cross, power_a, power_b = (
+        _shell_sum(values * weights, shells, len(frequencies))
+        for values in ((fa * fb.conj()).real, np.abs(fa) ** 2, np.abs(fb) ** 2)
+    )
+    norm = np.sqrt(power_a * power_b)
+    return frequencies, np.divide(cross, norm, out=np.zeros_like(cross), where=norm > 0)
+
+
+def contrast_score(data: NDArray[np.floating[Any]]) -> float:
+    """How much brighter the middle of a box is than its surroundings, in standard deviations.
+
+    The middle is a Gaussian of standard deviation 1/8 of the box; the surroundings are a shell around radius 0.42. Gradients
+    longer than the box and detail finer than 1/5 of it count for nothing. The unit is the spread of the same figure over
+    all places in the box, so that noise of any spectrum scores 0 ± 1.
+    """
+    shape = data.shape[-3:]
+    data = data.astype(np.float64) - data.mean(dtype=np.float64)
+    # distance from index 0, periodic, as a share of the axis
+    axes = [np.minimum(np.arange(n), n - np.arange(n)) / n for n in shape]
+    radius = np.sqrt(axes[0][:, None, None] ** 2 + axes[1][:, None] ** 2 + axes[2] ** 2)
+    middle, around = np.exp(-((radius / 0.125) ** 2) / 2), np.exp(-(((radius - 0.42) / 0.04) ** 2) / 2)
+    kernel = band_pass((middle / middle.sum() - around / around.sum()).astype(np.float32), 1 / max(shape), 2.5, 0.2)
+    scores = np.fft.irfftn(np.fft.rfftn(data) * np.fft.rfftn(kernel).conj(), s=shape, axes=(0, 1, 2))
+    spread = float(scores.std())
+    center = tuple(n // 2 for n in shape)
+    return float(scores[center]) / spread if spread > 0 else 0.0
+
+
+def guess_contrast(volumes: Iterable[Volume]) -> tuple[int, float]:
+    """Whether particles, each near the middle of its box, are brighter or darker than their surroundings.
+
+    Parameters
+    ----------
+    volumes : subtomograms of one kind of contrast; twenty are enough, one may mislead
+
+    Returns
+    -------
+    sign : 1 for bright, -1 for dark, 0 where nothing came or all volumes are constant
+    z_score : how sure: the sum of the single scores (each cut at ±4, so that no outlier decides) over the square root of
+        their number. Below about 3 it is a guess. Empty boxes give 0 ± 1; a systematic rim, as masks leave, gives a wrong answer.
+    """
+    scores = [min(max(contrast_score(volume.data), -4.0), 4.0) for volume in volumes]
+    z_score = sum(scores) / np.sqrt(len(scores)) if scores else 0.0
+    return int(np.sign(z_score)), float(z_score)

@@ -1,0 +1,188 @@
+"""Outputs that are whole or absent, and the manifest that says how a folder was made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from triptych.config import Settings
+from triptych.errors import InputError
+
+MANIFEST = "manifest.json"
+PACKAGES = ("numpy", "torch", "zarr", "lightning", "gemmi")
+
+
+def installed_version(package: str = "triptych") -> str | None:
+    """Version of an installed package; None where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def hash_file(path: Path | str) -> str:
+    """SHA-256 of a file as hexadecimal digits, read piece by piece."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe_input(path: Path | str) -> dict[str, Any]:
+    """What identifies an input: the hash of a file; number, size and hash of the listing of a folder's files.
+
+    The contents of a folder are not hashed, because it may hold millions of particles.
+    """
+    path = Path(path)
+    if path.is_file():
+        return {"path": str(path), "bytes": path.stat().st_size, "sha256": hash_file(path)}
+    if not path.is_dir():
+        return {"path": str(path)}
+    sizes = {file.relative_to(path).as_posix(): file.stat().st_size for file in sorted(path.rglob("*")) if file.is_file()}
+    listing = "".join(f"{name}\t{size}\n" for name, size in sizes.items())
+    return {
+        "path": str(path),
+        "entries": len(sizes),
+        "bytes": sum(sizes.values()),
+        "sha256_of_listing": hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest(),
+    }
+
+
+def write_manifest(
+    folder: Path | str,
+    stage: str,
+    config: Settings | None,
+    inputs: Sequence[Path | str],
+    seed: int | None,
+    extra: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write ``manifest.json``: all that is needed to tell how a folder was made and to make it again.
+
+    Parameters
+    ----------
+    folder : an existing folder
+    stage : name of the command, e.g. "simulate"
+    config : the settings as used
+    inputs : files and folders that were read
+    seed : of every random choice; None where nothing was random
+    extra : further entries, which must be JSON and must not repeat the standard keys
+    """
+    content: dict[str, Any] = {
+        "triptych": installed_version(),
+        "stage": stage,
+        "command": sys.argv,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": seed,
+        "config": None if config is None else config.model_dump(mode="json"),
+        "inputs": [describe_input(path) for path in inputs],
+        "machine": {
+            "system": platform.platform(),
+            "python": platform.python_version(),
+            "processors": os.cpu_count(),
+            "packages": {name: installed_version(name) for name in PACKAGES if installed_version(name)},
+        },
+    }
+    repeated = content.keys() & (extra or {}).keys()
+    if repeated:
+        raise ValueError(f"extra entries repeat {sorted(repeated)}")
+    path = Path(folder) / MANIFEST
+    with output_file(path) as part:
+        part.write_text(json.dumps({**content, **(extra or {})}, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def read_manifest(folder: Path | str) -> dict[str, Any]:
+    """The manifest of a folder that one of the stages wrote."""
+    path = Path(folder) / MANIFEST
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder} has no {MANIFEST}: it is not a finished result of triptych, give the folder that a command wrote") from None
+    except NotADirectoryError:
+        raise InputError(f"{folder} is a file, but a folder that a command of triptych wrote was expected") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({error}): make the folder anew") from None
+    if not isinstance(content, dict) or "stage" not in content:
+        raise InputError(f"{path} does not name a stage, so triptych did not write it: make the folder anew")
+    return content
+
+
+def _partial_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, if there is one; a link is removed, never followed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _prepare(path: Path) -> Path:
+    """Make the parent of an output and clear what a killed run left behind."""
+    part = _partial_name(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(part)
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error.strerror or error}): choose a place that you may write to") from None
+    return part
+
+
+@contextmanager
+def output_folder(path: Path | str) -> Iterator[Path]:
+    """Fill a temporary folder beside ``path``; it gets its final name only when the block ends well.
+
+    An error, or Ctrl-C, removes the temporary folder. What a killed run left of an earlier one is replaced.
+
+    Raises
+    ------
+    InputError
+        If ``path`` is a file or a folder with something in it: results are never mixed or overwritten.
+    """
+    path = Path(path).absolute()
+    if not path.name or path.name == "..":
+        raise InputError(f"{path} cannot be an output folder: name a new folder")
+    if path.is_symlink() or path.is_file():
+        raise InputError(f"the output {path} is a file or a link, but a folder is to be written: choose another name or delete it")
+    if path.is_dir() and any(path.iterdir()):
+        raise InputError(f"the output folder {path} exists already: choose another or delete it")
+    part = _prepare(path)
+    try:
+        part.mkdir()
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error.strerror or error}): choose a place that you may write to") from None
+    finished = False
+    try:
+        yield part
+        part.replace(path)
+        finished = True
+    finally:
+        if not finished:
+            _remove(part)
+
+
+@contextmanager
+def output_file(path: Path | str) -> Iterator[Path]:
+    """Write a temporary file beside ``path``; it replaces ``path`` only when the block ends well."""
+    path = Path(path).absolute()
+    if path.is_dir():
+        raise InputError(f"the output {path} is a folder, but a file is to be written: choose another name")
+    part = _prepare(path)
+    finished = False
+    try:
+        yield part
+        part.replace(path)
+        finished = True
+    finally:
+        if not finished:
+            _remove(part)

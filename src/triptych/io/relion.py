@@ -1,0 +1,346 @@
+"""What RELION (3.0, 3.1, 4, 5) and Warp mean by the columns of their STAR files: where a particle is and how it is turned.
+
+The rules, each of which has been got wrong by some importer:
+
+- ``rlnCoordinateX/Y/Z`` are pixels from the corner. RELION counts pixels of the *unbinned* tilt series
+  (``rlnTomoTiltSeriesPixelSize``); Warp, whose names end in ".tomostar", counts pixels of the *export*
+  (``rlnPixelSize``, ``rlnDetectorPixelSize`` at magnification 10000, or ``rlnImagePixelSize``).
+- ``rlnCenteredCoordinateX/Y/ZAngst`` (RELION 5) are Å from the tomogram's centre, which is N / 2 unbinned pixels from
+  the corner, as in RELION's C++ and in copick. (RELION's Python pickers use N / 2 - 1: one unbinned pixel elsewhere.)
+- Origins are rotated by the subtomogram's matrix and subtracted: position = coordinate - A_subtomogram · origin.
+- ``rlnAngleRot/Tilt/Psi`` are intrinsic ZYZ angles in degrees, whose matrix takes the tomogram to the particle; we keep
+  its inverse A, particle -> tomogram. With ``rlnTomoSubtomogramRot/Tilt/Psi``: A = A_subtomogram · A_particle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from triptych.errors import InputError
+from triptych.io.star import Block, read_star
+from triptych.particles import Particles
+
+AXES = ("X", "Y", "Z")
+COORDINATES = tuple(f"rlnCoordinate{axis}" for axis in AXES)
+CENTERED = tuple(f"rlnCenteredCoordinate{axis}Angst" for axis in AXES)
+ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+SUBTOMOGRAM_ANGLES = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi")
+TOMOSTAR = ".tomostar"
+
+
+@dataclass(frozen=True, eq=False)
+class RelionFile:
+    """A particle STAR file and what belongs to it."""
+
+    path: Path
+    blocks: dict[str, Block]
+    """Every block of the file, in its order."""
+    block: str
+    """Name of the block that holds the particles."""
+    optics: pd.DataFrame | None = None
+    tomograms: pd.DataFrame | None = None
+    """The table of tomograms (``data_global``), from the same folder or named by an optimisation set."""
+    folders: tuple[Path, ...] = field(default=())
+    """Where relative paths may start: the file's folder, then each folder above it (one is the project's root)."""
+
+    @property
+    def table(self) -> pd.DataFrame:
+        table = self.blocks[self.block]
+        assert isinstance(table, pd.DataFrame)  # read_relion made sure
+        return table
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def tomogram_names(self) -> list[str] | None:
+        """Per particle, the name of its tomogram or micrograph as written; None without such a column."""
+        for label in ("rlnTomoName", "rlnMicrographName"):
+            if label in self.table:
+                return [str(name) for name in self.table[label]]
+        return None
+
+    @property
+    def is_warp(self) -> bool:
+        names = self.tomogram_names
+        return bool(names) and all(name.endswith(TOMOSTAR) for name in names or [])
+
+    @property
+    def dialect(self) -> str:
+        """The program whose rules we apply."""
+        labels = set(self.table.columns)
+        version = "RELION 3.0" if self.optics is None else "RELION 3.1"
+        if self.tilt_stacks or set(CENTERED) & labels:
+            version = "RELION 5"
+        elif "rlnTomoName" in labels and self.optics is not None:
+            version = "RELION 4"
+        return f"Warp ({version} columns)" if self.is_warp else version
+
+    @property
+    def tilt_stacks(self) -> bool:
+        """The images are stacks of 2-D tilt images instead of volumes."""
+        general = self.blocks.get("general")
+        if isinstance(general, dict) and general.get("rlnTomoSubTomosAre2DStacks") == 1:
+            return True
+        return self.optics is not None and "rlnImageDimensionality" in self.optics and bool((self.optics["rlnImageDimensionality"] == 2).any())
+
+    def values(self, label: str) -> NDArray[np.float64] | None:
+        """A number per particle: from the particles' table, else from their optics groups, else from their tomograms."""
+        if label in self.table:
+            return numbers(self.table, label, self.path)
+        if self.optics is not None and label in self.optics:
+            return numbers(self.optics, label, self.path)[self._optics_rows()]
+        if self.tomograms is not None and label in self.tomograms and "rlnTomoName" in self.tomograms and "rlnTomoName" in self.table:
+            known = {str(name): row for row, name in enumerate(self.tomograms["rlnTomoName"])}
+            rows = self._look_up(known, [str(name) for name in self.table["rlnTomoName"]], "tomogram")
+            return numbers(self.tomograms, label, self.path)[rows]
+        return None
+
+    def _optics_rows(self) -> NDArray[np.int64]:
+        assert self.optics is not None
+        if "rlnOpticsGroup" not in self.table:
+            if len(self.optics) == 1:
+                return np.zeros(len(self), dtype=np.int64)
+            raise InputError(f"{self.path} has {len(self.optics)} optics groups, but its particles lack the column rlnOpticsGroup: export it again")
+        if "rlnOpticsGroup" not in self.optics:
+            raise InputError(f"the optics table of {self.path} lacks the column rlnOpticsGroup: export it again")
+        known = {group: row for row, group in enumerate(self.optics["rlnOpticsGroup"].tolist())}
+        return self._look_up(known, self.table["rlnOpticsGroup"].tolist(), "optics group")
+
+    def _look_up(self, known: dict[Any, int], keys: Sequence[Any], what: str) -> NDArray[np.int64]:
+        rows = np.array([known.get(key, -1) for key in keys], dtype=np.int64)
+        if (rows < 0).any():
+            row = int(np.argmax(rows < 0))
+            raise InputError(f"row {row + 1} of {self.path} names the {what} {keys[row]}, which is in no table: export the file again")
+        return rows
+
+    def image_voxel_size(self) -> NDArray[np.float64] | None:
+        """Å per voxel of each particle's image, where the file states it."""
+        for label in ("rlnImagePixelSize", "rlnPixelSize"):
+            sizes = self.values(label)
+            if sizes is not None:
+                return _positive(sizes, label, self.path)
+        return self._detector_pixel_size()
+
+    def _detector_pixel_size(self) -> NDArray[np.float64] | None:
+        """RELION 3.0 and Warp: detector pixel size in µm over magnification; pytom gives it in Å without a magnification."""
+        detector, magnification = self.values("rlnDetectorPixelSize"), self.values("rlnMagnification")
+        if detector is None:
+            return None
+        sizes = detector if magnification is None else detector * 1e4 / _positive(magnification, "rlnMagnification", self.path)
+        return _positive(sizes, "rlnDetectorPixelSize", self.path)
+
+    def coordinate_pixel_size(self, given: float | None = None) -> NDArray[np.float64]:
+        """Å per pixel of ``rlnCoordinateX/Y/Z``, for each particle; see the rules above."""
+        if given is not None:
+            return np.full(len(self), given)
+        unbinned = ("rlnTomoTiltSeriesPixelSize", "rlnMicrographOriginalPixelSize", "rlnMicrographPixelSize")
+        if not self.is_warp:
+            for label in unbinned:
+                sizes = self.values(label)
+                if sizes is not None:
+                    return _positive(sizes, label, self.path)
+        image = self.image_voxel_size() if self.is_warp or self.values("rlnImagePixelSize") is None else None
+        if image is not None:
+            return image
+        raise InputError(
+            f"{self.path} has coordinates in pixels, but does not state the pixel's size ({', '.join(unbinned)} or rlnPixelSize): "
+            "give it in Å with --set coordinate_pixel_size="
+        )
+
+    def coordinates(self, pixel_size: float | None = None) -> tuple[NDArray[np.float64], bool]:
+        """Positions with the origin shifts applied.
+
+        Parameters
+        ----------
+        pixel_size : Å per pixel of rlnCoordinateX/Y/Z; None: as the file says
+
+        Returns
+        -------
+        (n, 3) array of x, y, z in Å, and whether they count from the tomogram's centre (else from its first voxel)
+        """
+        centered = all(label in self.table for label in CENTERED)
+        labels = CENTERED if centered else COORDINATES
+        missing = [label for label in labels if label not in self.table]
+        if missing:
+            raise InputError(
+                f"{self.path} lacks the column {missing[0]}: give a STAR file with rlnImageName, with "
+                "rlnCoordinateX/Y/Z or with rlnCenteredCoordinateX/Y/ZAngst"
+            )
+        positions = np.stack([numbers(self.table, label, self.path) for label in labels], axis=1)
+        if not centered:
+            positions = positions * self.coordinate_pixel_size(pixel_size)[:, None]
+        shifts = self._shifts()
+        if shifts is not None:
+            positions = positions - np.einsum("nij,nj->ni", self._matrices(SUBTOMOGRAM_ANGLES), shifts)
+        return positions, centered
+
+    def _shifts(self) -> NDArray[np.float64] | None:
+        """rlnOriginX/Y/Z in Å, (n, 3)."""
+        for suffix in ("Angst", ""):
+            labels = [f"rlnOrigin{axis}{suffix}" for axis in AXES]
+            if not all(label in self.table for label in labels):
+                continue
+            shifts = np.stack([numbers(self.table, label, self.path) for label in labels], axis=1)
+            if suffix or not shifts.any():
+                return shifts
+            sizes = self.image_voxel_size()
+            if sizes is None:
+                raise InputError(f"{self.path} has shifts in pixels (rlnOriginX), but does not state the pixel's size: add the column rlnPixelSize")
+            return shifts * sizes[:, None]
+        return None
+
+    def _matrices(self, labels: tuple[str, ...]) -> NDArray[np.float64]:
+        if not all(label in self.table for label in labels):
+            return np.broadcast_to(np.eye(3), (len(self), 3, 3))
+        return rotations_from_angles(np.stack([numbers(self.table, label, self.path) for label in labels], axis=1))
+
+    def rotations(self) -> NDArray[np.float64] | None:
+        """Matrices particle -> tomogram, (n, 3, 3), acting on (x, y, z); None where the file has no angles."""
+        if not any(set(labels) <= set(self.table.columns) for labels in (ANGLES, SUBTOMOGRAM_ANGLES)):
+            return None
+        return self._matrices(SUBTOMOGRAM_ANGLES) @ self._matrices(ANGLES)
+
+    def tomogram_centers(self) -> NDArray[np.float64] | None:
+        """Å from the first voxel to the tomogram's centre (N / 2 unbinned pixels), (n, 3); None where no table states it."""
+        sizes = [self.values(f"rlnTomoSize{axis}") for axis in AXES]
+        pixel = self.values("rlnTomoTiltSeriesPixelSize")
+        if pixel is None or any(size is None for size in sizes):
+            return None
+        return np.stack([size for size in sizes if size is not None], axis=1) / 2 * pixel[:, None]
+
+
+def numbers(table: pd.DataFrame, label: str, path: Path) -> NDArray[np.float64]:
+    """A column as numbers, all of them finite."""
+    try:
+        values = np.asarray(table[label].to_numpy(dtype=np.float64))
+    except (ValueError, TypeError):
+        raise InputError(f"the column {label} of {path} holds text, but numbers were expected: export the file again") from None
+    if not np.isfinite(values).all():
+        row = int(np.argmin(np.isfinite(values)))
+        raise InputError(f"{label} of {path} is {values[row]} in row {row + 1}, but finite numbers were expected: export the file again")
+    return values
+
+
+def _positive(sizes: NDArray[np.float64], label: str, path: Path) -> NDArray[np.float64]:
+    if (sizes <= 0).any():
+        row = int(np.argmax(sizes <= 0))
+        raise InputError(f"{label} of {path} is {sizes[row]:g} (particle {row + 1}), but must be above 0: give the voxel size with --set voxel_size=")
+    return sizes
+
+
+def rotations_from_angles(angles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Matrices particle -> tomogram, (n, 3, 3), of rlnAngleRot, rlnAngleTilt, rlnAnglePsi in degrees, (n, 3)."""
+    matrices = Rotation.from_euler("ZYZ", np.atleast_2d(angles), degrees=True).inv().as_matrix()
+    return np.asarray(matrices, dtype=np.float64)
+
+
+def angles_from_rotations(rotations: NDArray[np.float64]) -> NDArray[np.float64]:
+    """rlnAngleRot, rlnAngleTilt, rlnAnglePsi in degrees, (n, 3), of matrices particle -> tomogram, (n, 3, 3).
+
+    Tilt is in [0, 180]; where it is 0 or 180 only the sum or difference of the others is determined, and psi is 0.
+    """
+    # tomogram -> particle is Rz(rot) Ry(tilt) Rz(psi); its last column and row give the angles
+    m = np.swapaxes(np.atleast_3d(rotations), -1, -2)
+    sine = np.hypot(m[:, 0, 2], m[:, 1, 2])
+    tilt = np.arctan2(sine, m[:, 2, 2])
+    free = sine > 1e-7
+    rot = np.where(free, np.arctan2(m[:, 1, 2], m[:, 0, 2]), np.arctan2(-m[:, 0, 1], m[:, 1, 1]))
+    psi = np.where(free, np.arctan2(m[:, 2, 1], -m[:, 2, 0]), 0.0)
+    return np.asarray(np.degrees(np.stack([rot, tilt, psi], axis=1)), dtype=np.float64)
+
+
+def find_file(name: str, folders: Sequence[Path]) -> Path | None:
+    """The first of the folders under which a relative name exists; an absolute one counts as it is."""
+    if "\0" in name:
+        return None
+    if Path(name).is_absolute():
+        return Path(name) if Path(name).exists() else None
+    return next((folder / name for folder in folders if (folder / name).exists()), None)
+
+
+def _search_folders(path: Path) -> tuple[Path, ...]:
+    folder = path.absolute().parent
+    return (path.parent, *folder.parents)
+
+
+def _particle_block(blocks: dict[str, Block], path: Path) -> str:
+    candidates = ["particles", *(name for name in blocks if name not in ("particles", "optics", "general"))]
+    for name in candidates:
+        block = blocks.get(name)
+        if isinstance(block, pd.DataFrame) and ({"rlnImageName", *COORDINATES, *CENTERED} & set(block.columns) or name in ("particles", "")):
+            if block.empty:
+                raise InputError(f"{path} lists no particles (its table is empty): check the selection that wrote it")
+            return name
+    if any(isinstance(block, pd.DataFrame) and "rlnTomoTiltSeriesPixelSize" in block for block in blocks.values()):
+        raise InputError(f"{path} is a list of tomograms, but a STAR file of particles was expected")
+    raise InputError(f"{path} holds no table of particles (a block data_particles with rlnImageName or coordinates): give the particles' STAR file")
+
+
+def _tomogram_table(blocks: dict[str, Block]) -> pd.DataFrame | None:
+    for name in ("global", "tomograms", ""):
+        block = blocks.get(name)
+        if isinstance(block, pd.DataFrame) and "rlnTomoName" in block and "rlnImageName" not in block:
+            return block
+    return None
+
+
+def read_relion(path: Path | str) -> RelionFile:
+    """Read a STAR file of particles, or the optimisation set that names one.
+
+    The table of tomograms comes from the optimisation set, else from the same file, else from a ``tomograms.star``
+    beside it, if there is one.
+    """
+    path = Path(path)
+    blocks = read_star(path)
+    folders = _search_folders(path)
+    tomograms_file: Path | None = None
+    pairs = next((block for block in blocks.values() if isinstance(block, dict) and "rlnTomoParticlesFile" in block), None)
+    if pairs is not None:
+        named = find_file(str(pairs["rlnTomoParticlesFile"]), folders)
+        if named is None:
+            missing = pairs["rlnTomoParticlesFile"]
+            raise InputError(f"{path} names the particles {missing}, which do not exist: correct the name, or give the particles' STAR file itself")
+        tomograms_file = find_file(str(pairs.get("rlnTomoTomogramsFile", "")) or "\0", folders)
+        path, blocks, folders = named, read_star(named), _search_folders(named)
+
+    name = _particle_block(blocks, path)
+    optics = blocks.get("optics")
+    if tomograms_file is None and name != "global" and (path.parent / "tomograms.star").is_file() and path.name != "tomograms.star":
+        tomograms_file = path.parent / "tomograms.star"
+    others = {key: block for key, block in blocks.items() if key != name}
+    return RelionFile(
+        path=path,
+        blocks=blocks,
+        block=name,
+        optics=optics if isinstance(optics, pd.DataFrame) and not optics.empty else None,
+        tomograms=_tomogram_table(read_star(tomograms_file)) if tomograms_file is not None and tomograms_file.is_file() else _tomogram_table(others),
+        folders=folders,
+    )
+
+
+def particles_from_relion(path: Path | str, coordinate_pixel_size: float | None = None) -> Particles:
+    """Particles of a STAR file: its table, and positions and rotations where it has them.
+
+    RELION 5's coordinates become positions from the first voxel only where a table of tomograms states their size.
+    """
+    file = read_relion(path)
+    labels = set(file.table.columns)
+    positions: NDArray[np.float64] | None = None
+    if set(COORDINATES) <= labels or set(CENTERED) <= labels:
+        positions, centered = file.coordinates(coordinate_pixel_size)
+        centers = file.tomogram_centers() if centered else None
+        if centered and centers is None:
+            raise InputError(
+                f"{file.path} counts positions from the tomograms' centres, but no tomograms.star with rlnTomoSizeX/Y/Z is beside it: put it there"
+            )
+        positions = positions if centers is None else positions + centers
+    return Particles(file.table, positions, file.rotations())

@@ -1,0 +1,565 @@
+"""Whatever people have -> a stream of subtomograms: STAR files of images or of coordinates, MRC files, our Zarr store.
+
+Opening checks all that is cheap (every file exists, headers, sizes, coordinates inside their tomograms), so that a run does
+not end after an hour; the grey values are read one particle at a time. Memory does not grow with the number of particles
+beyond their table.
+"""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from triptych.config import Contrast, PredictConfig
+from triptych.errors import InputError
+from triptych.io.mrc import MrcHeader, bare_stem, check_values, is_mrc_name, mmap_mrc, read_header, read_mrc, stated_voxel_size
+from triptych.io.relion import CENTERED, COORDINATES, TOMOSTAR, RelionFile, find_file, read_relion
+from triptych.io.star import Block
+from triptych.volume import Volume
+
+log = logging.getLogger(__name__)
+
+MAX_BOX = 512
+"""Voxels along a side: what is larger is no subtomogram, and would not be handled in one piece."""
+LONGEST_NAME = 120
+VOXEL_SIZE_TOLERANCE = 0.002
+_NUMBERED = re.compile(r"(\d+)@(.+)")
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+class Reader(Protocol):
+    """Reads one subtomogram."""
+
+    def read(self, index: int) -> Volume:
+        """The subtomogram of that row."""
+
+
+@dataclass(frozen=True, eq=False)
+class ParticleSource:
+    """A stream of subtomograms and their table."""
+
+    kind: str
+    """"star" (images), "coordinates" (cut out of tomograms), "files" (MRC) or "store" (Zarr)."""
+    names: list[str]
+    """Unique also where case does not count, and safe as file names."""
+    blocks: dict[str, Block]
+    """Every block of the input STAR file in its order; else one with the file names."""
+    block: str
+    """Name of the block with the particles."""
+    reader: Reader
+    contrast: Contrast | None = None
+    """What the files state; None: nothing."""
+    files: list[Path] = field(default_factory=list)
+    """What identifies the input: the STAR file, the folder, the store."""
+    offsets: NDArray[np.float64] | None = None
+    """x, y, z in Å from the centre of each box that was cut out to the particle's position: what rounding to voxels left over."""
+    description: str = ""
+    """How the input was understood, for the log and for people."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per particle, every input column in order."""
+        table = self.blocks[self.block]
+        assert isinstance(table, pd.DataFrame)
+        return table
+
+    @property
+    def optics(self) -> pd.DataFrame | None:
+        optics = self.blocks.get("optics")
+        return optics if isinstance(optics, pd.DataFrame) else None
+
+    def blocks_with(self, table: pd.DataFrame) -> dict[str, Block]:
+        """What to write: the input's blocks in their order, with another table of particles, in a block "particles"."""
+        return {"particles" if name == self.block else name: table if name == self.block else block for name, block in self.blocks.items()}
+
+    def read(self, index: int) -> Volume:
+        """Grey values as stored, float32, of particle ``index``; its origin is that of the box where it was cut out of a tomogram."""
+        return self.reader.read(index)
+
+
+# ------------------------------------------------------------------------------------------------------------- readers
+
+
+@dataclass(frozen=True, eq=False)
+class _Images:
+    """One MRC file, or one volume of a stack, per particle."""
+
+    paths: list[str]
+    numbers: list[int | None]
+    voxel_sizes: NDArray[np.float64] | None
+
+    def read(self, index: int) -> Volume:
+        size = None if self.voxel_sizes is None else float(self.voxel_sizes[index])
+        volume = read_mrc(self.paths[index], size, number=self.numbers[index])
+        _check_box(volume.shape, self.paths[index])
+        return volume
+
+
+@dataclass(eq=False)
+class _Crops:
+    """Cubes cut out of tomograms, of which one at a time is mapped into memory."""
+
+    paths: list[Path]
+    tomogram: NDArray[np.int64]
+    voxel_sizes: list[float]
+    centers: NDArray[np.int64]
+    box_sizes: list[int]
+    mapped: tuple[int, Volume] | None = field(default=None, repr=False)
+
+    def read(self, index: int) -> Volume:
+        number = int(self.tomogram[index])
+        if self.mapped is None or self.mapped[0] != number:
+            self.mapped = None  # let go of one before taking the next
+            self.mapped = number, mmap_mrc(self.paths[number], self.voxel_sizes[number])
+        tomogram = self.mapped[1]
+        cube = cut_cube(tomogram.data, self.centers[index], self.box_sizes[number])
+        check_values(cube, f"{self.paths[number]} around particle {index + 1}")
+        low = (self.centers[index] - self.box_sizes[number] // 2)[::-1] * tomogram.voxel_size
+        x, y, z = (float(place + start) for place, start in zip(tomogram.origin, low, strict=True))
+        return Volume(cube, tomogram.voxel_size, (x, y, z))
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "mapped": None}  # a mapped file stays in its process
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Rows of a Zarr store."""
+
+    array: Any  # a zarr.Array, which only needs to be imported where there is one
+    voxel_size: float
+
+    def read(self, index: int) -> Volume:
+        data = np.asarray(self.array[index], dtype=np.float32)
+        check_values(data, f"subtomogram {index} of the dataset")
+        return Volume(data, self.voxel_size)
+
+
+def cut_cube(data: NDArray[np.float32], center: NDArray[np.int64], box_size: int) -> NDArray[np.float32]:
+    """A cube around a voxel.
+
+    Parameters
+    ----------
+    data : array (nz, ny, nx), may be mapped from a file
+    center : z, y, x of the voxel that becomes index ``box_size // 2``
+    box_size : voxels along each side
+
+    Returns
+    -------
+    float32 array (box_size, box_size, box_size). What lies outside gets the mean of what lies inside.
+    """
+    low = np.asarray(center) - box_size // 2
+    start, stop = np.maximum(low, 0), np.minimum(low + box_size, data.shape)
+    if (stop <= start).any():
+        raise InputError(f"a box of {box_size} voxels around voxel {tuple(int(c) for c in center)} lies outside a tomogram of shape {data.shape}")
+    with np.errstate(invalid="ignore"):  # NaN is the caller's to find
+        inside = np.array(data[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))], dtype=np.float32)
+        cube = np.full((box_size,) * 3, inside.mean(dtype=np.float64), dtype=np.float32)
+    cube[tuple(slice(a, b) for a, b in zip(start - low, stop - low, strict=True))] = inside
+    return cube
+
+
+# -------------------------------------------------------------------------------------------------------------- checks
+
+
+def _check_box(shape: tuple[int, ...], path: str | Path) -> None:
+    if len(set(shape)) != 1:
+        sides = " x ".join(str(n) for n in reversed(shape))
+        raise InputError(
+            f"{path} has {sides} voxels (x, y, z), but a subtomogram is a cube: extract cubic boxes, "
+            "or for a tomogram give a STAR file with coordinates"
+        )
+    if shape[0] > MAX_BOX:
+        raise InputError(f"{path} is a cube of {shape[0]} voxels, but a subtomogram has at most {MAX_BOX}: give a STAR file with coordinates in it")
+
+
+def _volume_shape(header: MrcHeader, number: int | None) -> tuple[int, ...]:
+    """Shape of one volume; a stack of cubes that does not call itself one counts as a stack where a number asks for it."""
+    depth, rows, columns = header.shape
+    if header.volumes > 1:
+        return depth // header.volumes, rows, columns
+    if number is not None and rows == columns and depth % rows == 0:
+        return rows, rows, columns
+    return header.shape
+
+
+def _check_images(
+    paths: list[str], counts: list[int | None], stated: NDArray[np.float64] | None, given: float | None, where: Callable[[int], str]
+) -> None:
+    """Headers of all files that differ in size or stated voxel size from one already seen: a truncated file has another size."""
+    seen: set[tuple[object, ...]] = set()
+    done: set[str] = set()
+    disagreeing: list[tuple[str, float, float]] = []
+    for index, path in enumerate(paths):
+        if path in done and counts[index] is None:
+            continue
+        done.add(path)
+        size = None if stated is None else float(stated[index])
+        try:
+            length = os.stat(path).st_size
+        except OSError as error:
+            raise InputError(f"{where(index)} is {path}, which cannot be read ({error.strerror}): check the file and your rights") from None
+        key = (length, size, counts[index], path if counts[index] is not None else None)
+        if key in seen:
+            continue
+        seen.add(key)
+        header = read_header(path)
+        if header.image_stack and counts[index] is None:
+            raise InputError(f"{path} is a stack of 2-D images, but a 3-D subtomogram was expected: export 3-D subtomograms")
+        _check_box(_volume_shape(header, counts[index]), path)
+        own = stated_voxel_size(header)
+        if size is None and given is None and own is None:
+            read_mrc(path, number=counts[index])  # says what is wrong with the header's voxel size
+        if size is not None and given is None and own is not None and abs(own / size - 1) > VOXEL_SIZE_TOLERANCE:
+            disagreeing.append((path, own, size))
+    if disagreeing:
+        path, own, size = disagreeing[0]
+        log.warning(
+            "the STAR file states %g Å per voxel, but the header of %s states %g Å: the STAR file's is used (--set voxel_size= decides otherwise)",
+            size, path, own,
+        )
+
+
+# --------------------------------------------------------------------------------------------------------------- names
+
+
+def safe_name(text: str) -> str:
+    """A text as a file name: ASCII letters, digits, ".", "_" and "-", not hidden, not too long, never a path."""
+    name = _UNSAFE.sub("_", text).lstrip(".-_")[:LONGEST_NAME].rstrip(".")
+    return name or "particle"
+
+
+def unique_names(stems: Sequence[str], prefixes: Sequence[str]) -> list[str]:
+    """One file-safe name per particle: its stem; with its prefix where stems repeat; with its row where that repeats too.
+
+    "Repeat" disregards case, as some file systems do.
+    """
+    names = [safe_name(stem) for stem in stems]
+    if len({name.casefold() for name in names}) < len(names):
+        names = [safe_name(f"{prefix}_{stem}") for prefix, stem in zip(prefixes, stems, strict=True)]
+    counts = Counter(name.casefold() for name in names)
+    if len(counts) < len(names):
+        names = [f"{name}_row{row:07d}" if counts[name.casefold()] > 1 else name for row, name in enumerate(names, 1)]
+    if len({name.casefold() for name in names}) < len(names):  # a stem that looks like one of ours
+        names = [f"particle_{row:07d}" for row in range(1, len(names) + 1)]
+    return names
+
+
+def _bare_tomogram_name(name: str) -> str:
+    return bare_stem(Path(name).name.removesuffix(TOMOSTAR))
+
+
+# ----------------------------------------------------------------------------------------------------------- STAR files
+
+
+def _split_number(name: str) -> tuple[int | None, str]:
+    match = _NUMBERED.fullmatch(name)
+    return (int(match[1]), match[2]) if match else (None, name)
+
+
+def _locate_images(file: RelionFile) -> tuple[list[str], list[int | None]]:
+    """Path and number in its stack of each particle's image."""
+    paths: list[str] = []
+    counts: list[int | None] = []
+    known: dict[str, str] = {}
+    folders = list(file.folders)
+    for row, text in enumerate(file.table["rlnImageName"], 1):
+        number, name = _split_number(str(text))
+        if name not in known:
+            found = find_file(name, folders)
+            if found is None or found.is_dir():
+                looked = file.path.absolute().parent
+                raise InputError(
+                    f"row {row} of {file.path} names the image {name}, which is neither under {looked} nor under a folder above it: "
+                    "copy the images there, or correct rlnImageName"
+                )
+            known[name] = str(found)
+            # nearly always all images start at the same folder: look there first
+            base = next((folder for folder in folders if str(folder / name) == str(found)), None)
+            if base is not None and base != folders[0]:
+                folders.remove(base)
+                folders.insert(0, base)
+        paths.append(known[name])
+        counts.append(number)
+    return paths, counts
+
+
+def _refuse_tilt_stacks(file: RelionFile) -> None:
+    if file.tilt_stacks:
+        raise InputError(
+            f"the images of {file.path} are 2-D tilt-stack pseudo-subtomograms, which triptych does not read yet: export 3-D subtomograms instead "
+            '(WarpTools: ts_export_particles --3d; RELION 5: switch off "Write output as 2D stacks"), or give the tomograms with --set tomograms='
+        )
+
+
+def _open_star_images(file: RelionFile, config: PredictConfig) -> ParticleSource:
+    _refuse_tilt_stacks(file)
+    paths, counts = _locate_images(file)
+    stated = file.image_voxel_size() if config.voxel_size is None else np.full(len(file), config.voxel_size)
+    _check_images(paths, counts, stated, config.voxel_size, lambda index: f"the image of row {index + 1} of {file.path}")
+    stems = [bare_stem(path) if number is None else f"{bare_stem(path)}_{number:06d}" for path, number in zip(paths, counts, strict=True)]
+    prefixes = [_bare_tomogram_name(name) for name in file.tomogram_names or [Path(path).parent.name for path in paths]]
+    return ParticleSource(
+        kind="star",
+        names=unique_names(stems, prefixes),
+        blocks=file.blocks,
+        block=file.block,
+        reader=_Images(paths, counts, stated),
+        files=[file.path],
+        description=f"{file.dialect} STAR file of {len(file)} 3-D images",
+    )
+
+
+def find_tomogram(name: str, files: Sequence[Path]) -> Path:
+    """The file of a tomogram: called as it is, or so with RELION's "rec_" before it, or the only one that starts so."""
+    stem = _bare_tomogram_name(name)
+    folder = files[0].parent if files else Path()
+    keys = (stem, f"rec_{stem}")
+    exact = [file for file in files if bare_stem(file) in keys]
+    starting = [
+        file for file in files for key in keys if bare_stem(file).startswith(key) and not bare_stem(file)[len(key) : len(key) + 1].isalnum()
+    ]
+    found = exact or starting
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise InputError(f"no tomogram called {stem} is in {folder} (.mrc, .rec or {stem}_*.mrc): give its folder with --set tomograms=")
+    some = ", ".join(sorted(file.name for file in found)[:3])
+    raise InputError(f"{len(found)} files in {folder} could be the tomogram {stem} ({some}): leave only one there")
+
+
+def mrc_files(folder: Path) -> list[Path]:
+    """The MRC files in a folder, sorted, hidden ones left out."""
+    return sorted(file for file in folder.iterdir() if is_mrc_name(file) and not file.name.startswith(".") and file.is_file())
+
+
+def _reconstructed(file: RelionFile) -> dict[str, str]:
+    """Path of each tomogram as a table of tomograms (RELION 5) or the particles' own states it."""
+    label = "rlnTomoReconstructedTomogram"
+    for table in (file.table, file.tomograms):
+        if table is not None and label in table and "rlnTomoName" in table:
+            return dict(zip(table["rlnTomoName"].astype(str), table[label].astype(str), strict=True))
+    return {}
+
+
+def _locate_tomograms(file: RelionFile, config: PredictConfig) -> tuple[list[Path], NDArray[np.int64]]:
+    """The tomograms' files, and which one each particle is in."""
+    place = config.tomograms
+    if place is not None and not place.exists():
+        raise InputError(f"the tomograms' folder {place} does not exist: correct --set tomograms=")
+    names = file.tomogram_names
+    if place is not None and (place.is_file() or names is None):
+        files = [place] if place.is_file() else mrc_files(place)
+        if len(files) != 1 or len(set(names or [""])) != 1:
+            raise InputError(f"{file.path} must name the tomogram of each particle (rlnTomoName), because there is more than one: export it again")
+        return files, np.zeros(len(file), dtype=np.int64)
+    if names is None:
+        raise InputError(f"{file.path} has coordinates, but neither rlnTomoName nor rlnMicrographName: say which tomogram with --set tomograms=FILE")
+    unique = list(dict.fromkeys(names))
+    stated = {} if place is not None else _reconstructed(file)
+    candidates = mrc_files(place if place is not None else file.path.absolute().parent)
+    paths = []
+    for name in unique:
+        found = find_file(stated.get(name, name), file.folders) if place is None else None
+        usable = found is not None and found.is_file() and is_mrc_name(found)
+        if name in stated and not usable:
+            raise InputError(f"the tomogram {stated[name]} of {name} is not where the STAR file says: give its folder with --set tomograms=")
+        paths.append(found if found is not None and usable else find_tomogram(name, candidates))
+    number = {name: index for index, name in enumerate(unique)}
+    return paths, np.array([number[name] for name in names], dtype=np.int64)
+
+
+def _stated_tomogram_voxel_sizes(file: RelionFile) -> NDArray[np.float64] | None:
+    """Pixel size of the tilt series times the binning of the tomogram, per particle, where a table of tomograms has both."""
+    pixel, binning = file.values("rlnTomoTiltSeriesPixelSize"), file.values("rlnTomoTomogramBinning")
+    return None if pixel is None or binning is None else pixel * binning
+
+
+def _open_star_coordinates(file: RelionFile, config: PredictConfig, box_size_angstrom: float) -> ParticleSource:
+    positions, centered = file.coordinates(config.coordinate_pixel_size)
+    centers = file.tomogram_centers() if centered else None
+    paths, tomogram = _locate_tomograms(file, config)
+    given = config.tomogram_voxel_size or config.voxel_size
+    stated = _stated_tomogram_voxel_sizes(file)
+    indices = np.zeros((len(file), 3), dtype=np.int64)
+    offsets = np.zeros((len(file), 3))
+    sizes: list[float] = []
+    boxes: list[int] = []
+    for number, path in enumerate(paths):
+        rows = np.flatnonzero(tomogram == number)
+        header = read_header(path)
+        size = given or stated_voxel_size(header) or (None if stated is None else float(stated[rows[0]]))
+        volume = mmap_mrc(path, size, setting="tomogram_voxel_size")
+        if stated is not None and abs(volume.voxel_size / stated[rows[0]] - 1) > VOXEL_SIZE_TOLERANCE:
+            log.warning("%s is taken to have %g Å per voxel, but the table of tomograms states %g Å", path, volume.voxel_size, stated[rows[0]])
+        box = 2 * int(np.ceil(box_size_angstrom / volume.voxel_size / 2 - 1e-6))
+        if box > MAX_BOX:
+            raise InputError(
+                f"a box of {box_size_angstrom:g} Å has {box} voxels in {path}, more than {MAX_BOX}: check its voxel size of {volume.voxel_size:g} Å "
+                "(--set tomogram_voxel_size=), or bin the tomogram"
+            )
+        local = positions[rows]
+        if centered:
+            local = local + (np.array(volume.shape[::-1]) / 2 * volume.voxel_size if centers is None else centers[rows])
+        exact = local / volume.voxel_size
+        _check_inside(exact, volume.shape, box, file, path, rows)
+        nearest = np.floor(exact + 0.5).astype(np.int64)
+        indices[rows] = nearest[:, ::-1]
+        offsets[rows] = (exact - nearest) * volume.voxel_size
+        sizes.append(volume.voxel_size)
+        boxes.append(box)
+    names = [_bare_tomogram_name(name) for name in file.tomogram_names or [paths[0].name] * len(file)]
+    width = max(6, len(str(len(file))))
+    rule = "Å from the tomogram's centre (N / 2)"
+    if not centered:
+        rule = f"pixels of {file.coordinate_pixel_size(config.coordinate_pixel_size)[0]:g} Å from the first voxel"
+    return ParticleSource(
+        kind="coordinates",
+        names=unique_names([f"{safe_name(name)}_{row:0{width}d}" for row, name in enumerate(names, 1)], names),
+        blocks=file.blocks,
+        block=file.block,
+        reader=_Crops(paths, tomogram, sizes, indices, boxes),
+        files=[file.path, *paths],
+        offsets=offsets,
+        description=f"{file.dialect} STAR file of {len(file)} positions ({rule}) in {len(paths)} tomograms",
+    )
+
+
+def _check_inside(
+    exact: NDArray[np.float64], shape: tuple[int, int, int], box: int, file: RelionFile, path: Path, rows: NDArray[np.int64]
+) -> None:
+    """InputError where a box lies wholly outside its tomogram; a warning where only the centre does."""
+    size = np.array(shape[::-1])
+    outside = ((exact + box / 2 < 0) | (exact - box / 2 > size)).any(axis=1)
+    if outside.any():
+        first = int(np.argmax(outside))
+        place = ", ".join(f"{value:.1f}" for value in exact[first])
+        raise InputError(
+            f"row {rows[first] + 1} of {file.path} (and {int(outside.sum()) - 1} of its other rows) lies outside {path}, at voxel ({place}) "
+            f"of {tuple(size.tolist())} (x, y, z): check the pixel size of the coordinates (--set coordinate_pixel_size=) "
+            "and the tomogram's voxel size (--set tomogram_voxel_size=)"
+        )
+    beyond = int(((exact < -0.5) | (exact > size - 0.5)).any(axis=1).sum())
+    if beyond:
+        log.warning("the centres of %d of %d particles lie outside %s: check pixel size and tomogram", beyond, len(rows), path)
+
+
+def _open_star(path: Path, config: PredictConfig, box_size_angstrom: float) -> ParticleSource:
+    file = read_relion(path)
+    labels = set(file.table.columns)
+    has_coordinates = set(COORDINATES) <= labels or set(CENTERED) <= labels
+    if "rlnImageName" in labels and not (config.tomograms is not None and has_coordinates):
+        return _open_star_images(file, config)
+    return _open_star_coordinates(file, config, box_size_angstrom)
+
+
+# ------------------------------------------------------------------------------------------------- MRC files and stores
+
+
+def _open_files(paths: list[Path], config: PredictConfig, what: Path) -> ParticleSource:
+    """One subtomogram per file; a stack of volumes (space group 401) gives one per volume."""
+    texts: list[str] = []
+    counts: list[int | None] = []
+    for path in paths:
+        volumes = read_header(path).volumes if len(paths) == 1 else 1
+        texts += [str(path)] * volumes
+        counts += list(range(1, volumes + 1)) if volumes > 1 else [None]
+    stated = None if config.voxel_size is None else np.full(len(texts), config.voxel_size)
+    _check_images(texts, counts, stated, config.voxel_size, lambda index: f"file {index + 1}")
+    stems = [bare_stem(text) if number is None else f"{bare_stem(text)}_{number:06d}" for text, number in zip(texts, counts, strict=True)]
+    images = [text if number is None else f"{number}@{text}" for text, number in zip(texts, counts, strict=True)]
+    return ParticleSource(
+        kind="files",
+        names=unique_names(stems, [Path(text).parent.name for text in texts]),
+        blocks={"particles": pd.DataFrame({"rlnImageName": images})},
+        block="particles",
+        reader=_Images(texts, counts, stated),
+        files=[what] if what.exists() else paths,
+        description=f"{len(texts)} MRC volumes",
+    )
+
+
+def _open_zarr(path: Path, config: PredictConfig) -> ParticleSource:
+    from triptych.io.store import open_store
+
+    store = open_store(path)
+    size = config.voxel_size or store.voxel_size
+    if abs(size / store.voxel_size - 1) > VOXEL_SIZE_TOLERANCE:
+        log.warning("%s states %g Å per voxel, but %g Å is used as set", path, store.voxel_size, size)
+    names = store.particle_names
+    return ParticleSource(
+        kind="store",
+        names=names,
+        blocks={"particles": pd.DataFrame({"triptychName": names})},
+        block="particles",
+        reader=_Rows(store["subtomogram"], size),
+        contrast=store.contrast,
+        files=[path],
+        description=f"triptych dataset of {len(names)} subtomograms",
+    )
+
+
+def open_particles(path: Path | str, config: PredictConfig, box_size_angstrom: float) -> ParticleSource:
+    """Open what people have as a stream of subtomograms.
+
+    Parameters
+    ----------
+    path : a STAR file (particles, or an optimisation set), an MRC file, a folder or a glob pattern of MRC files, or a
+        dataset that `triptych simulate` wrote
+    config : voxel_size, tomograms, tomogram_voxel_size and coordinate_pixel_size are used
+    box_size_angstrom : side of the cubes to cut out where only coordinates are given; rounded up to an even number of voxels
+
+    Raises
+    ------
+    InputError
+        Nothing there, an empty table, a missing or damaged file, no usable voxel size, boxes that are no cubes, 2-D images.
+    """
+    text, path = str(path), Path(path)
+    if path.is_dir():
+        if (path / "zarr.json").is_file():
+            return _open_zarr(path, config)
+        if path.suffix == ".zarr":
+            raise InputError(f"{path} is no complete Zarr store (it lacks zarr.json): write it anew with `triptych simulate`")
+        files = mrc_files(path)
+        if not files:
+            raise InputError(f"the folder {path} holds no MRC files (.mrc, .rec, .map, .mrcs): give the folder of the subtomograms, or a STAR file")
+        return _open_files(files, config, path)
+    if path.exists():
+        if path.suffix.lower() == ".star":
+            return _open_star(path, config, box_size_angstrom)
+        if is_mrc_name(path):
+            return _open_files([path], config, path)
+        raise InputError(f"{path} is of no known kind: give a STAR file, an MRC file, a folder of MRC files, or a triptych dataset")
+    if glob.has_magic(text):
+        files = sorted(Path(name) for name in glob.glob(text, recursive=True) if is_mrc_name(name))
+        if not files:
+            raise InputError(f"no MRC file matches {text}: correct the pattern")
+        return _open_files(files, config, path)
+    raise InputError(f"{path} does not exist: give a STAR file, an MRC file, a folder or pattern of MRC files, or a triptych dataset")
+
+
+def voxel_sizes(source: ParticleSource) -> list[float]:
+    """The distinct voxel sizes of a source as far as known without reading its volumes, in Å, ascending."""
+    reader = source.reader
+    if isinstance(reader, _Crops):
+        return sorted(set(reader.voxel_sizes))
+    if isinstance(reader, _Rows):
+        return [reader.voxel_size]
+    if isinstance(reader, _Images) and reader.voxel_sizes is not None:
+        return sorted({float(size) for size in reader.voxel_sizes})
+    return [source.read(0).voxel_size]
+

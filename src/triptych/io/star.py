@@ -1,0 +1,229 @@
+"""STAR files as RELION and Warp write them: named blocks, each a table (``loop_``) or a list of pairs.
+
+We parse them ourselves, because a row with a value too few or too many must be an error that names its line, a
+tomogram called "0012" must not become the number 12, and every number must come back as it went in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from triptych.errors import InputError
+from triptych.io.manifest import output_file
+
+Block: TypeAlias = pd.DataFrame | dict[str, Any]
+"""A table, or the label: value pairs of a block without ``loop_``."""
+
+_TOKEN = re.compile(r'"([^"]*)"(?=\s|$)|\'([^\']*)\'(?=\s|$)|(\S+)')
+_LEADING_ZERO = re.compile(r"[+-]?0\d")
+_TEXT_LABELS = re.compile(r"(Name|File|Path|Image|Tomogram|Micrograph|Class|Mask|Density)$")
+_NUMBER_LABELS = "triptychProbability"  # followed by the name of a class, which may end like a label of text
+_MISSING = ("<NA>", "nan", "NaN", "NAN")
+_PROBE_BYTES = 4096
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            start = file.read(_PROBE_BYTES)
+            if b"\0" in start:
+                raise InputError(f"{path} is not a text file, but a STAR file was expected")
+            return (start + file.read()).decode("utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: check the name") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder, but a STAR file was expected") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not a text file in UTF-8, but a STAR file was expected") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be opened ({error}): check the file and your rights to read it") from None
+
+
+def _split(line: str) -> list[str]:
+    """The values of a line: separated by white space, in quotes where they contain some; # starts a comment."""
+    if not ('"' in line or "'" in line or "#" in line):
+        return line.split()
+    values = []
+    for double, single, plain in _TOKEN.findall(line):
+        if plain.startswith("#"):
+            break
+        values.append(double or single or plain)
+    return values
+
+
+def _is_text(label: str) -> bool:
+    return _TEXT_LABELS.search(label) is not None and not label.startswith(_NUMBER_LABELS)
+
+
+def _convert(label: str, values: list[str]) -> pd.Series:
+    """Numbers where every value is one and none would change by it, else the text as it is."""
+    if _is_text(label) or any(_LEADING_ZERO.match(value) and "." not in value for value in values):
+        return pd.Series(values, dtype="str")
+    plain = ["nan" if value in _MISSING else value for value in values]
+    try:
+        numbers = [int(value) for value in plain]
+        if all("_" not in value for value in plain) and all(-(2**63) <= number < 2**63 for number in numbers):
+            return pd.Series(numbers, dtype="int64")
+    except ValueError:
+        pass
+    try:
+        floats = [float(value) for value in plain]
+    except ValueError:
+        return pd.Series(values, dtype="str")
+    if any("_" in value or (value.lstrip("+-").isdigit() and len(value) > 15) for value in plain):
+        return pd.Series(values, dtype="str")
+    return pd.Series(floats, dtype="float64")
+
+
+class _Reader:
+    """The lines of a file, one after another, without comments and blanks."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines = _read_text(path).splitlines()
+        self.next = 0
+
+    def peek(self) -> str | None:
+        while self.next < len(self.lines):
+            line = self.lines[self.next].strip()
+            if line and not line.startswith("#"):
+                return line
+            self.next += 1
+        return None
+
+    def error(self, what: str) -> InputError:
+        return InputError(f"line {self.next + 1} of {self.path} {what}: the STAR file is garbled or truncated, export it again")
+
+    def blocks(self) -> Iterator[tuple[str, Block]]:
+        while (line := self.peek()) is not None:
+            if not line.startswith("data_"):
+                raise self.error(f'is "{line[:40]}", but a line that starts a block ("data_...") was expected')
+            self.next += 1
+            following = self.peek()
+            if following is not None and following.split()[0] == "loop_":
+                self.next += 1
+                yield line[5:].split("#")[0].strip(), self.loop()
+            else:
+                yield line[5:].split("#")[0].strip(), self.pairs()
+
+    def pairs(self) -> dict[str, Any]:
+        block: dict[str, Any] = {}
+        while (line := self.peek()) is not None and line.startswith("_"):
+            values = _split(line)
+            label = values[0][1:]
+            if len(values) != 2 or label in block:
+                raise self.error(f'should hold one label and one value, but is "{line[:60]}"')
+            block[label] = _convert(label, values[1:]).tolist()[0]
+            self.next += 1
+        return block
+
+    def loop(self) -> pd.DataFrame:
+        labels: list[str] = []
+        while (line := self.peek()) is not None and line.startswith("_") and (len(labels) < 2 or len(_split(line)) == 1):
+            labels.append(_split(line)[0][1:])
+            self.next += 1
+        if not labels or len(set(labels)) != len(labels):
+            raise self.error("follows a loop_ without labels, or with a label that occurs twice")
+        columns: list[list[str]] = [[] for _ in labels]
+        while (line := self.peek()) is not None:
+            values = _split(line)
+            # "data_..." starts the next block, unless it is the first value of a full row (a path may begin so)
+            if line.startswith("data_") and (len(values) != len(labels) or len(labels) == 1):
+                break
+            if len(values) != len(labels):
+                raise self.error(f"holds {len(values)} values, but its table has {len(labels)} columns")
+            for column, value in zip(columns, values, strict=True):
+                column.append(value)
+            self.next += 1
+        return pd.DataFrame({label: _convert(label, column) for label, column in zip(labels, columns, strict=True)})
+
+
+def read_star(path: Path | str) -> dict[str, Block]:
+    """Read every block of a STAR file.
+
+    Parameters
+    ----------
+    path : the file
+
+    Returns
+    -------
+    Blocks by name, without "data_", in the file's order: tables as DataFrames, whose columns carry no leading
+    underscore; a block without ``loop_`` as a dict. Columns are numbers where that loses nothing, else text.
+
+    Raises
+    ------
+    InputError
+        Missing or unreadable file, no block, rows of the wrong length, a block or label that occurs twice.
+    """
+    path = Path(path)
+    blocks: dict[str, Block] = {}
+    reader = _Reader(path)
+    for name, block in reader.blocks():
+        if name in blocks:
+            raise InputError(f'{path} holds the block "data_{name}" twice: the STAR file is garbled, export it again')
+        blocks[name] = block
+    if not blocks:
+        raise InputError(f"{path} is empty, but a STAR file with at least one block was expected")
+    return blocks
+
+
+def _quote(value: str) -> str:
+    if value and not any(character.isspace() for character in value) and value[0] not in "\"'#_" and value != "loop_":
+        return value
+    for mark in ('"', "'"):
+        if mark not in value and "\n" not in value and "\r" not in value:
+            return f"{mark}{value}{mark}"
+    raise InputError(f"the text {value!r} cannot be written to a STAR file: it holds line breaks or both kinds of quotation marks")
+
+
+def _format(value: Any) -> str:
+    """Text of a value: the shortest that gives the same number back."""
+    if isinstance(value, str):
+        return _quote(value)
+    if value is None or value is pd.NA:
+        return "nan"
+    if isinstance(value, bool | np.bool_):
+        return str(int(value))
+    if isinstance(value, float | np.floating):
+        # str of a float32 is its own shortest text, not that of the double it would become
+        return str(value) if isinstance(value, np.floating) else repr(value)
+    return _quote(str(value))
+
+
+def _format_column(column: pd.Series) -> list[str]:
+    if isinstance(column.dtype, np.dtype) and column.dtype.kind == "f":
+        return [str(value) for value in column.to_numpy()]
+    return [_format(value) for value in column.tolist()]
+
+
+def _lines(blocks: Mapping[str, Block]) -> Iterator[str]:
+    yield "# written by triptych"
+    for name, block in blocks.items():
+        yield ""
+        yield f"data_{name}"
+        yield ""
+        if isinstance(block, pd.DataFrame):
+            yield "loop_"
+            yield from (f"_{label} #{index}" for index, label in enumerate(block.columns, 1))
+            yield from map("\t".join, zip(*(_format_column(block[label]) for label in block.columns), strict=True))
+        else:
+            yield from (f"_{label}\t{_format(value)}" for label, value in block.items())
+        yield ""
+
+
+def write_star(path: Path | str, blocks: Mapping[str, Block]) -> None:
+    """Write blocks in the given order; columns keep theirs. The file appears under its name only when whole.
+
+    Parameters
+    ----------
+    path : the file
+    blocks : tables, or pairs, by block name without "data_"; labels without the leading underscore
+    """
+    with output_file(path) as part, part.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(line + "\n" for line in _lines(blocks))

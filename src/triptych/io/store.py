@@ -1,0 +1,181 @@
+"""The dataset store: labelled subtomograms in a Zarr v3 group, one row per particle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec
+
+from triptych.config import Contrast
+from triptych.errors import InputError
+
+FORMAT = "triptych-dataset"
+LAYOUT = 1
+BOXES_PER_CHUNK = 8
+BOX_ARRAYS = {
+    "subtomogram": ("float16", "signal_scale x signal + noise; the noise has standard deviation 1"),
+    "signal": ("float16", "noise-free reconstruction of particle and neighbours; mean 0, standard deviation 1 for particles"),
+    "mask": ("uint8", "1 in the particle"),
+    "density": ("float16", "clean density in pose; protein about 1, background 0"),
+}
+ROW_ARRAYS: dict[str, tuple[str, tuple[int, ...], str]] = {
+    "label": ("int16", (), "index into class_names"),
+    "tomogram": ("int32", (), "tomogram from which the particle was cut"),
+    "position": ("float32", (3,), "x, y, z of the particle (for 'none': of the box) in the tomogram, Å from the centre of voxel [0, 0, 0]"),
+    "rotation": ("float32", (3, 3), "matrix reference -> tomogram on (x, y, z)"),
+    "shift": ("float32", (3,), "x, y, z of the particle from the centre of the box (index n // 2), Å"),
+    "snr": ("float32", (), "var(signal) / var(noise) over the whole box, neighbours belonging to the signal"),
+    "signal_scale": ("float32", (), "factor of the signal in the subtomogram"),
+    "defocus_um": ("float32", (), "mean underfocus of the tilt series"),
+    "dose_e_per_a2": ("float32", (), "total exposure"),
+    "tilt_max": ("float32", (), "tilts run from -tilt_max to tilt_max, degrees"),
+    "tilt_step": ("float32", (), "angle between tilts, degrees"),
+    "shift_jitter": ("float32", (), "standard deviation of the misalignment, Å"),
+    "b_factor": ("float32", (), "extra fall-off exp(-B k^2 / 4), Å^2"),
+    "ctf_correction": ("int8", (), "0 none, 1 phase_flip, 2 deconvolve"),
+    "deconvolution_constant": ("float32", (), "c in CTF / (CTF^2 + c)"),
+    "dose_weighting": ("int8", (), "1 if reconstructed with dose weighting"),
+    "voxel_size_factor": ("float32", (), "true size of everything over the stated one"),
+    "occupancy": ("float32", (), "share of the specimen's volume that particles fill"),
+}
+REQUIRED = ("subtomogram", "label")
+
+
+@dataclass(frozen=True, eq=False)
+class Store:
+    """An open dataset store.
+
+    Attributes
+    ----------
+    voxel_size : Å; box_size : voxels; class_names : names of the labels; contrast : sign of the particles' grey values
+    attributes : everything that the group's attributes say
+    unpacked : folder of an uncompressed copy of the boxes (see `unpack`)
+    """
+
+    path: Path
+    group: zarr.Group
+    voxel_size: float
+    box_size: int
+    class_names: tuple[str, ...]
+    contrast: Contrast
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    unpacked: Path | None = None
+
+    def __len__(self) -> int:
+        return int(self.array("subtomogram").shape[0])
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.group
+
+    def array(self, name: str) -> zarr.Array[Any]:
+        """The Zarr array of that name; InputError where the store has none."""
+        item = self.group.get(name)
+        if not isinstance(item, zarr.Array):
+            raise InputError(f"{self.path} has no array '{name}'; it has {', '.join(sorted(self.group.array_keys()))}")
+        return item
+
+    def __getitem__(self, name: str) -> zarr.Array[Any]:
+        return self.array(name)
+
+    def read_rows(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Some rows of an array, in the order asked for; from the unpacked copy where there is one."""
+        if self.unpacked is not None:
+            return np.asarray(np.load(self.unpacked / f"{name}.npy", mmap_mode="r", allow_pickle=False)[rows])
+        return np.asarray(self.array(name).get_orthogonal_selection((np.asarray(rows, dtype=np.int64),)))
+
+    @property
+    def particle_names(self) -> list[str]:
+        return [particle_name(row) for row in range(len(self))]
+
+
+def particle_name(row: int) -> str:
+    """Name of a row, as predictions use it."""
+    return f"particle_{row:06d}"
+
+
+def create_store(path: Path, count: int, rows_per_part: int, voxel_size: float, box_size: int, class_names: tuple[str, ...], attributes: Mapping[str, Any]) -> Store:
+    """An empty store; parts of `rows_per_part` rows share no chunk, so that different processes may write them at once.
+
+    Boxes are kept a few to a chunk: training reads them in random order, and one to a file would be too many files.
+    """
+    group = zarr.open_group(path, mode="w-", zarr_format=3)
+    group.attrs.update(
+        {"format": FORMAT, "layout": LAYOUT, "voxel_size": voxel_size, "box_size": box_size, "class_names": list(class_names), "contrast": "bright", **attributes}
+    )
+    codec = BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle")
+    boxes_per_chunk = max(n for n in range(1, BOXES_PER_CHUNK + 1) if rows_per_part % n == 0)
+    arrays: dict[str, tuple[str, tuple[int, ...], str]] = {name: (dtype, (box_size,) * 3, text) for name, (dtype, text) in BOX_ARRAYS.items()}
+    for name, (dtype, shape, text) in {**arrays, **ROW_ARRAYS}.items():
+        rows = boxes_per_chunk if len(shape) == 3 else rows_per_part
+        array = group.create_array(name, shape=(count, *shape), dtype=dtype, chunks=(rows, *shape), compressors=codec)
+        array.attrs["description"] = text
+    return open_store(path, mode="r+")
+
+
+def unpack(store: Store, folder: Path) -> Store:
+    """The same store with an uncompressed copy of its boxes in `folder`, from which random rows are read many times faster.
+
+    Copies only what is not there yet; each array appears under its name when it is whole.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in BOX_ARRAYS.keys() & set(store.group.array_keys()):
+        target = folder / f"{name}.npy"
+        if target.exists():
+            continue
+        array, part = store.array(name), target.with_suffix(".part")
+        copy = np.lib.format.open_memmap(part, mode="w+", dtype=array.dtype, shape=array.shape)
+        for first in range(0, len(copy), 128):
+            copy[first : first + 128] = array[first : first + 128]
+        copy.flush()
+        part.rename(target)
+    return replace(store, unpacked=folder)
+
+
+def open_store(path: Path | str, mode: str = "r") -> Store:
+    """Open a dataset store; InputError with the reason where it is none."""
+    path = Path(path)
+    if not (path / "zarr.json").is_file():
+        raise InputError(f"{path} is not a Zarr v3 store (it has no zarr.json); give a folder that `triptych simulate` wrote")
+    try:
+        group = zarr.open_group(path, mode=mode)  # type: ignore[arg-type]
+        attributes = dict(group.attrs)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise InputError(f"{path} cannot be opened as a Zarr v3 group ({str(error).splitlines()[0]}); write it anew with `triptych simulate`") from error
+    if attributes.get("format") != FORMAT:
+        raise InputError(f"{path} is a Zarr store of another kind (its attribute 'format' is not '{FORMAT}'); give a folder that `triptych simulate` wrote")
+    try:
+        store = Store(
+            path,
+            group,
+            float(attributes["voxel_size"]),  # type: ignore[arg-type]
+            int(attributes["box_size"]),  # type: ignore[call-overload]
+            tuple(str(name) for name in attributes["class_names"]),  # type: ignore[union-attr]
+            attributes["contrast"],  # type: ignore[arg-type]
+            attributes,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"the attributes of {path} are incomplete ({error}); write it anew with `triptych simulate`") from error
+    check_store(store)
+    return store
+
+
+def check_store(store: Store) -> None:
+    """InputError unless the arrays agree with the attributes and with one another."""
+    if store.contrast not in ("dark", "bright") or not store.voxel_size > 0 or not store.class_names:
+        raise InputError(f"the attributes of {store.path} are not valid (contrast, voxel_size, class_names); write it anew with `triptych simulate`")
+    for name in REQUIRED:
+        store.array(name)
+    count = len(store)
+    if count == 0:
+        raise InputError(f"{store.path} holds no particles; write it anew with `triptych simulate`")
+    for name in {*BOX_ARRAYS, *ROW_ARRAYS} & set(store.group.array_keys()):
+        shape = store.array(name).shape
+        wanted = (count, *((store.box_size,) * 3 if name in BOX_ARRAYS else ROW_ARRAYS[name][1]))
+        if shape != wanted:
+            raise InputError(f"array '{name}' of {store.path} has shape {shape}, but {wanted} was expected; write it anew with `triptych simulate`")

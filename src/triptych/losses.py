@@ -1,0 +1,63 @@
+"""Losses of the three tasks: pure functions of outputs and truth."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from triptych.config import LossConfig
+from triptych.model import TaskOutput
+
+VOXELS = (-3, -2, -1)
+
+
+class Truth(NamedTuple):
+    """Truth of a batch: label (b,), mask (b, d, h, w) of 0 and 1, density (b, d, h, w)."""
+
+    label: Tensor
+    mask: Tensor
+    density: Tensor
+
+
+def mask_loss(logits: Tensor, mask: Tensor) -> Tensor:
+    """Binary cross-entropy + soft Jaccard loss 1 - |p m| / |p + m - p m|, mean over the batch.
+
+    The Jaccard part counts only particles that have a mask: for an empty one the cross-entropy says all there is to say.
+    """
+    probability = logits.sigmoid()
+    overlap = (probability * mask).sum(VOXELS)
+    union = (probability + mask).sum(VOXELS) - overlap
+    present = (mask.sum(VOXELS) > 0).float()
+    jaccard = ((1 - overlap / union.clamp_min(1e-6)) * present).sum() / present.sum().clamp_min(1)
+    return 10 * F.binary_cross_entropy_with_logits(logits, mask) + jaccard
+
+
+def density_loss(density: Tensor, truth: Tensor) -> Tensor:
+    """Squared error over the batch's mean power + (1 - Pearson correlation over the box), mean over the batch."""
+    error = (density - truth).square().mean() / truth.square().mean().clamp_min(1e-4)
+    a = density - density.mean(VOXELS, keepdim=True)
+    b = truth - truth.mean(VOXELS, keepdim=True)
+    power = (a.square().sum(VOXELS) * b.square().sum(VOXELS)).clamp_min(1e-6).sqrt()
+    present = (truth.abs().amax(VOXELS) > 0).float()
+    correlation = (a * b).sum(VOXELS) / power
+    return error + ((1 - correlation) * present).sum() / present.sum().clamp_min(1)
+
+
+def task_losses(output: TaskOutput, truth: Truth, config: LossConfig) -> dict[str, Tensor]:
+    """Weighted loss of each task that is on."""
+    losses: dict[str, Tensor] = {}
+    if output.class_logits is not None:
+        cross_entropy = F.cross_entropy(output.class_logits.float(), truth.label, label_smoothing=config.label_smoothing)
+        losses["class"] = config.class_weight * cross_entropy
+    if output.mask_logits is not None:
+        losses["mask"] = config.mask_weight * mask_loss(output.mask_logits.float(), truth.mask)
+    if output.density is not None:
+        losses["density"] = config.density_weight * density_loss(output.density.float(), truth.density)
+    return losses
+
+
+def total_loss(losses: dict[str, Tensor]) -> Tensor:
+    return torch.stack(list(losses.values())).sum()

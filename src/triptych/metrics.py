@@ -1,0 +1,346 @@
+"""Figures of merit: pure functions on numpy arrays, each with its definition.
+
+Classes are given as indices 0 ... k-1. A figure that is not defined (a mean over nothing, the precision of a class that
+was never predicted) is NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from triptych.errors import InputError
+
+NONE_CLASS = "none"
+BOX = (-3, -2, -1)
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+def share(part: ArrayLike, whole: ArrayLike) -> FloatArray:
+    """part / whole, and NaN where the whole is 0."""
+    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+    result: FloatArray = np.divide(part, whole, out=np.full(np.broadcast(part, whole).shape, np.nan), where=whole != 0)
+    return result
+
+
+def mean(values: ArrayLike) -> float:
+    """Mean of the values that are not NaN; NaN if there is none."""
+    values = np.asarray(values, np.float64)
+    return float(share(np.nansum(values), np.isfinite(values).sum()))
+
+
+def median(values: ArrayLike) -> float:
+    """Median of the values that are not NaN; NaN if there is none."""
+    array = np.asarray(values, np.float64)
+    return float(np.median(array[np.isfinite(array)])) if np.isfinite(array).any() else float("nan")
+
+
+# ---------------------------------------------------------------------------------------------------- classification
+
+
+def confusion_matrix(truth: ArrayLike, predicted: ArrayLike, n_classes: int) -> IntArray:
+    """How many particles of each true class were given each class.
+
+    Parameters
+    ----------
+    truth, predicted : int arrays (n,), class indices
+
+    Returns
+    -------
+    int array (n_classes, n_classes), [true class, predicted class]
+    """
+    truth, predicted = np.asarray(truth, np.int64), np.asarray(predicted, np.int64)
+    if truth.shape != predicted.shape:
+        raise InputError(f"{truth.size} true classes came with {predicted.size} predicted ones; give one of each per particle")
+    if truth.size and (min(truth.min(), predicted.min()) < 0 or max(truth.max(), predicted.max()) >= n_classes):
+        raise InputError(f"class indices must lie in 0 ... {n_classes - 1}, but some lie outside; give labels of these {n_classes} classes")
+    return np.bincount(truth * n_classes + predicted, minlength=n_classes**2).reshape(n_classes, n_classes)
+
+
+def accuracy(truth: ArrayLike, predicted: ArrayLike) -> float:
+    """Share of the particles whose most probable class is the true one."""
+    return mean(np.asarray(truth) == np.asarray(predicted))
+
+
+def recall_per_class(confusion: IntArray) -> FloatArray:
+    """Share of the particles of each true class that were given that class."""
+    return share(np.diag(confusion), confusion.sum(axis=1))
+
+
+def precision_per_class(confusion: IntArray) -> FloatArray:
+    """Share of the particles given each class that are truly of that class."""
+    return share(np.diag(confusion), confusion.sum(axis=0))
+
+
+def wilson_interval(successes: ArrayLike, trials: ArrayLike, z: float = 1.96) -> tuple[FloatArray, FloatArray]:
+    """Confidence interval of a share (E. B. Wilson, J. Am. Stat. Assoc. 22, 209, 1927); z = 1.96: 95 %."""
+    n = np.asarray(trials, np.float64)
+    p = share(successes, n)
+    centre = (p + share(z**2, 2 * n)) / (1 + share(z**2, n))
+    half = z / (1 + share(z**2, n)) * np.sqrt(share(p * (1 - p), n) + share(z**2, 4 * n**2))
+    return centre - half, centre + half
+
+
+class ReliabilityCurve(NamedTuple):
+    """Stated against observed certainty, in bins of equal width from 0 to 1.
+
+    Attributes
+    ----------
+    edges : (bins + 1,), borders of the bins
+    probability : (bins,), mean stated probability; NaN in an empty bin
+    accuracy : (bins,), share of the particles that are right; NaN in an empty bin
+    particles : (bins,), their number
+    """
+
+    edges: FloatArray
+    probability: FloatArray
+    accuracy: FloatArray
+    particles: IntArray
+
+
+def reliability_curve(probability: ArrayLike, correct: ArrayLike, bins: int = 15) -> ReliabilityCurve:
+    """How often the most probable class is right, against the probability it was given.
+
+    Parameters
+    ----------
+    probability : (n,), probability of the predicted class
+    correct : bool (n,), whether it is the true one
+    """
+    probability, correct = np.asarray(probability, np.float64), np.asarray(correct, np.float64)
+    index = np.clip((probability * bins).astype(np.int64), 0, bins - 1)
+    count = np.bincount(index, minlength=bins)
+    return ReliabilityCurve(
+        np.linspace(0, 1, bins + 1),
+        share(np.bincount(index, probability, minlength=bins), count),
+        share(np.bincount(index, correct, minlength=bins), count),
+        count,
+    )
+
+
+def expected_calibration_error(probability: ArrayLike, correct: ArrayLike, bins: int = 15) -> float:
+    """Mean distance |accuracy - stated probability| over the bins of `reliability_curve`, weighted by their particles.
+
+    0: of the particles called with probability p, a share p is right. (Guo et al., ICML 2017, arXiv:1706.04599.)
+    """
+    curve = reliability_curve(probability, correct, bins)
+    filled = curve.particles > 0
+    return float(share((curve.particles * np.abs(curve.accuracy - curve.probability))[filled].sum(), curve.particles.sum()))
+
+
+# -------------------------------------------------------------------------------------------------- masks, densities
+
+
+def intersection_over_union(mask: ArrayLike, truth: ArrayLike) -> FloatArray:
+    """Voxels in both masks over voxels in either, for each particle.
+
+    Parameters
+    ----------
+    mask, truth : bool or 0/1 arrays, shape (..., nz, ny, nx)
+
+    Returns
+    -------
+    array of the leading shape (a 0-d array for one particle). Two empty masks agree: 1.
+    """
+    mask, truth = np.asarray(mask).astype(bool), np.asarray(truth).astype(bool)
+    both = np.count_nonzero(mask & truth, axis=BOX)
+    either = np.count_nonzero(mask | truth, axis=BOX)
+    return np.where(either == 0, 1.0, share(both, either))
+
+
+def density_correlation(density: ArrayLike, truth: ArrayLike, within: ArrayLike | None = None) -> FloatArray:
+    """Pearson correlation of the voxel values of two densities, for each particle.
+
+    Parameters
+    ----------
+    density, truth : arrays, shape (..., nz, ny, nx)
+    within : bool or 0/1 array of that shape; only these voxels count. Default: the whole box.
+
+    Returns
+    -------
+    array of the leading shape. A constant `density` tells nothing about the truth: 0. A constant `truth` (an empty
+    box) leaves nothing to correlate with: NaN.
+    """
+    density, truth = np.asarray(density, np.float64), np.asarray(truth, np.float64)
+    weight = np.ones(truth.shape) if within is None else np.asarray(within).astype(np.float64)
+    a, b = _centre(density, weight), _centre(truth, weight)
+    spread_a, spread_b = np.sqrt((a * a).sum(axis=BOX)), np.sqrt((b * b).sum(axis=BOX))
+    # Below the rounding error of the mean a spread is no spread.
+    floor_a, floor_b = _rounding(density, weight), _rounding(truth, weight)
+    correlation = share((a * b).sum(axis=BOX), spread_a * spread_b)
+    return np.where(spread_b <= floor_b, np.nan, np.where(spread_a <= floor_a, 0.0, correlation))
+
+
+def _centre(data: FloatArray, weight: FloatArray) -> FloatArray:
+    """Data minus its weighted mean, and 0 where the weight is 0."""
+    middle = share((data * weight).sum(axis=BOX, keepdims=True), weight.sum(axis=BOX, keepdims=True))
+    return np.where(weight > 0, data - np.nan_to_num(middle), 0.0)
+
+
+def _rounding(data: FloatArray, weight: FloatArray) -> FloatArray:
+    """Size of the rounding error of `_centre`, as a root of a sum of squares."""
+    return np.asarray(1e-12 * np.sqrt((data * data * weight).sum(axis=BOX)))
+
+
+# ------------------------------------------------------------------------------------------------------------- tables
+
+
+@dataclass(frozen=True)
+class ClassSummary:
+    """One row of the table per class; see `summarise`."""
+
+    name: str
+    particles: int
+    predicted: int
+    precision: float
+    recall: float
+    mean_iou: float
+    mean_density_correlation: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Headline figures and the table per class; see `summarise` for the definitions."""
+
+    particles: int
+    particles_not_none: int
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    mean_recall: float
+    expected_calibration_error: float
+    mean_iou: float
+    median_iou: float
+    mean_density_correlation: float
+    median_density_correlation: float
+    mean_density_correlation_in_mask: float
+    classes: tuple[ClassSummary, ...]
+
+    def rows(self) -> list[tuple[str, float]]:
+        """Name and value of the headline figures, for a table."""
+        return [
+            ("accuracy", self.accuracy),
+            ("mean IoU", self.mean_iou),
+            ("mean density correlation", self.mean_density_correlation),
+            ("expected calibration error", self.expected_calibration_error),
+        ]
+
+
+_AVERAGED = "mean over the particles that are not “none” in truth, whether or not their class was predicted right"
+DEFINITIONS: dict[str, str] = {
+    "accuracy": "share of all particles, those of class “none” included, whose most probable class is the true one; the interval is Wilson’s, 95 %",
+    "mean_recall": "mean of the recalls of the classes that occur in truth (balanced accuracy)",
+    "precision": "share of the particles given a class that are truly of that class",
+    "recall": "share of the particles of a class that were given that class",
+    "expected_calibration_error": "mean of |accuracy − stated probability of the predicted class| over 15 bins of equal width from 0 to 1, "
+    "weighted by their particles; all particles",
+    "mean_iou": f"voxels in both the predicted and the true mask over voxels in either, per particle; {_AVERAGED}",
+    "mean_density_correlation": f"Pearson correlation of recovered and true density over the whole box, per particle; {_AVERAGED}",
+    "mean_density_correlation_in_mask": "the same over the voxels of the true mask only",
+    "fourier_shell_correlation": f"of recovered and true density, whole box, no further mask, per particle; {_AVERAGED}",
+    "snr": "var(signal) / var(noise) over the whole box, after CTF, missing wedge and band limit; the neighbours belong to the signal",
+}
+
+
+def summarise(
+    class_names: Sequence[str],
+    truth: ArrayLike,
+    predicted: ArrayLike | None = None,
+    probability: ArrayLike | None = None,
+    iou: ArrayLike | None = None,
+    correlation: ArrayLike | None = None,
+    correlation_in_mask: ArrayLike | None = None,
+) -> Summary:
+    """Headline figures and a table per class.
+
+    Accuracy and calibration error are over all particles. IoU and density correlation are averaged over the particles
+    that are not "none" in truth, whatever class they were given, because a box without a particle has no density to
+    recover; NaN values are left out. What was not predicted (None) gives NaN. `DEFINITIONS` has the words.
+
+    Parameters
+    ----------
+    class_names : names of the k classes
+    truth, predicted : (n,), class indices
+    probability : (n,), probability of the predicted class
+    iou, correlation, correlation_in_mask : (n,), of each particle
+    """
+    truth = np.asarray(truth, np.int64)
+    missing = np.full(truth.shape, np.nan)
+    values = [missing if v is None else np.asarray(v, np.float64) for v in (iou, correlation, correlation_in_mask)]
+    none = class_names.index(NONE_CLASS) if NONE_CLASS in class_names else -1
+    iou_kept, correlation_kept, in_mask_kept = (np.where(truth == none, np.nan, v) for v in values)
+
+    figures: dict[str, Any] = {"accuracy": np.nan, "accuracy_interval": (np.nan, np.nan), "mean_recall": np.nan, "expected_calibration_error": np.nan}
+    precision = recall = np.full(len(class_names), np.nan)
+    predicted_count = np.zeros(len(class_names), np.int64)
+    if predicted is not None:
+        predicted = np.asarray(predicted, np.int64)
+        confusion = confusion_matrix(truth, predicted, len(class_names))
+        precision, recall, predicted_count = precision_per_class(confusion), recall_per_class(confusion), confusion.sum(axis=0)
+        low, high = wilson_interval(np.trace(confusion), truth.size)
+        figures |= {"accuracy": accuracy(truth, predicted), "accuracy_interval": (float(low), float(high)), "mean_recall": mean(recall)}
+        if probability is not None:
+            figures["expected_calibration_error"] = expected_calibration_error(probability, truth == predicted)
+    classes = tuple(
+        ClassSummary(
+            name=name,
+            particles=int((truth == k).sum()),
+            predicted=int(predicted_count[k]),
+            precision=float(precision[k]),
+            recall=float(recall[k]),
+            mean_iou=mean(iou_kept[truth == k]),
+            mean_density_correlation=mean(correlation_kept[truth == k]),
+        )
+        for k, name in enumerate(class_names)
+    )
+    return Summary(
+        particles=truth.size,
+        particles_not_none=int((truth != none).sum()),
+        mean_iou=mean(iou_kept),
+        median_iou=median(iou_kept),
+        mean_density_correlation=mean(correlation_kept),
+        median_density_correlation=median(correlation_kept),
+        mean_density_correlation_in_mask=mean(in_mask_kept),
+        classes=classes,
+        **figures,
+    )
+
+
+class Trend(NamedTuple):
+    """Means in bins of something.
+
+    Attributes
+    ----------
+    position : (bins,), geometric mean of the positions in the bin
+    mean : (bins,)
+    low, high : (bins,), 95 % interval of the mean (normal approximation, +- 1.96 standard errors)
+    particles : (bins,), number of values that are not NaN
+    """
+
+    position: FloatArray
+    mean: FloatArray
+    low: FloatArray
+    high: FloatArray
+    particles: IntArray
+
+
+def trend(position: ArrayLike, values: ArrayLike, bins: int = 6) -> Trend:
+    """Mean of the values in bins of equal numbers of particles, ordered by a positive position (such as the SNR).
+
+    NaN values are left out; a bin without values is NaN.
+    """
+    position, values = np.asarray(position, np.float64), np.asarray(values, np.float64)
+    groups = np.array_split(np.argsort(position, kind="stable"), bins)
+    rows = []
+    for group in groups:
+        kept = group[np.isfinite(values[group])]
+        middle = mean(values[kept])
+        error = 1.96 * float(np.std(values[kept], ddof=1)) / np.sqrt(kept.size) if kept.size > 1 else np.nan
+        centre = float(np.exp(np.log(position[group]).mean())) if group.size else np.nan
+        rows.append((centre, middle, middle - error, middle + error, kept.size))
+    columns = np.array(rows, dtype=np.float64).T
+    return Trend(columns[0], columns[1], columns[2], columns[3], columns[4].astype(np.int64))

@@ -1,0 +1,404 @@
+"""The network, and the folder in which a trained one is kept.
+
+One encoder looks at the subtomogram at 1/2, 1/4 and 1/8 of its resolution; one decoder leads back to 1/2 with skips; the
+heads share both. Full resolution exists only at the two ends: the input's 2 x 2 x 2 neighbours enter as eight channels and
+the outputs leave as eight channels per voxel map (Shi et al. 2016, "sub-voxel" convolution), which is several times cheaper
+than convolutions at full resolution.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from triptych import __version__
+from triptych.config import Contrast, NetworkConfig, Settings
+from triptych.errors import InputError
+from triptych.fourier import resample_back, resample_to_box
+from triptych.io.manifest import hash_file, output_folder, read_manifest, write_manifest
+from triptych.volume import Volume, standardise
+
+BUILT_IN_MODEL = Path(__file__).parent / "data" / "models" / "base"
+HALF_TURNS = ((), (-3, -2), (-3, -1), (-2, -1))
+"""Pairs of flipped axes: the identity and the 180° turns about x, y and z. They keep the missing wedge and the hand."""
+
+
+class TaskOutput(NamedTuple):
+    """What the network says; a task that is switched off is None.
+
+    Attributes
+    ----------
+    class_logits : (b, classes)
+    mask_logits : (b, d, h, w)
+    density : (b, d, h, w), dimensionless: protein about 1, background 0
+    embedding : (b, e)
+    """
+
+    class_logits: Tensor | None
+    mask_logits: Tensor | None
+    density: Tensor | None
+    embedding: Tensor
+
+
+def space_to_depth(x: Tensor) -> Tensor:
+    """(b, c, 2d, 2h, 2w) -> (b, 8c, d, h, w)."""
+    b, c, d, h, w = x.shape
+    x = x.reshape(b, c, d // 2, 2, h // 2, 2, w // 2, 2)
+    return x.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(b, 8 * c, d // 2, h // 2, w // 2)
+
+
+def depth_to_space(x: Tensor) -> Tensor:
+    """(b, 8c, d, h, w) -> (b, c, 2d, 2h, 2w), the inverse of `space_to_depth`."""
+    b, c, d, h, w = x.shape
+    x = x.reshape(b, c // 8, 2, 2, 2, d, h, w)
+    return x.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(b, c // 8, 2 * d, 2 * h, 2 * w)
+
+
+def radius_map(size: torch.Size, device: torch.device) -> Tensor:
+    """Distance of each voxel from the centre of the box in units of 10 voxels, shape (1, 1, d, h, w)."""
+    d, h, w = (torch.arange(n, device=device, dtype=torch.float32) - n // 2 for n in size[-3:])
+    return torch.sqrt(d[:, None, None] ** 2 + h[:, None] ** 2 + w**2)[None, None] / 10
+
+
+class ResidualBlock(nn.Module):
+    """Two 3^3 convolutions with batch normalisation around a shortcut (He et al. 2016)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv3d(channels, channels, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm3d(channels)
+        self.conv2 = nn.Conv3d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm3d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(x + self.norm2(self.conv2(y)))
+
+
+def convolution(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> nn.Sequential:
+    """Convolution, batch normalisation, ReLU."""
+    conv = nn.Conv3d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm3d(outputs), nn.ReLU())
+
+
+class AttentionPool(nn.Module):
+    """Several weighted means over the voxels; each head learns where to look."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.score = nn.Conv3d(channels + 1, heads, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, d, h, w) -> (b, heads * c)."""
+        radius = radius_map(x.shape, x.device).to(x.dtype).expand(len(x), -1, -1, -1, -1)
+        weights = self.score(torch.cat([x, radius], 1)).flatten(2).float().softmax(-1).to(x.dtype)
+        return torch.einsum("bhn,bcn->bhc", weights, x.flatten(2)).flatten(1)
+
+
+class Network(nn.Module):
+    """Shared encoder and decoder with a head for each task.
+
+    Parameters
+    ----------
+    config : NetworkConfig
+    classes : number of classes
+    """
+
+    def __init__(self, config: NetworkConfig, classes: int) -> None:
+        super().__init__()
+        self.tasks = config.tasks
+        c1, c2, c3 = config.channels
+        b1, b2, b3 = config.blocks
+        self.stem = convolution(8 + 1, c1)
+        self.level1 = nn.Sequential(*(ResidualBlock(c1) for _ in range(b1)))
+        self.down1 = convolution(c1, c2, stride=2)
+        self.level2 = nn.Sequential(*(ResidualBlock(c2) for _ in range(b2)))
+        self.down2 = convolution(c2, c3, stride=2)
+        self.level3 = nn.Sequential(*(ResidualBlock(c3) for _ in range(b3)))
+
+        pooled = 2 * c3 + 2 * c2
+        self.maps = tuple(task for task in ("mask", "density") if task in config.tasks)
+        if self.maps:
+            self.up2 = nn.Conv3d(c3, c2, 1)
+            self.merge2 = nn.Sequential(convolution(2 * c2, c2), ResidualBlock(c2))
+            self.up1 = nn.Conv3d(c2, c1, 1)
+            self.merge1 = convolution(2 * c1, c1)
+            self.to_maps = nn.Conv3d(c1, 8 * len(self.maps), 3, padding=1)
+        if "mask" in self.maps:
+            pooled += c2
+        self.pool3 = AttentionPool(c3, heads=2)
+        self.pool2 = AttentionPool(c2, heads=2)
+        self.embed = nn.Sequential(nn.Linear(pooled, config.embedding_size), nn.BatchNorm1d(config.embedding_size))
+        if "class" in config.tasks:
+            self.classify = nn.Sequential(nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(config.embedding_size, classes))
+
+    def forward(self, subtomograms: Tensor) -> TaskOutput:
+        """Standardised subtomograms, protein bright, (b, d, h, w); each side a multiple of 8 -> TaskOutput."""
+        x = space_to_depth(subtomograms[:, None])
+        radius = radius_map(x.shape, x.device).to(x.dtype).expand(len(x), -1, -1, -1, -1)
+        x = torch.cat([x, radius], 1).to(memory_format=torch.channels_last_3d)
+        x1 = self.level1(self.stem(x))
+        x2 = self.level2(self.down1(x1))
+        x3 = self.level3(self.down2(x2))
+        pooled = [self.pool3(x3), self.pool2(x2)]
+        mask_logits = density = None
+        if self.maps:
+            up2 = F.interpolate(self.up2(x3), scale_factor=2.0)
+            y2 = self.merge2(torch.cat([x2, up2], 1))
+            up1 = F.interpolate(self.up1(y2), scale_factor=2.0)
+            y1 = self.merge1(torch.cat([x1, up1], 1))
+            maps = dict(zip(self.maps, depth_to_space(self.to_maps(y1)).unbind(1), strict=True))
+            mask_logits, density = maps.get("mask"), maps.get("density")
+            if mask_logits is not None:
+                pooled.append(pool_within(mask_logits, y2))
+        embedding = self.embed(torch.cat(pooled, 1))
+        class_logits = self.classify(embedding) if "class" in self.tasks else None
+        return TaskOutput(class_logits, mask_logits, density, embedding)
+
+
+def pool_within(mask_logits: Tensor, features: Tensor) -> Tensor:
+    """Mean of the features within the predicted mask: the class head looks where the mask head found the particle.
+
+    mask_logits (b, 4d, 4h, 4w), features (b, c, d, h, w) -> (b, c)
+    """
+    share = F.avg_pool3d(mask_logits.sigmoid()[:, None], 4)
+    weights = share / (share.sum((-3, -2, -1), keepdim=True) + 1)
+    return (features * weights).sum((-3, -2, -1))
+
+
+def choose_device(device: str) -> torch.device:
+    """'auto', 'cpu' or 'gpu' -> torch device; InputError where a GPU was asked for and there is none."""
+    if device == "cpu":
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if device == "gpu":
+        raise InputError("device is 'gpu', but torch sees no CUDA GPU: install a CUDA build of torch, or set device=cpu")
+    return torch.device("cpu")
+
+
+def choose_precision(precision: str, device: torch.device) -> torch.dtype:
+    """'auto' -> bfloat16 where the device computes in it, else float32."""
+    if precision != "auto":
+        return torch.bfloat16 if precision == "bfloat16" else torch.float32
+    native = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a model says of n subtomograms, at the size and voxel size in which they came.
+
+    Attributes
+    ----------
+    class_names : names of the columns of `probabilities`
+    probabilities : (n, classes) float32, calibrated; None without the class task
+    masks : list of n float32 arrays, probability of each voxel; None without the mask task
+    densities : list of n float32 arrays, dimensionless (protein about 1); None without the density task
+    embedding : (n, e) float32
+    """
+
+    class_names: tuple[str, ...]
+    probabilities: NDArray[np.float32] | None
+    masks: list[NDArray[np.float32]] | None
+    densities: list[NDArray[np.float32]] | None
+    embedding: NDArray[np.float32]
+
+    @property
+    def classes(self) -> list[str]:
+        """Most probable class of each subtomogram."""
+        if self.probabilities is None:
+            raise InputError("this model was trained without the class task, so it names no classes")
+        return [self.class_names[i] for i in self.probabilities.argmax(1)]
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What must be known to use the weights (model.json)."""
+
+    network: NetworkConfig
+    class_names: tuple[str, ...]
+    voxel_size: float
+    box_size: int
+    contrast: Contrast = "bright"
+    normalisation: str = "mean 0, standard deviation 1 over the box"
+    temperature: float = 1.0
+    version: str = __version__
+
+    def to_json(self) -> dict[str, object]:
+        return {**asdict(self), "network": self.network.model_dump(mode="json")}
+
+
+class Model:
+    """A trained network with all that is needed to use it.
+
+    Parameters
+    ----------
+    network : Network
+    card : ModelCard
+    device, precision : as in the settings; 'auto' takes a GPU and bfloat16 where there are
+    """
+
+    def __init__(self, network: Network, card: ModelCard, device: str = "auto", precision: str = "auto") -> None:
+        self.card = card
+        self.device = choose_device(device)
+        self.dtype = choose_precision(precision, self.device)
+        self.network = network.eval().to(self.device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+    @torch.inference_mode()
+    def run(self, boxes: NDArray[np.float32], half_turns: bool = False) -> TaskOutput:
+        """The network's outputs (float32, on the CPU) for standardised boxes (n, d, h, w), protein bright.
+
+        With `half_turns` the outputs are averaged over the four orientations that keep the missing wedge.
+        """
+        x = torch.from_numpy(np.ascontiguousarray(boxes, dtype=np.float32)).to(self.device)
+        turns = HALF_TURNS if half_turns else HALF_TURNS[:1]
+        outputs = [self._run_turned(x, axes) for axes in turns]
+        mean = (None if part[0] is None else torch.stack(part).mean(0).cpu() for part in zip(*outputs, strict=True))
+        return TaskOutput(*mean)  # type: ignore[arg-type]
+
+    def _run_turned(self, x: Tensor, axes: tuple[int, ...]) -> TaskOutput:
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            out = self.network(turn(x, axes))
+        maps = (None if m is None else turn(m.float(), axes) for m in (out.mask_logits, out.density))
+        logits = None if out.class_logits is None else out.class_logits.float()
+        return TaskOutput(logits, *maps, out.embedding.float())
+
+    def probabilities(self, class_logits: Tensor) -> NDArray[np.float32]:
+        """Calibrated class probabilities (n, classes)."""
+        return np.asarray((class_logits / self.card.temperature).softmax(-1), dtype=np.float32)
+
+    def predict(
+        self,
+        volumes: Volume | NDArray[np.float32] | list[Volume],
+        voxel_size: float | None = None,
+        contrast: Contrast = "bright",
+        half_turns: bool = False,
+        batch_size: int = 16,
+    ) -> Predictions:
+        """Classify, segment and recover subtomograms of any voxel size and box.
+
+        Parameters
+        ----------
+        volumes : array (n, nz, ny, nx) or (nz, ny, nx), a Volume, or a list of Volumes
+        voxel_size : Å, needed with arrays
+        contrast : 'bright' if particles have high values, 'dark' if low
+        """
+        items = as_volumes(volumes, voxel_size)
+        parts = [self.predict_batch(items[i : i + batch_size], contrast, half_turns) for i in range(0, len(items), batch_size)]
+        if not parts:
+            raise InputError("no volumes came; give at least one subtomogram")
+        return Predictions(
+            self.card.class_names,
+            None if parts[0].probabilities is None else np.concatenate([p.probabilities for p in parts if p.probabilities is not None]),
+            None if parts[0].masks is None else [m for p in parts for m in p.masks or []],
+            None if parts[0].densities is None else [d for p in parts for d in p.densities or []],
+            np.concatenate([p.embedding for p in parts]),
+        )
+
+    def predict_batch(self, volumes: list[Volume], contrast: Contrast, half_turns: bool = False) -> Predictions:
+        """`predict` for one batch: bring to the model's grid, run, and bring the maps back."""
+        sign = 1.0 if contrast == self.card.contrast else -1.0
+        boxes = np.stack([self.prepare(volume, sign) for volume in volumes])
+        out = self.run(boxes, half_turns)
+        return Predictions(
+            self.card.class_names,
+            None if out.class_logits is None else self.probabilities(out.class_logits),
+            None if out.mask_logits is None else list(self._back(out.mask_logits.sigmoid(), volumes, (0.0, 1.0))),
+            None if out.density is None else list(self._back(out.density, volumes, (-np.inf, np.inf))),
+            np.asarray(out.embedding),
+        )
+
+    def prepare(self, volume: Volume, sign: float) -> NDArray[np.float32]:
+        """Resample, crop or pad to the model's box, set the contrast sign and standardise."""
+        box = resample_to_box(volume, self.card.voxel_size, self.card.box_size)
+        return standardise(sign * box)
+
+    def _back(self, maps: Tensor, volumes: list[Volume], limits: tuple[float, float]) -> Iterator[NDArray[np.float32]]:
+        for data, volume in zip(np.asarray(maps), volumes, strict=True):
+            yield resample_back(data, self.card.voxel_size, volume).clip(*limits)
+
+    def save(self, folder: Path, config: Settings, inputs: list[Path], seed: int | None = None, extra: dict[str, object] | None = None) -> Path:
+        """Write weights.safetensors, model.json and manifest.json into a new folder."""
+        with output_folder(folder) as part:
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
+            save_file(tensors, part / "weights.safetensors")
+            (part / "model.json").write_text(json.dumps(self.card.to_json(), indent=2) + "\n")
+            hashes = {name: hash_file(part / name) for name in ("weights.safetensors", "model.json")}
+            write_manifest(part, "train", config, inputs, seed, {"files": hashes, **(extra or {})})
+        return folder
+
+
+def turn(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """A 180° turn of the last three axes (flip of two of them) that keeps index n // 2 in place.
+
+    A plain flip of an even axis maps index i to n - 1 - i; rolling by one maps i to n - i, so that the centre stays.
+    """
+    if not axes:
+        return x
+    return torch.roll(torch.flip(x, axes), [1 - x.shape[axis] % 2 for axis in axes], axes)
+
+
+def as_volumes(volumes: Volume | NDArray[np.float32] | list[Volume], voxel_size: float | None) -> list[Volume]:
+    """Whatever a caller has -> list of Volumes."""
+    if isinstance(volumes, Volume):
+        return [volumes]
+    if isinstance(volumes, list):
+        return volumes
+    array = np.asarray(volumes, dtype=np.float32)
+    if array.ndim not in (3, 4):
+        raise InputError(f"volumes of shape {array.shape} came; expected (n, nz, ny, nx) or (nz, ny, nx)")
+    if voxel_size is None:
+        raise InputError("an array does not say its voxel size: give voxel_size in Å")
+    return [Volume(v, voxel_size) for v in (array if array.ndim == 4 else array[None])]
+
+
+def load_model(folder: Path | str | None = None, device: str = "auto", precision: str = "auto") -> Model:
+    """Load a model folder; default: the model that ships with the package.
+
+    Runs no code from the folder: weights are safetensors, the rest is JSON, and both are checked against the hashes in the manifest.
+    """
+    folder = BUILT_IN_MODEL if folder is None else Path(folder)
+    for name in ("model.json", "weights.safetensors", "manifest.json"):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder} is not a complete model folder: {name} is missing; give a folder that `triptych train` wrote")
+    check_hashes(folder)
+    card = read_card(folder / "model.json")
+    network = Network(card.network, len(card.class_names))
+    try:
+        network.load_state_dict(load_file(folder / "weights.safetensors"), strict=True)
+    except (RuntimeError, SafetensorError) as error:
+        raise InputError(f"the weights in {folder} do not fit its model.json ({str(error).splitlines()[0]}); use the folder as `triptych train` wrote it") from error
+    return Model(network, card, device, precision)
+
+
+def check_hashes(folder: Path) -> None:
+    """InputError unless every file that the manifest lists has the hash it had when it was written."""
+    files = read_manifest(folder).get("files")
+    if not isinstance(files, dict) or not {"weights.safetensors", "model.json"} <= set(files):
+        raise InputError(f"the manifest.json in {folder} lists no file hashes; use the folder as `triptych train` wrote it")
+    for name in ("weights.safetensors", "model.json"):
+        if hash_file(folder / name) != files[name]:
+            raise InputError(f"{folder / name} was altered after training (its SHA-256 is not the one in manifest.json); use the folder as `triptych train` wrote it")
+
+
+def read_card(path: Path) -> ModelCard:
+    """model.json -> ModelCard."""
+    try:
+        fields = json.loads(path.read_text())
+        network = NetworkConfig(**fields.pop("network"))
+        card = ModelCard(network=network, **{**fields, "class_names": tuple(fields["class_names"])})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is not a model.json that triptych {__version__} understands ({str(error).splitlines()[0]})") from error
+    return replace(card)

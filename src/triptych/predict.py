@@ -1,0 +1,181 @@
+"""Model + particles -> STAR with classes and probabilities, masks, densities, embedding.
+
+Particles stream through in batches: what is kept of each is its row of the table.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from triptych.config import Contrast, PredictConfig
+from triptych.errors import InputError
+from triptych.fourier import guess_contrast
+from triptych.io.manifest import hash_file, output_folder, write_manifest
+from triptych.io.mrc import write_mrc
+from triptych.io.source import ParticleSource, open_particles, voxel_sizes
+from triptych.io.star import write_star
+from triptych.model import BUILT_IN_MODEL, Model, Predictions, load_model
+from triptych.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+CONTRAST_SAMPLE = 64
+"""Particles from which the sign of the contrast is judged."""
+CONTRAST_DOUBT = 4.0
+"""z-score from which the data are believed to show the other sign."""
+MASK_LEVEL = 0.5
+OTHER: dict[Contrast, Contrast] = {"dark": "bright", "bright": "dark"}
+
+
+def predict(
+    particles: Path | str,
+    out: Path,
+    model: Path | None = None,
+    config: PredictConfig | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Classify, segment and recover every particle.
+
+    Parameters
+    ----------
+    particles : a STAR file, an MRC file, a folder or a glob pattern of MRC files, or a dataset store
+    out : folder to make, with particles.star, masks/, densities/, embedding.npy and manifest.json
+    model : model folder; default: the one that ships with triptych
+    on_progress : called with (particles done, particles in all)
+    """
+    config = config or PredictConfig()
+    folder = model or BUILT_IN_MODEL
+    network = load_model(folder, config.device, config.precision)
+    source = open_particles(particles, config, network.card.voxel_size * network.card.box_size)
+    check_voxel_size(source, network)
+    contrast, warning = choose_contrast(source, config)
+    started = time.monotonic()
+    with output_folder(out) as part:
+        table = run_batches(source, network, contrast, config, part, on_progress)
+        write_star(part / "particles.star", source.blocks_with(table))
+        seconds = time.monotonic() - started
+        described = {
+            "particles": {
+                "path": str(particles),
+                "kind": source.kind,
+                "count": len(source),
+                "voxel_size": voxel_sizes(source)[0],
+                "contrast": contrast,
+                "contrast_warning": warning,
+            },
+            "model": {**network.card.to_json(), "name": folder.name, "sha256": hash_file(folder / "weights.safetensors")},
+            "device": str(network.device),
+            "precision": str(network.dtype).removeprefix("torch."),
+            "seconds": round(seconds, 2),
+            "particles_per_second": round(len(source) / seconds, 2),
+        }
+        write_manifest(part, "predict", config, [*source.files, folder], None, described)
+    return out
+
+
+def check_voxel_size(source: ParticleSource, model: Model) -> None:
+    """Warn if the input cannot hold the detail that the model was trained on."""
+    coarsest = max(voxel_sizes(source))
+    if coarsest > 1.5 * model.card.voxel_size:
+        logger.warning(
+            "the input has %.4g Å per voxel, but the model was trained at %.4g Å: the detail that it looks for is not in the data", coarsest, model.card.voxel_size
+        )
+
+
+def choose_contrast(source: ParticleSource, config: PredictConfig) -> tuple[Contrast, str | None]:
+    """The sign of the particles' grey values, and a warning if the data look otherwise."""
+    rows = np.unique(np.linspace(0, len(source) - 1, min(CONTRAST_SAMPLE, len(source))).astype(int))
+    sign, z_score = guess_contrast(source.read(int(row)) for row in rows)
+    seen: Contrast = "bright" if sign > 0 else "dark"
+    if source.contrast is None and config.contrast == "auto":
+        logger.warning("contrast: the particles look %s (z = %.1f over %d of them) and are taken as such", seen, z_score, len(rows))
+        return seen, None
+    stated = source.contrast or ("dark" if config.contrast == "auto" else config.contrast)
+    if seen == stated or abs(z_score) < CONTRAST_DOUBT:
+        return stated, None
+    warning = (
+        f"CONTRAST LOOKS INVERTED: the particles are taken as {stated}, but look {seen} (z = {z_score:.1f} over {len(rows)} of them); "
+        f"if they are, run again with --set contrast={OTHER[stated]}"
+    )
+    logger.warning(warning)
+    return stated, warning
+
+
+def run_batches(
+    source: ParticleSource, model: Model, contrast: Contrast, config: PredictConfig, folder: Path, on_progress: Callable[[int, int], None] | None
+) -> pd.DataFrame:
+    """Predict all particles, write their maps and embeddings into the folder, and return the table to write."""
+    count = len(source)
+    if on_progress:
+        on_progress(0, count)
+    probabilities: list[NDArray[np.float32]] = []
+    embedding = None
+    for first in range(0, count, config.batch_size):
+        rows = range(first, min(first + config.batch_size, count))
+        volumes = [source.read(row) for row in rows]
+        result = model.predict_batch(volumes, contrast, config.half_turns)
+        if embedding is None:
+            shape = (count, result.embedding.shape[1])
+            embedding = np.lib.format.open_memmap(folder / "embedding.npy", mode="w+", dtype=np.float32, shape=shape)
+        embedding[first : first + len(volumes)] = result.embedding
+        if result.probabilities is not None:
+            probabilities.append(result.probabilities)
+        write_maps(folder, [source.names[row] for row in rows], volumes, result, config)
+        if on_progress:
+            on_progress(first + len(volumes), count)
+    assert embedding is not None
+    embedding.flush()
+    return fill_table(source, model, np.concatenate(probabilities) if probabilities else None, config)
+
+
+def write_maps(folder: Path, names: list[str], volumes: list[Volume], result: Predictions, config: PredictConfig) -> None:
+    """Masks (0 and 1, uint8) and densities (float32) in the frame of the input."""
+    for i, (name, volume) in enumerate(zip(names, volumes, strict=True)):
+        if config.write_masks and result.masks is not None:
+            mask = (result.masks[i] > MASK_LEVEL).astype(np.uint8)
+            write_mrc(make_path(folder, "masks", name), volume.with_data(mask))  # type: ignore[arg-type]
+        if config.write_densities and result.densities is not None:
+            write_mrc(make_path(folder, "densities", name), volume.with_data(result.densities[i]))
+
+
+def make_path(folder: Path, kind: str, name: str) -> Path:
+    (folder / kind).mkdir(exist_ok=True)
+    return folder / kind / f"{name}.mrc"
+
+
+def fill_table(source: ParticleSource, model: Model, probabilities: NDArray[np.float32] | None, config: PredictConfig) -> pd.DataFrame:
+    """Every input column in its order, then what was found."""
+    table = source.table.copy()
+    new: dict[str, Any] = {"triptychName": source.names}
+    if probabilities is not None:
+        names = model.card.class_names
+        best = probabilities.argmax(1)
+        new["triptychClass"] = [names[i] for i in best]
+        new["triptychProbability"] = probabilities.max(1)
+        new.update({probability_column(name): probabilities[:, i] for i, name in enumerate(names)})
+        if "rlnClassNumber" in table:
+            new["triptychInputClassNumber"] = table.pop("rlnClassNumber")
+        new["rlnClassNumber"] = best + 1
+    if config.write_masks and "mask" in model.card.network.tasks:
+        new["triptychMask"] = [f"masks/{name}.mrc" for name in source.names]
+    if config.write_densities and "density" in model.card.network.tasks:
+        new["triptychDensity"] = [f"densities/{name}.mrc" for name in source.names]
+    table = table.drop(columns=[name for name in new if name in table])
+    return pd.concat([table, pd.DataFrame(new, index=table.index)], axis=1)
+
+
+def probability_column(class_name: str) -> str:
+    """ribosome_70s -> triptychProbabilityRibosome70s; InputError if the name has no letter or digit."""
+    words = re.findall(r"[A-Za-z0-9]+", class_name)
+    if not words:
+        raise InputError(f"the class name '{class_name}' has no letter or digit, so no STAR column can be named after it: rename the class")
+    return "triptychProbability" + "".join(word[0].upper() + word[1:] for word in words)

@@ -1,0 +1,343 @@
+"""Structures + physics + seed -> labelled subtomograms.
+
+Whole tomograms are simulated and particles cut from them, so that neighbours, missing wedge and noise are what they are in a
+real reconstruction, and thousands of particles share one projection and one reconstruction. Each tomogram has its own random
+stream, spawned from the seed and its number, and writes its own rows: the result does not depend on who computes what.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from triptych.config import AcquisitionConfig, Range, SimulateConfig
+from triptych.errors import InputError
+from triptych.io.manifest import output_folder, write_manifest
+from triptych.io.store import BOX_ARRAYS, ROW_ARRAYS, create_store, open_store
+from triptych.parallel import map_items
+from triptych.physics import Acquisition, Correction, CtfCorrection, reconstruct, shot_noise, simulate_tilt_series
+from triptych.specimen import Occupancy, Placed, Template, add_vesicles, draw_particles, make_template, pack, paste, posed
+from triptych.structures import Structure, load_library
+
+NONE = "none"
+MARGIN = 32
+"""Voxels beyond the tomogram's edge, so that what the CTF spreads does not wrap around."""
+CTF_CORRECTIONS: tuple[CtfCorrection, ...] = ("none", "phase_flip", "deconvolve")
+
+Rows = dict[str, NDArray[np.generic]]
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """One simulated tomogram and all that is true of it."""
+
+    signal: NDArray[np.float32]
+    noise: NDArray[np.float32]
+    membrane: NDArray[np.bool_]
+    placed: list[Placed]
+    scale: float
+    occupancy: float
+    acquisition: Acquisition
+    correction: Correction
+    drawn: dict[str, float]
+
+
+def simulate(out: Path, config: SimulateConfig, on_progress: Callable[[int, int], None] | None = None) -> Path:
+    """Write a dataset store of labelled subtomograms.
+
+    Parameters
+    ----------
+    out : the folder to make, e.g. "data.zarr"
+    config : settings; same seed, same bytes, for any number of workers
+    on_progress : called with (particles done, particles in all)
+
+    Raises
+    ------
+    InputError
+        If a class is not in the library or the box does not fit the tomogram.
+    """
+    library = choose_structures(config)
+    check_sizes(config)
+    rows_per_tomogram = min(config.particles_per_tomogram, config.particles)
+    tomograms = range(-(-config.particles // rows_per_tomogram))
+    with output_folder(out) as part:
+        names = (*(structure.name for structure in library), NONE)
+        attributes = {"seed": config.seed, "config": config.model_dump(mode="json")}
+        create_store(part, config.particles, rows_per_tomogram, config.voxel_size, config.box_size, names, attributes)
+        done = 0
+        for count in map_items(partial(write_tomogram, part, config), tomograms, config.workers):
+            done += count
+            if on_progress:
+                on_progress(done, config.particles)
+        inputs = [] if config.structures is None else [config.structures]
+        write_manifest(part, "simulate", config, inputs, config.seed, {"class_names": names, "particles": config.particles})
+    return out
+
+
+def choose_structures(config: SimulateConfig) -> list[Structure]:
+    """The structures of the library that the settings ask for."""
+    library = {structure.name: structure for structure in load_library(config.structures)}
+    if config.classes is None:
+        return list(library.values())
+    unknown = [name for name in config.classes if name not in library]
+    if unknown:
+        raise InputError(f"classes names {', '.join(unknown)}, which the structure library does not have; it has {', '.join(library)}")
+    return [library[name] for name in config.classes]
+
+
+def check_sizes(config: SimulateConfig) -> None:
+    """InputError if no box fits into the tomogram."""
+    if min(config.specimen.shape) < config.box_size + 8:
+        raise InputError(f"specimen.shape is {config.specimen.shape}, but each side must exceed box_size ({config.box_size}) by at least 8 voxels")
+
+
+def write_tomogram(store_path: Path, config: SimulateConfig, index: int) -> int:
+    """Simulate tomogram `index` and write its rows into the store; return their number."""
+    torch.set_num_threads(1)
+    first = index * min(config.particles_per_tomogram, config.particles)
+    count = min(config.particles_per_tomogram, config.particles - first)
+    rows = simulate_rows(config, index, count)
+    store = open_store(store_path, mode="r+")
+    for name, values in rows.items():
+        store.array(name)[first : first + count] = values
+    return count
+
+
+def simulate_rows(config: SimulateConfig, index: int, count: int) -> Rows:
+    """All arrays of the store for the `count` subtomograms of one tomogram."""
+    rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(index,)))
+    templates = prepare_templates(config)
+    scene = simulate_scene(rng, config, templates)
+    nones = int(round(count * config.none_share)) if templates else count
+    targets = choose_targets(rng, scene, config, templates, count - nones)
+    crops = [particle_crop(rng, scene, config, templates, target) for target in targets]
+    scale = float(np.median([crop.deviation for crop in crops])) if crops else 1.0
+    crops += [none_crop(rng, scene, config, templates, scale) for _ in range(count - len(crops))]
+    order = rng.permutation(count)
+    rows = [finish_crop(rng, crops[i], scene, config, index, len(templates)) for i in order]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+_templates: dict[tuple[str, tuple[str, ...] | None, float], list[Template]] = {}
+
+
+def prepare_templates(config: SimulateConfig) -> list[Template]:
+    """The templates of a run, made once in each process."""
+    key = (str(config.structures), config.classes, config.voxel_size)
+    if key not in _templates:
+        _templates.clear()
+        _templates[key] = [make_template(structure, config.voxel_size) for structure in choose_structures(config)]
+    return _templates[key]
+
+
+def simulate_scene(rng: np.random.Generator, config: SimulateConfig, templates: Sequence[Template]) -> Scene:
+    """Fill a specimen, take its tilt series and reconstruct signal and noise apart."""
+    specimen = config.specimen
+    volume = np.zeros(specimen.shape, dtype=np.float32)
+    occupancy = Occupancy(specimen.shape, specimen.gap / config.voxel_size)
+    vesicles = int(rng.integers(specimen.vesicles[0], specimen.vesicles[1] + 1))
+    add_vesicles(rng, volume, occupancy, vesicles, specimen.vesicle_radius, config.voxel_size)
+    membrane = volume > 0.3
+    placed = pack(rng, templates, occupancy, rng.uniform(*specimen.occupancy), specimen.contact_share)
+    scale = rng.uniform(*specimen.voxel_size_error)
+    draw_particles(volume, placed, templates, scale)
+    acquisition, correction, drawn = draw_acquisition(rng, config.acquisition)
+    images = simulate_tilt_series(torch.from_numpy(volume), acquisition, config.voxel_size, MARGIN)
+    generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
+    noise = shot_noise(acquisition, images.shape[1], images.shape[2], config.voxel_size, generator)
+    filled = sum(templates[p.label].volume for p in placed) / volume.size
+    signal, noise = (reconstruct(x, acquisition, correction, specimen.shape, config.voxel_size) for x in (images, noise))
+    return Scene(signal.numpy(), noise.numpy(), membrane, placed, scale, filled, acquisition, correction, drawn)
+
+
+def draw_acquisition(rng: np.random.Generator, config: AcquisitionConfig) -> tuple[Acquisition, Correction, dict[str, float]]:
+    """Draw one tilt series from the ranges of the settings; also the numbers drawn, as the store keeps them."""
+    tilt_max, tilt_step = rng.uniform(*config.tilt_max), rng.uniform(*config.tilt_step)
+    angles = np.arange(-int(tilt_max / tilt_step), int(tilt_max / tilt_step) + 1) * tilt_step
+    tilt_jitter, shift_jitter = rng.uniform(*config.tilt_jitter), rng.uniform(*config.shift_jitter)
+    dose = rng.uniform(*config.dose_e_per_a2)
+    defocus = rng.uniform(*config.defocus_um)
+    doses = np.full(len(angles), dose / len(angles))
+    exposures = np.empty(len(angles))
+    # Dose-symmetric (Hagen et al. 2017): from the untilted specimen outwards.
+    exposures[np.argsort(np.abs(angles), kind="stable")] = (np.arange(len(angles)) + 0.5) * doses[0]
+    acquisition = Acquisition(
+        tilt_angles=_tensor(angles + rng.normal(0, tilt_jitter, len(angles))),
+        nominal_angles=_tensor(angles),
+        shifts=_tensor(rng.normal(0, shift_jitter, (len(angles), 2))),
+        defocus_um=_tensor(defocus + rng.normal(0, config.defocus_jitter_um, len(angles))),
+        exposures=_tensor(exposures),
+        doses=_tensor(doses),
+        voltage_kv=config.voltage_kv,
+        spherical_aberration_mm=config.spherical_aberration_mm,
+        amplitude_contrast=config.amplitude_contrast,
+        b_factor=rng.uniform(*config.b_factor),
+        mtf_at_nyquist=rng.uniform(*config.detector_mtf),
+    )
+    names = list(config.ctf_correction)
+    shares = np.array(list(config.ctf_correction.values()), dtype=float)
+    ctf = names[int(rng.choice(len(names), p=shares / shares.sum()))]
+    correction = Correction(ctf, draw_log_uniform(rng, config.deconvolution_constant), bool(rng.random() < config.dose_weighting))
+    drawn = {
+        "defocus_um": defocus,
+        "dose_e_per_a2": dose,
+        "tilt_max": angles[-1],
+        "tilt_step": tilt_step,
+        "shift_jitter": shift_jitter,
+        "b_factor": acquisition.b_factor,
+        "ctf_correction": CTF_CORRECTIONS.index(ctf),
+        "deconvolution_constant": correction.deconvolution_constant,
+        "dose_weighting": correction.dose_weighting,
+    }
+    return acquisition, correction, drawn
+
+
+def _tensor(values: NDArray[np.float64]) -> torch.Tensor:
+    return torch.from_numpy(values).float()
+
+
+def draw_log_uniform(rng: np.random.Generator, limits: Range) -> float:
+    low, high = np.log(limits)
+    return float(np.exp(rng.uniform(low, high)))
+
+
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """A box cut from a scene; `placed` is None for the class "none". `centre` is its voxel (x, y, z) of index n // 2."""
+
+    signal: NDArray[np.float32]
+    noise: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    density: NDArray[np.float32]
+    centre: NDArray[np.int64]
+    placed: Placed | None
+    scale: float
+
+    @property
+    def deviation(self) -> float:
+        return float(self.signal.std())
+
+
+def box_limits(config: SimulateConfig) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Lowest and highest voxel (x, y, z) on which a box that lies in the tomogram can be centred."""
+    half = config.box_size // 2
+    shape = np.array(config.specimen.shape[::-1])
+    return np.full(3, half), shape - (config.box_size - half)
+
+
+def choose_targets(rng: np.random.Generator, scene: Scene, config: SimulateConfig, templates: Sequence[Template], count: int) -> list[Placed]:
+    """Particles to cut out, as evenly over the classes as the scene allows.
+
+    Where it has too few whose box lies in the tomogram, some are cut out again with another shift.
+    """
+    low, high = box_limits(config)
+    reach = config.max_shift / config.voxel_size
+    inside = [p for p in scene.placed if ((p.position > low - reach) & (p.position < high + reach)).all()]
+    if not inside:
+        return []
+    by_class: list[list[Placed]] = [[] for _ in templates]
+    for i in rng.permutation(len(inside)):
+        by_class[inside[i].label].append(inside[i])
+    rounds = [members[depth] for depth in range(max(map(len, by_class))) for members in by_class if depth < len(members)]
+    chosen = rounds[:count]
+    while len(chosen) < count:
+        chosen.append(rounds[int(rng.integers(len(rounds)))])
+    return chosen
+
+
+def particle_crop(rng: np.random.Generator, scene: Scene, config: SimulateConfig, templates: Sequence[Template], target: Placed) -> Crop:
+    """The box around a particle, shifted at random, with its mask and clean density."""
+    low, high = box_limits(config)
+    reach = config.max_shift / config.voxel_size
+    centre = np.round(target.position + rng.uniform(-reach, reach, 3)).astype(np.int64)
+    centre = np.clip(centre, low, high)
+    box = config.box_size
+    template = templates[target.label]
+    density = np.zeros((box, box, box), dtype=np.float32)
+    patch = posed(template, target.rotation, target.position % 1, scene.scale)
+    paste(density, patch, np.floor(target.position).astype(np.int64) - centre + box // 2)
+    deviation = float(cut(scene.signal, centre, box).std()) or 1.0
+    return Crop(cut(scene.signal, centre, box), cut(scene.noise, centre, box), density > template.contour, density, centre, target, deviation)
+
+
+def none_crop(rng: np.random.Generator, scene: Scene, config: SimulateConfig, templates: Sequence[Template], scale: float) -> Crop:
+    """A box without a particle at its centre: a third on membranes, a third beside a particle, the rest anywhere.
+
+    The nearest centre of a particle is at least 80 Å and 0.6 of its radius away.
+    """
+    box = config.box_size
+    candidates = none_candidates(rng, scene, config, templates)
+    clearance = particle_clearance(candidates, scene, config, templates)
+    clear = np.flatnonzero(clearance >= 0)
+    # In a scene so crowded that nowhere is clear, the clearest place has to do.
+    centre = candidates[clear[0] if len(clear) else clearance.argmax()]
+    empty = np.zeros((box, box, box), dtype=np.float32)
+    return Crop(cut(scene.signal, centre, box), cut(scene.noise, centre, box), empty > 0, empty, centre, None, scale)
+
+
+def none_candidates(rng: np.random.Generator, scene: Scene, config: SimulateConfig, templates: Sequence[Template]) -> NDArray[np.int64]:
+    low, high = box_limits(config)
+    kind = rng.integers(3)
+    if kind == 0 and scene.membrane.any():
+        points = np.argwhere(scene.membrane)[:, ::-1]
+        points = points[rng.integers(len(points), size=100)]
+    elif kind == 1 and scene.placed:
+        picks = [scene.placed[i] for i in rng.integers(len(scene.placed), size=100)]
+        away = rng.normal(size=(100, 3))
+        away /= np.linalg.norm(away, axis=1, keepdims=True)
+        reach = np.array([max(80 / config.voxel_size, templates[p.label].radius) for p in picks])
+        points = np.array([p.position for p in picks]) + away * (reach * rng.uniform(0.6, 1.2, 100))[:, None]
+    else:
+        points = rng.uniform(low, high, (100, 3))
+    return np.clip(np.round(points), low, high).astype(np.int64)
+
+
+def particle_clearance(points: NDArray[np.int64], scene: Scene, config: SimulateConfig, templates: Sequence[Template]) -> NDArray[np.float64]:
+    """How much farther than demanded each point is from the centre of any particle, voxels; negative if too near."""
+    if not scene.placed:
+        return np.full(len(points), np.inf)
+    centres = np.stack([p.position for p in scene.placed])
+    demanded = np.maximum(80 / config.voxel_size, [0.6 * templates[p.label].radius for p in scene.placed])
+    margins: NDArray[np.float64] = (np.linalg.norm(points[:, None] - centres, axis=-1) - demanded).min(1)
+    return margins
+
+
+def cut(volume: NDArray[np.float32], centre: NDArray[np.int64], size: int) -> NDArray[np.float32]:
+    """The cube whose index size // 2 is voxel `centre` (x, y, z)."""
+    z, y, x = centre[::-1] - size // 2
+    return volume[z : z + size, y : y + size, x : x + size]
+
+
+def finish_crop(rng: np.random.Generator, crop: Crop, scene: Scene, config: SimulateConfig, tomogram: int, none_label: int) -> Rows:
+    """Mix signal and noise at a random SNR; one row of the store."""
+    requested = draw_log_uniform(rng, config.snr)
+    signal = (crop.signal - crop.signal.mean()) / crop.scale
+    noise = (crop.noise - crop.noise.mean()) / crop.noise.std()
+    amplitude = np.sqrt(requested)
+    at = crop.centre if crop.placed is None else crop.placed.position
+    values: dict[str, object] = {
+        "subtomogram": amplitude * signal + noise,
+        "signal": signal,
+        "mask": crop.mask,
+        "density": crop.density,
+        "label": none_label if crop.placed is None else crop.placed.label,
+        "tomogram": tomogram,
+        "position": at * config.voxel_size,
+        "rotation": np.eye(3) if crop.placed is None else crop.placed.rotation,
+        "shift": (at - crop.centre) * config.voxel_size,
+        "snr": requested * signal.var(),
+        "signal_scale": amplitude,
+        "voxel_size_factor": scene.scale,
+        "occupancy": scene.occupancy,
+        **scene.drawn,
+    }
+    dtypes = {**BOX_ARRAYS, **ROW_ARRAYS}
+    return {name: np.asarray(value).astype(dtypes[name][0]) for name, value in values.items()}

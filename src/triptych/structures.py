@@ -1,0 +1,443 @@
+"""Structures: PDB and mmCIF files and EM maps -> solvent-subtracted potential on a grid.
+
+A structure file names its parts in ``NAME=FILE:key=value:...``, for example
+``ribosome_70s=4v5d.cif.gz:assembly=none:chains=first16:model=1``; see `parse_structure_spec`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from triptych.errors import InputError
+from triptych.io.fetch import fetch_entries as fetch_entries
+from triptych.io.manifest import output_folder
+from triptych.io.mrc import is_mrc_name, read_header, read_mrc, stated_voxel_size, write_mrc
+from triptych.potential import Counts, contrast, count_atoms, soft_band_limit
+from triptych.volume import Volume
+
+if TYPE_CHECKING:
+    import gemmi
+
+log = logging.getLogger(__name__)
+
+BUILT_IN_LIBRARY = Path(__file__).parent / "data" / "structures"
+PROTEIN_VOLUME = 1.21
+"""Å^3 per Da that a folded protein fills (0.73 cm^3/g; Harpaz, Gerstein & Chothia 1994, Structure 2:641)."""
+HYDRATED_VOLUME = PROTEIN_VOLUME + 0.35 * 1.66
+"""Å^3 per Da with 0.35 g of bound water per g of protein (1.66 Å^3 per Da of water)."""
+MARGIN = 2.5
+"""Voxels between the outermost atom and the wall of the cube."""
+LARGEST_SIDE = 256
+"""Voxels; a finer grid would take gigabytes."""
+MEAN_INSIDE = 0.57
+"""Mean density within the contour of proteins at 10 Å, as atoms give it: maps are scaled to it."""
+MAP_RESOLUTION = 10.0
+"""Å, where a map's molecule is told from its surroundings."""
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """One kind of particle.
+
+    Attributes
+    ----------
+    name : str
+        Class name.
+    density : Volume
+        A cube of even side, centred on the centre of mass at index ``n // 2``: electrostatic potential less that of the
+        displaced ice, in units of `PROTEIN_CONTRAST`, so the inside of protein is about 1 and the solvent 0.
+    mass_kda : float
+        Mass of the particle, hydrogens included, water excluded.
+    contour : float
+        ``density.data > contour`` is the hydrated molecule: mass x 1.79 Å^3/Da.
+    source : str
+        Where it comes from, for example ``PDB 4V5D``.
+    """
+
+    name: str
+    density: Volume
+    mass_kda: float
+    contour: float
+    source: str
+
+
+@dataclass(frozen=True)
+class StructureSpec:
+    """What to read: a file and how; the fields are the arguments of `read_structure`."""
+
+    path: Path
+    name: str | None = None
+    assembly: str | None = "auto"
+    model: int = 1
+    chains: tuple[str, ...] | int | None = None
+    map_voxel_size: float | None = None
+    map_contour: float | None = None
+    mass_kda: float | None = None
+    source: str | None = None
+
+
+def _parse_chains(text: str) -> tuple[str, ...] | int:
+    count = re.fullmatch(r"first(\d+)", text)
+    return int(count[1]) if count else tuple(text.split("+"))
+
+
+_SPEC_KEYS: Mapping[str, tuple[str, Callable[[str], object]]] = {
+    "assembly": ("assembly", str),
+    "model": ("model", int),
+    "chains": ("chains", _parse_chains),
+    "voxel_size": ("map_voxel_size", float),
+    "contour": ("map_contour", float),
+    "mass": ("mass_kda", float),
+    "source": ("source", str),
+}
+
+
+def parse_structure_spec(text: str) -> StructureSpec:
+    """``[NAME=]FILE[:key=value]...`` as a `StructureSpec`.
+
+    Keys: ``assembly`` (auto, none or a name in the file), ``model`` (from 1), ``chains`` (``A+B+C``, or ``first16``),
+    ``mass`` (kDa), ``source`` (free text), and for maps ``voxel_size`` (Å) and ``contour`` (grey value of the map).
+    """
+    head, *options = re.split(r":(?=[a-z_]+=)", text)
+    name, equals, file = head.partition("=")
+    if not equals or not re.fullmatch(r"[\w.-]+", name):
+        name, file = "", head
+    fields: dict[str, object] = {}
+    for option in options:
+        key, _, value = option.partition("=")
+        if key not in _SPEC_KEYS:
+            raise InputError(f"{text!r} has the option {key!r}, but a structure takes {', '.join(_SPEC_KEYS)}")
+        field, convert = _SPEC_KEYS[key]
+        try:
+            fields[field] = convert(value)
+        except ValueError:
+            raise InputError(f"{text!r} sets {key} to {value!r}, but it must be a number") from None
+    return replace(StructureSpec(Path(file).expanduser(), name or None), **fields)  # type: ignore[arg-type]
+
+
+def read_structure(
+    path: Path | str,
+    name: str | None = None,
+    voxel_size: float = 10.0,
+    assembly: str | None = "auto",
+    model: int = 1,
+    chains: Sequence[str] | int | None = None,
+    map_voxel_size: float | None = None,
+    map_contour: float | None = None,
+    mass_kda: float | None = None,
+    source: str | None = None,
+) -> Structure:
+    """Read coordinates (PDB, mmCIF) or an EM map (MRC, CCP4), also gzipped.
+
+    Parameters
+    ----------
+    path : the file
+    name : class name; default: the file's name
+    voxel_size : Å, of the result
+    assembly : "auto" (the file's first biological assembly where that has more atoms than the file itself, else the file as
+        it is), "none" or None (the file as it is), or the name of an assembly of the file
+    model : number of the model, from 1
+    chains : names of the chains to keep (and their copies in an assembly), or how many of the first ones
+    map_voxel_size : Å, where a map's header does not say
+    map_contour : grey value of the map that bounds the molecule; default: found by itself
+    mass_kda : overrides the sum of the atoms' masses, or the estimate from a map (see `structure_from_map`)
+    source : where it comes from; default: the entry's identifier
+    """
+    path = Path(path)
+    stem = re.sub(r"(\.\w{2,5}\d?)?(\.gz|\.bz2)?$", "", path.name)
+    name = stem.lower() if name is None else name
+    if name == "none" or not re.fullmatch(r"\w[\w.-]*", name):
+        raise InputError(f'a structure cannot be called {name!r}: use letters, digits, "_", "-" and "."; "none" is the class of background')
+    if not path.is_file():
+        raise InputError(f"{path} is not a file, but a structure (PDB, mmCIF or an EM map) was expected there: check the name")
+    if not voxel_size > 0:
+        raise InputError(f"structures were asked for at {voxel_size} Å per voxel, but it must be a positive number")
+    if mass_kda is not None and not mass_kda > 0:
+        raise InputError(f"the mass of {name} is given as {mass_kda} kDa, but it must be a positive number")
+    if is_mrc_name(path) or path.name.lower().endswith((".ccp4", ".ccp4.gz")):
+        structure = structure_from_map(_read_map(path, map_voxel_size), voxel_size, name, source or stem, map_contour, mass_kda)
+    else:
+        molecule = _read_coordinates(path)
+        source = source or (f"PDB {molecule.name.upper()}" if re.fullmatch(r"\d\w{3}", molecule.name) else stem)
+        structure = structure_from_atoms(*count_atoms(_select(molecule, path, assembly, model, chains)), voxel_size, name, source, mass_kda)
+    log.info("%s: %.0f kDa, %d^3 voxels of %g Å, from %s", name, structure.mass_kda, structure.density.shape[0], voxel_size, path)
+    return structure
+
+
+# ---------------------------------------------------------------------------------------------------------------- atoms
+
+
+def _read_coordinates(path: Path) -> gemmi.Structure:
+    import gemmi
+
+    try:
+        molecule = gemmi.read_structure(str(path), format=gemmi.CoorFormat.Detect)
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} cannot be read as PDB or mmCIF ({reason}): is it whole and of that kind? (Maps end in .mrc or .map)") from error
+    molecule.remove_alternative_conformations()
+    if not len(molecule) or not molecule[0].count_atom_sites():
+        raise InputError(f"{path} has no atoms, but coordinates in PDB or mmCIF format were expected")
+    return molecule
+
+
+def _select(molecule: gemmi.Structure, path: Path, assembly: str | None, model: int, chains: Sequence[str] | int | None) -> gemmi.FlatStructure:
+    """The atoms of one model, some chains, one assembly."""
+    import gemmi
+
+    if not 1 <= model <= len(molecule):
+        raise InputError(f"{path} has {len(molecule)} model(s), but model {model} was asked for")
+    chosen = molecule[model - 1]
+    records = {record.name: record for record in molecule.assemblies}
+    if assembly == "auto":
+        whole = _assemble(next(iter(records.values())), chosen, path) if records else chosen
+        chosen = whole if whole.count_atom_sites() > chosen.count_atom_sites() else chosen
+    elif assembly not in (None, "none"):
+        if assembly not in records:
+            have = f"only {', '.join(records)}" if records else "nor any other"
+            raise InputError(f"{path} has no assembly {assembly!r}, {have}: say assembly=auto or none, or one that is there")
+        chosen = _assemble(records[assembly], chosen, path)
+    if chains is not None:
+        names = list(dict.fromkeys(chain.name for chain in chosen))
+        keep = names[:chains] if isinstance(chains, int) else list(chains)
+        if missing := [name for name in keep if name not in names]:
+            raise InputError(f"{path} has no chain {', '.join(missing)}, only {', '.join(names)}")
+        if isinstance(chains, int) and not 1 <= chains <= len(names):
+            raise InputError(f"{path} has {len(names)} chains, but the first {chains} were asked for")
+        for name in set(names) - set(keep):
+            chosen.remove_chain(name)
+    chosen.remove_waters()
+    chosen.remove_hydrogens()
+    if not chosen.count_atom_sites():
+        raise InputError(f"{path} holds no atoms heavier than hydrogen there, waters apart: check model, chains and assembly")
+    single = gemmi.Structure()
+    single.add_model(chosen)
+    return gemmi.FlatStructure(single)
+
+
+def _assemble(record: gemmi.Assembly, model: gemmi.Model, path: Path) -> gemmi.Model:
+    import gemmi
+
+    try:
+        return gemmi.make_assembly(record, model, gemmi.HowToNameCopiedChain.Dup)
+    except RuntimeError as error:
+        raise InputError(f"assembly {record.name} of {path} cannot be built ({error}): say :assembly=none to use the file as it is") from error
+
+
+def structure_from_atoms(
+    positions: NDArray[np.float64], counts: Counts, voxel_size: float, name: str, source: str, mass_kda: float | None = None
+) -> Structure:
+    """The structure of atoms as `count_atoms` returns them; a given mass replaces theirs and sets the contour."""
+    import gemmi
+
+    weights = sum((gemmi.Element(symbol).weight * column for symbol, column in counts.items()), np.zeros(len(positions)))
+    mass = float(weights.sum())
+    centred = positions - weights @ positions / mass
+    size = _cube_side(float(np.linalg.norm(centred, axis=1).max()), voxel_size)
+    if size > LARGEST_SIDE:
+        raise InputError(f"{name} takes {size} voxels of {voxel_size:g} Å along each side, more than {LARGEST_SIDE}: choose a larger voxel size")
+    density = Volume(contrast(centred, counts, size, voxel_size), voxel_size)
+    mass = mass if mass_kda is None else mass_kda * 1e3
+    return Structure(name, density, mass / 1e3, enclosing_level(density, mass * HYDRATED_VOLUME), source)
+
+
+def _cube_side(radius: float, voxel_size: float) -> int:
+    return 2 * math.ceil(radius / voxel_size + MARGIN)
+
+
+def enclosing_level(density: Volume, volume: float) -> float:
+    """The grey value above which voxels fill ``volume`` Å^3 (but always positive)."""
+    values = np.sort(density.data, axis=None)[::-1]
+    count = min(max(round(volume / density.voxel_size**3), 1), values.size - 1)
+    return max(float(values[count - 1] + values[count]) / 2, 1e-3)
+
+
+# ----------------------------------------------------------------------------------------------------------------- maps
+
+
+def _read_map(path: Path, voxel_size: float | None) -> Volume:
+    if voxel_size is None and stated_voxel_size(read_header(path)) is None:
+        raise InputError(f"the header of {path} states no usable voxel size: say the right one, in Å, as {path.name}:voxel_size=...")
+    volume = read_mrc(path, voxel_size)
+    if volume.data.min() == volume.data.max():
+        raise InputError(f"{path} has the same value everywhere ({volume.data.flat[0]:g}), but the map of a molecule was expected")
+    return volume
+
+
+def structure_from_map(
+    volume: Volume, voxel_size: float, name: str, source: str, contour: float | None = None, mass_kda: float | None = None
+) -> Structure:
+    """The molecule in an EM map, made like one from atoms: cut out, centred, resampled and scaled.
+
+    The molecule is the largest connected part above a level of the map at `MAP_RESOLUTION`: the level that encloses the
+    hydrated volume of the given mass, or else Otsu's. That lies half-way up the blurred surface and so encloses about the
+    hydrated volume too, which gives the mass: within 20 % of the truth for maps finer than `MAP_RESOLUTION`, up to a third too
+    much for coarser ones. A given ``contour``, a grey value of the map itself, gives the mass by the
+    volume inside it / 1.21 Å^3/Da.
+    """
+    step = max(volume.voxel_size, min(voxel_size, MAP_RESOLUTION) / 2)
+    size = math.ceil(max(volume.shape) * volume.voxel_size / step)
+    background, middle = float(np.median(volume.data)), np.array([n // 2 for n in volume.shape], float)
+    centred = volume.with_data(volume.data - np.float32(background))
+    smooth = resample_around(centred, middle, size, step, low_pass=MAP_RESOLUTION)
+    if contour is None and ((smooth - smooth.mean()) ** 3).mean() < 0:
+        log.warning("%s: the molecule is darker than its surroundings, so the map is inverted", source)
+        smooth, centred = -smooth, centred.with_data(-centred.data)
+    if mass_kda is None and contour is not None:
+        mass_kda = float((volume.data > contour).sum()) * volume.voxel_size**3 / PROTEIN_VOLUME / 1e3
+    if mass_kda is not None and mass_kda <= 0:
+        raise InputError(f"{source}: no voxel is above the contour {contour:g}, but the map goes up to {volume.data.max():g}: give a lower contour")
+    level = _otsu_level(smooth) if mass_kda is None else enclosing_level(Volume(smooth, step), mass_kda * 1e3 * HYDRATED_VOLUME)
+    inside = _largest_part(smooth > level)
+    mass = float(inside.sum()) * step**3 / HYDRATED_VOLUME if mass_kda is None else mass_kda * 1e3
+
+    centre = np.array(ndimage.center_of_mass(np.where(inside, smooth, 0)))
+    radius = float(np.linalg.norm(np.argwhere(inside) - centre, axis=1).max()) * step
+    sharp = resample_around(centred, middle, size, step, low_pass=max(voxel_size, volume.voxel_size)) * _soft_mask(inside, step)
+    density = Volume(resample_around(Volume(sharp, step), centre, _cube_side(radius, voxel_size), voxel_size), voxel_size)
+    bound = enclosing_level(density, mass * HYDRATED_VOLUME)
+    scale = MEAN_INSIDE / float(density.data[density.data > bound].mean())
+    return Structure(name, density.with_data(np.float32(scale) * density.data), mass / 1e3, scale * bound, source)
+
+
+def resample_around(
+    volume: Volume, centre: NDArray[np.float64], size: int, voxel_size: float, low_pass: float | None = None
+) -> NDArray[np.float32]:
+    """Fourier interpolation on a cube of ``size`` voxels that has ``centre`` at index ``size // 2``, 0 outside the volume.
+
+    Parameters
+    ----------
+    volume : what to interpolate
+    centre : index (z, y, x) in the volume, fractions allowed
+    size : voxels along each side of the result
+    voxel_size : Å, of the result
+    low_pass : voxel size, Å, of the `soft_band_limit` to apply; it is a Gaussian and so separates into the three axes
+    """
+    result = volume.data
+    for axis, length in enumerate(volume.shape):
+        places = centre[axis] + (np.arange(size) - size // 2) * voxel_size / volume.voxel_size
+        waves = np.arange(-(length // 2), length // 2 + 1) / length
+        weights = np.where(np.abs(waves) == 0.5, 0.5, 1.0) / length
+        if low_pass is not None:
+            weights = weights * soft_band_limit(waves / volume.voxel_size, low_pass)
+        phases = 2j * np.pi * waves
+        kernel = ((np.exp(places[:, None] * phases) * weights) @ np.exp(-phases[:, None] * np.arange(length))).real
+        kernel[(places < 0) | (places > length - 1)] = 0
+        result = np.moveaxis(np.tensordot(kernel.astype(np.float32), result, (1, axis)), 0, axis)
+    return np.ascontiguousarray(result, dtype=np.float32)
+
+
+def _otsu_level(data: NDArray[np.float32]) -> float:
+    """The grey value that parts the voxels best in two classes (Otsu 1979, IEEE Trans. SMC 9:62)."""
+    counts, edges = np.histogram(data, 512)
+    values = (edges[1:] + edges[:-1]) / 2
+    below, sums = np.cumsum(counts)[:-1], np.cumsum(counts * values)
+    above = data.size - below
+    between = (sums[:-1] / below - (sums[-1] - sums[:-1]) / above) ** 2 * below * above
+    return float(edges[1 + int(between.argmax())])
+
+
+def _largest_part(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    labels, _ = ndimage.label(inside, np.ones((3, 3, 3)))
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return np.asarray(labels == sizes.argmax())
+
+
+def _soft_mask(inside: NDArray[np.bool_], voxel_size: float, reach: float = 15.0, edge: float = 10.0) -> NDArray[np.float32]:
+    """1 up to ``reach`` Å from the molecule, then a cosine edge."""
+    distance = ndimage.distance_transform_edt(~inside) * voxel_size
+    return np.asarray(0.5 + 0.5 * np.cos(np.pi * np.clip((distance - reach) / edge, 0, 1)), dtype=np.float32)
+
+
+# -------------------------------------------------------------------------------------------------------------- library
+
+
+def load_library(path: Path | str | None = None) -> list[Structure]:
+    """The structures of a library folder; None: the built-in ones."""
+    index = (BUILT_IN_LIBRARY if path is None else Path(path)) / "library.json"
+    if not index.is_file():
+        raise InputError(f"{index.parent} is not a structure library (it has no {index.name}): make one with `triptych structures make`")
+    try:
+        return [
+            Structure(
+                name=str(item["name"]),
+                density=read_mrc(index.parent / item["file"], float(item["voxel_size"])),
+                mass_kda=float(item["mass_kda"]),
+                contour=float(item["contour"]),
+                source=str(item["source"]),
+            )
+            for item in json.loads(index.read_text(encoding="utf-8"))
+        ]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"{index} is not the index of a structure library ({error!r}): make it again with `triptych structures make`") from error
+
+
+def write_library(structures: Iterable[Structure], out: Path | str, half: bool = False) -> list[Structure]:
+    """Write a library folder, whole or not at all; ``half``: as 16-bit floats. Returns the structures."""
+    written: dict[str, Structure] = {}
+    with output_folder(out) as part:
+        for item in structures:
+            if item.name in written:
+                raise InputError(f"two structures are called {item.name!r}: give each its own name (NAME=FILE)")
+            written[item.name] = item
+            values: NDArray[Any] = item.density.data.astype(np.float16 if half else np.float32)
+            write_mrc(part / f"{item.name}.mrc", item.density.with_data(values))
+        index = [
+            {
+                "name": item.name,
+                "file": f"{item.name}.mrc",
+                "mass_kda": round(item.mass_kda, 3),
+                "contour": round(item.contour, 5),
+                "source": item.source,
+                "voxel_size": item.density.voxel_size,
+            }
+            for item in written.values()
+        ]
+        (part / "library.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    return list(written.values())
+
+
+def make_library(specs: Sequence[str], out: Path | str, voxel_size: float = 10.0, half: bool = False) -> list[Structure]:
+    """Read every structure that the specs name (`expand_specs`) and write them as a library folder."""
+    parsed = expand_specs(specs)
+    return write_library((read_structure(voxel_size=voxel_size, **vars(spec)) for spec in parsed), out, half)
+
+
+def expand_specs(specs: Iterable[str]) -> list[StructureSpec]:
+    """Parse specs. A CSV file among them stands for its rows: columns ``name`` and ``file`` (beside the CSV file), and if wanted
+    ``entry``, ``kind`` (atoms or density), ``voxel_size_A``, ``assembly``, ``model``, ``chains``, ``contour``, ``mass``."""
+    found: list[StructureSpec] = []
+    for spec in specs:
+        found += _read_index(Path(spec)) if spec.lower().endswith(".csv") else [parse_structure_spec(spec)]
+    return found
+
+
+def _read_index(index: Path) -> list[StructureSpec]:
+    if not index.is_file():
+        raise InputError(f"{index} is not a file, but an index of structures (CSV) was expected there: check the name")
+    with index.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    specs = []
+    for row in rows:
+        if not row.get("name") or not row.get("file"):
+            raise InputError(f"{index} has the row {row}, but each needs a name and a file")
+        columns = {"voxel_size": "voxel_size_A"} | {key: key for key in ("assembly", "model", "chains", "contour", "mass")}
+        options = [f":{key}={row[column]}" for key, column in columns.items() if row.get(column)]
+        spec = parse_structure_spec("".join([f"{row['name']}=FILE", *options]))
+        entry = row.get("entry") or ""
+        source = f"PDB {entry}{' (map)' if row.get('kind') == 'density' else ''}" if re.fullmatch(r"\d\w{3}", entry) else entry
+        specs.append(replace(spec, path=index.parent / row["file"], source=source or None))
+    return specs

@@ -1,0 +1,282 @@
+"""Labelled subtomograms -> model folder. The only module that imports Lightning."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from triptych.config import TrainConfig
+from triptych.dataset import Batch, PlannedBatches, SubtomogramDataset, split_rows
+from triptych.errors import InputError
+from triptych.io.store import Store, open_store, unpack
+from triptych.losses import Truth, task_losses, total_loss
+from triptych.metrics import density_correlation, expected_calibration_error, intersection_over_union
+from triptych.model import Model, ModelCard, Network, TaskOutput, choose_device, choose_precision, load_model
+
+Progress = Callable[[int, int], None]
+logger = logging.getLogger(__name__)
+
+
+def train(data: Path, out: Path, config: TrainConfig, resume: bool = False, on_progress: Progress | None = None) -> Path:
+    """Train a network on a dataset store and write a model folder.
+
+    Until it is finished, checkpoints and logs are kept in the folder ``<out>.training`` beside it.
+
+    Parameters
+    ----------
+    data : dataset store
+    out : model folder to make
+    resume : go on from the last checkpoint of a run that was stopped
+    on_progress : called with (updates done, updates in all)
+
+    Raises
+    ------
+    InputError
+        If the data cannot train the tasks asked for, `out` exists, or there is a stopped run and no word whether to resume.
+    """
+    store = open_store(data)
+    check_tasks(store, config)
+    if out.exists():
+        raise InputError(f"{out} exists already: give another name, or remove it first")
+    run = out.with_name(f"{out.name}.training")
+    checkpoint = prepare_run(run, data, config, resume)
+    module = TrainingModule(data, config, run / "cache" if config.cache else None)
+    trainer = make_trainer(run, config, on_progress)
+    started = time.monotonic()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning|torch\.jit")
+        trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
+    if module.updates_done < config.updates:
+        raise KeyboardInterrupt
+    model, figures = finish(module, config)
+    figures["seconds_of_last_run"] = round(time.monotonic() - started, 1)
+    model.save(out, config, [data], config.seed, {"validation": figures, "device": str(model.device)})
+    shutil.copy(run / "log" / "metrics.csv", out / "training.csv")
+    shutil.rmtree(run)
+    return out
+
+
+def check_tasks(store: Store, config: TrainConfig) -> None:
+    """InputError if the store lacks the truth of a task."""
+    for task in ("mask", "density"):
+        if task in config.network.tasks and task not in store:
+            raise InputError(f"{store.path} has no array '{task}', which the task '{task}' needs; set network.tasks to the others")
+    if config.crop_size is not None and config.crop_size > store.box_size:
+        raise InputError(f"crop_size is {config.crop_size}, but at most the box size {store.box_size} was expected")
+    if store.box_size % 8:
+        raise InputError(f"the box of {store.path} has {store.box_size} voxels, but a multiple of 8 was expected: simulate with another box_size")
+
+
+def prepare_run(run: Path, data: Path, config: TrainConfig, resume: bool) -> str | None:
+    """Make the folder of the run, or check that a stopped run can go on; return its last checkpoint."""
+    settings = {"data": str(data.resolve()), "config": config.model_dump(mode="json")}
+    if not run.exists():
+        run.mkdir(parents=True)
+        (run / "run.json").write_text(json.dumps(settings, indent=2))
+        return None
+    if not resume:
+        raise InputError(f"{run} holds a training run that was stopped: add --resume to go on with it, or remove that folder to start anew")
+    if not (run / "run.json").is_file() or json.loads((run / "run.json").read_text()) != settings:
+        raise InputError(f"the run in {run} was started with other data or settings: resume it with the same ones, or remove that folder to start anew")
+    last = run / "checkpoints" / "last.ckpt"
+    return str(last) if last.is_file() else None
+
+
+def make_trainer(run: Path, config: TrainConfig, on_progress: Progress | None) -> Trainer:
+    device = choose_device(config.device)
+    half = choose_precision(config.precision, device) is torch.bfloat16
+    loggers: list[Logger] = [CSVLogger(run, name="log", version="")]
+    try:
+        loggers.append(TensorBoardLogger(run, name="tensorboard", version=""))
+    except ModuleNotFoundError:
+        logger.debug("tensorboard is not installed: logging to CSV only")
+    # The last checkpoint is written over itself only when whole (Lightning writes to a temporary name first).
+    keep_last = ModelCheckpoint(run / "checkpoints", filename="last", save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True)
+    return Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=1,
+        precision="bf16-mixed" if half else "32-true",
+        max_epochs=-(-config.updates // config.updates_per_checkpoint),
+        gradient_clip_val=config.gradient_clip,
+        reload_dataloaders_every_n_epochs=1,
+        log_every_n_steps=10,
+        logger=loggers,
+        callbacks=[keep_last, *([ReportProgress(config.updates, on_progress)] if on_progress else [])],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+class ReportProgress(Callback):
+    """Passes the number of updates on."""
+
+    def __init__(self, total: int, on_progress: Progress) -> None:
+        self.total, self.on_progress = total, on_progress
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_progress(trainer.global_step, self.total)
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self.on_progress(trainer.global_step, self.total)
+
+
+def keep_batch(batch: Batch) -> Batch:
+    """The dataset makes whole batches: nothing is left to collate."""
+    return batch
+
+
+class TrainingModule(LightningModule):
+    """Network, losses, schedule and loaders. An epoch here is the updates between two checkpoints."""
+
+    def __init__(self, data: Path, config: TrainConfig, cache: Path | None) -> None:
+        super().__init__()
+        self.data, self.config, self.cache = data, config, cache
+        store = open_store(data)
+        if cache is not None:
+            unpack(store, cache)
+        self.class_names, self.voxel_size, self.box_size = store.class_names, store.voxel_size, store.box_size
+        self.train_rows, self.validation_rows = split_rows(store, config.validation_share, config.validation_particles, config.seed)
+        torch.manual_seed(config.seed)
+        self.network = Network(config.network, len(self.class_names))
+        self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        if config.initial_model is not None:
+            load_initial(self.network, self.class_names, config.initial_model)
+        self.outputs: list[dict[str, Any]] = []
+        self.updates_done = 0
+
+    def configure_optimizers(self) -> Any:
+        config = self.config
+        optimiser = torch.optim.AdamW(self.network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+        warmup = max(1, round(config.warmup_share * config.updates))
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, config.updates - warmup))))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        config = self.config
+        first = self.current_epoch * config.updates_per_checkpoint
+        count = min(config.updates_per_checkpoint, config.updates - first)
+        batches = PlannedBatches(self.train_rows, config.batch_size, config.seed, first, count)
+        crop_size = config.crop_size if first < config.crop_share * config.updates else None
+        return self._loader(SubtomogramDataset(self.data, config.augment, config.seed, crop_size, self.cache), batches)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        size = self.config.batch_size
+        draws = [(int(row), i) for i, row in enumerate(self.validation_rows)]
+        batches = [draws[i : i + size] for i in range(0, len(draws), size)]
+        return self._loader(SubtomogramDataset(self.data, None, self.config.seed, cache=self.cache), batches)
+
+    def _loader(self, dataset: SubtomogramDataset, batches: Any) -> DataLoader[Batch]:
+        workers = self.config.loader_workers
+        # Spawned, because Zarr's own thread does not survive a fork.
+        context = "spawn" if workers else None
+        return DataLoader(dataset, batch_sampler=batches, collate_fn=keep_batch, num_workers=workers, multiprocessing_context=context)  # type: ignore[arg-type]
+
+    def on_train_epoch_start(self) -> None:
+        # Dropout depends on the epoch alone, so that a resumed run equals an undisturbed one.
+        torch.manual_seed(self.config.seed * 1_000_003 + self.current_epoch)
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        output = self.network(batch.subtomogram)
+        losses = task_losses(output, Truth(batch.label, batch.mask, batch.density), self.config.loss)
+        self.log_dict({f"loss_{task}": loss for task, loss in losses.items()})
+        if output.class_logits is not None:
+            self.log("train_accuracy", (output.class_logits.argmax(1) == batch.label).float().mean())
+        self.log("learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        return total_loss(losses)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.updates_done = self.global_step
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        self.outputs.append(score(self.network(batch.subtomogram), batch))
+
+    def on_validation_epoch_end(self) -> None:
+        figures = summarise(self.outputs, 1.0)
+        self.log_dict({f"validation_{name}": value for name, value in figures.items()})
+        logger.info("after %d updates: %s", self.global_step, ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
+        if not self.trainer.sanity_checking:
+            self.last_outputs, self.outputs = self.outputs, []
+
+
+def load_initial(network: Network, class_names: tuple[str, ...], folder: Path) -> None:
+    """Start from another model's weights; the class head only where the classes are the same."""
+    initial = load_model(folder, device="cpu")
+    state = initial.network.state_dict()
+    if initial.card.class_names != class_names:
+        state = {name: tensor for name, tensor in state.items() if not name.startswith("classify.")}
+    try:
+        missing, unexpected = network.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise InputError(f"the network of {folder} has other sizes than the settings say: give it the same network.channels, blocks and embedding_size") from error
+    if unexpected or any(not name.startswith("classify.") for name in missing):
+        raise InputError(f"the network of {folder} has other tasks or blocks than the settings say: give it the same network settings")
+
+
+def score(output: TaskOutput, batch: Batch) -> dict[str, Any]:
+    """What validation keeps of a batch: logits and labels, and the scores of the particles that are there."""
+    result: dict[str, Any] = {"label": batch.label.cpu()}
+    present = batch.mask.flatten(1).any(1).cpu()
+    if output.class_logits is not None:
+        result["logits"] = output.class_logits.float().cpu()
+    if output.mask_logits is not None:
+        result["iou"] = intersection_over_union((output.mask_logits > 0).cpu()[present], batch.mask.cpu()[present] > 0)
+    if output.density is not None:
+        result["correlation"] = density_correlation(output.density.float().cpu()[present], batch.density.cpu()[present])
+    return result
+
+
+def summarise(outputs: list[dict[str, Any]], temperature: float) -> dict[str, float]:
+    """Accuracy, cross-entropy and calibration error over all; mean IoU and correlation over the particles that are there."""
+    figures: dict[str, float] = {}
+    if "logits" in outputs[0]:
+        logits, label = torch.cat([o["logits"] for o in outputs]) / temperature, torch.cat([o["label"] for o in outputs])
+        probability, choice = logits.softmax(1).max(1)
+        correct = choice == label
+        figures["accuracy"] = float(correct.float().mean())
+        figures["cross_entropy"] = float(F.cross_entropy(logits, label))
+        figures["calibration_error"] = expected_calibration_error(probability.numpy(), correct.numpy())
+    for name in ("iou", "correlation"):
+        values = np.concatenate([o[name] for o in outputs]) if name in outputs[0] else np.empty(0)
+        if len(values):
+            figures[name] = float(np.nanmean(values))
+    return figures
+
+
+def fit_temperature(outputs: list[dict[str, Any]]) -> float:
+    """Temperature that gives held-out particles the least cross-entropy (Guo et al. 2017)."""
+    logits, label = torch.cat([o["logits"] for o in outputs]), torch.cat([o["label"] for o in outputs])
+    candidates = torch.logspace(math.log10(0.25), math.log10(4), 241)
+    losses = torch.stack([F.cross_entropy(logits / t, label) for t in candidates])
+    return float(candidates[losses.argmin()])
+
+
+def finish(module: TrainingModule, config: TrainConfig) -> tuple[Model, dict[str, Any]]:
+    """The trained model with its temperature, and its figures on the held-out particles."""
+    outputs = module.last_outputs
+    temperature = fit_temperature(outputs) if "logits" in outputs[0] else 1.0
+    card = ModelCard(config.network, module.class_names, module.voxel_size, module.box_size, temperature=temperature)
+    figures = {"particles": sum(len(o["label"]) for o in outputs), **summarise(outputs, temperature)}
+    return Model(module.network, card, config.device, config.precision), figures

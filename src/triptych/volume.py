@@ -1,0 +1,91 @@
+"""A 3-D array that knows its voxel size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triptych.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A density on a cubic grid.
+
+    Attributes
+    ----------
+    data : float array, shape (nz, ny, nx)
+        Array order is ``[z, y, x]``, the beam along z, the tilt axis along y. The centre of an axis
+        of n voxels is index ``n // 2``.
+    voxel_size : float
+        Å per voxel, the same along the three axes.
+    origin : tuple of float
+        Å, position (x, y, z) of the centre of voxel [0, 0, 0].
+    """
+
+    data: NDArray[np.float32]
+    voxel_size: float
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        if self.data.ndim != 3:
+            raise InputError(f"a volume has 3 axes, but this array has shape {self.data.shape}")
+        if not np.isfinite(self.voxel_size) or self.voxel_size <= 0:
+            raise InputError(f"the voxel size is {self.voxel_size} Å, but must be a positive number: give the right one")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        nz, ny, nx = self.data.shape
+        return nz, ny, nx
+
+    def with_data(self, data: NDArray[np.float32]) -> Volume:
+        """The same frame around other values."""
+        return replace(self, data=data)
+
+
+def standardise(data: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Shift and scale each volume to mean 0 and standard deviation 1 over its whole box.
+
+    This is the only normalisation of grey values in triptych, the same in training and prediction.
+
+    Parameters
+    ----------
+    data : float array, shape (..., nz, ny, nx)
+
+    Returns
+    -------
+    float32 array of the same shape. A constant volume becomes all zeros.
+    """
+    data = np.asarray(data, dtype=np.float32)
+    axes = (-3, -2, -1)
+    centred = data - data.mean(axis=axes, keepdims=True, dtype=np.float64).astype(np.float32)
+    deviation = centred.std(axis=axes, keepdims=True, dtype=np.float64).astype(np.float32)
+    return centred / np.where(deviation > 0, deviation, 1)
+
+
+def crop_or_pad(data: NDArray[np.float32], shape: tuple[int, int, int], fill: float | None = None) -> NDArray[np.float32]:
+    """Crop or pad the last three axes around the centre (index ``n // 2`` stays the centre).
+
+    Parameters
+    ----------
+    data : array, shape (..., nz, ny, nx)
+    shape : the wanted size of the last three axes
+    fill : value of the new voxels; default: the mean of each volume
+    """
+    for axis, wanted in zip((-3, -2, -1), shape, strict=True):
+        have = data.shape[axis]
+        start = have // 2 - wanted // 2
+        if start >= 0 and start + wanted <= have:
+            data = np.take(data, range(start, start + wanted), axis=axis)
+            continue
+        low, high = max(-start, 0), max(start + wanted - have, 0)
+        data = np.take(data, range(max(start, 0), min(start + wanted, have)), axis=axis)
+        value = data.mean(axis=(-3, -2, -1), keepdims=True) if fill is None else np.asarray(fill, data.dtype)
+        sizes = list(data.shape)
+        sizes[axis] = low
+        before = np.broadcast_to(value, sizes)
+        sizes[axis] = high
+        data = np.concatenate([before, data, np.broadcast_to(value, sizes)], axis=axis).astype(data.dtype)
+    return data

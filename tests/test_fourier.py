@@ -1,0 +1,180 @@
+"""Invariants of resampling, filters, spectra and the contrast guess."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from triptych.errors import InputError
+from triptych.fourier import (
+    band_pass,
+    contrast_score,
+    fourier_shell_correlation,
+    guess_contrast,
+    low_pass,
+    radial_power_spectrum,
+    resample,
+    resample_back,
+    resample_to_box,
+)
+from triptych.volume import Volume
+
+SHARED = Path(__file__).parents[1].parent / "shared" / "data"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not here")
+
+
+def make_noise(n: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(size=(n, n, n)).astype(np.float32)
+
+
+def make_blobs(n: int, voxel_size: float) -> Volume:
+    """Two Gaussians whose places are in Å from the centre, index n // 2: the same density at any voxel size."""
+    axis = (np.arange(n) - n // 2) * voxel_size
+    z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
+    data = np.exp(-((z - 17) ** 2 + (y + 23) ** 2 + (x - 5) ** 2) / (2 * 30**2)) - 0.5 * np.exp(-((z + 40) ** 2 + y**2 + (x + 30) ** 2) / (2 * 26**2))
+    return Volume(data.astype(np.float32), voxel_size)
+
+
+@pytest.mark.parametrize(("n", "old", "new"), [(32, 12.0, 10.0), (40, 10.0, 13.48), (48, 7.3, 10.0), (33, 10.0, 12.1), (40, 10.0, 10.0), (24, 14.0, 7.0)])
+def test_resampling_keeps_density_and_centre(n: int, old: float, new: float) -> None:
+    result = resample(make_blobs(n, old), new)
+    assert result.shape == (round(n * old / new),) * 3
+    np.testing.assert_allclose(result.data, make_blobs(result.shape[0], new).data, atol=2e-4)
+
+
+def test_resampling_moves_the_origin_so_that_the_centre_stays() -> None:
+    volume = Volume(make_noise(32), 12.0, (100.0, 200.0, 300.0))
+    result = resample(volume, 10.0)
+    for before, after in zip(volume.origin, result.origin, strict=True):
+        assert after + 19 * 10 == pytest.approx(before + 16 * 12)
+
+
+def test_resampling_to_the_same_voxel_size_changes_nothing() -> None:
+    volume = Volume(make_noise(16), 10.0)
+    assert np.array_equal(resample(volume, 10.0).data, volume.data)
+    assert np.array_equal(resample(volume, 10.000001).data, volume.data)
+
+
+def test_coarser_voxels_do_not_alias() -> None:
+    """A wave finer than the new voxels can hold disappears instead of coming back as a coarse one."""
+    wave = np.cos(2 * np.pi * 14 / 32 * np.arange(32))[None, None].repeat(32, 0).repeat(32, 1).astype(np.float32)
+    assert np.abs(resample(Volume(wave, 10.0), 17.0).data).max() < 1e-5
+
+
+def test_finer_voxels_and_back_is_the_identity() -> None:
+    volume = Volume(make_noise(20), 10.0)
+    finer = resample(volume, 5.0)
+    np.testing.assert_allclose(resample(finer, 10.0).data, volume.data, atol=1e-4)
+
+
+@pytest.mark.parametrize(("n", "voxel_size"), [(32, 12.0), (64, 7.0), (24, 16.8), (41, 10.0)])
+def test_box_and_back(n: int, voxel_size: float) -> None:
+    volume = make_blobs(n, voxel_size)
+    box = resample_to_box(volume, 10.0, 40)
+    assert box.shape == (40, 40, 40)
+    assert box.dtype == np.float32
+    back = resample_back(np.stack([box, 2 * box]), 10.0, volume)
+    assert back.shape == (2, n, n, n)
+    inside = slice(n // 2 - int(150 / voxel_size), n // 2 + int(150 / voxel_size))
+    np.testing.assert_allclose(back[0][inside, inside, inside], volume.data[inside, inside, inside], atol=0.01)
+    np.testing.assert_allclose(back[1], 2 * back[0], atol=1e-5)
+
+
+def test_what_the_model_did_not_see_is_zero() -> None:
+    back = resample_back(np.ones((40, 40, 40), dtype=np.float32), 10.0, Volume(np.zeros((64, 64, 64), dtype=np.float32), 10.0))
+    assert back.sum() == pytest.approx(40**3)
+    assert back[0].max() == 0
+
+
+def test_box_is_padded_with_the_mean() -> None:
+    volume = Volume(make_noise(16) + 5, 10.0)
+    box = resample_to_box(volume, 10.0, 24)
+    assert box[0, 0, 0] == pytest.approx(volume.data.mean(), abs=1e-5)
+    assert np.array_equal(box[4:20, 4:20, 4:20], volume.data)
+
+
+def test_resampling_refuses_nonsense() -> None:
+    with pytest.raises(InputError, match="positive"):
+        resample(Volume(make_noise(8), 10.0), 0)
+
+
+def test_low_pass_keeps_coarse_and_removes_fine() -> None:
+    volume = Volume(make_noise(32), 10.0)
+    frequencies, before = radial_power_spectrum(volume)
+    after = radial_power_spectrum(low_pass(volume, 50.0))[1]
+    np.testing.assert_allclose(after[frequencies < 1 / 60], before[frequencies < 1 / 60], rtol=1e-4)
+    assert (after[frequencies > 1 / 40] < 1e-9 * before[frequencies > 1 / 40]).all()
+
+
+def test_band_pass_removes_the_mean_and_is_linear() -> None:
+    noise = make_noise(16)
+    np.testing.assert_allclose(band_pass(noise + 3, 10.0, 200.0, 30.0), band_pass(noise, 10.0, 200.0, 30.0), atol=1e-5)
+    assert abs(band_pass(noise + 3, 10.0, 200.0, 30.0).mean()) < 1e-6
+
+
+def test_power_of_white_noise_is_its_variance() -> None:
+    frequencies, power = radial_power_spectrum(Volume(2 * make_noise(48), 10.0))
+    assert frequencies[-1] == pytest.approx(1 / 20)
+    np.testing.assert_allclose(power[6:], 4, rtol=0.15)
+
+
+def test_power_adds_up_to_the_variance() -> None:
+    """Parseval: all shells together, corners left out by a low-pass, hold the sum of squares."""
+    volume = low_pass(Volume(make_noise(24), 10.0), 30.0)
+    frequencies, power = radial_power_spectrum(volume)
+    shells = np.rint(np.sqrt(sum(np.meshgrid(*[(np.fft.fftfreq(24) * 24) ** 2] * 3))))
+    counts = np.array([(shells == k).sum() for k in range(len(frequencies))])
+    assert (power * counts).sum() == pytest.approx((volume.data.astype(float) ** 2).sum(), rel=1e-5)
+
+
+def test_shell_correlation() -> None:
+    a, b = make_noise(32, 1), make_noise(32, 2)
+    np.testing.assert_allclose(fourier_shell_correlation(a, a, 10.0)[1], 1, atol=1e-6)
+    np.testing.assert_allclose(fourier_shell_correlation(a, -3 * a, 10.0)[1], -1, atol=1e-6)
+    assert np.abs(fourier_shell_correlation(a, b, 10.0)[1][8:]).max() < 0.2
+    # equal signal and noise in both halves: the expectation is SNR / (SNR + 1) = 1/2
+    signal = make_noise(32, 3)
+    assert fourier_shell_correlation(signal + a, signal + b, 10.0)[1][8:].mean() == pytest.approx(0.5, abs=0.05)
+    with pytest.raises(InputError, match="same box"):
+        fourier_shell_correlation(a, b[1:], 10.0)
+
+
+def test_contrast_of_particles_in_noise() -> None:
+    axis = np.arange(40) - 20
+    radius = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)
+    ball = (radius < 8).astype(np.float32)
+    ball *= np.sqrt(0.05) / ball.std()
+    volumes = [Volume(ball + make_noise(40, seed), 10.0) for seed in range(10)]
+    assert guess_contrast(volumes)[0] == 1
+    assert guess_contrast(volumes)[1] > 6
+    assert guess_contrast([volume.with_data(7 - 2 * volume.data) for volume in volumes])[0] == -1
+    assert guess_contrast([]) == (0, 0.0)
+    assert contrast_score(np.zeros((16, 16, 16), dtype=np.float32)) == 0
+
+
+def test_contrast_of_noise_is_undecided() -> None:
+    """Also of noise whose power falls with frequency, as that of tomograms does."""
+    white = [Volume(make_noise(32, seed), 10.0) for seed in range(24)]
+    assert abs(guess_contrast(white)[1]) < 3
+    assert abs(guess_contrast([low_pass(volume, 60.0) for volume in white])[1]) < 3
+
+
+@needs_shared
+def test_contrast_of_real_ribosomes() -> None:
+    """Dark after deconvolution, 20 of 20 by themselves. The copies without it have the opposite sign, as their correlation with the reference says."""
+    from triptych.io.mrc import read_mrc
+
+    folder = SHARED / "ribosome_70s_real"
+    volumes = [read_mrc(path) for path in sorted((folder / "subtomograms").glob("*.mrc"))]
+    sign, z_score = guess_contrast(volumes)
+    assert sign == -1
+    assert z_score < -8
+    assert all(guess_contrast([volume])[0] == -1 for volume in volumes)
+    assert guess_contrast([volume.with_data(-volume.data) for volume in volumes]) == (1, pytest.approx(-z_score))
+    with np.load(folder / "truth.npz") as truth:
+        raw = [Volume(data.astype(np.float32), 12.0) for data in truth["subtomograms_not_deconvolved"]]
+    assert guess_contrast(raw)[0] == 1
+    assert guess_contrast(raw)[1] > 4

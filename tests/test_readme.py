@@ -1,0 +1,82 @@
+"""The README's commands and Python really run, in its order and in one folder, on tiny stand-ins for the files it names.
+
+Nothing is replaced inside the commands: the test only appends options that make them small.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import tiny
+from typer.testing import CliRunner
+
+from triptych.cli import app
+
+README = Path(__file__).parents[1] / "README.md"
+SMALLER = {
+    "demo": ["--particles", "6"],
+    "simulate": tiny.set_options(tiny.SIMULATE),
+    "train": tiny.set_options(tiny.TRAIN),
+}
+
+
+class Step(NamedTuple):
+    language: str
+    text: str
+
+
+def read_steps() -> list[Step]:
+    """Command lines and Python blocks, in the order of the page."""
+    steps = []
+    for language, block in re.findall(r"^```(\w+)\n(.*?)^```", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        if language == "python":
+            steps.append(Step(language, block))
+        elif language in ("bash", "console"):
+            lines = [line.removeprefix("$ ") for line in block.splitlines()]
+            steps += [Step(language, line) for line in lines if line.startswith("triptych ")]
+    return steps
+
+
+def run_command(line: str) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    words, target = (words[: words.index(">")], Path(words[-1])) if ">" in words else (words, None)
+    result = CliRunner().invoke(app, [*words, *SMALLER.get(words[0], [])])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise AssertionError(f"{line} failed") from result.exception
+    assert result.exit_code == 0, f"{line} ended with {result.exit_code}: {result.output}"
+    if target is not None:
+        target.write_text(result.stdout, encoding="utf-8")
+
+
+def test_readme_shows_every_command() -> None:
+    lines = " ".join(step.text for step in read_steps() if step.language != "python")
+    for command in ("demo", "structures list", "structures make", "structures fetch", "simulate", "train", "predict", "report", "info", "config"):
+        assert f"triptych {command}" in lines, f"the README doesn't show {command}"
+
+
+def test_readme_names_no_setting_that_does_not_exist() -> None:
+    from triptych.config import STAGES
+    from triptych.settings import load_config
+
+    for step in read_steps():
+        words = shlex.split(step.text, comments=True) if step.language != "python" else []
+        settings = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
+        if settings:
+            load_config(STAGES[words[1]], None, settings)
+
+
+def test_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(tiny.write_cache(tmp_path / "cache")))
+    tiny.write_particles(tmp_path)
+    tiny.write_pdb(tmp_path / "complex.pdb", residues=900, radius=45, seed=1)
+    tiny.write_pdb(tmp_path / "second.pdb", residues=400, radius=30, seed=2)
+    for step in read_steps():
+        if step.language == "python":
+            exec(compile(step.text, "README.md", "exec"), {"__name__": "readme"})  # noqa: S102 (our own README)
+        else:
+            run_command(step.text)
