@@ -178,9 +178,18 @@ def test_progress_off_a_terminal_is_a_line_now_and_then(capsys: pytest.CaptureFi
     assert "particles/s" in lines[0]
 
 
+def test_progress_of_a_resumed_run_counts_only_what_it_did(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = iter([0.0, 50.0, 100.0])
+    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock))
+    with cli.show_progress("train", "updates", "CPU", resumed=True) as on_progress:
+        on_progress(1000, 1200)
+        on_progress(1200, 1200)
+    assert "2.0 updates/s" in capsys.readouterr().err
+
+
 def test_progress_bar_names_device_count_and_rate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(cli, "err", cli.Console(stderr=True, force_terminal=True, width=150))
-    with cli.show_progress("train", "updates", "a GPU") as on_progress:
+    with cli.show_progress("train", "updates", "a GPU", resumed=True) as on_progress:
         on_progress(1000, 1002)
         on_progress(1001, 1002)
         on_progress(1002, 1002)
@@ -191,15 +200,15 @@ def test_progress_bar_names_device_count_and_rate(monkeypatch: pytest.MonkeyPatc
 
 
 def test_report_without_truth_prints_no_figures(stub_report: SimpleNamespace, tmp_path: Path) -> None:
-    (tmp_path / "metrics.json").write_text(json.dumps({"particles": 3}))
+    (tmp_path / "metrics.json").write_text(json.dumps({"particles": 3, "truth": None}))
     text = succeed("report", "a", tmp_path)
     assert "accuracy" not in text
     assert str(tmp_path / "report.html") in text.replace("\n", "")
 
 
 def test_report_with_truth_prints_the_headline(stub_report: SimpleNamespace, tmp_path: Path) -> None:
-    summary = {"particles": 10, "particles_not_none": 9, "accuracy": 0.9, "mean_iou": None, "mean_density_correlation": 0.95}
-    (tmp_path / "metrics.json").write_text(json.dumps({"summary": summary}))
+    metrics = {"truth": "data.zarr", "particles": 10, "particles_not_none": 9, "accuracy": 0.9, "mean_iou": None, "mean_density_correlation": 0.95}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     text = succeed("report", "a", tmp_path)
     assert "0.900" in text
     assert "0.950" in text

@@ -22,9 +22,6 @@ from triptych.fourier import (
 )
 from triptych.volume import Volume
 
-SHARED = Path(__file__).parents[1].parent / "shared" / "data"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not here")
-
 
 def make_noise(n: int, seed: int = 0) -> NDArray[np.float32]:
     return np.random.default_rng(seed).normal(size=(n, n, n)).astype(np.float32)
@@ -38,7 +35,9 @@ def make_blobs(n: int, voxel_size: float) -> Volume:
     return Volume(data.astype(np.float32), voxel_size)
 
 
-@pytest.mark.parametrize(("n", "old", "new"), [(32, 12.0, 10.0), (40, 10.0, 13.48), (48, 7.3, 10.0), (33, 10.0, 12.1), (40, 10.0, 10.0), (24, 14.0, 7.0)])
+@pytest.mark.parametrize(
+    ("n", "old", "new"), [(32, 12.0, 10.0), (40, 10.0, 13.48), (48, 7.3, 10.0), (33, 10.0, 12.1), (40, 10.0, 10.0), (24, 14.0, 7.0)]
+)
 def test_resampling_keeps_density_and_centre(n: int, old: float, new: float) -> None:
     result = resample(make_blobs(n, old), new)
     assert result.shape == (round(n * old / new),) * 3
@@ -98,7 +97,7 @@ def test_box_is_padded_with_the_mean() -> None:
 
 def test_resampling_refuses_nonsense() -> None:
     with pytest.raises(InputError, match="positive"):
-        resample(Volume(make_noise(8), 10.0), 0)
+        resample(Volume(make_noise(8), 10.0), 0.0)
 
 
 def test_low_pass_keeps_coarse_and_removes_fine() -> None:
@@ -162,12 +161,14 @@ def test_contrast_of_noise_is_undecided() -> None:
     assert abs(guess_contrast([low_pass(volume, 60.0) for volume in white])[1]) < 3
 
 
-@needs_shared
-def test_contrast_of_real_ribosomes() -> None:
-    """Dark after deconvolution, 20 of 20 by themselves. The copies without it have the opposite sign, as their correlation with the reference says."""
+def test_contrast_of_real_ribosomes(shared_data: Path) -> None:
+    """Dark after deconvolution, each of the 20 by itself.
+
+    The copies without deconvolution have the opposite sign, as their correlation with the reference says too.
+    """
     from triptych.io.mrc import read_mrc
 
-    folder = SHARED / "ribosome_70s_real"
+    folder = shared_data / "ribosome_70s_real"
     volumes = [read_mrc(path) for path in sorted((folder / "subtomograms").glob("*.mrc"))]
     sign, z_score = guess_contrast(volumes)
     assert sign == -1

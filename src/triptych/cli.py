@@ -199,7 +199,7 @@ def train(
 
     from triptych.train import train as stage
 
-    with show_progress("train", "updates", device_name(settings.device)) as on_progress:
+    with show_progress("train", "updates", device_name(settings.device), resumed=resume) as on_progress:
         path = stage(data, output, settings, resume=resume, on_progress=on_progress)
     print_path("model", path)
 
@@ -320,22 +320,22 @@ def print_classes(predictions: Path) -> None:
 def print_report(folder: Path) -> None:
     """The headline figures of a report, where there was truth to compare with, and where to look."""
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    if metrics.get("summary"):
-        print_summary(metrics["summary"])
+    if metrics.get("truth"):
+        print_summary(metrics)
     print_path("report", folder / "report.html")
 
 
-def print_summary(summary: dict[str, Any]) -> None:
+def print_summary(metrics: dict[str, Any]) -> None:
     """A row for each figure that there is; a task that was switched off has none."""
     table = make_table("measure", "value", "over", numbers=(1,))
-    everything, true_particles = f"all {summary['particles']} particles", f"the {summary['particles_not_none']} that are not background"
+    everything, true_particles = f"all {metrics['particles']} particles", f"the {metrics['particles_not_none']} that are not background"
     for key, label, over in (
         ("accuracy", "accuracy", everything),
         ("mean_iou", "mean IoU of the masks", true_particles),
         ("mean_density_correlation", "mean density correlation", true_particles),
     ):
-        if summary.get(key) is not None:
-            table.add_row(label, f"{summary[key]:.3f}", over)
+        if metrics.get(key) is not None:
+            table.add_row(label, f"{metrics[key]:.3f}", over)
     out.print(table)
 
 
@@ -393,20 +393,23 @@ class _RateColumn(ProgressColumn):
 
 
 @contextmanager
-def show_progress(title: str, unit: str, device: str = "CPU") -> Iterator[Callable[[int, int], None]]:
-    """Something to call with (done, total); a bar on a terminal, now and then a line elsewhere."""
+def show_progress(title: str, unit: str, device: str = "CPU", resumed: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Something to call with (done, total); a bar on a terminal, now and then a line elsewhere.
+
+    A resumed run begins in the middle: what was done before its first call is no measure of its speed.
+    """
     title = f"{title} on {device}" if device else title
     if not err.is_terminal:
-        yield _line_writer(title, unit)
+        yield _line_writer(title, unit, resumed)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _RateColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err) as progress:
         task: TaskID = progress.add_task(title, total=None, unit=unit)
-        began = False
+        began = not resumed
 
         def update(done: int, total: int) -> None:
             nonlocal began
-            if not began:  # a resumed run begins in the middle, which is no measure of speed
+            if not began:
                 progress.reset(task, total=total, completed=done)
                 began = True
             progress.update(task, completed=done, total=total)
@@ -414,9 +417,9 @@ def show_progress(title: str, unit: str, device: str = "CPU") -> Iterator[Callab
         yield update
 
 
-def _line_writer(title: str, unit: str) -> Callable[[int, int], None]:
+def _line_writer(title: str, unit: str, resumed: bool) -> Callable[[int, int], None]:
     start = last = time.monotonic()
-    first: int | None = None
+    first = None if resumed else 0
 
     def update(done: int, total: int) -> None:
         nonlocal first, last

@@ -36,8 +36,8 @@ class Settings(BaseModel):
 class SpecimenConfig(Settings):
     """What is in the ice."""
 
-    shape: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(description="tomogram size in voxels, [z, y, x]")] = (96, 224, 224)
-    occupancy: Annotated[Range, Field(description="share of the specimen's volume that particles fill; drawn per tomogram")] = (0.10, 0.22)
+    shape: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(description="tomogram size in voxels, [z, y, x]")] = (104, 320, 320)
+    occupancy: Annotated[Range, Field(description="share of the specimen's volume that particles fill; drawn log-uniform per tomogram")] = (0.02, 0.1)
     contact_share: Annotated[float, Field(ge=0, le=1, description="share of the particles that are pushed against a neighbour")] = 0.8
     gap: Annotated[float, Field(ge=0, description="least distance between neighbouring surfaces, Å")] = 10.0
     vesicles: Annotated[CountRange, Field(description="number of membrane vesicles per tomogram [low, high]")] = (0, 3)

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from triptych.config import AugmentConfig, Range
+from triptych.config import AugmentConfig
 from triptych.errors import InputError
 from triptych.io.store import Store, open_store, unpack
 from triptych.model import HALF_TURNS, turn
+from triptych.physics import draw_log_uniform
 from triptych.volume import crop_or_pad, standardise
 
 Draw = tuple[int, int]
@@ -45,7 +46,9 @@ def split_rows(store: Store, share: float, limit: int, seed: int) -> tuple[NDArr
     tomogram = np.asarray(store["tomogram"][:]) if "tomogram" in store else np.arange(len(store))
     names = np.unique(tomogram)
     if len(names) < 2:
-        raise InputError(f"{store.path} comes from a single tomogram, so none can be held out for validation: simulate at least two (particles > particles_per_tomogram)")
+        raise InputError(
+            f"{store.path} comes from a single tomogram, so none can be held out: simulate two or more (particles > particles_per_tomogram)"
+        )
     order = np.random.default_rng((seed, 1)).permutation(names)
     held_out = order[: max(1, round(share * len(names)))]
     is_held_out = np.isin(tomogram, held_out)
@@ -149,7 +152,8 @@ class SubtomogramDataset(Dataset[Batch]):
 
     def _noise(self, rows: NDArray[np.int64], subtomograms: Array, signals: NDArray[np.generic]) -> Array:
         assert self._amplitude is not None
-        return subtomograms - self._amplitude[rows][:, None, None, None] * signals.astype(np.float32)
+        noise: Array = subtomograms - self._amplitude[rows][:, None, None, None] * signals.astype(np.float32)
+        return noise
 
     @staticmethod
     def _augment(volumes: Array, label: int, rng: np.random.Generator, config: AugmentConfig, none: int | None) -> int:
@@ -169,19 +173,15 @@ class SubtomogramDataset(Dataset[Batch]):
 
 def as_batch(volumes: Array, label: NDArray[np.int64]) -> Batch:
     """(b, 3, d, h, w) subtomogram, mask, density -> Batch with standardised subtomograms."""
-    return Batch(torch.from_numpy(standardise(volumes[:, 0])), torch.from_numpy(label), torch.from_numpy(volumes[:, 1]), torch.from_numpy(volumes[:, 2]))
-
-
-def draw_log_uniform(rng: np.random.Generator, limits: Range) -> float:
-    low, high = np.log(limits)
-    return float(np.exp(rng.uniform(low, high)))
+    subtomogram, mask, density = (torch.from_numpy(part) for part in (standardise(volumes[:, 0]), volumes[:, 1], volumes[:, 2]))
+    return Batch(subtomogram, torch.from_numpy(label), mask, density)
 
 
 def scramble_phases(data: Array, rng: np.random.Generator) -> Array:
     """A random volume with the same power spectrum."""
     white = np.fft.rfftn(rng.normal(size=data.shape))
     spectrum = np.abs(np.fft.rfftn(data)) * white / np.maximum(np.abs(white), 1e-12)
-    return np.fft.irfftn(spectrum, s=data.shape).astype(np.float32)
+    return np.fft.irfftn(spectrum, s=data.shape, axes=(0, 1, 2)).astype(np.float32)
 
 
 def random_filter(data: Array, rng: np.random.Generator, config: AugmentConfig) -> Array:
@@ -199,7 +199,8 @@ def random_filter(data: Array, rng: np.random.Generator, config: AugmentConfig) 
         transfer *= torch.sigmoid((1 / low_pass - k) / (width / 2))
     if high_pass:
         transfer *= 1 - rng.uniform(0.3, 0.95) * torch.exp(-((k * high_pass) ** 2) / 2)
-    return torch.fft.irfftn(torch.fft.rfftn(torch.from_numpy(data)) * transfer, s=data.shape).numpy()
+    filtered: Array = torch.fft.irfftn(torch.fft.rfftn(torch.from_numpy(data)) * transfer, s=data.shape).numpy()
+    return filtered
 
 
 def blank_border(data: Array, width: int) -> Array:

@@ -109,6 +109,13 @@ def _unit_axis(axes: Axes, low: float = 0.0, high: float = 1.0) -> None:
     axes.margins(y=0.06)
 
 
+def _count_axis(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.set_ylabel("particles")
+
+
 # -------------------------------------------------------------------------------------------------------------- plots
 
 
@@ -127,7 +134,7 @@ def draw_probabilities(probability: FloatArray, correct: NDArray[np.bool_] | Non
         _unit_axis(axes)
         axes.grid(visible=False, axis="x")
         axes.set_xlabel("probability of the predicted class")
-        axes.set_ylabel("particles")
+        _count_axis(axes)
         return to_svg(figure, "Histogram of class probabilities")
 
 
@@ -167,7 +174,7 @@ def draw_distributions(panels: Sequence[tuple[str, FloatArray]]) -> str:
             _unit_axis(axes, low)
             axes.grid(visible=False, axis="x")
             axes.set_title(title)
-            axes.set_ylabel("particles")
+            _count_axis(axes)
         return to_svg(figure, "Distributions of " + " and ".join(title for title, _ in panels))
 
 

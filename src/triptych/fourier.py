@@ -36,9 +36,7 @@ def _interpolation(size: int, ratio: float, count: int) -> NDArray[np.float32]:
     weights[0] = 1
     if size % 2 == 0:
         weights[-1] = 1
-    limit = size / (2 * ratio)
-    weights[frequencies > limit * (1 + 1e-9)] = 0
-    weights[np.abs(frequencies - limit) <= limit * 1e-9] = 1
+    weights[frequencies > size / (2 * ratio) * (1 + 1e-9)] = 0
     return np.asarray(np.cos(2 * np.pi / size * offsets[..., None] * frequencies) @ weights / size, dtype=np.float32)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -188,6 +188,11 @@ def choose_device(device: str) -> torch.device:
     return torch.device("cpu")
 
 
+def name_device(device: torch.device) -> str:
+    """What people call a device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
+
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:
     """'auto' -> bfloat16 where the device computes in it, else float32."""
     if precision != "auto":
@@ -256,6 +261,11 @@ class Model:
         self.dtype = choose_precision(precision, self.device)
         self.network = network.eval().to(self.device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
+    @property
+    def device_name(self) -> str:
+        """What people call the device, such as "CPU, 2 threads"."""
+        return name_device(self.device)
+
     @torch.inference_mode()
     def run(self, boxes: NDArray[np.float32], half_turns: bool = False) -> TaskOutput:
         """The network's outputs (float32, on the CPU) for standardised boxes (n, d, h, w), protein bright.
@@ -265,15 +275,15 @@ class Model:
         x = torch.from_numpy(np.ascontiguousarray(boxes, dtype=np.float32)).to(self.device)
         turns = HALF_TURNS if half_turns else HALF_TURNS[:1]
         outputs = [self._run_turned(x, axes) for axes in turns]
-        mean = (None if part[0] is None else torch.stack(part).mean(0).cpu() for part in zip(*outputs, strict=True))
-        return TaskOutput(*mean)  # type: ignore[arg-type]
+        mean = [None if part[0] is None else torch.stack(part).mean(0).cpu() for part in zip(*outputs, strict=True)]
+        return TaskOutput._make(mean)
 
     def _run_turned(self, x: Tensor, axes: tuple[int, ...]) -> TaskOutput:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             out = self.network(turn(x, axes))
-        maps = (None if m is None else turn(m.float(), axes) for m in (out.mask_logits, out.density))
+        mask_logits, density = (None if m is None else turn(m.float(), axes) for m in (out.mask_logits, out.density))
         logits = None if out.class_logits is None else out.class_logits.float()
-        return TaskOutput(logits, *maps, out.embedding.float())
+        return TaskOutput(logits, mask_logits, density, out.embedding.float())
 
     def probabilities(self, class_logits: Tensor) -> NDArray[np.float32]:
         """Calibrated class probabilities (n, classes)."""
@@ -332,12 +342,18 @@ class Model:
     def save(self, folder: Path, config: Settings, inputs: list[Path], seed: int | None = None, extra: dict[str, object] | None = None) -> Path:
         """Write weights.safetensors, model.json and manifest.json into a new folder."""
         with output_folder(folder) as part:
-            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
+            # Half precision: the network computes in bfloat16, which keeps fewer digits, and the folder is half the size.
+            tensors = {name: half(tensor.detach().cpu().contiguous()) for name, tensor in self.network.state_dict().items()}
             save_file(tensors, part / "weights.safetensors")
             (part / "model.json").write_text(json.dumps(self.card.to_json(), indent=2) + "\n")
             hashes = {name: hash_file(part / name) for name in ("weights.safetensors", "model.json")}
             write_manifest(part, "train", config, inputs, seed, {"files": hashes, **(extra or {})})
         return folder
+
+
+def half(tensor: Tensor) -> Tensor:
+    """Weights as float16; what is no matrix (normalisation, counters) as it is."""
+    return tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor
 
 
 def turn(x: Tensor, axes: tuple[int, ...]) -> Tensor:
@@ -379,7 +395,8 @@ def load_model(folder: Path | str | None = None, device: str = "auto", precision
     try:
         network.load_state_dict(load_file(folder / "weights.safetensors"), strict=True)
     except (RuntimeError, SafetensorError) as error:
-        raise InputError(f"the weights in {folder} do not fit its model.json ({str(error).splitlines()[0]}); use the folder as `triptych train` wrote it") from error
+        reason = str(error).splitlines()[0]
+        raise InputError(f"the weights in {folder} do not fit its model.json ({reason}); use the folder as `triptych train` wrote it") from error
     return Model(network, card, device, precision)
 
 
@@ -390,7 +407,7 @@ def check_hashes(folder: Path) -> None:
         raise InputError(f"the manifest.json in {folder} lists no file hashes; use the folder as `triptych train` wrote it")
     for name in ("weights.safetensors", "model.json"):
         if hash_file(folder / name) != files[name]:
-            raise InputError(f"{folder / name} was altered after training (its SHA-256 is not the one in manifest.json); use the folder as `triptych train` wrote it")
+            raise InputError(f"{folder / name} was altered after training (its hash is not the manifest's); use it as `triptych train` wrote it")
 
 
 def read_card(path: Path) -> ModelCard:
@@ -401,4 +418,4 @@ def read_card(path: Path) -> ModelCard:
         card = ModelCard(network=network, **{**fields, "class_names": tuple(fields["class_names"])})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a model.json that triptych {__version__} understands ({str(error).splitlines()[0]})") from error
-    return replace(card)
+    return card

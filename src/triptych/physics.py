@@ -8,9 +8,11 @@ centre, index n // 2. Lengths are in voxels unless a name says otherwise; spatia
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -52,6 +54,12 @@ class Correction:
     ctf: CtfCorrection = "none"
     deconvolution_constant: float = 0.1
     dose_weighting: bool = False
+
+
+def draw_log_uniform(rng: np.random.Generator, limits: tuple[float, float]) -> float:
+    """A positive number whose logarithm is uniform between the limits."""
+    low, high = np.log(limits)
+    return float(np.exp(rng.uniform(low, high)))
 
 
 def electron_wavelength(voltage_kv: float) -> float:
@@ -106,7 +114,9 @@ def back_projector(nz: int, nx: int, width: int, tilt_angles: Tensor) -> Tensor:
     rows = nz * nx
     per_row = 2 * len(angles)
     starts = torch.arange(rows + 1, device=device) * per_row
-    return torch.sparse_csr_tensor(starts, columns.reshape(-1), weights.reshape(-1), (rows, len(angles) * width), check_invariants=False)
+    with warnings.catch_warnings():  # torch calls its sparse matrices a beta feature once per process
+        warnings.filterwarnings("ignore", message="Sparse CSR")
+        return torch.sparse_csr_tensor(starts, columns.reshape(-1), weights.reshape(-1), (rows, len(angles) * width), check_invariants=False)
 
 
 def project(volume: Tensor, tilt_angles: Tensor, width: int | None = None) -> Tensor:
@@ -157,7 +167,7 @@ def interpolation_falloff(kx: Tensor, pixel_size: float) -> Tensor:
 
 def detector_transfer(k: Tensor, pixel_size: float, at_nyquist: float) -> Tensor:
     """Modulation transfer function, an exponential that falls to `at_nyquist` at 1 / (2 pixel)."""
-    return at_nyquist ** (k * 2 * pixel_size)
+    return torch.exp(math.log(at_nyquist) * 2 * pixel_size * k)
 
 
 def signal_filter(acquisition: Acquisition, ny: int, nx: int, pixel_size: float) -> Tensor:
@@ -172,7 +182,8 @@ def signal_filter(acquisition: Acquisition, ny: int, nx: int, pixel_size: float)
     damage = dose_filter(k, acquisition.exposures.reshape(per_tilt), acquisition.voltage_kv)
     envelope = torch.exp(-acquisition.b_factor * k**2 / 4) * detector_transfer(k, pixel_size, acquisition.mtf_at_nyquist)
     u, v = acquisition.shifts.reshape(-1, 2, 1, 1).unbind(1)
-    shift = torch.exp(-2j * math.pi * (kx * u + ky * v))
+    phase = -2 * math.pi * (kx * u + ky * v)
+    shift = torch.complex(phase.cos(), phase.sin())
     return ctf * damage * envelope / interpolation_falloff(kx, pixel_size) * shift
 
 
@@ -260,4 +271,5 @@ def oversample(data: Tensor, factor: int) -> Tensor:
     wide = torch.zeros((n * factor,) * 3, dtype=spectrum.dtype, device=data.device)
     low = n * factor // 2 - n // 2
     wide[low : low + n, low : low + n, low : low + n] = spectrum
-    return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(wide))).real.float() * factor**3
+    fine: Tensor = torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(wide))).real.float() * factor**3
+    return fine

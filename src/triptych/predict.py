@@ -6,6 +6,7 @@ Particles stream through in batches: what is kept of each is its row of the tabl
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
 from collections.abc import Callable
@@ -65,7 +66,7 @@ def predict(
         seconds = time.monotonic() - started
         described = {
             "particles": {
-                "path": str(particles),
+                "path": os.path.abspath(particles),
                 "kind": source.kind,
                 "count": len(source),
                 "voxel_size": voxel_sizes(source)[0],
@@ -73,7 +74,7 @@ def predict(
                 "contrast_warning": warning,
             },
             "model": {**network.card.to_json(), "name": folder.name, "sha256": hash_file(folder / "weights.safetensors")},
-            "device": str(network.device),
+            "device": network.device_name,
             "precision": str(network.dtype).removeprefix("torch."),
             "seconds": round(seconds, 2),
             "particles_per_second": round(len(source) / seconds, 2),
@@ -86,9 +87,8 @@ def check_voxel_size(source: ParticleSource, model: Model) -> None:
     """Warn if the input cannot hold the detail that the model was trained on."""
     coarsest = max(voxel_sizes(source))
     if coarsest > 1.5 * model.card.voxel_size:
-        logger.warning(
-            "the input has %.4g Å per voxel, but the model was trained at %.4g Å: the detail that it looks for is not in the data", coarsest, model.card.voxel_size
-        )
+        trained = model.card.voxel_size
+        logger.warning("the input has %.4g Å per voxel, but the model was trained at %.4g Å: detail that it needs is missing", coarsest, trained)
 
 
 def choose_contrast(source: ParticleSource, config: PredictConfig) -> tuple[Contrast, str | None]:
@@ -161,7 +161,10 @@ def fill_table(source: ParticleSource, model: Model, probabilities: NDArray[np.f
         best = probabilities.argmax(1)
         new["triptychClass"] = [names[i] for i in best]
         new["triptychProbability"] = probabilities.max(1)
-        new.update({probability_column(name): probabilities[:, i] for i, name in enumerate(names)})
+        columns = [probability_column(name) for name in names]
+        if len(set(columns)) < len(columns):
+            raise InputError(f"some class names differ in punctuation only ({', '.join(names)}), so their STAR columns would be the same: rename them")
+        new.update(dict(zip(columns, probabilities.T, strict=True)))
         if "rlnClassNumber" in table:
             new["triptychInputClassNumber"] = table.pop("rlnClassNumber")
         new["rlnClassNumber"] = best + 1

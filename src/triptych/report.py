@@ -39,6 +39,7 @@ Progress = Callable[[int, int], None]
 AGAIN = "run `triptych predict` again"
 SAME_STORE = "give the store that the predictions were made from"
 THRESHOLDS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
+KINDS = {"star": "subtomograms of a STAR file", "coordinates": "cut out of tomograms", "files": "MRC files", "store": "dataset of triptych simulate"}
 MAP_POINTS = 20_000
 EYE_VOXELS = 4.5
 """Resolution of the low-pass filter for the eye, in voxels, but at least `EYE_RESOLUTION` Å."""
@@ -177,7 +178,7 @@ def _read_classes(star: Path, table: pd.DataFrame, class_names: tuple[str, ...])
     columns = {_plain(str(column)[len(prefix) :]): str(column) for column in table.columns if str(column).startswith(prefix)}
     missing = [name for name in ("", *class_names) if _plain(name) not in columns]
     if missing:
-        what = "_triptychProbability" if missing[0] == "" else f'_triptychProbability... of the class "{missing[0]}"'
+        what = "_triptychProbability" if missing[0] == "" else f'_triptychProbability for the class "{missing[0]}"'
         raise InputError(f"{star} has no column {what}, but the probability of every class was expected; {AGAIN}")
     probabilities = np.stack([_numbers(star, table, columns[_plain(name)]) for name in class_names], axis=1)
     return np.asarray(label, np.int64), _numbers(star, table, columns[""]), probabilities
@@ -185,9 +186,9 @@ def _read_classes(star: Path, table: pd.DataFrame, class_names: tuple[str, ...])
 
 def _numbers(star: Path, table: pd.DataFrame, column: str) -> FloatArray:
     values = np.asarray(pd.to_numeric(table[column], errors="coerce"), np.float64)
-    if not ((values >= 0) & (values <= 1)).all():
+    if not ((values >= 0) & (values <= 1 + 1e-5)).all():
         raise InputError(f"the column _{column} of {star} holds values that are no probabilities between 0 and 1; {AGAIN}")
-    return values
+    return values.clip(0, 1)
 
 
 def _read_paths(folder: Path, table: pd.DataFrame, column: str) -> list[Path] | None:
@@ -206,8 +207,8 @@ def _read_embedding(folder: Path, count: int) -> NDArray[np.float32]:
         embedding: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise InputError(f"{path} is missing; copy the whole folder or {AGAIN}") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as an array ({error}); {AGAIN}") from None
+    except (OSError, ValueError):
+        raise InputError(f"{path} is not a whole NumPy array of numbers; copy the whole folder or {AGAIN}") from None
     if embedding.ndim != 2 or len(embedding) != count:
         raise InputError(f"{path} has shape {embedding.shape}, but particles.star has {count} particles; {AGAIN}")
     return embedding
@@ -242,12 +243,13 @@ class Truth:
 def match_truth(given: Predicted, path: Path) -> Truth:
     """Find each particle (particle_000123) in the store and translate its label into the model's classes."""
     store = open_store(path)
-    if len(store) != len(given):
-        raise InputError(f"{path} holds {len(store)} particles, but {given.folder} has predictions of {len(given)}; {SAME_STORE}")
+    count = len(store)
+    if count != len(given):
+        raise InputError(f"{path} holds {count} particles, but {given.folder} has predictions of {len(given)}; {SAME_STORE}")
     found = [re.fullmatch(r"particle_(\d+)", name) for name in given.names]
-    strange = [name for name, match in zip(given.names, found, strict=True) if match is None or int(match[1]) >= len(store)]
+    strange = [name for name, match in zip(given.names, found, strict=True) if match is None or int(match[1]) >= count]
     if strange:
-        raise InputError(f'the predicted particle "{strange[0]}" is not in {path}, which ends with {particle_name(len(store) - 1)}; {SAME_STORE}')
+        raise InputError(f'the predicted particle "{strange[0]}" is not in {path}, which ends with {particle_name(count - 1)}; {SAME_STORE}')
     row = np.array([int(match[1]) for match in found if match is not None], dtype=np.int64)
     names, class_names = tuple(store.class_names), given.class_names
     label = np.asarray(store["label"][:], np.int64)[row]
@@ -660,7 +662,8 @@ def render(given: Predicted, known: Truth | None, scores: Scores | None, result:
     cards = [gallery.card(i, why) for i, why in choose_gallery(given, known, scores, config)]
     return environment.get_template("report.html.jinja").render(
         version=installed_version() or "",
-        name=Path(str(_entry(given.manifest, "particles", "path") or given.folder)).name,
+        name="/".join(Path(str(_entry(given.manifest, "particles", "path") or given.folder)).parts[-2:]).lstrip("/"),
+        done=[word for word, part in (("classified", given.label), ("segmented", given.masks), ("recovered", given.densities)) if part is not None],
         facts=run_facts(given, known),
         settings=given.manifest.get("config") or {},
         warnings=page_warnings(given, known),
@@ -690,16 +693,16 @@ def page_warnings(given: Predicted, known: Truth | None) -> list[str]:
 def run_facts(given: Predicted, known: Truth | None) -> list[tuple[str, str]]:
     """What was run, in words; what the manifest does not say is left out."""
     particles, model = (_entry(given.manifest, key) or {} for key in ("particles", "model"))
-    rate = given.manifest.get("particles_per_second")
+    kind, rate = particles.get("kind"), given.manifest.get("particles_per_second")
     seconds = given.manifest.get("seconds")
     command = [str(word) for word in given.manifest.get("command") or ()]
     facts = [
-        ("Particles", f"{len(given):,} from {particles.get('path')}" + (f" ({particles['kind']})" if particles.get("kind") else "")),
+        ("Particles", f"{len(given):,} from {particles.get('path')}" + (f" ({KINDS.get(kind, kind)})" if kind else "")),
         ("Voxel size", f"{_angstroms(particles['voxel_size'])} Å" if particles.get("voxel_size") else ""),
         ("Contrast", f"protein {particles['contrast']} in the input" if particles.get("contrast") else ""),
         ("Model", " · ".join(_model_words(model))),
         ("Truth", "" if known is None else str(known.path)),
-        ("Device", str(given.manifest.get("device") or "")),
+        ("Device", ", ".join(str(given.manifest[key]) for key in ("device", "precision") if given.manifest.get(key))),
         ("Speed", f"{rate:,.1f} particles per second" + (f", {seconds:,.1f} s in all" if seconds else "") if rate else ""),
         ("Predicted", " · ".join(str(text) for text in (given.manifest.get("created"), f"triptych {given.manifest.get('triptych')}") if text)),
         ("Command", shlex.join([Path(command[0]).name, *command[1:]]) if command else ""),
@@ -732,7 +735,8 @@ def headlines(given: Predicted, result: dict[str, Any]) -> list[tuple[str, str, 
     if predicted is not None:
         name, count = max(predicted["counts"].items(), key=lambda item: item[1])
         occurring = sum(n > 0 for n in predicted["counts"].values())
-        cards.append(("Most frequent class", name, f"{100 * count / len(given):.0f} % of the particles; {occurring} classes occur"))
+        remark = f"{100 * count / len(given):.0f} % of the particles; " + ("the only class" if occurring == 1 else f"{occurring} classes occur")
+        cards.append(("Most frequent class", name, remark))
         cards.append(("Median probability", f"{predicted['median_probability']:.2f}", "of the predicted class"))
         if predicted["none_share"] is not None:
             cards.append((f"Called \u201c{NONE_CLASS}\u201d", f"{100 * predicted['none_share']:.1f} %", "no particle of a known class"))

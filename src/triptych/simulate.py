@@ -7,22 +7,24 @@ stream, spawned from the seed and its number, and writes its own rows: the resul
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from triptych.config import AcquisitionConfig, Range, SimulateConfig
+from triptych.config import AcquisitionConfig, SimulateConfig
 from triptych.errors import InputError
 from triptych.io.manifest import output_folder, write_manifest
 from triptych.io.store import BOX_ARRAYS, ROW_ARRAYS, create_store, open_store
 from triptych.parallel import map_items
-from triptych.physics import Acquisition, Correction, CtfCorrection, reconstruct, shot_noise, simulate_tilt_series
+from triptych.physics import Acquisition, Correction, CtfCorrection, draw_log_uniform, reconstruct, shot_noise, simulate_tilt_series
 from triptych.specimen import Occupancy, Placed, Template, add_vesicles, draw_particles, make_template, pack, paste, posed
 from triptych.structures import Structure, load_library
 
@@ -116,7 +118,7 @@ def simulate_rows(config: SimulateConfig, index: int, count: int) -> Rows:
     rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(index,)))
     templates = prepare_templates(config)
     scene = simulate_scene(rng, config, templates)
-    nones = int(round(count * config.none_share)) if templates else count
+    nones = round(count * config.none_share) if templates else count
     targets = choose_targets(rng, scene, config, templates, count - nones)
     crops = [particle_crop(rng, scene, config, templates, target) for target in targets]
     scale = float(np.median([crop.deviation for crop in crops])) if crops else 1.0
@@ -146,7 +148,7 @@ def simulate_scene(rng: np.random.Generator, config: SimulateConfig, templates: 
     vesicles = int(rng.integers(specimen.vesicles[0], specimen.vesicles[1] + 1))
     add_vesicles(rng, volume, occupancy, vesicles, specimen.vesicle_radius, config.voxel_size)
     membrane = volume > 0.3
-    placed = pack(rng, templates, occupancy, rng.uniform(*specimen.occupancy), specimen.contact_share)
+    placed = pack(rng, templates, occupancy, draw_log_uniform(rng, specimen.occupancy), specimen.contact_share)
     scale = rng.uniform(*specimen.voxel_size_error)
     draw_particles(volume, placed, templates, scale)
     acquisition, correction, drawn = draw_acquisition(rng, config.acquisition)
@@ -200,13 +202,8 @@ def draw_acquisition(rng: np.random.Generator, config: AcquisitionConfig) -> tup
     return acquisition, correction, drawn
 
 
-def _tensor(values: NDArray[np.float64]) -> torch.Tensor:
+def _tensor(values: NDArray[Any]) -> torch.Tensor:
     return torch.from_numpy(values).float()
-
-
-def draw_log_uniform(rng: np.random.Generator, limits: Range) -> float:
-    low, high = np.log(limits)
-    return float(np.exp(rng.uniform(low, high)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,11 +243,10 @@ def choose_targets(rng: np.random.Generator, scene: Scene, config: SimulateConfi
     by_class: list[list[Placed]] = [[] for _ in templates]
     for i in rng.permutation(len(inside)):
         by_class[inside[i].label].append(inside[i])
-    rounds = [members[depth] for depth in range(max(map(len, by_class))) for members in by_class if depth < len(members)]
-    chosen = rounds[:count]
-    while len(chosen) < count:
-        chosen.append(rounds[int(rng.integers(len(rounds)))])
-    return chosen
+    once = [members[depth] for depth in range(max(map(len, by_class))) for members in by_class if depth < len(members)]
+    present = [members for members in by_class if members]
+    again = (members[depth % len(members)] for depth in itertools.count() for members in present)
+    return once[:count] + list(itertools.islice(again, max(0, count - len(once))))
 
 
 def particle_crop(rng: np.random.Generator, scene: Scene, config: SimulateConfig, templates: Sequence[Template], target: Placed) -> Crop:
@@ -286,6 +282,7 @@ def none_crop(rng: np.random.Generator, scene: Scene, config: SimulateConfig, te
 def none_candidates(rng: np.random.Generator, scene: Scene, config: SimulateConfig, templates: Sequence[Template]) -> NDArray[np.int64]:
     low, high = box_limits(config)
     kind = rng.integers(3)
+    points: NDArray[Any]
     if kind == 0 and scene.membrane.any():
         points = np.argwhere(scene.membrane)[:, ::-1]
         points = points[rng.integers(len(points), size=100)]
@@ -297,7 +294,8 @@ def none_candidates(rng: np.random.Generator, scene: Scene, config: SimulateConf
         points = np.array([p.position for p in picks]) + away * (reach * rng.uniform(0.6, 1.2, 100))[:, None]
     else:
         points = rng.uniform(low, high, (100, 3))
-    return np.clip(np.round(points), low, high).astype(np.int64)
+    inside: NDArray[np.int64] = np.clip(np.round(points), low, high).astype(np.int64)
+    return inside
 
 
 def particle_clearance(points: NDArray[np.int64], scene: Scene, config: SimulateConfig, templates: Sequence[Template]) -> NDArray[np.float64]:
@@ -339,5 +337,5 @@ def finish_crop(rng: np.random.Generator, crop: Crop, scene: Scene, config: Simu
         "occupancy": scene.occupancy,
         **scene.drawn,
     }
-    dtypes = {**BOX_ARRAYS, **ROW_ARRAYS}
-    return {name: np.asarray(value).astype(dtypes[name][0]) for name, value in values.items()}
+    dtypes = {name: about[0] for name, about in BOX_ARRAYS.items()} | {name: about[0] for name, about in ROW_ARRAYS.items()}
+    return {name: np.asarray(value).astype(dtypes[name]) for name, value in values.items()}

@@ -78,7 +78,7 @@ class Occupancy:
     def __init__(self, shape: tuple[int, int, int], gap: float) -> None:
         self.cells = np.zeros([-(-n // COARSE) for n in shape], dtype=bool)
         self.limits = np.array(shape[::-1])
-        reach = int(round(gap / COARSE))
+        reach = round(gap / COARSE)
         around = np.mgrid[tuple(slice(-reach, reach + 1) for _ in range(3))].reshape(3, -1).T
         self.around = around[np.linalg.norm(around, axis=1) <= reach]
 
@@ -159,7 +159,9 @@ def push_to_contact(position: NDArray[np.float64], points: Points, centres: NDAr
     return position
 
 
-def add_vesicles(rng: np.random.Generator, volume: NDArray[np.float32], occupancy: Occupancy, number: int, radius: tuple[float, float], voxel_size: float) -> None:
+def add_vesicles(
+    rng: np.random.Generator, volume: NDArray[np.float32], occupancy: Occupancy, number: int, radius: tuple[float, float], voxel_size: float
+) -> None:
     """Draw lipid bilayers: spherical shells, whose centres may lie outside, into the volume and take their cells.
 
     The profile is two head-group layers 36 Å apart, each a Gaussian of 7 Å, around a hydrophobic core a little below water

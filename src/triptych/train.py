@@ -29,6 +29,8 @@ from triptych.losses import Truth, task_losses, total_loss
 from triptych.metrics import density_correlation, expected_calibration_error, intersection_over_union
 from triptych.model import Model, ModelCard, Network, TaskOutput, choose_device, choose_precision, load_model
 
+SMALLEST_HALF_BOX = 24
+"""On a grid of 2^3, which a box of 16 has at 1/8, the weight gradients of torch 2.13's bfloat16 convolutions on CPUs are garbage."""
 Progress = Callable[[int, int], None]
 logger = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ def train(data: Path, out: Path, config: TrainConfig, resume: bool = False, on_p
     run = out.with_name(f"{out.name}.training")
     checkpoint = prepare_run(run, data, config, resume)
     module = TrainingModule(data, config, run / "cache" if config.cache else None)
-    trainer = make_trainer(run, config, on_progress)
+    trainer = make_trainer(run, config, min(store.box_size, config.crop_size or store.box_size), on_progress)
     started = time.monotonic()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning|torch\.jit")
@@ -66,7 +68,7 @@ def train(data: Path, out: Path, config: TrainConfig, resume: bool = False, on_p
         raise KeyboardInterrupt
     model, figures = finish(module, config)
     figures["seconds_of_last_run"] = round(time.monotonic() - started, 1)
-    model.save(out, config, [data], config.seed, {"validation": figures, "device": str(model.device)})
+    model.save(out, config, [data], config.seed, {"validation": figures, "device": model.device_name})
     shutil.copy(run / "log" / "metrics.csv", out / "training.csv")
     shutil.rmtree(run)
     return out
@@ -93,14 +95,16 @@ def prepare_run(run: Path, data: Path, config: TrainConfig, resume: bool) -> str
     if not resume:
         raise InputError(f"{run} holds a training run that was stopped: add --resume to go on with it, or remove that folder to start anew")
     if not (run / "run.json").is_file() or json.loads((run / "run.json").read_text()) != settings:
-        raise InputError(f"the run in {run} was started with other data or settings: resume it with the same ones, or remove that folder to start anew")
+        raise InputError(f"the run in {run} was started with other data or settings: resume it with those, or remove that folder to start anew")
     last = run / "checkpoints" / "last.ckpt"
     return str(last) if last.is_file() else None
 
 
-def make_trainer(run: Path, config: TrainConfig, on_progress: Progress | None) -> Trainer:
+def make_trainer(run: Path, config: TrainConfig, smallest_box: int, on_progress: Progress | None) -> Trainer:
     device = choose_device(config.device)
     half = choose_precision(config.precision, device) is torch.bfloat16
+    if device.type == "cpu" and smallest_box < SMALLEST_HALF_BOX:
+        half = False
     loggers: list[Logger] = [CSVLogger(run, name="log", version="")]
     try:
         loggers.append(TensorBoardLogger(run, name="tensorboard", version=""))
@@ -194,9 +198,9 @@ class TrainingModule(LightningModule):
         context = "spawn" if workers else None
         return DataLoader(dataset, batch_sampler=batches, collate_fn=keep_batch, num_workers=workers, multiprocessing_context=context)  # type: ignore[arg-type]
 
-    def on_train_epoch_start(self) -> None:
-        # Dropout depends on the epoch alone, so that a resumed run equals an undisturbed one.
-        torch.manual_seed(self.config.seed * 1_000_003 + self.current_epoch)
+    def on_train_batch_start(self, *_: Any) -> None:
+        # Dropout depends on the number of the update alone, so that a resumed run equals an undisturbed one.
+        torch.manual_seed(self.config.seed * 1_000_003 + self.global_step)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         output = self.network(batch.subtomogram)
@@ -230,7 +234,7 @@ def load_initial(network: Network, class_names: tuple[str, ...], folder: Path) -
     try:
         missing, unexpected = network.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        raise InputError(f"the network of {folder} has other sizes than the settings say: give it the same network.channels, blocks and embedding_size") from error
+        raise InputError(f"the network of {folder} has other sizes than the settings say: give it the same network settings") from error
     if unexpected or any(not name.startswith("classify.") for name in missing):
         raise InputError(f"the network of {folder} has other tasks or blocks than the settings say: give it the same network settings")
 

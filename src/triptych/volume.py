@@ -62,7 +62,8 @@ def standardise(data: NDArray[np.float32]) -> NDArray[np.float32]:
     axes = (-3, -2, -1)
     centred = data - data.mean(axis=axes, keepdims=True, dtype=np.float64).astype(np.float32)
     deviation = centred.std(axis=axes, keepdims=True, dtype=np.float64).astype(np.float32)
-    return centred / np.where(deviation > 0, deviation, 1)
+    standard: NDArray[np.float32] = centred / np.where(deviation > 0, deviation, np.float32(1))
+    return standard
 
 
 def crop_or_pad(data: NDArray[np.float32], shape: tuple[int, int, int], fill: float | None = None) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ from triptych.config import PredictConfig
 from triptych.errors import InputError
 from triptych.fourier import guess_contrast
 from triptych.io.manifest import MANIFEST, hash_file, read_manifest
-from triptych.io.mrc import LARGEST_VALUE, is_mrc_name, read_header, read_mrc, read_sections, stated_voxel_size
+from triptych.io.mrc import are_valid, is_mrc_name, read_header, read_mrc, read_sections, stated_voxel_size
 from triptych.io.relion import CENTERED, COORDINATES, RelionFile, find_file, read_relion
 from triptych.io.source import MAX_BOX, ParticleSource, mrc_files, open_particles
 from triptych.io.star import read_star
@@ -127,7 +127,7 @@ def _add_grey_values(result: Description, path: Path) -> bool:
     """Range, mean and deviation, section by section; whether all values are finite."""
     low, high, total, squares, count, bad = math.inf, -math.inf, 0.0, 0.0, 0, 0
     for section in read_sections(path):
-        finite = np.abs(section) <= LARGEST_VALUE if section.dtype.kind == "f" else np.ones(section.shape, dtype=bool)
+        finite = are_valid(section)
         if not finite.all():
             bad += int(section.size - finite.sum())
         values = section[finite].astype(np.float64)

@@ -233,13 +233,18 @@ def _voxel_size(header: MrcHeader, given: float | None, setting: str, path: Path
     raise InputError(f"the header of {path} states a voxel size of {stated} Å, {why}: give the right one with --set {setting}=")
 
 
-def check_values(data: NDArray[Any], path: Path | str) -> None:
-    """InputError where a value is NaN, infinite or so large that it can be no grey value."""
+def are_valid(data: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where values are neither NaN nor infinite nor too large to be grey values."""
     if data.dtype.kind != "f":
-        return
-    good = np.abs(data) <= LARGEST_VALUE  # NaN compares as False
-    if not good.all():
-        count = int(good.size - np.count_nonzero(good))
+        return np.ones(data.shape, dtype=bool)
+    return np.asarray(np.abs(data) <= min(LARGEST_VALUE, float(np.finfo(data.dtype).max)))  # NaN compares as False
+
+
+def check_values(data: NDArray[Any], path: Path | str) -> None:
+    """InputError where a value is NaN, infinite or too large to be a grey value."""
+    valid = are_valid(data)
+    if not valid.all():
+        count = int(valid.size - np.count_nonzero(valid))
         raise InputError(f"{path} holds {count} values that are NaN, infinite or beyond {LARGEST_VALUE:g}: make the file again without them")
 
 

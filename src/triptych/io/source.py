@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 MAX_BOX = 512
 """Voxels along a side: what is larger is no subtomogram, and would not be handled in one piece."""
+READS_PER_MAP = 16
+"""Boxes cut out of a tomogram before it is mapped anew."""
 LONGEST_NAME = 120
 VOXEL_SIZE_TOLERANCE = 0.002
 _NUMBERED = re.compile(r"(\d+)@(.+)")
@@ -119,12 +121,15 @@ class _Crops:
     centers: NDArray[np.int64]
     box_sizes: list[int]
     mapped: tuple[int, Volume] | None = field(default=None, repr=False)
+    reads: int = 0
 
     def read(self, index: int) -> Volume:
         number = int(self.tomogram[index])
-        if self.mapped is None or self.mapped[0] != number:
-            self.mapped = None  # let go of one before taking the next
+        # What was touched of a mapped file counts as our memory until it is unmapped
+        if self.mapped is None or self.mapped[0] != number or self.reads >= READS_PER_MAP:
+            self.mapped, self.reads = None, 0  # let go of one before taking the next
             self.mapped = number, mmap_mrc(self.paths[number], self.voxel_sizes[number])
+        self.reads += 1
         tomogram = self.mapped[1]
         cube = cut_cube(tomogram.data, self.centers[index], self.box_sizes[number])
         check_values(cube, f"{self.paths[number]} around particle {index + 1}")
@@ -200,7 +205,10 @@ def _volume_shape(header: MrcHeader, number: int | None) -> tuple[int, ...]:
 def _check_images(
     paths: list[str], counts: list[int | None], stated: NDArray[np.float64] | None, given: float | None, where: Callable[[int], str]
 ) -> None:
-    """Headers of all files that differ in size or stated voxel size from one already seen: a truncated file has another size."""
+    """Check headers: of every file where they must give the voxel size, else of one file of each length.
+
+    A truncated file has another length, so it is found; to look at a length is much cheaper than to open a file.
+    """
     seen: set[tuple[object, ...]] = set()
     done: set[str] = set()
     disagreeing: list[tuple[str, float, float]] = []
@@ -214,7 +222,7 @@ def _check_images(
         except OSError as error:
             raise InputError(f"{where(index)} is {path}, which cannot be read ({error.strerror}): check the file and your rights") from None
         key = (length, size, counts[index], path if counts[index] is not None else None)
-        if key in seen:
+        if key in seen and (size is not None or given is not None):
             continue
         seen.add(key)
         header = read_header(path)

@@ -77,7 +77,7 @@ class Store:
         """The Zarr array of that name; InputError where the store has none."""
         item = self.group.get(name)
         if not isinstance(item, zarr.Array):
-            raise InputError(f"{self.path} has no array '{name}'; it has {', '.join(sorted(self.group.array_keys()))}")
+            raise InputError(f"{self.path} has no array '{name}'; write it anew with `triptych simulate`")
         return item
 
     def __getitem__(self, name: str) -> zarr.Array[Any]:
@@ -99,15 +99,16 @@ def particle_name(row: int) -> str:
     return f"particle_{row:06d}"
 
 
-def create_store(path: Path, count: int, rows_per_part: int, voxel_size: float, box_size: int, class_names: tuple[str, ...], attributes: Mapping[str, Any]) -> Store:
+def create_store(
+    path: Path, count: int, rows_per_part: int, voxel_size: float, box_size: int, class_names: tuple[str, ...], attributes: Mapping[str, Any]
+) -> Store:
     """An empty store; parts of `rows_per_part` rows share no chunk, so that different processes may write them at once.
 
     Boxes are kept a few to a chunk: training reads them in random order, and one to a file would be too many files.
     """
     group = zarr.open_group(path, mode="w-", zarr_format=3)
-    group.attrs.update(
-        {"format": FORMAT, "layout": LAYOUT, "voxel_size": voxel_size, "box_size": box_size, "class_names": list(class_names), "contrast": "bright", **attributes}
-    )
+    frame: dict[str, Any] = {"voxel_size": voxel_size, "box_size": box_size, "class_names": list(class_names), "contrast": "bright"}
+    group.attrs.update({"format": FORMAT, "layout": LAYOUT, **frame, **attributes})
     codec = BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle")
     boxes_per_chunk = max(n for n in range(1, BOXES_PER_CHUNK + 1) if rows_per_part % n == 0)
     arrays: dict[str, tuple[str, tuple[int, ...], str]] = {name: (dtype, (box_size,) * 3, text) for name, (dtype, text) in BOX_ARRAYS.items()}
@@ -124,7 +125,7 @@ def unpack(store: Store, folder: Path) -> Store:
     Copies only what is not there yet; each array appears under its name when it is whole.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in BOX_ARRAYS.keys() & set(store.group.array_keys()):
+    for name in (name for name in BOX_ARRAYS if name in store):
         target = folder / f"{name}.npy"
         if target.exists():
             continue
@@ -144,19 +145,20 @@ def open_store(path: Path | str, mode: str = "r") -> Store:
         raise InputError(f"{path} is not a Zarr v3 store (it has no zarr.json); give a folder that `triptych simulate` wrote")
     try:
         group = zarr.open_group(path, mode=mode)  # type: ignore[arg-type]
-        attributes = dict(group.attrs)
+        attributes: dict[str, Any] = dict(group.attrs)
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise InputError(f"{path} cannot be opened as a Zarr v3 group ({str(error).splitlines()[0]}); write it anew with `triptych simulate`") from error
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} cannot be opened as a Zarr v3 group ({reason}); write it anew with `triptych simulate`") from error
     if attributes.get("format") != FORMAT:
-        raise InputError(f"{path} is a Zarr store of another kind (its attribute 'format' is not '{FORMAT}'); give a folder that `triptych simulate` wrote")
+        raise InputError(f"{path} is a Zarr store of another kind (its 'format' is not '{FORMAT}'); give a folder that `triptych simulate` wrote")
     try:
         store = Store(
             path,
             group,
-            float(attributes["voxel_size"]),  # type: ignore[arg-type]
-            int(attributes["box_size"]),  # type: ignore[call-overload]
-            tuple(str(name) for name in attributes["class_names"]),  # type: ignore[union-attr]
-            attributes["contrast"],  # type: ignore[arg-type]
+            float(attributes["voxel_size"]),
+            int(attributes["box_size"]),
+            tuple(str(name) for name in attributes["class_names"]),
+            attributes["contrast"],
             attributes,
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -174,7 +176,7 @@ def check_store(store: Store) -> None:
     count = len(store)
     if count == 0:
         raise InputError(f"{store.path} holds no particles; write it anew with `triptych simulate`")
-    for name in {*BOX_ARRAYS, *ROW_ARRAYS} & set(store.group.array_keys()):
+    for name in (name for name in (*BOX_ARRAYS, *ROW_ARRAYS) if name in store):
         shape = store.array(name).shape
         wanted = (count, *((store.box_size,) * 3 if name in BOX_ARRAYS else ROW_ARRAYS[name][1]))
         if shape != wanted:

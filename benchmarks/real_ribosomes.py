@@ -1,0 +1,123 @@
+"""The shipped model on 20 real 70S ribosomes, with negative controls; writes benchmarks/results/real_ribosomes.json.
+
+    python benchmarks/real_ribosomes.py [--data FOLDER] [--model FOLDER] [--half-turns]
+
+FOLDER holds particles.star, subtomograms/ and truth.npz (see docs/real_data.md). The model was trained on simulations only.
+Every control has the grey values of the real particles, and none of them may be called what the particles are called with the
+same confidence:
+
+* inverted: the same volumes with the other sign, the setting unchanged
+* scrambled: noise with each volume's own power spectrum (random Fourier phases)
+* away: the box moved 150 Å off the particle in a random direction; what is beyond the data is the mean
+* rolled: the box rolled by half its side along all axes, so that the particle lies in the corners
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from results import write_result
+
+from triptych.config import Contrast, PredictConfig
+from triptych.io.source import open_particles
+from triptych.model import BUILT_IN_MODEL, Model, load_model
+from triptych.volume import Volume
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "ribosome_70s_real"
+OUT_OF_REACH = 150.0
+SEED = 0
+
+
+def scramble(data: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Noise of the same power spectrum."""
+    white = np.fft.rfftn(rng.normal(size=data.shape))
+    return np.fft.irfftn(np.abs(np.fft.rfftn(data)) * white / np.abs(white), s=data.shape, axes=(0, 1, 2)).astype(np.float32)
+
+
+def move(data: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """The box moved by whole voxels; what is beyond the data becomes their mean."""
+    moved = np.full_like(data, data.mean())
+    to = tuple(slice(max(-s, 0), min(n - s, n)) for s, n in zip(steps, data.shape, strict=True))
+    of = tuple(slice(max(s, 0), min(n + s, n)) for s, n in zip(steps, data.shape, strict=True))
+    moved[to] = data[of]
+    return moved
+
+
+def make_controls(volumes: list[Volume], rng: np.random.Generator) -> dict[str, list[Volume]]:
+    """Copies of the particles that are no particles."""
+    away = rng.normal(size=(len(volumes), 3))
+    away *= OUT_OF_REACH / np.linalg.norm(away, axis=1, keepdims=True)
+    return {
+        "inverted": [v.with_data(-v.data) for v in volumes],
+        "scrambled": [v.with_data(scramble(v.data, rng)) for v in volumes],
+        "away": [v.with_data(move(v.data, np.round(a / v.voxel_size).astype(int))) for v, a in zip(volumes, away, strict=True)],
+        "rolled": [v.with_data(np.roll(v.data, [n // 2 for n in v.shape], (0, 1, 2))) for v in volumes],
+    }
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+
+
+def own_and_other(volumes: list[np.ndarray], references: np.ndarray) -> dict[str, float]:
+    """Mean correlation over the whole box with the reference in the particle's own pose, and in the other particles' poses."""
+    table = np.array([[correlation(v, r) for r in references] for v in volumes])
+    own = np.eye(len(table), dtype=bool)
+    return {"own_pose": float(table[own].mean()), "other_poses": float(table[~own].mean()), "own_pose_sd": float(table[own].std())}
+
+
+def describe(model: Model, volumes: list[Volume], half_turns: bool, contrast: Contrast = "dark") -> tuple[dict[str, object], list[np.ndarray]]:
+    """Classes and probabilities of some volumes, and their recovered densities."""
+    result = model.predict(volumes, contrast=contrast, half_turns=half_turns)
+    assert result.probabilities is not None
+    assert result.densities is not None
+    assert result.masks is not None
+    ribosomes = [i for i, name in enumerate(result.class_names) if name.startswith("ribosome")]
+    figures: dict[str, object] = {
+        "classes": dict(Counter(result.classes).most_common()),
+        "mean_probability_of_class": float(result.probabilities.max(1).mean()),
+        "share_called_ribosome": float(np.mean([name.startswith("ribosome") for name in result.classes])),
+        "share_called_70s": float(np.mean([name == "ribosome_70s" for name in result.classes])),
+        "mean_probability_70s": float(result.probabilities[:, result.class_names.index("ribosome_70s")].mean()),
+        "mean_probability_ribosome": float(result.probabilities[:, ribosomes].sum(1).mean()),
+        "mean_probability_none": float(result.probabilities[:, result.class_names.index("none")].mean()),
+        "mean_mask_voxels": float(np.mean([(m > 0.5).sum() for m in result.masks])),
+    }
+    return figures, result.densities
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--model", type=Path, default=BUILT_IN_MODEL)
+    parser.add_argument("--half-turns", action="store_true")
+    arguments = parser.parse_args()
+    if not arguments.data.is_dir():
+        parser.exit(2, f"error: {arguments.data} does not exist: give the folder of the real particles with --data\n")
+    model = load_model(arguments.model)
+    source = open_particles(arguments.data / "particles.star", PredictConfig(), 400.0)
+    volumes = [source.read(i) for i in range(len(source))]
+    truth = np.load(arguments.data / "truth.npz", allow_pickle=False)
+    references = truth["reference_placed"].astype(np.float64)
+
+    figures, densities = describe(model, volumes, arguments.half_turns)
+    figures["correlation_recovered"] = own_and_other(densities, references)
+    figures["correlation_input"] = own_and_other([-v.data for v in volumes], references)
+    # Without deconvolution the CTF's sign is still in the data: protein is bright in these copies.
+    plain = [Volume(data.astype(np.float32), volumes[0].voxel_size) for data in truth["subtomograms_not_deconvolved"]]
+    not_deconvolved, densities = describe(model, plain, arguments.half_turns, "bright")
+    not_deconvolved["correlation_recovered"] = own_and_other(densities, references)
+    controls = {name: describe(model, items, arguments.half_turns)[0] for name, items in make_controls(volumes, np.random.default_rng(SEED)).items()}
+    write_result(
+        "real_ribosomes",
+        SEED,
+        {"particles": len(volumes), "half_turns": arguments.half_turns, "real": figures, "real_not_deconvolved": not_deconvolved, "controls": controls},
+        model,
+    )
+
+
+if __name__ == "__main__":
+    main()

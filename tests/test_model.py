@@ -1,0 +1,128 @@
+"""The network's contract, and the model folder: what is saved is what is loaded, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from triptych.config import LossConfig, NetworkConfig, TrainConfig
+from triptych.errors import InputError
+from triptych.losses import Truth, density_loss, mask_loss, task_losses, total_loss
+from triptych.model import HALF_TURNS, Model, ModelCard, Network, depth_to_space, load_model, space_to_depth, turn
+from triptych.volume import Volume
+
+SMALL = NetworkConfig(channels=(8, 8, 8), blocks=(1, 1, 1), embedding_size=8)
+NAMES = ("one", "two", "none")
+
+
+def small_model(config: NetworkConfig = SMALL, box_size: int = 16) -> Model:
+    torch.manual_seed(0)
+    card = ModelCard(config, NAMES, voxel_size=10.0, box_size=box_size, temperature=1.5)
+    return Model(Network(config, len(NAMES)), card, device="cpu", precision="float32")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return small_model().save(tmp_path / "model", TrainConfig(), [], seed=0)
+
+
+@pytest.mark.parametrize("box", [16, 24, 40])
+def test_any_box_that_divides_by_eight(box: int) -> None:
+    out = Network(SMALL, 3).eval()(torch.randn(2, box, box, box))
+    assert out.class_logits.shape == (2, 3)
+    assert out.mask_logits.shape == out.density.shape == (2, box, box, box)
+    assert out.embedding.shape == (2, 8)
+
+
+@pytest.mark.parametrize("tasks", [("class",), ("mask",), ("density",), ("class", "mask"), ("mask", "density")])
+def test_a_task_that_is_off_is_none_and_costs_nothing(tasks: tuple[str, ...]) -> None:
+    network = Network(NetworkConfig(**{**SMALL.model_dump(), "tasks": tasks}), 3)
+    out = network(torch.randn(2, 16, 16, 16))
+    given = {"class": out.class_logits, "mask": out.mask_logits, "density": out.density}
+    assert {name for name, value in given.items() if value is not None} == set(tasks)
+    truth = Truth(torch.zeros(2, dtype=torch.long), torch.zeros(2, 16, 16, 16), torch.zeros(2, 16, 16, 16))
+    losses = task_losses(out, truth, LossConfig())
+    assert set(losses) == set(tasks)
+    total_loss(losses).backward()
+    if tasks == ("class",):
+        assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_space_to_depth_and_back() -> None:
+    x = torch.randn(2, 3, 4, 6, 8)
+    assert torch.equal(depth_to_space(space_to_depth(x)), x)
+
+
+@pytest.mark.parametrize("axes", HALF_TURNS)
+def test_half_turns_keep_the_centre_and_undo_themselves(axes: tuple[int, ...]) -> None:
+    x = torch.randn(1, 8, 8, 8)
+    assert torch.equal(turn(turn(x, axes), axes), x)
+    assert turn(x, axes)[0, 4, 4, 4] == x[0, 4, 4, 4]
+
+
+def test_losses_know_perfect_from_wrong() -> None:
+    mask = (torch.rand(2, 8, 8, 8) > 0.7).float()
+    assert float(mask_loss(40 * (mask - 0.5), mask)) < 0.01 < float(mask_loss(-40 * (mask - 0.5), mask))
+    density = torch.rand(2, 8, 8, 8)
+    assert float(density_loss(density, density)) < 1e-4
+    assert float(density_loss(-density, density)) > 1.9
+
+
+def test_folder_gives_the_same_model(folder: Path) -> None:
+    volumes = np.random.default_rng(0).normal(size=(2, 16, 16, 16)).astype(np.float32)
+    loaded = load_model(folder, device="cpu", precision="float32")
+    a, b = small_model().predict(volumes, 10.0), loaded.predict(volumes, 10.0)
+    assert loaded.card == small_model().card
+    assert a.probabilities is not None
+    assert b.probabilities is not None
+    assert np.allclose(a.probabilities, b.probabilities, atol=2e-3)  # weights are kept in half precision
+    assert np.allclose(b.probabilities.sum(1), 1, atol=1e-5)
+    assert b.classes[0] in NAMES
+
+
+def test_maps_come_back_in_the_frame_of_the_input() -> None:
+    result = small_model().predict(Volume(np.random.default_rng(0).normal(size=(20, 20, 20)).astype(np.float32), 12.0))
+    assert result.masks is not None
+    assert result.densities is not None
+    assert result.masks[0].shape == result.densities[0].shape == (20, 20, 20)
+    assert 0 <= result.masks[0].min() <= result.masks[0].max() <= 1
+
+
+def test_contrast_sign_is_applied() -> None:
+    volume = np.random.default_rng(0).normal(size=(1, 16, 16, 16)).astype(np.float32)
+    bright, dark = small_model().predict(volume, 10.0), small_model().predict(-volume, 10.0, contrast="dark")
+    assert np.allclose(bright.embedding, dark.embedding, atol=1e-5)
+
+
+def test_array_without_voxel_size_is_refused() -> None:
+    with pytest.raises(InputError, match="voxel_size"):
+        small_model().predict(np.zeros((1, 16, 16, 16), np.float32))
+
+
+@pytest.mark.parametrize("name", ["model.json", "weights.safetensors", "manifest.json"])
+def test_missing_file(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=f"{name} is missing"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["model.json", "weights.safetensors"])
+def test_altered_file(folder: Path, name: str) -> None:
+    data = bytearray((folder / name).read_bytes())
+    data[-3] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(InputError, match="altered"):
+        load_model(folder)
+
+
+def test_manifest_without_hashes_and_foreign_model(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "files": {}}))
+    with pytest.raises(InputError, match="hashes"):
+        load_model(folder)
+    with pytest.raises(InputError, match="not a complete model folder"):
+        load_model(folder.parent)

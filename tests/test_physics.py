@@ -1,0 +1,164 @@
+"""The physics against independent codes, and against what must hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch_ctf
+import torch_fourier_slice
+from scipy.spatial.transform import Rotation
+
+from triptych.physics import (
+    Acquisition,
+    Correction,
+    apply_filter,
+    back_project,
+    contrast_transfer,
+    critical_exposure,
+    electron_wavelength,
+    oversample,
+    pose,
+    project,
+    reconstruct,
+    reconstruction_filter,
+    shot_noise,
+    signal_filter,
+    simulate_tilt_series,
+)
+
+ANGLES = torch.arange(-60, 61, 3.0)
+
+
+def blobs(n: int, *places: tuple[float, float, float, float]) -> torch.Tensor:
+    """Gaussians at (x, y, z) from the centre with a width, in a cube of n voxels."""
+    axis = torch.arange(n, dtype=torch.float32) - n // 2
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    return sum((torch.exp(-((x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2) / (2 * s**2)) for a, b, c, s in places), torch.zeros(n, n, n))
+
+
+VOLUME = blobs(48, (0, 0, 0, 3), (7, -4, 6, 2), (-9, 6, -5, 2.5))
+
+
+def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])
+
+
+def acquisition(angles: torch.Tensor, **changes: object) -> Acquisition:
+    n = len(angles)
+    plain = {
+        "tilt_angles": angles,
+        "nominal_angles": angles,
+        "shifts": torch.zeros(n, 2),
+        "defocus_um": torch.full((n,), 3.0),
+        "exposures": torch.zeros(n),
+        "doses": torch.full((n,), 3.0),
+        "mtf_at_nyquist": 1.0,
+    }
+    return Acquisition(**{**plain, **changes})  # type: ignore[arg-type]
+
+
+def test_untilted_projection_is_the_sum_along_z() -> None:
+    image = project(VOLUME, torch.zeros(1))[0]
+    assert torch.allclose(image, VOLUME.sum(0), atol=1e-4)
+
+
+def test_projection_agrees_with_torch_fourier_slice() -> None:
+    # That program turns the sampling grid, so R_y(theta) of the specimen is R_y(-theta) there; the other sign must not fit.
+    ours = project(VOLUME, ANGLES)
+    angles = ANGLES.numpy()[:, None]
+    theirs, wrong = (
+        torch_fourier_slice.project_3d_to_2d(VOLUME, torch.tensor(Rotation.from_euler("y", sign * angles, degrees=True).as_matrix()).float())
+        for sign in (-1, 1)
+    )
+    assert correlation(ours, theirs) > 0.999
+    assert correlation(ours, wrong) < 0.95
+
+
+def test_point_lands_where_the_frame_says() -> None:
+    image = project(blobs(48, (10, 3, 8, 1.5)), torch.tensor([30.0]))[0]
+    row, column = divmod(int(image.argmax()), 48)
+    assert row == 24 + 3
+    assert column == pytest.approx(24 + 10 * np.cos(np.pi / 6) + 8 * np.sin(np.pi / 6), abs=0.6)
+
+
+def test_full_tilt_range_gives_the_volume_back() -> None:
+    angles = torch.arange(-88.5, 90, 3.0)
+    images = apply_filter(project(VOLUME, angles), reconstruction_filter(acquisition(angles), Correction(), 48, 48, 10.0))
+    volume = back_project(images, angles, 48, 48)
+    assert correlation(volume, VOLUME) > 0.99
+    assert float(volume.max() / VOLUME.max()) == pytest.approx(1, abs=0.1)
+
+
+def test_missing_wedge_holds_the_share_of_the_angle_not_covered() -> None:
+    tilts = acquisition(ANGLES)
+    noise = torch.randn(len(ANGLES), 64, 64, generator=torch.Generator().manual_seed(0))
+    volume = reconstruct(noise, tilts, Correction(), (64, 64, 64), 10.0)
+    power = np.abs(np.fft.fftn(volume.numpy())) ** 2
+    k = np.fft.fftfreq(64)
+    kz, kx = np.meshgrid(k, k, indexing="ij")
+    ring = (np.hypot(kz, kx) > 0.15) & (np.hypot(kz, kx) < 0.35)
+    # A point of the kz-kx plane at this angle from the kx axis is measured by the tilt of the same angle.
+    inside = np.degrees(np.arctan2(np.abs(kz), np.abs(kx))) > 62
+    plane = power.mean(1)
+    assert inside[ring].mean() == pytest.approx(28 / 90, abs=0.03)
+    assert plane[ring & inside].mean() < 0.05 * plane[ring & ~inside].mean()
+
+
+@pytest.mark.parametrize(("voltage", "wavelength"), [(300.0, 0.019687), (200.0, 0.025079), (100.0, 0.037014)])
+def test_wavelength(voltage: float, wavelength: float) -> None:
+    assert electron_wavelength(voltage) == pytest.approx(wavelength, rel=1e-4)
+
+
+def test_ctf_agrees_with_torch_ctf() -> None:
+    theirs = torch_ctf.calculate_ctf_1d(
+        defocus=2.5, voltage=300, spherical_aberration=2.7, amplitude_contrast=0.07, phase_shift=0, pixel_size=2.0, n_samples=256, oversampling_factor=1
+    )
+    k = torch.linspace(0, 0.5, 256) / 2.0
+    ours = contrast_transfer(k, 2.5, 300.0, 2.7, 0.07)
+    # That program writes protein dark: the sign is the opposite.
+    assert torch.allclose(ours, -theirs.float(), atol=2e-3) or torch.allclose(ours, theirs.float(), atol=2e-3)
+    assert float(ours[0]) == pytest.approx(0.07, abs=1e-4)
+
+
+def test_critical_exposure_of_the_literature() -> None:
+    # Grant & Grigorieff (2015), 300 kV: about 13.9 e/Å^2 at 10 Å by their formula.
+    assert float(critical_exposure(torch.tensor(0.1), 300.0)) == pytest.approx(0.245 * 0.1**-1.665 + 2.81, rel=1e-5)
+
+
+def test_misalignment_moves_the_image() -> None:
+    tilts = acquisition(torch.zeros(1), shifts=torch.tensor([[20.0, -10.0]]), amplitude_contrast=1.0, defocus_um=torch.zeros(1), spherical_aberration_mm=0.0)
+    image = torch.fft.irfft2(torch.fft.rfft2(VOLUME.sum(0)[None]) * signal_filter(tilts, 48, 48, 10.0), s=(48, 48))[0]
+    still = acquisition(torch.zeros(1), amplitude_contrast=1.0, defocus_um=torch.zeros(1), spherical_aberration_mm=0.0)
+    reference = torch.fft.irfft2(torch.fft.rfft2(VOLUME.sum(0)[None]) * signal_filter(still, 48, 48, 10.0), s=(48, 48))[0]
+    assert torch.allclose(image, torch.roll(reference, (-1, 2), (0, 1)), atol=1e-3)
+
+
+def test_protein_is_bright_after_reconstruction() -> None:
+    volume = blobs(48, (0, 0, 0, 6))
+    tilts = acquisition(ANGLES)
+    images = simulate_tilt_series(volume, tilts, 10.0, 8)
+    for ctf in ("none", "phase_flip", "deconvolve"):
+        result = reconstruct(images, tilts, Correction(ctf), (48, 48, 48), 10.0)
+        assert float(result[24, 24, 24]) > float(result.mean() + 3 * result.std())
+
+
+def test_shot_noise_variance_falls_with_the_dose() -> None:
+    doses = torch.tensor([1.0, 4.0])
+    noise = shot_noise(acquisition(torch.zeros(2), doses=doses), 256, 256, 10.0, torch.Generator().manual_seed(1))
+    assert noise.var((1, 2)).tolist() == pytest.approx([1.0, 0.25], rel=0.03)
+
+
+def test_pose_turns_and_shifts_as_the_matrix_says() -> None:
+    place = np.array([6.0, -3.0, 4.0])
+    rotation = Rotation.from_euler("ZYZ", [40, 70, -25], degrees=True).as_matrix()
+    offset = np.array([0.3, -0.2, 0.4])
+    template = oversample(blobs(48, (*place, 2.0)), 2)
+    turned = pose(template, 2, torch.from_numpy(rotation), torch.from_numpy(offset), 48)
+    wanted = rotation @ place + offset
+    assert correlation(turned, blobs(48, (*wanted, 2.0))) > 0.999
+
+
+def test_oversampling_keeps_the_samples() -> None:
+    fine = oversample(VOLUME, 2)
+    assert torch.allclose(fine[::2, ::2, ::2], VOLUME, atol=1e-3)

@@ -1,0 +1,429 @@
+"""`report` on a make-believe dataset, whole and damaged."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_predictions import CLASS_NAMES, Fake, make_fake
+
+from triptych import figures, metrics
+from triptych.config import ReportConfig
+from triptych.errors import InputError
+from triptych.io.mrc import read_mrc, write_mrc
+from triptych.io.star import read_star, write_star
+from triptych.io.store import open_store
+from triptych.report import (
+    Gallery,
+    Progress,
+    collect_metrics,
+    match_truth,
+    page_warnings,
+    pick_in_turn,
+    principal_components,
+    read_predictions,
+    report,
+    scale_bar,
+    score_particles,
+    spread,
+    to_plain,
+)
+from triptych.volume import Volume
+
+SHORT = ReportConfig(gallery=6)
+VOID = {"meta", "br", "wbr", "img", "link", "hr"}
+
+
+class Page(HTMLParser):
+    """Collects what a page would load, and checks that its elements are nested well."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.words: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "action", "data", "srcset")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.words)
+
+
+@pytest.fixture(scope="module")
+def fake(tmp_path_factory: pytest.TempPathFactory) -> Fake:
+    return make_fake(tmp_path_factory.mktemp("fake"), warning="The data look inverted!")
+
+
+@pytest.fixture(scope="module")
+def judged(fake: Fake, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return report(fake.predictions, tmp_path_factory.mktemp("judged") / "report", fake.truth, SHORT)
+
+
+@pytest.fixture
+def copy(fake: Fake, tmp_path: Path) -> Path:
+    """A prediction folder to damage."""
+    return Path(shutil.copytree(fake.predictions, tmp_path / "predictions"))
+
+
+def change_table(folder: Path, change: Any) -> None:
+    table = read_star(folder / "particles.star")["particles"]
+    write_star(folder / "particles.star", {"particles": change(table)})
+
+
+def change_manifest(folder: Path, **entries: Any) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    def refuse(text: str) -> None:
+        raise AssertionError(f"{text} is no JSON")
+
+    found: dict[str, Any] = json.loads((folder / "metrics.json").read_text(), parse_constant=refuse)
+    return found
+
+
+def judge(predictions: Path, truth: Path, on_progress: Progress = lambda done, total: None) -> dict[str, Any]:
+    """What would stand in metrics.json, without the pictures."""
+    given = read_predictions(predictions)
+    known = match_truth(given, truth)
+    found: dict[str, Any] = to_plain(collect_metrics(given, known, score_particles(given, known, on_progress)))
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------- whole
+
+
+def test_metrics_agree_with_the_files(fake: Fake, judged: Path) -> None:
+    found = read_metrics(judged)
+    assert found["particles"] == len(fake.label)
+    assert found["accuracy"] == pytest.approx((fake.label == fake.predicted).mean())
+    assert np.array(found["confusion_matrix"]).trace() == (fake.label == fake.predicted).sum()
+    store, ious, correlations = open_store(fake.truth), [], []
+    for i in np.flatnonzero(fake.label != CLASS_NAMES.index("none")):
+        name = f"particle_{i:06d}.mrc"
+        mask, truth = read_mrc(fake.predictions / "masks" / name).data > 0, store["mask"][int(i)] > 0
+        ious.append((mask & truth).sum() / (mask | truth).sum())
+        density = read_mrc(fake.predictions / "densities" / name).data
+        correlations.append(np.corrcoef(density.ravel(), np.asarray(store["density"][int(i)], np.float64).ravel())[0, 1])
+    assert found["mean_iou"] == pytest.approx(np.mean(ious))
+    assert found["mean_density_correlation"] == pytest.approx(np.mean(correlations), abs=1e-6)
+    assert found["classes"][-1]["mean_iou"] is None
+    assert {row["name"]: row["particles"] for row in found["classes"]} == dict.fromkeys(CLASS_NAMES, 6)
+    assert found["predicted"]["counts"] == {name: int((fake.predicted == k).sum()) for k, name in enumerate(CLASS_NAMES)}
+    shells = found["fourier_shell_correlation"]
+    assert len(shells["mean"]) == len(shells["frequency_per_angstrom"])
+    assert max(shells["mean"]) <= 1
+
+
+def test_thresholds(fake: Fake, judged: Path) -> None:
+    table = read_star(fake.predictions / "particles.star")["particles"]
+    kept = (table["triptychProbability"] >= 0.7) & (table["triptychClass"] != "none")
+    row = next(row for row in read_metrics(judged)["thresholds"] if row["probability"] == 0.7)
+    assert row["kept"] == kept.sum()
+    assert row["precision"] == pytest.approx((fake.label == fake.predicted)[kept].mean())
+
+
+def test_particle_table(fake: Fake, judged: Path) -> None:
+    table = pd.read_csv(judged / "particles.csv", keep_default_na=False, na_values=[""])
+    assert table["true_class"].tolist() == [CLASS_NAMES[k] for k in fake.label]
+    assert table["class"].tolist() == [CLASS_NAMES[k] for k in fake.predicted]
+    np.testing.assert_allclose(table["snr"], fake.snr, rtol=1e-4)
+    assert table["iou"].between(0, 1).all()
+
+
+def test_page_loads_nothing_and_shows_everything(judged: Path) -> None:
+    page = Page(judged / "report.html")
+    assert all(link.startswith(("data:image/png;base64,", "#")) for link in page.links)
+    assert not {"script", "iframe", "link", "object", "embed", "form"} & set(page.tags)
+    text = (judged / "report.html").read_text()
+    assert "@import" not in text
+    assert not re.search(r"url\((?!['\"]?#)", text)
+    assert "The data look inverted!" in page.text
+    for words in ("Which class is taken for which", "Fourier shell correlation", "Which threshold?", "Map of the embedding", "Lowest IoU"):
+        assert words in page.text
+    for stand_in in figures.PAGE_COLOURS:
+        assert stand_in not in text
+    assert page.tags.count("article") == SHORT.gallery
+    assert {path.name for path in judged.iterdir()} == {"metrics.json", "report.html", "manifest.json", "particles.csv"}
+    assert json.loads((judged / "manifest.json").read_text())["stage"] == "report"
+
+
+def test_same_page_twice(fake: Fake, judged: Path, tmp_path: Path) -> None:
+    again = report(fake.predictions, tmp_path / "again", fake.truth, SHORT)
+    for name in ("report.html", "metrics.json", "particles.csv"):
+        assert (again / name).read_bytes() == (judged / name).read_bytes()
+
+
+def test_without_truth(fake: Fake, tmp_path: Path) -> None:
+    out = report(fake.predictions, tmp_path / "report", None, SHORT)
+    found = read_metrics(out)
+    assert found["truth"] is None
+    assert "accuracy" not in found
+    page = Page(out / "report.html")
+    assert "Median probability" in page.text
+    assert "Least certain class" in page.text
+    assert "True density" not in page.text
+    assert not (out / "particles.csv").exists()
+
+
+def test_rows_in_any_order(copy: Path, fake: Fake, judged: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    order = np.random.default_rng(0).permutation(len(fake.label))
+    change_table(copy, lambda table: table.iloc[order])
+    found = judge(copy, fake.truth, on_progress=lambda done, total: seen.append((done, total)))
+    for key in ("accuracy", "mean_iou", "mean_density_correlation", "expected_calibration_error"):
+        assert found[key] == pytest.approx(read_metrics(judged)[key])
+    assert seen == [(i + 1, len(fake.label)) for i in range(len(fake.label))]
+
+
+@pytest.mark.parametrize(
+    ("drop", "absent"),
+    [("triptych(Class|Probability.*)", "accuracy"), ("triptychMask", "mean_iou"), ("triptychDensity", "mean_density_correlation")],
+)
+def test_tasks_that_were_switched_off(copy: Path, fake: Fake, tmp_path: Path, drop: str, absent: str) -> None:
+    change_table(copy, lambda table: table[[name for name in table if not re.fullmatch(drop, name)]])
+    out = report(copy, tmp_path / "report", fake.truth, ReportConfig(gallery=2))
+    assert Page(out / "report.html").tags.count("article") == 2
+    found = read_metrics(out)
+    wanted = {"accuracy", "mean_iou", "mean_density_correlation"} - {absent}
+    assert found[absent] is None
+    assert all(found[key] is not None for key in wanted)
+
+
+def test_model_that_knows_more_classes_than_the_truth(tmp_path: Path) -> None:
+    fake = make_fake(tmp_path / "fake", count=12, size=8)
+    names = [*CLASS_NAMES[:2], "tric", *CLASS_NAMES[2:]]
+    manifest = json.loads((fake.predictions / "manifest.json").read_text())
+    change_manifest(fake.predictions, model={**manifest["model"], "class_names": names})
+    change_table(fake.predictions, lambda table: table.assign(triptychProbabilityTric=0.0))
+    found = judge(fake.predictions, fake.truth)
+    assert found["accuracy"] == pytest.approx((fake.label == fake.predicted).mean())
+    assert len(found["confusion_matrix"]) == len(names)
+
+
+def test_a_single_particle(tmp_path: Path) -> None:
+    fake = make_fake(tmp_path / "fake", count=1, size=8)
+    found = read_metrics(report(fake.predictions, tmp_path / "report", fake.truth))
+    assert found["particles"] == 1
+
+
+def test_names_from_files_are_escaped(tmp_path: Path) -> None:
+    names = ("<script>alert(1)</script>", "a&b$x_{1}$", '"quoted"', "none")
+    fake = make_fake(tmp_path / "fake", count=8, size=8, class_names=names, warning="<img src=x onerror=alert(1)>")
+    out = report(fake.predictions, tmp_path / "report", fake.truth, ReportConfig(gallery=4))
+    page = Page(out / "report.html")
+    assert "script" not in page.tags
+    assert "img" not in page.tags
+    for words in (*names, "<img src=x onerror=alert(1)>"):
+        assert words in page.text
+
+
+def test_input_that_is_gone(copy: Path, tmp_path: Path) -> None:
+    change_table(copy, lambda table: table.drop(columns=[name for name in table if name.startswith(("triptychClass", "triptychProb"))]))
+    particles = json.loads((copy / "manifest.json").read_text())["particles"]
+    change_manifest(copy, particles={**particles, "path": str(tmp_path / "gone.zarr")})
+    page = Page(report(copy, tmp_path / "report", None, SHORT) / "report.html")
+    assert "could not all be read again" in page.text
+    assert "Low-passed" not in page.text
+    assert "Recovered density" in page.text
+
+
+def test_dark_input_is_shown_with_protein_bright(fake: Fake, copy: Path) -> None:
+    bright = Gallery(read_predictions(copy), None, None).read_input(0, None)
+    particles = json.loads((copy / "manifest.json").read_text())["particles"]
+    change_manifest(copy, particles={**particles, "contrast": "dark"})
+    dark = Gallery(read_predictions(copy), None, None).read_input(0, None)
+    assert bright is not None
+    assert dark is not None
+    np.testing.assert_array_equal(dark.data, -bright.data)
+
+
+def test_truth_from_elsewhere_is_doubted(fake: Fake, copy: Path) -> None:
+    given = read_predictions(copy)
+    assert page_warnings(given, match_truth(given, fake.truth)) == ["The data look inverted!"]
+    change_manifest(copy, inputs=[])
+    given = read_predictions(copy)
+    assert "something else" in page_warnings(given, match_truth(given, fake.truth))[1]
+
+
+# ------------------------------------------------------------------------------------------------------------ damaged
+
+
+def refuse(predictions: Path, out: Path, truth: Path | None, words: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        report(predictions, out, truth, SHORT)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert ". " not in message
+    assert not out.exists()
+    assert not list(out.parent.glob(".*.part"))
+
+
+def test_folder_that_does_not_exist(tmp_path: Path) -> None:
+    refuse(tmp_path / "nothing", tmp_path / "report", None, "does not exist")
+
+
+def test_folder_that_is_no_prediction(fake: Fake, judged: Path, tmp_path: Path) -> None:
+    refuse(judged, tmp_path / "report", None, "triptych report.*expected")
+    refuse(fake.truth, tmp_path / "report", None, "manifest")
+    refuse(fake.predictions / "particles.star", tmp_path / "report", None, "folder")
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        ("triptychName", "_triptychName"),
+        ("triptychProbability", "no column _triptychProbability,"),
+        ("triptychProbabilitySpike", 'class "spike"'),
+        ("triptych(Class|Mask|Density)", "nothing to report"),
+    ],
+)
+def test_missing_column(copy: Path, tmp_path: Path, column: str, words: str) -> None:
+    change_table(copy, lambda table: table[[name for name in table if not re.fullmatch(column, name)]])
+    refuse(copy, tmp_path / "report", None, words)
+
+
+def test_table_that_does_not_fit(copy: Path, tmp_path: Path) -> None:
+    whole = read_star(copy / "particles.star")["particles"]
+    for change, words in (
+        (whole.iloc[:0], "no particles"),
+        (whole.iloc[:-1], "embedding"),
+        (whole.assign(triptychName="particle_000001"), "twice"),
+        (whole.assign(triptychClass="yeti"), "yeti"),
+        (whole.assign(triptychProbability="high"), "no probabilities"),
+        (whole.assign(triptychProbability=7.0), "no probabilities"),
+        (whole.assign(triptychProbability=np.nan), "no probabilities"),
+    ):
+        change_table(copy, lambda _, change=change: change)
+        refuse(copy, tmp_path / "report", None, words)
+
+
+def test_missing_files(copy: Path, tmp_path: Path) -> None:
+    (copy / "embedding.npy").rename(copy / "away.npy")
+    refuse(copy, tmp_path / "report", None, r"embedding\.npy is missing")
+    (copy / "embedding.npy").write_bytes(b"no array")
+    refuse(copy, tmp_path / "report", None, "not a whole NumPy array")
+    (copy / "away.npy").rename(copy / "embedding.npy")
+    (copy / "masks" / "particle_000007.mrc").unlink()
+    refuse(copy, tmp_path / "report", None, r"particle_000007\.mrc is missing")
+
+
+def test_truncated_mask(copy: Path, fake: Fake, tmp_path: Path) -> None:
+    path = copy / "masks" / "particle_000007.mrc"
+    path.write_bytes(path.read_bytes()[:-10])
+    refuse(copy, tmp_path / "report", fake.truth, "truncated")
+
+
+def test_mask_of_another_box(copy: Path, fake: Fake, tmp_path: Path) -> None:
+    write_mrc(copy / "masks" / "particle_000007.mrc", Volume(np.zeros((8, 8, 8), np.float32), 10.0))
+    refuse(copy, tmp_path / "report", fake.truth, "has shape")
+
+
+def test_manifest_without_classes(copy: Path, tmp_path: Path) -> None:
+    change_manifest(copy, model={})
+    refuse(copy, tmp_path / "report", None, "names no classes")
+
+
+def test_truth_that_does_not_belong(fake: Fake, copy: Path, tmp_path: Path) -> None:
+    fewer = make_fake(tmp_path / "fewer", count=12, size=16)
+    refuse(fake.predictions, tmp_path / "report", fewer.truth, "12 particles")
+    others = make_fake(tmp_path / "others", class_names=("yeti", *CLASS_NAMES[1:]), size=8)
+    refuse(fake.predictions, tmp_path / "report", others.truth, 'class "yeti"')
+    smaller = make_fake(tmp_path / "smaller", size=8)
+    refuse(fake.predictions, tmp_path / "report", smaller.truth, "has shape")
+    refuse(fake.predictions, tmp_path / "report", tmp_path, "Zarr")
+    change_table(copy, lambda table: table.assign(triptychName=[f"tomogram_{i}" for i in range(len(table))]))
+    refuse(copy, tmp_path / "report", fake.truth, "tomogram_0")
+
+
+def test_output_that_exists(fake: Fake, judged: Path) -> None:
+    with pytest.raises(InputError, match="exists"):
+        report(fake.predictions, judged, None, SHORT)
+
+
+# --------------------------------------------------------------------------------------------------------------- parts
+
+
+def test_spread_is_even_and_seeded() -> None:
+    label = np.repeat([0, 1, 2, 3], [100, 50, 3, 1])
+    chosen = spread(label, 12, np.random.default_rng(0))
+    assert np.bincount(label[chosen]).tolist() in ([4, 4, 3, 1], [5, 3, 3, 1], [3, 5, 3, 1])
+    assert len(set(chosen.tolist())) == 12
+    np.testing.assert_array_equal(chosen, spread(label, 12, np.random.default_rng(0)))
+    assert spread(label, 0, np.random.default_rng(0)).size == 0
+    assert spread(label, 1000, np.random.default_rng(0)).size == len(label)
+
+
+def test_pick_in_turn_takes_none_twice() -> None:
+    lists = [("a", np.array([3, 1])), ("b", np.array([3, 2, 5, 6]))]
+    assert pick_in_turn(lists, 4) == [(3, "a"), (1, "a"), (2, "b"), (5, "b")]
+    assert pick_in_turn(lists, 100) == [(3, "a"), (1, "a"), (2, "b"), (5, "b"), (6, "b")]
+    assert pick_in_turn([], 3) == []
+
+
+def test_principal_components_find_the_plane() -> None:
+    rng = np.random.default_rng(0)
+    plane = rng.normal(size=(50, 2)) * [5, 2]
+    axes = np.linalg.qr(rng.normal(size=(8, 8)))[0][:2]
+    points, shares = principal_components(plane @ axes + 3)
+    assert shares.sum() == pytest.approx(1)
+    between = np.linalg.norm(plane[:, None] - plane[None], axis=-1)
+    np.testing.assert_allclose(np.linalg.norm(points[:, None] - points[None], axis=-1), between, atol=1e-9)
+    assert principal_components(np.zeros((1, 4)))[0].shape == (1, 2)
+
+
+def test_outline_goes_around_the_mask() -> None:
+    mask = np.zeros((10, 12), bool)
+    mask[3:6, 2:9] = True
+    numbers = np.array(re.findall(r"[-\d.]+", figures.outline(mask)), float).reshape(-1, 2)
+    assert numbers.min(axis=0).tolist() == [2, 3]
+    assert numbers.max(axis=0).tolist() == [9, 6]
+    assert figures.outline(np.zeros((4, 4), bool)) == ""
+
+
+def test_grey_scale() -> None:
+    assert figures.to_grey(np.array([[-1.0, 0.0, 0.5, 1.0, 2.0]]), (0.0, 1.0)).tolist() == [[0, 0, 128, 255, 255]]
+    assert figures.to_grey(np.ones((1, 2)), (1.0, 1.0)).tolist() == [[0, 0]]
+
+
+def test_scale_bar_is_round() -> None:
+    assert [scale_bar(width) for width in (400.0, 384.0, 1000.0, 90.0)] == [100.0, 100.0, 200.0, 20.0]
+
+
+def test_json_has_no_nan() -> None:
+    value = {"a": np.nan, "b": np.array([1.0, np.inf]), "c": (np.float32(2), np.int64(3)), "d": True}
+    assert to_plain(value) == {"a": None, "b": [1.0, None], "c": [2.0, 3], "d": True}
+
+
+def test_definitions_cover_the_headlines() -> None:
+    for key in ("accuracy", "mean_iou", "mean_density_correlation", "expected_calibration_error"):
+        assert key in metrics.DEFINITIONS

@@ -1,0 +1,535 @@
+"""Where particles are, how they are turned, and how they come as a stream, for every kind of input."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import mrcfile
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from triptych.config import PredictConfig
+from triptych.errors import InputError
+from triptych.io.describe import describe_file
+from triptych.io.mrc import write_mrc
+from triptych.io.relion import angles_from_rotations, particles_from_relion, read_relion, rotations_from_angles
+from triptych.io.source import READS_PER_MAP, ParticleSource, cut_cube, find_tomogram, open_particles, unique_names, voxel_sizes
+from triptych.io.star import write_star
+from triptych.volume import Volume
+
+CONFIG = PredictConfig()
+BOX = 80.0
+
+
+def open_it(path: Path | str, **settings: Any) -> ParticleSource:
+    return open_particles(path, PredictConfig(**settings), BOX)
+
+
+def write_cube(path: Path, seed: int = 0, n: int = 8, voxel_size: float = 10.0) -> NDArray[np.float32]:
+    data = np.random.default_rng(seed).normal(size=(n, n, n)).astype(np.float32)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_mrc(path, Volume(data, voxel_size))
+    return data
+
+
+def write_particles(path: Path, optics: dict[str, Any] | None = None, general: dict[str, Any] | None = None, **columns: Any) -> Path:
+    blocks: dict[str, Any] = {} if general is None else {"general": general}
+    if optics is not None:
+        blocks["optics"] = pd.DataFrame({key: value if isinstance(value, list) else [value] for key, value in optics.items()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_star(path, {**blocks, "particles": pd.DataFrame(columns)})
+    return path
+
+
+def write_images(folder: Path, count: int = 3, **optics: Any) -> Path:
+    for index in range(count):
+        write_cube(folder / "images" / f"p{index}.mrc", index)
+    return write_particles(
+        folder / "particles.star",
+        optics={"rlnOpticsGroup": 1, "rlnImagePixelSize": 10.0, "rlnImageDimensionality": 3, **optics},
+        rlnTomoName=["TS_1"] * count,
+        rlnImageName=[f"images/p{index}.mrc" for index in range(count)],
+        rlnOpticsGroup=[1] * count,
+        other=[f"x{index}" for index in range(count)],
+    )
+
+
+# ------------------------------------------------------------------------------------------------- angles and positions
+
+
+def relion_matrix(rot: float, tilt: float, psi: float) -> NDArray[np.float64]:
+    """RELION's Euler_angles2matrix, written out as three turns of the axes: particle (reference) -> tomogram."""
+    a, b, g = np.radians([rot, tilt, psi])
+    about_z = lambda t: np.array([[np.cos(t), np.sin(t), 0], [-np.sin(t), np.cos(t), 0], [0, 0, 1]])  # noqa: E731
+    about_y = np.array([[np.cos(b), 0, -np.sin(b)], [0, 1, 0], [np.sin(b), 0, np.cos(b)]])
+    return np.asarray(about_z(g) @ about_y @ about_z(a))
+
+
+def test_rotation_is_relions_matrix() -> None:
+    """It takes the particle's to the tomogram's coordinates, and is the inverse of scipy's intrinsic ZYZ turn."""
+    angles = np.random.default_rng(0).uniform([-180, 0, -180], [180, 180, 180], (20, 3))
+    expected = np.stack([relion_matrix(*angle) for angle in angles])
+    np.testing.assert_allclose(rotations_from_angles(angles), expected, atol=1e-12)
+    scipy = Rotation.from_euler("ZYZ", angles, degrees=True).inv().as_matrix()
+    np.testing.assert_allclose(rotations_from_angles(angles), scipy, atol=1e-12)
+
+
+def test_angles_round_trip() -> None:
+    """1,000 random turns within 0.01°, and those where only the sum of two angles is determined."""
+    rotations = Rotation.random(1000, random_state=1).as_matrix()
+    again = rotations_from_angles(angles_from_rotations(rotations))
+    assert np.degrees((Rotation.from_matrix(again) * Rotation.from_matrix(rotations).inv()).magnitude()).max() < 0.01
+    special = np.array([[30, 0, 40], [30, 180, 40], [0, 0, 0], [-170, 1e-9, 0], [10, 90, 20]], dtype=float)
+    rotations = rotations_from_angles(special)
+    np.testing.assert_allclose(rotations_from_angles(angles_from_rotations(rotations)), rotations, atol=1e-6)
+    angles = np.array([[10.0, 20.0, 30.0]])
+    np.testing.assert_allclose(angles_from_rotations(rotations_from_angles(angles)), angles)
+
+
+def test_unbinned_pixels_of_relion_4(tmp_path: Path) -> None:
+    path = write_particles(
+        tmp_path / "a.star",
+        optics={"rlnOpticsGroup": 1, "rlnTomoTiltSeriesPixelSize": 2.5, "rlnImagePixelSize": 10.0},
+        rlnTomoName=["a"], rlnCoordinateX=[100], rlnCoordinateY=[200.5], rlnCoordinateZ=[40], rlnOpticsGroup=[1],
+    )  # fmt: skip
+    np.testing.assert_allclose(particles_from_relion(path).positions, [[250, 501.25, 100]])
+    np.testing.assert_allclose(particles_from_relion(path, coordinate_pixel_size=4).positions, [[400, 802, 160]])
+
+
+def test_warp_counts_pixels_of_the_export(tmp_path: Path) -> None:
+    path = write_particles(
+        tmp_path / "a.star",
+        rlnMicrographName=["a.tomostar"], rlnCoordinateX=[10], rlnCoordinateY=[20], rlnCoordinateZ=[30],
+        rlnMagnification=[10000.0], rlnDetectorPixelSize=[8.0],
+    )  # fmt: skip
+    file = read_relion(path)
+    assert file.is_warp
+    np.testing.assert_allclose(file.coordinates()[0], [[80, 160, 240]])
+    assert file.image_voxel_size() == pytest.approx([8.0])
+
+
+def test_origins_are_turned_and_subtracted(tmp_path: Path) -> None:
+    angles = (30.0, 60.0, -50.0)
+    path = write_particles(
+        tmp_path / "a.star",
+        rlnTomoName=["a"], rlnCoordinateX=[10], rlnCoordinateY=[20], rlnCoordinateZ=[30], rlnPixelSize=[2.0],
+        rlnOriginXAngst=[1.0], rlnOriginYAngst=[-2.0], rlnOriginZAngst=[5.0],
+        rlnTomoSubtomogramRot=[angles[0]], rlnTomoSubtomogramTilt=[angles[1]], rlnTomoSubtomogramPsi=[angles[2]],
+        rlnAngleRot=[5.0], rlnAngleTilt=[6.0], rlnAnglePsi=[7.0],
+    )  # fmt: skip
+    particles = particles_from_relion(path)
+    matrix = relion_matrix(*angles)
+    np.testing.assert_allclose(particles.positions, [[20, 40, 60] - matrix @ [1, -2, 5]])
+    np.testing.assert_allclose(particles.rotations, [matrix @ relion_matrix(5, 6, 7)], atol=1e-12)
+
+
+def test_origins_in_pixels_of_relion_3(tmp_path: Path) -> None:
+    columns = {f"rlnCoordinate{axis}": [10.0] for axis in "XYZ"} | {f"rlnOrigin{axis}": [1.0] for axis in "XYZ"}
+    path = write_particles(tmp_path / "a.star", rlnMicrographName=["a.mrc"], rlnPixelSize=[3.0], **columns)
+    np.testing.assert_allclose(particles_from_relion(path).positions, [[27, 27, 27]])
+
+
+def write_centered(folder: Path, **columns: Any) -> Path:
+    """A RELION 5 particle in a tomogram of 400 x 300 x 200 unbinned pixels of 2.5 Å."""
+    sizes = {"rlnTomoSizeX": [400], "rlnTomoSizeY": [300], "rlnTomoSizeZ": [200]}
+    write_star(folder / "tomograms.star", {"global": pd.DataFrame({"rlnTomoName": ["a"], "rlnTomoTiltSeriesPixelSize": [2.5], **sizes, **columns})})
+    place = {"rlnCenteredCoordinateXAngst": [10.0], "rlnCenteredCoordinateYAngst": [-20.0], "rlnCenteredCoordinateZAngst": [0.0]}
+    return write_particles(folder / "particles.star", rlnTomoName=["a"], **place)
+
+
+def test_relion_5_counts_from_half_the_size(tmp_path: Path) -> None:
+    """N / 2 unbinned pixels, as RELION's C++; not N / 2 - 1."""
+    path = write_centered(tmp_path)
+    np.testing.assert_allclose(particles_from_relion(path).positions, [[510, 355, 250]])
+    assert read_relion(path).dialect == "RELION 5"
+    write_star(tmp_path / "set.star", {"": {"rlnTomoParticlesFile": "particles.star", "rlnTomoTomogramsFile": "tomograms.star"}})
+    np.testing.assert_allclose(particles_from_relion(tmp_path / "set.star").positions, [[510, 355, 250]])
+    (tmp_path / "tomograms.star").unlink()
+    with pytest.raises(InputError, match=r"tomograms\.star"):
+        particles_from_relion(path)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"rlnCoordinateX": [1.0], "rlnCoordinateY": [1.0]}, "rlnCoordinateZ"),
+        ({"rlnCoordinateX": [1.0], "rlnCoordinateY": [1.0], "rlnCoordinateZ": [1.0]}, "coordinate_pixel_size"),
+        ({"rlnCoordinateX": ["x"], "rlnCoordinateY": [1.0], "rlnCoordinateZ": [1.0]}, "holds text"),
+        ({"rlnCoordinateX": [np.nan], "rlnCoordinateY": [1.0], "rlnCoordinateZ": [1.0]}, "is nan in row 1"),
+        ({"rlnCoordinateX": [1.0], "rlnCoordinateY": [1.0], "rlnCoordinateZ": [1.0], "rlnPixelSize": [0.0]}, "must be above 0"),
+    ],
+)
+def test_coordinates_that_cannot_be_used(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
+    path = write_particles(tmp_path / "a.star", rlnTomoName=["a"], **columns)
+    with pytest.raises(InputError, match=message):
+        open_it(path)
+
+
+# --------------------------------------------------------------------------------------------------- STAR file of images
+
+
+def test_images_of_a_star_file(tmp_path: Path) -> None:
+    source = open_it(write_images(tmp_path))
+    assert (source.kind, len(source), source.names, source.contrast) == ("star", 3, ["p0", "p1", "p2"], None)
+    assert list(source.table.columns) == ["rlnTomoName", "rlnImageName", "rlnOpticsGroup", "other"]
+    assert source.optics is not None
+    volume = source.read(2)
+    assert np.array_equal(volume.data, write_cube(tmp_path / "x.mrc", 2))
+    assert volume.voxel_size == 10
+    assert list(source.blocks_with(source.table)) == ["optics", "particles"]
+
+
+def test_paths_from_the_root_of_the_project(tmp_path: Path) -> None:
+    for index in range(2):
+        write_cube(tmp_path / "Extract" / "job1" / f"TS_{index}" / "1_data.mrc", index)
+    path = write_particles(
+        tmp_path / "Refine" / "job2" / "run_data.star",
+        optics={"rlnOpticsGroup": 1, "rlnImagePixelSize": 10.0},
+        rlnTomoName=["TS_0", "TS_1"], rlnImageName=[f"Extract/job1/TS_{index}/1_data.mrc" for index in range(2)], rlnOpticsGroup=[1, 1],
+    )  # fmt: skip
+    source = open_it(path)
+    assert source.names == ["TS_0_1_data", "TS_1_1_data"]
+    assert np.array_equal(source.read(1).data, write_cube(tmp_path / "x.mrc", 1))
+
+
+def test_numbered_images_of_stacks(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).random((3, 8, 8, 8)).astype("f4")
+    with mrcfile.new(tmp_path / "a.mrcs") as file:
+        file.set_data(data)
+        file.voxel_size = 10
+    source = open_it(write_particles(tmp_path / "a.star", rlnImageName=["000003@a.mrcs", "1@a.mrcs"], rlnTomoName=["t", "t"]))
+    assert np.array_equal(source.read(0).data, data[2])
+    assert source.names == ["a_000003", "a_000001"]
+    assert np.array_equal(open_it(tmp_path / "a.mrcs").read(1).data, data[1])
+    with pytest.raises(InputError, match="volume 4"):
+        open_it(write_particles(tmp_path / "a.star", rlnImageName=["4@a.mrcs"])).read(0)
+
+
+def test_stated_voxel_size_wins_over_the_header(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_images(tmp_path, rlnImagePixelSize=12.0)
+    with caplog.at_level(logging.WARNING):
+        source = open_it(path)
+    assert "states 12 Å" in caplog.text
+    assert source.read(0).voxel_size == 12
+    assert voxel_sizes(source) == [12]
+    caplog.clear()
+    assert open_it(path, voxel_size=9.0).read(0).voxel_size == 9
+    assert not caplog.text
+
+
+def test_header_without_voxel_size_will_do_where_the_star_file_states_it(tmp_path: Path) -> None:
+    path = write_images(tmp_path)
+    with mrcfile.open(tmp_path / "images" / "p1.mrc", "r+") as file:
+        file.voxel_size = 0
+    assert open_it(path).read(1).voxel_size == 10
+    with pytest.raises(InputError, match="--set voxel_size="):
+        open_it(tmp_path / "images")
+    assert open_it(tmp_path / "images", voxel_size=10).read(1).voxel_size == 10
+
+
+def test_two_optics_groups(tmp_path: Path) -> None:
+    optics = {"rlnOpticsGroup": [7, 3], "rlnImagePixelSize": [10.0, 5.0]}
+    write_cube(tmp_path / "a.mrc")
+    columns = {"rlnImageName": ["a.mrc"] * 3, "rlnOpticsGroup": [3, 7, 3]}
+    source = open_it(write_particles(tmp_path / "p.star", optics=optics, **columns), voxel_size=None)
+    assert [source.read(index).voxel_size for index in range(3)] == [5, 10, 5]
+    assert len(set(source.names)) == 3
+    with pytest.raises(InputError, match=r"row 2 .* optics group 4"):
+        open_it(write_particles(tmp_path / "p.star", optics=optics, rlnImageName=["a.mrc"] * 2, rlnOpticsGroup=[3, 4]))
+
+
+def test_bad_images(tmp_path: Path) -> None:
+    path = write_images(tmp_path)
+    image = tmp_path / "images" / "p1.mrc"
+    whole = image.read_bytes()
+    image.write_bytes(whole[:-10])
+    with pytest.raises(InputError, match=r"p1\.mrc is truncated"):
+        open_it(path)
+    write_mrc(image, Volume(np.zeros((8, 8, 9), dtype="f4"), 10.0))
+    with pytest.raises(InputError, match="9 x 8 x 8 voxels"):
+        open_it(path)
+    image.unlink()
+    with pytest.raises(InputError, match=r"row 2 of .* names the image images/p1\.mrc"):
+        open_it(path)
+    image.write_bytes(whole[:1024] + np.float32("nan").tobytes() + whole[1028:])
+    with pytest.raises(InputError, match="NaN"):
+        open_it(path).read(1)
+
+
+def test_bad_tables(tmp_path: Path) -> None:
+    path = tmp_path / "a.star"
+    path.write_text("")
+    with pytest.raises(InputError, match="empty"):
+        open_it(path)
+    path.write_text("data_particles\n\nloop_\n_rlnImageName #1\n")
+    with pytest.raises(InputError, match="no particles"):
+        open_it(path)
+    path.write_text("data_job\n\n_rlnJobType 3\n")
+    with pytest.raises(InputError, match="no table of particles"):
+        open_it(path)
+
+
+@pytest.mark.parametrize("how", ["general", "optics"])
+def test_tilt_stacks_are_refused(tmp_path: Path, how: str) -> None:
+    write_cube(tmp_path / "a.mrcs")
+    optics = {"rlnOpticsGroup": 1, "rlnImagePixelSize": 10.0, "rlnImageDimensionality": 2 if how == "optics" else 3}
+    general = {"rlnTomoSubTomosAre2DStacks": 1} if how == "general" else None
+    path = write_particles(tmp_path / "a.star", optics=optics, general=general, rlnImageName=["a.mrcs"], rlnOpticsGroup=[1])
+    with pytest.raises(InputError, match="3-D subtomograms"):
+        open_it(path)
+
+
+# ---------------------------------------------------------------------------------------------- coordinates and tomograms
+
+
+def make_tomogram(folder: Path, name: str = "TS_1.mrc", voxel_size: float = 10.0, shape: tuple[int, int, int] = (20, 30, 40)) -> NDArray[np.float32]:
+    """Each voxel holds its place: 10000 z + 100 y + x."""
+    z, y, x = np.indices(shape)
+    data = (10000 * z + 100 * y + x).astype(np.float32)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_mrc(folder / name, Volume(data, voxel_size))
+    return data
+
+
+def write_coordinates(folder: Path, x: list[float], y: list[float], z: list[float], names: list[str] | None = None, **columns: Any) -> Path:
+    place = {"rlnCoordinateX": x, "rlnCoordinateY": y, "rlnCoordinateZ": z}
+    optics = {"rlnOpticsGroup": 1, "rlnTomoTiltSeriesPixelSize": 2.5}
+    return write_particles(folder / "p.star", optics=optics, rlnTomoName=names or ["TS_1"] * len(x), rlnOpticsGroup=[1] * len(x), **place, **columns)
+
+
+def test_cubes_are_cut_around_the_particle(tmp_path: Path) -> None:
+    make_tomogram(tmp_path / "tomograms")
+    # voxels (15.25, 12, 9.75): unbinned pixels of 2.5 Å, tomogram of 10 Å
+    source = open_it(write_coordinates(tmp_path, [61.0], [48.0], [39.0]), tomograms=tmp_path / "tomograms")
+    volume = source.read(0)
+    assert source.kind == "coordinates"
+    assert volume.shape == (8, 8, 8)
+    assert volume.data[4, 4, 4] == 10000 * 10 + 100 * 12 + 15
+    assert volume.origin == (110.0, 80.0, 60.0)
+    np.testing.assert_allclose(source.offsets, [[2.5, 0, -2.5]])
+    assert source.names == ["TS_1_000001"]
+    assert "2.5 Å" in source.description
+
+
+def test_cubes_over_the_border_are_padded_with_the_mean(tmp_path: Path) -> None:
+    data = make_tomogram(tmp_path)
+    volume = open_it(write_coordinates(tmp_path, [0.0], [0.0], [0.0])).read(0)
+    assert np.array_equal(volume.data[4:, 4:, 4:], data[:4, :4, :4])
+    assert volume.data[0, 0, 0] == pytest.approx(data[:4, :4, :4].mean())
+    with pytest.raises(InputError, match="outside"):
+        cut_cube(data, np.array([-4, 5, 5]), 8)
+
+
+def test_particle_outside_its_tomogram(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make_tomogram(tmp_path)
+    with pytest.raises(InputError, match=r"row 2 of .*p\.star .* lies outside .*TS_1\.mrc"):
+        open_it(write_coordinates(tmp_path, [10.0, 1000.0], [10.0, 10.0], [10.0, 10.0]))
+    with caplog.at_level(logging.WARNING):
+        open_it(write_coordinates(tmp_path, [-8.0], [10.0], [10.0]))
+    assert "centres of 1 of 1" in caplog.text
+
+
+def test_one_tomogram_at_a_time(tmp_path: Path) -> None:
+    for index in range(3):
+        make_tomogram(tmp_path, f"TS_{index}.mrc")
+    source = open_it(write_coordinates(tmp_path, [40.0] * 4, [40.0] * 4, [40.0] * 4, ["TS_0", "TS_2", "TS_1", "TS_0"]))
+    reader: Any = source.reader
+    assert reader.mapped is None
+    for index, number in enumerate((0, 1, 2, 0)):
+        source.read(index)
+        assert reader.mapped[0] == number
+    for _ in range(40):
+        source.read(3)
+    assert reader.reads <= READS_PER_MAP
+    again = pickle.loads(pickle.dumps(reader))  # noqa: S301  goes to worker processes without the mapped file
+    assert again.mapped is None
+    assert np.array_equal(again.read(1).data, source.read(1).data)
+
+
+def test_relion_5_particle_in_its_tomogram(tmp_path: Path) -> None:
+    data = make_tomogram(tmp_path / "Reconstruct", "rec_a.mrc", 10.0, (50, 75, 100))
+    path = write_centered(tmp_path, rlnTomoReconstructedTomogram=["Reconstruct/rec_a.mrc"], rlnTomoTomogramBinning=[4.0])
+    volume = open_it(path).read(0)
+    assert volume.data[4, 4, 4] == data[25, 36, 51]  # 510, 355, 250 Å over 10 Å; 35.5 and 36 tie, half goes up
+    (tmp_path / "tomograms.star").unlink()
+    assert open_it(path, tomograms=tmp_path / "Reconstruct").read(0).data[4, 4, 4] == data[25, 36, 51]
+
+
+def test_voxel_size_of_a_tomogram(tmp_path: Path) -> None:
+    make_tomogram(tmp_path)
+    with mrcfile.open(tmp_path / "TS_1.mrc", "r+") as file:
+        file.voxel_size = 1
+    path = write_coordinates(tmp_path, [40.0], [40.0], [40.0])
+    with pytest.raises(InputError, match="--set tomogram_voxel_size="):
+        open_it(path)
+    assert open_it(path, tomogram_voxel_size=10).read(0).data[4, 4, 4] == 101010
+    with pytest.raises(InputError, match="box of 80 Å has 800 voxels"):
+        open_it(path, tomogram_voxel_size=0.1)
+
+
+def test_names_of_tomograms(tmp_path: Path) -> None:
+    names = ("TS_1.mrc", "TS_10_bin4.rec", "rec_TS_2.mrc", "rec_TS_2_half1.mrc", "TS_3_8.00Apx.mrc", "x_a.mrc", "x_b.mrc")
+    files = [tmp_path / name for name in names]
+    for name, found in (("TS_1", 0), ("TS_1.tomostar", 0), ("tomos/TS_10.mrc", 1), ("TS_2", 2), ("TS_3.tomostar", 4)):
+        assert find_tomogram(name, files) == files[found]
+    with pytest.raises(InputError, match="no tomogram called TS_4"):
+        find_tomogram("TS_4", files)
+    with pytest.raises(InputError, match=r"2 files .* could be the tomogram x"):
+        find_tomogram("x", files)
+
+
+def test_missing_and_compressed_tomograms(tmp_path: Path) -> None:
+    path = write_coordinates(tmp_path, [40.0], [40.0], [40.0])
+    with pytest.raises(InputError, match="no tomogram called TS_1"):
+        open_it(path)
+    with pytest.raises(InputError, match="does not exist"):
+        open_it(path, tomograms=tmp_path / "nowhere")
+    make_tomogram(tmp_path)
+    (tmp_path / "TS_1.mrc.gz").write_bytes(gzip.compress((tmp_path / "TS_1.mrc").read_bytes()))
+    (tmp_path / "TS_1.mrc").unlink()
+    with pytest.raises(InputError, match="decompress"):
+        open_it(path)
+
+
+def test_images_or_tomograms(tmp_path: Path) -> None:
+    """With both at hand the images are read, unless the tomograms are asked for."""
+    make_tomogram(tmp_path / "tomograms")
+    write_cube(tmp_path / "a.mrc")
+    path = write_coordinates(tmp_path, [40.0], [40.0], [40.0], rlnImageName=["a.mrc"])
+    assert open_it(path).kind == "star"
+    assert open_it(path, tomograms=tmp_path / "tomograms").kind == "coordinates"
+
+
+# ------------------------------------------------------------------------------------------------------- files and names
+
+
+def test_folder_pattern_and_file(tmp_path: Path) -> None:
+    for index in range(3):
+        write_cube(tmp_path / f"p{index}.mrc", index, n=8 + 2 * index)
+    (tmp_path / ".hidden.mrc").write_text("")
+    (tmp_path / "note.txt").write_text("")
+    for path, count in ((tmp_path, 3), (f"{tmp_path}/p[01].mrc", 2), (tmp_path / "p1.mrc", 1)):
+        source = open_it(path)
+        assert (source.kind, len(source)) == ("files", count)
+        assert source.read(count - 1).shape == (8 + 2 * {3: 2, 2: 1, 1: 1}[count],) * 3
+    write_star(tmp_path / "again.star", source.blocks_with(source.table))
+    assert np.array_equal(open_it(tmp_path / "again.star").read(0).data, source.read(0).data)
+
+
+@pytest.mark.parametrize("name", ["nothing.star", "nothing", "no*.mrc", "empty", "text.txt", "empty.zarr"])
+def test_nothing_to_open(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.zarr").mkdir()
+    (tmp_path / "text.txt").write_text("x")
+    with pytest.raises(InputError):
+        open_it(tmp_path / name)
+
+
+def test_names_are_unique_and_stay_in_their_folder() -> None:
+    names = unique_names(["../../etc/passwd", "a b", ".hidden", "é", "x" * 400], ["t"] * 5)
+    assert names[:3] == ["etc_passwd", "a_b", "hidden"]
+    assert all(name and "/" not in name and not name.startswith(".") and len(name) < 200 for name in names)
+    assert unique_names(["1", "1"], ["a", "b"]) == ["a_1", "b_1"]
+    assert unique_names(["A", "a"], ["t", "t"]) == ["t_A_row0000001", "t_a_row0000002"]
+    for stems in (["a", "a", "t_a_row0000001"], ["x"] * 50, ["t_x", "x", "x"]):
+        assert len({name.casefold() for name in unique_names(stems, ["t"] * len(stems))}) == len(stems)
+
+
+def test_dataset_store(tmp_path: Path) -> None:
+    from triptych.io.store import create_store
+
+    try:
+        store = create_store(tmp_path / "a.zarr", 4, 2, 10.0, 16, ("x", "none"), {})
+    except TypeError:
+        pytest.skip("the store is made in another way now")
+    data = np.random.default_rng(0).normal(size=(4, 16, 16, 16)).astype("f2")
+    store["subtomogram"][:] = data
+    source = open_it(tmp_path / "a.zarr")
+    assert (source.kind, len(source), source.contrast) == ("store", 4, "bright")
+    assert np.array_equal(source.read(3).data, data[3].astype("f4"))
+    assert source.names[0] == "particle_000000"
+
+
+# ---------------------------------------------------------------------------------------------------------- real data
+
+
+def test_real_particles(shared_data: Path) -> None:
+    source = open_it(shared_data / "ribosome_70s_real" / "particles.star")
+    assert (len(source), voxel_sizes(source), source.read(19).shape) == (20, [12.0], (32, 32, 32))
+    assert source.names[0] == "Unt_050_10"
+
+
+@pytest.mark.parametrize("name", ["particles", "optimisation_set"])
+def test_real_tilt_stacks(shared_data: Path, name: str) -> None:
+    path = shared_data / "ribosome_70s_tilt_stacks" / f"{name}.star"
+    with pytest.raises(InputError, match="2-D tilt-stack"):
+        open_it(path)
+    # WarpTools counts in pixels of the export: only so do the particles fill the tomograms of 7335 x 10002 x 2334 Å
+    positions = particles_from_relion(path).positions
+    assert positions is not None
+    assert (positions.max(axis=0) > [6000, 9000, 2000]).all()
+    assert (positions.max(axis=0) < [7335, 10002, 2334]).all()
+
+
+def test_real_angles(shared_data: Path) -> None:
+    """The matrices with which an average fits these particles (checked by its correlation) are those of our rule."""
+    with np.load(shared_data / "ribosome_70s_real" / "truth.npz") as truth:
+        expected = truth["pose_matrix"]
+    rotations = particles_from_relion(shared_data / "ribosome_70s_tilt_stacks" / "particles.star").rotations
+    assert rotations is not None
+    np.testing.assert_allclose(rotations, expected, atol=1e-6)
+
+
+def test_real_tomograms(shared_data: Path) -> None:
+    with pytest.raises(InputError, match="141 x 91 x 281 voxels"):
+        open_it(shared_data / "tomograms_real" / "emd_1155.map.gz")
+    with pytest.raises(InputError, match="0 x 0 x 0 Å"):
+        open_it(shared_data / "tomograms_labelled" / "tomo01.mrc.gz")
+
+
+# ------------------------------------------------------------------------------------------------------------- describe
+
+
+def test_describe_what_predict_takes(tmp_path: Path) -> None:
+    path = write_images(tmp_path)
+    facts = dict(describe_file(path).facts)
+    assert (facts["particles"], facts["images"], facts["voxel size of the images"]) == ("3", "3 of 3 found", "10 Å")
+    (tmp_path / "images" / "p1.mrc").unlink()
+    assert "p1.mrc" in describe_file(path).warnings[0]
+    make_tomogram(tmp_path)
+    result = describe_file(tmp_path / "TS_1.mrc")
+    assert dict(result.facts)["size"] == "40 x 30 x 20 voxels (x, y, z)"
+    assert dict(result.facts)["grey values"].startswith("0 to 1.929e+05")
+    assert dict(describe_file(write_coordinates(tmp_path, [1.0], [1.0], [1.0])).facts)["coordinates"].startswith("pixels of 2.5 Å")
+    assert dict(describe_file(tmp_path / "images").facts)["files"] == "2"
+
+
+def test_describe_warns(tmp_path: Path) -> None:
+    with mrcfile.new(tmp_path / "a.mrc") as file:
+        file.set_data(np.array([[[1, 5], [2, 3]]], dtype="f4"))
+        file.voxel_size = 1
+        file.data[0, 0, 1] = np.nan
+    warnings = " ".join(describe_file(tmp_path / "a.mrc").warnings)
+    assert "1 Å per voxel" in warnings
+    assert "1 values are NaN" in warnings
+    with pytest.raises(InputError, match="no kind"):
+        describe_file(Path(__file__))
+    with pytest.raises(InputError, match="does not exist"):
+        describe_file(tmp_path / "nothing")
+
+
+def test_describe_real_particles(shared_data: Path) -> None:
+    facts = dict(describe_file(shared_data / "ribosome_70s_real" / "particles.star").facts)
+    assert "dark" in facts["contrast"]
+    assert "little" not in facts["contrast"]
+    result = describe_file(shared_data / "ribosome_70s_tilt_stacks" / "particles.star")
+    assert "2-D" in result.warnings[0]
+    assert any("0 Å per voxel" in text for text in describe_file(shared_data / "tomograms_labelled" / "tomo01.mrc.gz").warnings)
+    assert dict(describe_file(shared_data / "structures" / "3j9i.pdb.gz").facts)["chains"] == "28 in the first model"

@@ -1,0 +1,203 @@
+"""Dataset, training, resumption and prediction on tiny data, as the command line calls them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import SIMULATE, TRAIN, write_mrc, write_particles
+
+from triptych.config import AugmentConfig, PredictConfig, SimulateConfig, TrainConfig
+from triptych.dataset import PlannedBatches, SubtomogramDataset, scramble_phases, split_rows
+from triptych.errors import InputError
+from triptych.io.mrc import read_mrc
+from triptych.io.star import read_star
+from triptych.io.store import open_store
+from triptych.predict import predict, probability_column
+from triptych.settings import load_config
+from triptych.simulate import simulate
+from triptych.train import train
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return simulate(tmp_path_factory.mktemp("data") / "data.zarr", load_config(SimulateConfig, None, SIMULATE))
+
+
+@pytest.fixture(scope="module")
+def model(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(data, tmp_path_factory.mktemp("model") / "model", load_config(TrainConfig, None, TRAIN))
+
+
+# ------------------------------------------------------------------------------------------------------------- dataset
+
+
+def test_split_holds_out_whole_tomograms(data: Path) -> None:
+    store = open_store(data)
+    train_rows, held_out = split_rows(store, 0.3, 100, 0)
+    tomogram = store["tomogram"][:]
+    assert set(train_rows) | set(held_out) == set(range(len(store)))
+    assert not set(tomogram[train_rows]) & set(tomogram[held_out])
+
+
+def test_batches_go_on_where_they_stopped() -> None:
+    rows = np.arange(100, 110)
+    whole = list(PlannedBatches(rows, 4, 7, 0, 10))
+    assert [*PlannedBatches(rows, 4, 7, 0, 6), *PlannedBatches(rows, 4, 7, 6, 4)] == whole
+    first_pass = [row for batch in whole for row, _ in batch][:10]
+    assert sorted(first_pass) == list(rows)
+    assert whole != list(PlannedBatches(rows, 4, 8, 0, 10))
+
+
+def test_augmentation_depends_on_the_draw_alone(data: Path) -> None:
+    a = SubtomogramDataset(data, AugmentConfig(), 0).__getitems__([(1, 5), (2, 6)])
+    b = SubtomogramDataset(data, AugmentConfig(), 0)[(2, 6)]
+    c = SubtomogramDataset(data, AugmentConfig(), 0)[(2, 7)]
+    assert torch.equal(a.subtomogram[1], b.subtomogram[0])
+    assert not torch.equal(b.subtomogram, c.subtomogram)
+    assert a.subtomogram.mean((1, 2, 3)).abs().max() < 1e-5
+    assert torch.allclose(a.subtomogram.std((1, 2, 3)), torch.ones(2), atol=1e-3)
+
+
+def test_unpacked_copy_gives_the_same_batches(data: Path, tmp_path: Path) -> None:
+    draws = [(row, row) for row in range(12)]
+    plain, cached = SubtomogramDataset(data, AugmentConfig(), 0), SubtomogramDataset(data, AugmentConfig(), 0, cache=tmp_path / "cache")
+    for a, b in zip(plain.__getitems__(draws), cached.__getitems__(draws), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_signal_stays_with_its_truth_under_half_turns(data: Path) -> None:
+    quiet = AugmentConfig(snr=(1e4, 1e4), low_pass_share=0, high_pass_share=0, padding_share=0, inverted_share=0, scrambled_share=0)
+    store = open_store(data)
+    rows = [int(row) for row in np.flatnonzero(store["mask"][:].any((1, 2, 3)))]
+    plain = SubtomogramDataset(data, quiet.model_copy(update={"half_turns": False}), 0).__getitems__([(row, 0) for row in rows])
+    turned = SubtomogramDataset(data, quiet, 0).__getitems__([(row, 3) for row in rows])
+    for a, b in ((plain, turned),):
+        for x, d, y, e in zip(a.subtomogram, a.density, b.subtomogram, b.density, strict=True):
+            before, after = torch.corrcoef(torch.stack([x.flatten(), d.flatten()]))[0, 1], torch.corrcoef(torch.stack([y.flatten(), e.flatten()]))[0, 1]
+            assert after == pytest.approx(float(before), abs=0.05)
+
+
+def test_inverted_and_scrambled_copies_are_none(data: Path) -> None:
+    for share in ("inverted_share", "scrambled_share"):
+        always = AugmentConfig(**{"inverted_share": 0, "scrambled_share": 0, share: 1})
+        batch = SubtomogramDataset(data, always, 0).__getitems__([(row, row) for row in range(8)])
+        assert (batch.label == len(open_store(data).class_names) - 1).all()
+        assert not batch.mask.any()
+        assert not batch.density.any()
+
+
+def test_scrambled_phases_keep_the_power_spectrum() -> None:
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(16, 16, 16)).astype(np.float32)
+    other = scramble_phases(data, rng)
+    assert np.allclose(np.abs(np.fft.rfftn(other)), np.abs(np.fft.rfftn(data)), rtol=0.05, atol=0.5)
+    assert abs(np.corrcoef(other.ravel(), data.ravel())[0, 1]) < 0.1
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def test_model_folder_is_complete(model: Path) -> None:
+    assert {"weights.safetensors", "model.json", "manifest.json", "training.csv"} == {path.name for path in model.iterdir()}
+    assert json.loads((model / "manifest.json").read_text())["validation"]["particles"] == 4
+    assert not list(model.parent.glob("*.training"))
+
+
+def test_resumed_run_equals_an_undisturbed_one(data: Path, tmp_path: Path) -> None:
+    config = load_config(TrainConfig, None, [*TRAIN, "updates=4", "network.dropout=0.3"])
+    straight = train(data, tmp_path / "straight", config)
+
+    def stop_after_three(done: int, _: int) -> None:
+        if done == 3:
+            raise RuntimeError("pulled the plug")
+
+    with pytest.raises(RuntimeError, match="plug"):
+        train(data, tmp_path / "stopped", config, on_progress=stop_after_three)
+    assert not (tmp_path / "stopped").exists()
+    with pytest.raises(InputError, match="--resume"):
+        train(data, tmp_path / "stopped", config)
+    with pytest.raises(InputError, match="other data or settings"):
+        train(data, tmp_path / "stopped", config.model_copy(update={"seed": 1}), resume=True)
+    done: list[int] = []
+    resumed = train(data, tmp_path / "stopped", config, resume=True, on_progress=lambda n, _: done.append(n))
+    assert done[0] >= 2  # did not begin anew
+    a, b = (load_file(folder / "weights.safetensors") for folder in (straight, resumed))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_training_goes_on_from_a_model(data: Path, model: Path, tmp_path: Path) -> None:
+    config = load_config(TrainConfig, None, [*TRAIN, f"initial_model={model}", "learning_rate=1e-9"])
+    again = train(data, tmp_path / "again", config)
+    a, b = (load_file(folder / "weights.safetensors") for folder in (model, again))
+    assert torch.allclose(a["stem.0.weight"].float(), b["stem.0.weight"].float(), atol=1e-3)
+    wide = load_config(TrainConfig, None, [*TRAIN, f"initial_model={model}", "network.channels=[16, 8, 8]"])
+    with pytest.raises(InputError, match="other sizes"):
+        train(data, tmp_path / "wide", wide)
+
+
+def test_training_needs_its_truth_and_two_tomograms(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="crop_size"):
+        train(data, tmp_path / "a", load_config(TrainConfig, None, [*TRAIN, "crop_size=24"]))
+    single = simulate(tmp_path / "single.zarr", load_config(SimulateConfig, None, [*SIMULATE, "particles=4"]))
+    with pytest.raises(InputError, match="single tomogram"):
+        train(single, tmp_path / "b", load_config(TrainConfig, None, TRAIN))
+
+
+# ---------------------------------------------------------------------------------------------------------- prediction
+
+
+def test_predict_a_star_file(model: Path, tmp_path: Path) -> None:
+    star = write_particles(tmp_path / "project", count=3, box_size=24, voxel_size=12.0)
+    out = predict(star, tmp_path / "out", model, PredictConfig(batch_size=2))
+    table, given = read_star(out / "particles.star")["particles"], read_star(star)["particles"]
+    kept = [name for name in given if name != "rlnClassNumber"]
+    assert list(table.columns[: len(kept)]) == kept
+    assert table["triptychInputClassNumber"].tolist() == given["rlnClassNumber"].tolist()
+    names = json.loads((model / "model.json").read_text())["class_names"]
+    probabilities = table[[probability_column(name) for name in names]].to_numpy(float)
+    assert np.allclose(probabilities.sum(1), 1, atol=1e-4)
+    assert [names[i] for i in probabilities.argmax(1)] == table["triptychClass"].tolist()
+    assert (probabilities.argmax(1) + 1 == table["rlnClassNumber"]).all()
+    for kind in ("triptychMask", "triptychDensity"):
+        volume = read_mrc(out / table[kind][1])
+        assert volume.shape == (24, 24, 24)
+        assert volume.voxel_size == pytest.approx(12.0)
+    assert np.load(out / "embedding.npy", allow_pickle=False).shape == (3, 8)
+    assert "optics" in read_star(out / "particles.star")
+
+
+def test_inverted_contrast_is_noticed(model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    star = write_particles(tmp_path / "project", count=12)
+    right = predict(star, tmp_path / "right", model, PredictConfig())
+    assert json.loads((right / "manifest.json").read_text())["particles"]["contrast_warning"] is None
+    wrong = predict(star, tmp_path / "wrong", model, PredictConfig(contrast="bright"))
+    assert "INVERTED" in json.loads((wrong / "manifest.json").read_text())["particles"]["contrast_warning"]
+    assert "INVERTED" in caplog.text
+    auto = predict(star, tmp_path / "auto", model, PredictConfig(contrast="auto"))
+    assert json.loads((auto / "manifest.json").read_text())["particles"]["contrast"] == "dark"
+
+
+def test_predict_a_store_and_single_files(data: Path, model: Path, tmp_path: Path) -> None:
+    table = read_star(predict(data, tmp_path / "store", model) / "particles.star")["particles"]
+    assert table["triptychName"].tolist() == open_store(data).particle_names
+    write_mrc(tmp_path / "files/a.mrc", np.random.default_rng(0).normal(size=(16, 16, 16)), 10.0)
+    write_mrc(tmp_path / "files/b.mrc", np.random.default_rng(1).normal(size=(20, 20, 20)), 8.0)
+    for number, (what, count) in enumerate([(tmp_path / "files", 2), (tmp_path / "files/a.mrc", 1), (str(tmp_path / "files/*.mrc"), 2)]):
+        out = predict(what, tmp_path / f"out{number}", model)
+        assert len(read_star(out / "particles.star")["particles"]) == count
+
+
+def test_what_fails_leaves_nothing(model: Path, tmp_path: Path) -> None:
+    star = write_particles(tmp_path / "project", count=3)
+    broken = tmp_path / "project/subtomograms/particle_3.mrc"
+    data = read_mrc(broken, 12.0).data.copy()
+    data[0, 0, 0] = np.nan
+    write_mrc(broken, data, 12.0)
+    with pytest.raises(InputError, match="NaN"):
+        predict(star, tmp_path / "out", model)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["project"]
