@@ -110,13 +110,10 @@ def main() -> None:
     plain = [Volume(data.astype(np.float32), volumes[0].voxel_size) for data in truth["subtomograms_not_deconvolved"]]
     not_deconvolved, densities = describe(model, plain, arguments.half_turns, "bright")
     not_deconvolved["correlation_recovered"] = own_and_other(densities, references)
-    controls = {name: describe(model, items, arguments.half_turns)[0] for name, items in make_controls(volumes, np.random.default_rng(SEED)).items()}
-    write_result(
-        "real_ribosomes",
-        SEED,
-        {"particles": len(volumes), "half_turns": arguments.half_turns, "real": figures, "real_not_deconvolved": not_deconvolved, "controls": controls},
-        model,
-    )
+    negatives = make_controls(volumes, np.random.default_rng(SEED))
+    controls = {name: describe(model, items, arguments.half_turns)[0] for name, items in negatives.items()}
+    about = {"particles": len(volumes), "half_turns": arguments.half_turns}
+    write_result("real_ribosomes", SEED, {**about, "real": figures, "real_not_deconvolved": not_deconvolved, "controls": controls}, model)
 
 
 if __name__ == "__main__":

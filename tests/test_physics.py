@@ -112,7 +112,14 @@ def test_wavelength(voltage: float, wavelength: float) -> None:
 
 def test_ctf_agrees_with_torch_ctf() -> None:
     theirs = torch_ctf.calculate_ctf_1d(
-        defocus=2.5, voltage=300, spherical_aberration=2.7, amplitude_contrast=0.07, phase_shift=0, pixel_size=2.0, n_samples=256, oversampling_factor=1
+        defocus=2.5,
+        voltage=300,
+        spherical_aberration=2.7,
+        amplitude_contrast=0.07,
+        phase_shift=0,
+        pixel_size=2.0,
+        n_samples=256,
+        oversampling_factor=1,
     )
     k = torch.linspace(0, 0.5, 256) / 2.0
     ours = contrast_transfer(k, 2.5, 300.0, 2.7, 0.07)
@@ -127,10 +134,9 @@ def test_critical_exposure_of_the_literature() -> None:
 
 
 def test_misalignment_moves_the_image() -> None:
-    tilts = acquisition(torch.zeros(1), shifts=torch.tensor([[20.0, -10.0]]), amplitude_contrast=1.0, defocus_um=torch.zeros(1), spherical_aberration_mm=0.0)
-    image = torch.fft.irfft2(torch.fft.rfft2(VOLUME.sum(0)[None]) * signal_filter(tilts, 48, 48, 10.0), s=(48, 48))[0]
-    still = acquisition(torch.zeros(1), amplitude_contrast=1.0, defocus_um=torch.zeros(1), spherical_aberration_mm=0.0)
-    reference = torch.fft.irfft2(torch.fft.rfft2(VOLUME.sum(0)[None]) * signal_filter(still, 48, 48, 10.0), s=(48, 48))[0]
+    no_ctf = {"amplitude_contrast": 1.0, "defocus_um": torch.zeros(1), "spherical_aberration_mm": 0.0}
+    moved, still = (acquisition(torch.zeros(1), shifts=torch.tensor([shift]), **no_ctf) for shift in ([20.0, -10.0], [0.0, 0.0]))
+    image, reference = (apply_filter(VOLUME.sum(0)[None], signal_filter(tilts, 48, 48, 10.0))[0] for tilts in (moved, still))
     assert torch.allclose(image, torch.roll(reference, (-1, 2), (0, 1)), atol=1e-3)
 
 

@@ -71,7 +71,8 @@ def test_clean_density_is_the_reference_in_the_recorded_pose(store: Store) -> No
     for row in np.flatnonzero(store["label"][:] < 3)[:8]:
         template = templates[int(store["label"][row])]
         offset = torch.from_numpy(np.asarray(store["shift"][row]) / CONFIG.voxel_size)
-        turned = pose(template.fine, OVERSAMPLING, torch.from_numpy(np.asarray(store["rotation"][row])), offset, 32, float(store["voxel_size_factor"][row]))
+        rotation = torch.from_numpy(np.asarray(store["rotation"][row]))
+        turned = pose(template.fine, OVERSAMPLING, rotation, offset, 32, float(store["voxel_size_factor"][row]))
         density = np.asarray(store["density"][row], dtype=np.float64)
         assert np.corrcoef(turned.numpy().ravel(), density.ravel())[0, 1] > 0.99
         inside = np.asarray(store["mask"][row]) > 0

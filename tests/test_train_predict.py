@@ -76,10 +76,11 @@ def test_signal_stays_with_its_truth_under_half_turns(data: Path) -> None:
     rows = [int(row) for row in np.flatnonzero(store["mask"][:].any((1, 2, 3)))]
     plain = SubtomogramDataset(data, quiet.model_copy(update={"half_turns": False}), 0).__getitems__([(row, 0) for row in rows])
     turned = SubtomogramDataset(data, quiet, 0).__getitems__([(row, 3) for row in rows])
-    for a, b in ((plain, turned),):
-        for x, d, y, e in zip(a.subtomogram, a.density, b.subtomogram, b.density, strict=True):
-            before, after = torch.corrcoef(torch.stack([x.flatten(), d.flatten()]))[0, 1], torch.corrcoef(torch.stack([y.flatten(), e.flatten()]))[0, 1]
-            assert after == pytest.approx(float(before), abs=0.05)
+    before, after = (
+        [float(torch.corrcoef(torch.stack([x.flatten(), d.flatten()]))[0, 1]) for x, d in zip(batch.subtomogram, batch.density, strict=True)]
+        for batch in (plain, turned)
+    )
+    assert after == pytest.approx(before, abs=0.05)
 
 
 def test_inverted_and_scrambled_copies_are_none(data: Path) -> None:

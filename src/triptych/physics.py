@@ -184,7 +184,8 @@ def signal_filter(acquisition: Acquisition, ny: int, nx: int, pixel_size: float)
     u, v = acquisition.shifts.reshape(-1, 2, 1, 1).unbind(1)
     phase = -2 * math.pi * (kx * u + ky * v)
     shift = torch.complex(phase.cos(), phase.sin())
-    return ctf * damage * envelope / interpolation_falloff(kx, pixel_size) * shift
+    response: Tensor = ctf * damage * envelope / interpolation_falloff(kx, pixel_size) * shift
+    return response
 
 
 def reconstruction_filter(acquisition: Acquisition, correction: Correction, ny: int, nx: int, pixel_size: float) -> Tensor:
@@ -213,7 +214,8 @@ def reconstruction_filter(acquisition: Acquisition, correction: Correction, ny: 
 
 def apply_filter(images: Tensor, transfer: Tensor) -> Tensor:
     """Multiply the Fourier transforms of (t, ny, nx) images by (t, ny, nx // 2 + 1)."""
-    return torch.fft.irfft2(torch.fft.rfft2(images) * transfer, s=images.shape[-2:])
+    filtered: Tensor = torch.fft.irfft2(torch.fft.rfft2(images) * transfer, s=images.shape[-2:])
+    return filtered
 
 
 def reconstruct(images: Tensor, acquisition: Acquisition, correction: Correction, shape: tuple[int, int, int], pixel_size: float) -> Tensor:

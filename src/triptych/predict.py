@@ -39,8 +39,8 @@ OTHER: dict[Contrast, Contrast] = {"dark": "bright", "bright": "dark"}
 
 def predict(
     particles: Path | str,
-    out: Path,
-    model: Path | None = None,
+    out: Path | str,
+    model: Path | str | None = None,
     config: PredictConfig | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Path:
@@ -54,12 +54,13 @@ def predict(
     on_progress : called with (particles done, particles in all)
     """
     config = config or PredictConfig()
-    folder = model or BUILT_IN_MODEL
+    folder = Path(model or BUILT_IN_MODEL)
     network = load_model(folder, config.device, config.precision)
     source = open_particles(particles, config, network.card.voxel_size * network.card.box_size)
     check_voxel_size(source, network)
     contrast, warning = choose_contrast(source, config)
     started = time.monotonic()
+    out = Path(out)
     with output_folder(out) as part:
         table = run_batches(source, network, contrast, config, part, on_progress)
         write_star(part / "particles.star", source.blocks_with(table))
@@ -163,7 +164,7 @@ def fill_table(source: ParticleSource, model: Model, probabilities: NDArray[np.f
         new["triptychProbability"] = probabilities.max(1)
         columns = [probability_column(name) for name in names]
         if len(set(columns)) < len(columns):
-            raise InputError(f"some class names differ in punctuation only ({', '.join(names)}), so their STAR columns would be the same: rename them")
+            raise InputError(f"class names differ in punctuation only ({', '.join(names)}), so STAR columns would be the same: rename them")
         new.update(dict(zip(columns, probabilities.T, strict=True)))
         if "rlnClassNumber" in table:
             new["triptychInputClassNumber"] = table.pop("rlnClassNumber")

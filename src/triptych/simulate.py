@@ -52,7 +52,7 @@ class Scene:
     drawn: dict[str, float]
 
 
-def simulate(out: Path, config: SimulateConfig, on_progress: Callable[[int, int], None] | None = None) -> Path:
+def simulate(out: Path | str, config: SimulateConfig, on_progress: Callable[[int, int], None] | None = None) -> Path:
     """Write a dataset store of labelled subtomograms.
 
     Parameters
@@ -66,6 +66,7 @@ def simulate(out: Path, config: SimulateConfig, on_progress: Callable[[int, int]
     InputError
         If a class is not in the library or the box does not fit the tomogram.
     """
+    out = Path(out)
     library = choose_structures(config)
     check_sizes(config)
     rows_per_tomogram = min(config.particles_per_tomogram, config.particles)

@@ -35,7 +35,7 @@ Progress = Callable[[int, int], None]
 logger = logging.getLogger(__name__)
 
 
-def train(data: Path, out: Path, config: TrainConfig, resume: bool = False, on_progress: Progress | None = None) -> Path:
+def train(data: Path | str, out: Path | str, config: TrainConfig, resume: bool = False, on_progress: Progress | None = None) -> Path:
     """Train a network on a dataset store and write a model folder.
 
     Until it is finished, checkpoints and logs are kept in the folder ``<out>.training`` beside it.
@@ -52,6 +52,7 @@ def train(data: Path, out: Path, config: TrainConfig, resume: bool = False, on_p
     InputError
         If the data cannot train the tasks asked for, `out` exists, or there is a stopped run and no word whether to resume.
     """
+    data, out = Path(data), Path(out)
     store = open_store(data)
     check_tasks(store, config)
     if out.exists():

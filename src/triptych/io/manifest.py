@@ -78,7 +78,7 @@ def write_manifest(
     content: dict[str, Any] = {
         "triptych": installed_version(),
         "stage": stage,
-        "command": sys.argv,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": seed,
         "config": None if config is None else config.model_dump(mode="json"),
