@@ -1,0 +1,154 @@
+"""Bad input through the command line: one sentence, exit code 2, no traceback, nothing written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from typer.testing import CliRunner
+
+from triptych.cli import app
+from triptych.config import NetworkConfig, TrainConfig
+from triptych.model import Model, ModelCard, Network
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    network = NetworkConfig(channels=(8, 8, 8), blocks=(1, 1, 1), embedding_size=8)
+    card = ModelCard(network, ("one", "none"), voxel_size=10.0, box_size=16)
+    return Model(Network(network, 2), card, "cpu", "float32").save(tmp_path_factory.mktemp("model") / "model", TrainConfig(), [])
+
+
+@pytest.fixture
+def star(tmp_path: Path) -> Path:
+    return tiny.write_particles(tmp_path / "project", count=3)
+
+
+def refuse(*words: str | Path) -> str:
+    """The one sentence with which a command ends."""
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 2, f"{result.exit_code}: {result.output} {result.exception!r}"
+    assert "Traceback" not in result.output
+    assert result.stderr.count("error: ") == 1
+    return " ".join(result.stderr.split())
+
+
+def empty_star(star: Path) -> None:
+    star.write_text("")
+
+
+def star_without_rows(star: Path) -> None:
+    star.write_text("data_particles\n\nloop_\n_rlnImageName #1\n")
+
+
+def star_of_words(star: Path) -> None:
+    star.write_text("these are not particles\n")
+
+
+def missing_image(star: Path) -> None:
+    (star.parent / "subtomograms/particle_2.mrc").unlink()
+
+
+def truncated_image(star: Path) -> None:
+    image = star.parent / "subtomograms/particle_2.mrc"
+    image.write_bytes(image.read_bytes()[:5000])
+
+
+def nan_image(star: Path) -> None:
+    data = np.zeros((24, 24, 24))
+    data[3, 4, 5] = np.nan
+    tiny.write_mrc(star.parent / "subtomograms/particle_2.mrc", data, 12.0)
+
+
+def oblong_image(star: Path) -> None:
+    tiny.write_mrc(star.parent / "subtomograms/particle_2.mrc", np.zeros((24, 24, 20)), 12.0)
+
+
+def flat_image(star: Path) -> None:
+    tiny.write_mrc(star.parent / "subtomograms/particle_2.mrc", np.zeros((1, 24, 24)), 12.0)
+
+
+def no_voxel_size(star: Path) -> None:
+    for number in (1, 2, 3):
+        tiny.write_mrc(star.parent / f"subtomograms/particle_{number}.mrc", np.zeros((24, 24, 24)), 0.0)
+    text = star.read_text().replace(" 12.0 300.0", " 0 300.0")
+    star.write_text(text)
+
+
+CASES: list[tuple[Callable[[Path], None], str]] = [
+    (empty_star, "empty"),
+    (star_without_rows, "no particles"),
+    (star_of_words, "STAR"),
+    (missing_image, "particle_2.mrc"),
+    (truncated_image, "particle_2.mrc"),
+    (nan_image, "NaN"),
+    (oblong_image, "cube"),
+    (flat_image, "particle_2.mrc"),
+    (no_voxel_size, "0"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Data array contains NaN")
+@pytest.mark.parametrize(("spoil", "expected"), CASES, ids=[case[0].__name__ for case in CASES])
+def test_particles(spoil: Callable[[Path], None], expected: str, star: Path, model: Path, tmp_path: Path) -> None:
+    spoil(star)
+    message = refuse("predict", star, tmp_path / "out", "--model", model)
+    assert expected.lower() in message.lower()
+    assert [path.name for path in tmp_path.iterdir()] == ["project"]
+
+
+def copy_model(model: Path, target: Path) -> Path:
+    target.mkdir()
+    for file in model.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    return target
+
+
+@pytest.mark.parametrize("name", ["model.json", "weights.safetensors", "manifest.json"])
+@pytest.mark.parametrize("how", ["missing", "altered", "garbage"])
+def test_model_folder(name: str, how: str, star: Path, model: Path, tmp_path: Path) -> None:
+    spoiled = copy_model(model, tmp_path / "spoiled")
+    if how == "missing":
+        (spoiled / name).unlink()
+    elif how == "altered" and name != "manifest.json":
+        data = bytearray((spoiled / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (spoiled / name).write_bytes(data)
+    elif how == "altered":
+        manifest = json.loads((spoiled / name).read_text())
+        manifest["files"]["model.json"] = "0" * 64
+        (spoiled / name).write_text(json.dumps(manifest))
+    else:
+        (spoiled / name).write_bytes(b"\x00garbage")
+    message = refuse("predict", star, tmp_path / "out", "--model", spoiled)
+    assert "spoiled" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_existing_output_is_kept(star: Path, model: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "out" / "precious.txt"
+    kept.parent.mkdir()
+    kept.write_text("precious")
+    assert "exists" in refuse("predict", star, kept.parent, "--model", model)
+    assert kept.read_text() == "precious"
+    assert [path.name for path in kept.parent.iterdir()] == ["precious.txt"]
+
+
+@pytest.mark.parametrize("setting", ["voxel_size=0", "contrast=grey", "batch_sise=3", "batch_size=0", "voxel_size"])
+def test_settings(setting: str, star: Path, model: Path, tmp_path: Path) -> None:
+    assert setting.split("=")[0] in refuse("predict", star, tmp_path / "out", "--model", model, "--set", setting) or "key=value" in setting
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_that_are_no_data(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    assert "Zarr" in refuse("train", tmp_path / "folder", tmp_path / "model")
+    assert "manifest.json" in refuse("report", tmp_path / "folder", tmp_path / "report")
+    assert "does not exist" in refuse("predict", tmp_path / "nothing.star", tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"folder"}
