@@ -39,7 +39,7 @@ def run_test(config: SimulateConfig, model: Path, half_turns: bool) -> dict[str,
         report(folder / "predictions", folder / "report", folder / "data.zarr", ReportConfig(gallery=0))
         metrics = json.loads((folder / "report" / "metrics.json").read_text())
     figures = {key: metrics[key] for key in (*KEPT, "expected_calibration_error")}
-    per_class = {row["name"]: {k: row[k] for k in ("count", "recall", "precision", "iou", "correlation") if k in row} for row in metrics["classes"]}
+    per_class = {row.pop("name"): row for row in metrics["classes"] if row["particles"]}
     seconds = {"simulate": round(simulated - started, 1), "predict": round(predicted - simulated, 1)}
     return {**figures, "seconds": seconds, "classes": per_class}
 

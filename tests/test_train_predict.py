@@ -131,6 +131,22 @@ def test_resumed_run_equals_an_undisturbed_one(data: Path, tmp_path: Path) -> No
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_stop_after_follows_the_whole_schedule(data: Path, tmp_path: Path) -> None:
+    config = load_config(TrainConfig, None, [*TRAIN, "updates=4"])
+
+    def stop_at_once(done: int, _: int) -> None:
+        if done == 3:
+            raise RuntimeError("pulled the plug")
+
+    with pytest.raises(RuntimeError, match="plug"):
+        train(data, tmp_path / "stopped", config, on_progress=stop_at_once)
+    # Nothing is left to train up to the last checkpoint, after two updates: the model is written from it.
+    early = config.model_copy(update={"stop_after": 2})
+    a = load_file(train(data, tmp_path / "stopped", early, resume=True) / "weights.safetensors")
+    b = load_file(train(data, tmp_path / "early", early) / "weights.safetensors")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
 def test_training_goes_on_from_a_model(data: Path, model: Path, tmp_path: Path) -> None:
     config = load_config(TrainConfig, None, [*TRAIN, f"initial_model={model}", "learning_rate=1e-9"])
     again = train(data, tmp_path / "again", config)

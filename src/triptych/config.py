@@ -124,6 +124,7 @@ class TrainConfig(Settings):
     augment: Annotated[AugmentConfig, Field(description="augmentation")] = AugmentConfig()
     loss: Annotated[LossConfig, Field(description="losses")] = LossConfig()
     updates: Annotated[int, Field(gt=0, description="optimiser steps in all")] = 4000
+    stop_after: Annotated[int | None, Field(gt=0, description="end after so many steps, whatever the learning-rate schedule says; none: after all")] = None
     batch_size: Annotated[int, Field(gt=1, description="subtomograms per step")] = 32
     updates_per_checkpoint: Annotated[int, Field(gt=0, description="steps between checkpoints and validations; a resumed run goes on from the last one")] = 250
     learning_rate: Annotated[float, Field(gt=0, description="highest learning rate of AdamW; warm-up, then cosine decay to zero")] = 2e-3

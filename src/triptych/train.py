@@ -64,9 +64,12 @@ def train(data: Path | str, out: Path | str, config: TrainConfig, resume: bool =
     started = time.monotonic()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning|torch\.jit")
-        trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
-    if module.updates_done < config.updates:
-        raise KeyboardInterrupt
+        try:
+            trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit as stop:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from stop
+        if not module.last_outputs:  # the run was stopped after its last update
+            trainer.validate(module, verbose=False)
     model, figures = finish(module, config)
     figures["seconds_of_last_run"] = round(time.monotonic() - started, 1)
     model.save(out, config, [data], config.seed, {"validation": figures, "device": model.device_name})
@@ -88,7 +91,7 @@ def check_tasks(store: Store, config: TrainConfig) -> None:
 
 def prepare_run(run: Path, data: Path, config: TrainConfig, resume: bool) -> str | None:
     """Make the folder of the run, or check that a stopped run can go on; return its last checkpoint."""
-    settings = {"data": str(data.resolve()), "config": config.model_dump(mode="json")}
+    settings = {"data": str(data.resolve()), "config": config.model_dump(mode="json", exclude={"stop_after", "device", "loader_workers"})}
     if not run.exists():
         run.mkdir(parents=True)
         (run / "run.json").write_text(json.dumps(settings, indent=2))
@@ -117,16 +120,21 @@ def make_trainer(run: Path, config: TrainConfig, smallest_box: int, on_progress:
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=1,
         precision="bf16-mixed" if half else "32-true",
-        max_epochs=-(-config.updates // config.updates_per_checkpoint),
+        max_epochs=-(-last_update(config) // config.updates_per_checkpoint),
         gradient_clip_val=config.gradient_clip,
         reload_dataloaders_every_n_epochs=1,
         log_every_n_steps=10,
         logger=loggers,
-        callbacks=[keep_last, *([ReportProgress(config.updates, on_progress)] if on_progress else [])],
+        callbacks=[keep_last, *([ReportProgress(last_update(config), on_progress)] if on_progress else [])],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
+
+
+def last_update(config: TrainConfig) -> int:
+    """Number of updates after which the run ends."""
+    return min(config.updates, config.stop_after or config.updates)
 
 
 class ReportProgress(Callback):
@@ -164,7 +172,7 @@ class TrainingModule(LightningModule):
         if config.initial_model is not None:
             load_initial(self.network, self.class_names, config.initial_model)
         self.outputs: list[dict[str, Any]] = []
-        self.updates_done = 0
+        self.last_outputs: list[dict[str, Any]] = []
 
     def configure_optimizers(self) -> Any:
         config = self.config
@@ -182,7 +190,7 @@ class TrainingModule(LightningModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         config = self.config
         first = self.current_epoch * config.updates_per_checkpoint
-        count = min(config.updates_per_checkpoint, config.updates - first)
+        count = min(config.updates_per_checkpoint, last_update(config) - first)
         batches = PlannedBatches(self.train_rows, config.batch_size, config.seed, first, count)
         crop_size = config.crop_size if first < config.crop_share * config.updates else None
         return self._loader(SubtomogramDataset(self.data, config.augment, config.seed, crop_size, self.cache), batches)
@@ -212,9 +220,6 @@ class TrainingModule(LightningModule):
         self.log("learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         return total_loss(losses)
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.updates_done = self.global_step
-
     def validation_step(self, batch: Batch, _: int) -> None:
         self.outputs.append(score(self.network(batch.subtomogram), batch))
 
@@ -222,8 +227,7 @@ class TrainingModule(LightningModule):
         figures = summarise(self.outputs, 1.0)
         self.log_dict({f"validation_{name}": value for name, value in figures.items()})
         logger.info("after %d updates: %s", self.global_step, ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
-        if not self.trainer.sanity_checking:
-            self.last_outputs, self.outputs = self.outputs, []
+        self.last_outputs, self.outputs = self.outputs, []
 
 
 def load_initial(network: Network, class_names: tuple[str, ...], folder: Path) -> None:
