@@ -21,7 +21,7 @@ from triptych.model import Model, ModelCard, Network
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     network = NetworkConfig(channels=(8, 8, 8), blocks=(1, 1, 1), embedding_size=8)
-    card = ModelCard(network, ("one", "none"), voxel_size=10.0, box_size=16)
+    card = ModelCard(network, ("one", "none"), voxel_size=10.0, box_size=16, contrast="bright")
     return Model(Network(network, 2), card, "cpu", "float32").save(tmp_path_factory.mktemp("model") / "model", TrainConfig(), [])
 
 

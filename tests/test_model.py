@@ -21,7 +21,7 @@ NAMES = ("one", "two", "none")
 
 def small_model(config: NetworkConfig = SMALL, box_size: int = 16) -> Model:
     torch.manual_seed(0)
-    card = ModelCard(config, NAMES, voxel_size=10.0, box_size=box_size, temperature=1.5)
+    card = ModelCard(config, NAMES, voxel_size=10.0, box_size=box_size, contrast="bright", temperature=1.5)
     return Model(Network(config, len(NAMES)), card, device="cpu", precision="float32")
 
 
@@ -94,7 +94,7 @@ def test_maps_come_back_in_the_frame_of_the_input() -> None:
 
 def test_contrast_sign_is_applied() -> None:
     volume = np.random.default_rng(0).normal(size=(1, 16, 16, 16)).astype(np.float32)
-    bright, dark = small_model().predict(volume, 10.0), small_model().predict(-volume, 10.0, contrast="dark")
+    bright, dark = small_model().predict(volume, 10.0, "bright"), small_model().predict(-volume, 10.0, "dark")
     assert np.allclose(bright.embedding, dark.embedding, atol=1e-5)
 
 

@@ -71,7 +71,7 @@ def test_projection_agrees_with_torch_fourier_slice() -> None:
         torch_fourier_slice.project_3d_to_2d(VOLUME, torch.tensor(Rotation.from_euler("y", sign * angles, degrees=True).as_matrix()).float())
         for sign in (-1, 1)
     )
-    assert correlation(ours, theirs) > 0.999
+    assert correlation(ours, theirs) > 0.9995
     assert correlation(ours, wrong) < 0.95
 
 
@@ -87,7 +87,21 @@ def test_full_tilt_range_gives_the_volume_back() -> None:
     images = apply_filter(project(VOLUME, angles), reconstruction_filter(acquisition(angles), Correction(), 48, 48, 10.0))
     volume = back_project(images, angles, 48, 48)
     assert correlation(volume, VOLUME) > 0.99
-    assert float(volume.max() / VOLUME.max()) == pytest.approx(1, abs=0.1)
+    assert float((volume * VOLUME).sum() / (VOLUME * VOLUME).sum()) == pytest.approx(1, abs=0.1)
+
+
+def test_reconstruction_treats_the_axes_alike() -> None:
+    # White noise comes back with the same power along x, which is interpolated twice, as along y, which is not.
+    angles = torch.arange(-88.5, 90, 3.0)
+    white = torch.randn(48, 48, 48, generator=torch.Generator().manual_seed(0))
+    tilts = acquisition(angles, amplitude_contrast=1.0, defocus_um=torch.zeros(60), spherical_aberration_mm=0.0)
+    images = apply_filter(project(white, angles), signal_filter(tilts, 48, 48, 10.0))
+    spectrum = np.fft.fftn(reconstruct(images, tilts, Correction(), (48, 48, 48), 10.0).numpy()) * np.fft.fftn(white.numpy()).conj()
+    transfer = spectrum.real / np.abs(np.fft.fftn(white.numpy())) ** 2
+    k = np.abs(np.fft.fftfreq(48))
+    low, band = k < 0.05, (k > 0.25) & (k < 0.35)
+    along_x, along_y = np.median(transfer[np.ix_(low, low, band)]), np.median(transfer[np.ix_(low, band, low)])
+    assert along_x == pytest.approx(along_y, rel=0.15)
 
 
 def test_missing_wedge_holds_the_share_of_the_angle_not_covered() -> None:
@@ -123,8 +137,7 @@ def test_ctf_agrees_with_torch_ctf() -> None:
     )
     k = torch.linspace(0, 0.5, 256) / 2.0
     ours = contrast_transfer(k, 2.5, 300.0, 2.7, 0.07)
-    # That program writes protein dark: the sign is the opposite.
-    assert torch.allclose(ours, -theirs.float(), atol=2e-3) or torch.allclose(ours, theirs.float(), atol=2e-3)
+    assert torch.allclose(ours, theirs.float(), atol=2e-3)
     assert float(ours[0]) == pytest.approx(0.07, abs=1e-4)
 
 

@@ -17,6 +17,8 @@ CountRange = tuple[NonNegativeInt, NonNegativeInt]
 RANGES: tuple[Any, ...] = (Range, PositiveRange, PositiveRange | None, CountRange)
 Task = Literal["class", "mask", "density"]
 Contrast = Literal["dark", "bright"]
+DEFAULT_CONTRAST: Contrast = "dark"
+"""Sign of the particles' grey values where nothing states it: low, as in most tomograms."""
 
 
 class Settings(BaseModel):
@@ -42,7 +44,7 @@ class SpecimenConfig(Settings):
     gap: Annotated[float, Field(ge=0, description="least distance between neighbouring surfaces, Å")] = 10.0
     vesicles: Annotated[CountRange, Field(description="number of membrane vesicles per tomogram [low, high]")] = (0, 3)
     vesicle_radius: Annotated[Range, Field(description="radius of a vesicle, Å")] = (200.0, 450.0)
-    voxel_size_error: Annotated[PositiveRange, Field(description="factor on the size of everything: a wrong calibration; drawn per tomogram")] = (0.97, 1.03)
+    voxel_size_error: Annotated[PositiveRange, Field(description="factor on the size of all particles, at most 1.1: a wrong calibration; drawn per tomogram")] = (0.97, 1.03)
 
 
 class AcquisitionConfig(Settings):
@@ -70,7 +72,7 @@ class SimulateConfig(Settings):
     """`triptych simulate`: structures + physics + seed -> labelled subtomograms."""
 
     structures: Annotated[Path | None, Field(description="a structure library (folder made by `structures make`); none: the built-in one")] = None
-    classes: Annotated[tuple[str, ...] | None, Field(description="names from the library to use; none: all of it")] = None
+    classes: Annotated[tuple[str, ...] | None, Field(min_length=1, description="names from the library to use; none: all of it")] = None
     particles: Annotated[int, Field(gt=0, description="number of subtomograms to write")] = 2048
     particles_per_tomogram: Annotated[int, Field(gt=0, description="subtomograms cut from each simulated tomogram; they share its optics")] = 128
     none_share: Annotated[float, Field(ge=0, lt=1, description='share of subtomograms of the class "none" (background, membrane, off-centre neighbours)')] = 0.06
@@ -100,8 +102,10 @@ class AugmentConfig(Settings):
     snr: Annotated[PositiveRange | None, Field(description="redraw the SNR log-uniformly from this range; none: keep the stored noise")] = (0.03, 0.4)
     swap_noise: Annotated[bool, Field(description="take the noise of another subtomogram of the same tomogram")] = True
     half_turns: Annotated[bool, Field(description="180° turns about x, y, z, which keep wedge and hand")] = True
-    low_pass: Annotated[Range, Field(description="resolution of a soft low-pass filter, Å; drawn per subtomogram. Values up to twice the voxel size do nothing")] = (10.0, 45.0)
-    low_pass_share: Annotated[float, Field(ge=0, le=1, description="share of subtomograms that are low-passed")] = 0.4
+    low_pass: Annotated[Range, Field(description="resolution of a low-pass filter of random steepness, Å; drawn per subtomogram. Up to twice the voxel size it does nothing")] = (10.0, 45.0)
+    low_pass_share: Annotated[float, Field(ge=0, le=1, description="share of subtomograms that are low-passed")] = 0.3
+    fall_off: Annotated[Range, Field(description="B of a Gaussian fall-off exp(-B k^2 / 4) of signal and noise, Å^2, as interpolation, binning and CTF premultiplication leave it; drawn per subtomogram")] = (0.0, 10000.0)
+    fall_off_share: Annotated[float, Field(ge=0, le=1, description="share of subtomograms that fall off")] = 0.4
     high_pass_share: Annotated[float, Field(ge=0, le=1, description="share of subtomograms whose lowest frequencies (beyond 150-1000 Å) are damped")] = 0.2
     padding_share: Annotated[float, Field(ge=0, le=1, description="share of subtomograms whose border is blank, as after padding a smaller box")] = 0.15
     inverted_share: Annotated[float, Field(ge=0, le=1, description='share turned into "none" by inverting the contrast')] = 0.03
@@ -124,7 +128,7 @@ class TrainConfig(Settings):
     augment: Annotated[AugmentConfig, Field(description="augmentation")] = AugmentConfig()
     loss: Annotated[LossConfig, Field(description="losses")] = LossConfig()
     updates: Annotated[int, Field(gt=0, description="optimiser steps in all")] = 4000
-    stop_after: Annotated[int | None, Field(gt=0, description="end after so many steps, whatever the learning-rate schedule says; none: after all")] = None
+    stop_after: Annotated[int | None, Field(gt=0, description="end at the first checkpoint after so many steps, whatever the learning-rate schedule says; none: after all")] = None
     batch_size: Annotated[int, Field(gt=1, description="subtomograms per step")] = 32
     updates_per_checkpoint: Annotated[int, Field(gt=0, description="steps between checkpoints and validations; a resumed run goes on from the last one")] = 250
     learning_rate: Annotated[float, Field(gt=0, description="highest learning rate of AdamW; warm-up, then cosine decay to zero")] = 2e-3
@@ -147,7 +151,7 @@ class PredictConfig(Settings):
     """`triptych predict`: model + particles -> STAR, masks, densities."""
 
     voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of the input; none: as the files say")] = None
-    contrast: Annotated[Contrast | Literal["auto"], Field(description="dark: particles have low values, as in most tomograms; bright: high values, as RELION writes; auto: decide from the data. Our own Zarr stores state theirs")] = "dark"
+    contrast: Annotated[Contrast | Literal["auto"] | None, Field(description="dark: particles have low values; bright: high values, as RELION writes; auto: decide from the data; none: as our Zarr store states, and dark for files, which don't state it")] = None
     tomograms: Annotated[Path | None, Field(description="folder of the tomograms that coordinates refer to; none: beside the STAR file, or as its rlnTomoReconstructedTomogram column says")] = None
     tomogram_voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of the tomograms, where their header does not say")] = None
     coordinate_pixel_size: Annotated[float | None, Field(gt=0, description="Å per pixel of rlnCoordinateX/Y/Z; none: as the STAR file says (RELION: the unbinned tilt series' pixel; Warp: the export's)")] = None

@@ -52,7 +52,8 @@ def split_rows(store: Store, share: float, limit: int, seed: int) -> tuple[NDArr
     order = np.random.default_rng((seed, 1)).permutation(names)
     held_out = order[: max(1, round(share * len(names)))]
     is_held_out = np.isin(tomogram, held_out)
-    return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)[:limit]
+    rows = np.random.default_rng((seed, 4)).permutation(np.flatnonzero(is_held_out))
+    return np.flatnonzero(~is_held_out), np.sort(rows[:limit])
 
 
 class PlannedBatches(Sampler[list[Draw]]):
@@ -60,6 +61,7 @@ class PlannedBatches(Sampler[list[Draw]]):
 
     def __init__(self, rows: NDArray[np.int64], batch_size: int, seed: int, first: int, count: int) -> None:
         self.rows, self.batch_size, self.seed, self.first, self.count = rows, batch_size, seed, first, count
+        self._order: tuple[int, NDArray[np.int64]] = (-1, rows)
 
     def __len__(self) -> int:
         return self.count
@@ -72,12 +74,14 @@ class PlannedBatches(Sampler[list[Draw]]):
     def row(self, draw: int) -> int:
         """Row of a draw: pass draw // n over the rows has its own order."""
         number, place = divmod(draw, len(self.rows))
-        return int(self._order(number)[place])
+        if self._order[0] != number:
+            self._order = (number, np.random.default_rng((self.seed, 2, number)).permutation(self.rows))
+        return int(self._order[1][place])
 
-    def _order(self, number: int) -> NDArray[np.int64]:
-        if getattr(self, "_cached", (None,))[0] != number:
-            self._cached = (number, np.random.default_rng((self.seed, 2, number)).permutation(self.rows))
-        return self._cached[1]
+
+def keep_batch(batch: Batch) -> Batch:
+    """The dataset makes whole batches: nothing is left to collate."""
+    return batch
 
 
 class SubtomogramDataset(Dataset[Batch]):
@@ -128,7 +132,7 @@ class SubtomogramDataset(Dataset[Batch]):
             return as_batch(volumes, label)
         none = store.class_names.index("none") if "none" in store.class_names else None
         for i, rng in enumerate(rngs):
-            label[i] = self._augment(volumes[i], label[i], rng, self.augment, none)
+            label[i] = augment(volumes[i], label[i], rng, self.augment, store.voxel_size, none)
         return as_batch(volumes, label)
 
     def _mixed(self, rows: NDArray[np.int64], rngs: list[np.random.Generator]) -> Array:
@@ -155,20 +159,20 @@ class SubtomogramDataset(Dataset[Batch]):
         noise: Array = subtomograms - self._amplitude[rows][:, None, None, None] * signals.astype(np.float32)
         return noise
 
-    @staticmethod
-    def _augment(volumes: Array, label: int, rng: np.random.Generator, config: AugmentConfig, none: int | None) -> int:
-        """Change one example (subtomogram, mask, density) in its own copy of the batch; return its label."""
-        if config.half_turns:
-            volumes[:] = turn(torch.from_numpy(volumes), HALF_TURNS[rng.integers(4)]).numpy()
-        fate = rng.random()
-        if none is not None and fate < config.inverted_share + config.scrambled_share:
-            volumes[0] = -volumes[0] if fate < config.inverted_share else scramble_phases(volumes[0], rng)
-            volumes[1:] = 0
-            label = none
-        volumes[0] = random_filter(volumes[0], rng, config)
-        if rng.random() < config.padding_share:
-            volumes[0] = blank_border(volumes[0], int(rng.integers(1, 4)))
-        return label
+
+def augment(volumes: Array, label: int, rng: np.random.Generator, config: AugmentConfig, voxel_size: float, none: int | None) -> int:
+    """Change one example (subtomogram, mask, density) in its own copy of the batch; return its label."""
+    if config.half_turns:
+        volumes[:] = turn(torch.from_numpy(volumes), HALF_TURNS[rng.integers(4)]).numpy()
+    fate = rng.random()
+    if none is not None and fate < config.inverted_share + config.scrambled_share:
+        volumes[0] = -volumes[0] if fate < config.inverted_share else scramble_phases(volumes[0], rng)
+        volumes[1:] = 0
+        label = none
+    volumes[0] = random_filter(volumes[0], voxel_size, rng, config)
+    if rng.random() < config.padding_share:
+        volumes[0] = blank_border(volumes[0], int(rng.integers(1, 4)))
+    return label
 
 
 def as_batch(volumes: Array, label: NDArray[np.int64]) -> Batch:
@@ -184,21 +188,23 @@ def scramble_phases(data: Array, rng: np.random.Generator) -> Array:
     return np.fft.irfftn(spectrum, s=data.shape, axes=(0, 1, 2)).astype(np.float32)
 
 
-def random_filter(data: Array, rng: np.random.Generator, config: AugmentConfig) -> Array:
-    """A random low-pass and high-pass filter; frequencies in units of a 10 Å grid's."""
+def random_filter(data: Array, voxel_size: float, rng: np.random.Generator, config: AugmentConfig) -> Array:
+    """A random low-pass filter, fall-off and high-pass filter, each on its share of the subtomograms."""
     low_pass = rng.uniform(*config.low_pass) if rng.random() < config.low_pass_share else 0.0
+    steepness = rng.uniform(0.05, 0.4)
+    fall_off = rng.uniform(*config.fall_off) if rng.random() < config.fall_off_share else 0.0
     high_pass = rng.uniform(150, 1000) if rng.random() < config.high_pass_share else 0.0
-    if not low_pass and not high_pass:
+    depth = rng.uniform(0.3, 0.95)
+    if not (low_pass > 2 * voxel_size or fall_off or high_pass):
         return data
     n = data.shape[0]
-    full, half = torch.fft.fftfreq(n, 10.0), torch.fft.rfftfreq(n, 10.0)
+    full, half = torch.fft.fftfreq(n, voxel_size), torch.fft.rfftfreq(n, voxel_size)
     k = torch.sqrt(full[:, None, None] ** 2 + full[:, None] ** 2 + half**2)
-    transfer = torch.ones_like(k)
-    if low_pass:
-        width = 0.15 / low_pass
-        transfer *= torch.sigmoid((1 / low_pass - k) / (width / 2))
+    transfer = torch.exp(-fall_off * k**2 / 4)
+    if low_pass > 2 * voxel_size:
+        transfer *= torch.sigmoid((1 - k * low_pass) / steepness)
     if high_pass:
-        transfer *= 1 - rng.uniform(0.3, 0.95) * torch.exp(-((k * high_pass) ** 2) / 2)
+        transfer *= 1 - depth * torch.exp(-((k * high_pass) ** 2) / 2)
     filtered: Array = torch.fft.irfftn(torch.fft.rfftn(torch.from_numpy(data)) * transfer, s=data.shape).numpy()
     return filtered
 

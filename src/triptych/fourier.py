@@ -14,8 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from triptych.config import Contrast
 from triptych.errors import InputError
 from triptych.volume import Volume, crop_or_pad
+
+CONTRAST_SAMPLE = 64
+"""Particles from which the sign of the contrast is judged."""
+CONTRAST_DOUBT = 4.0
+"""z-score from which the data are believed to show the other sign."""
 
 
 @lru_cache(maxsize=64)
@@ -264,3 +270,13 @@ def guess_contrast(volumes: Iterable[Volume]) -> tuple[int, float]:
     scores = [min(max(contrast_score(volume.data), -4.0), 4.0) for volume in volumes]
     z_score = sum(scores) / np.sqrt(len(scores)) if scores else 0.0
     return int(np.sign(z_score)), float(z_score)
+
+
+def contrast_warning(volumes: Iterable[Volume], stated: Contrast) -> str | None:
+    """A sentence if particles that are taken as dark or bright clearly look the other way."""
+    items = list(volumes)
+    sign, z_score = guess_contrast(items)
+    seen = "bright" if sign > 0 else "dark"
+    if seen == stated or abs(z_score) < CONTRAST_DOUBT:
+        return None
+    return f"CONTRAST LOOKS INVERTED: the particles are taken as {stated}, but look {seen} (z = {z_score:.1f} over {len(items)} of them)"

@@ -9,6 +9,7 @@ than convolutions at full resolution.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,11 +24,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from triptych import __version__
-from triptych.config import Contrast, NetworkConfig, Settings
+from triptych.config import DEFAULT_CONTRAST, Contrast, NetworkConfig, Settings
 from triptych.errors import InputError
-from triptych.fourier import resample_back, resample_to_box
+from triptych.fourier import CONTRAST_SAMPLE, contrast_warning, resample_back, resample_to_box
 from triptych.io.manifest import hash_file, output_folder, read_manifest, write_manifest
 from triptych.volume import Volume, standardise
+
+logger = logging.getLogger(__name__)
 
 BUILT_IN_MODEL = Path(__file__).parent / "data" / "models" / "base"
 HALF_TURNS = ((), (-3, -2), (-3, -1), (-2, -1))
@@ -65,9 +68,9 @@ def depth_to_space(x: Tensor) -> Tensor:
     return x.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(b, c // 8, 2 * d, 2 * h, 2 * w)
 
 
-def radius_map(size: torch.Size, device: torch.device) -> Tensor:
-    """Distance of each voxel from the centre of the box in units of 10 voxels, shape (1, 1, d, h, w)."""
-    d, h, w = (torch.arange(n, device=device, dtype=torch.float32) - n // 2 for n in size[-3:])
+def radius_map(size: torch.Size, stride: int, device: torch.device) -> Tensor:
+    """Distance of each cell of `stride` voxels from the centre of the box, in units of 10 cells, shape (1, 1, d, h, w)."""
+    d, h, w = (torch.arange(n, device=device, dtype=torch.float32) - (n * stride // 2) / stride for n in size[-3:])
     return torch.sqrt(d[:, None, None] ** 2 + h[:, None] ** 2 + w**2)[None, None] / 10
 
 
@@ -95,13 +98,14 @@ def convolution(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> 
 class AttentionPool(nn.Module):
     """Several weighted means over the voxels; each head learns where to look."""
 
-    def __init__(self, channels: int, heads: int) -> None:
+    def __init__(self, channels: int, heads: int, stride: int) -> None:
         super().__init__()
+        self.stride = stride
         self.score = nn.Conv3d(channels + 1, heads, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, d, h, w) -> (b, heads * c)."""
-        radius = radius_map(x.shape, x.device).to(x.dtype).expand(len(x), -1, -1, -1, -1)
+        radius = radius_map(x.shape, self.stride, x.device).to(x.dtype).expand(len(x), -1, -1, -1, -1)
         weights = self.score(torch.cat([x, radius], 1)).flatten(2).float().softmax(-1).to(x.dtype)
         return torch.einsum("bhn,bcn->bhc", weights, x.flatten(2)).flatten(1)
 
@@ -137,8 +141,8 @@ class Network(nn.Module):
             self.to_maps = nn.Conv3d(c1, 8 * len(self.maps), 3, padding=1)
         if "mask" in self.maps:
             pooled += c2
-        self.pool3 = AttentionPool(c3, heads=2)
-        self.pool2 = AttentionPool(c2, heads=2)
+        self.pool3 = AttentionPool(c3, heads=2, stride=8)
+        self.pool2 = AttentionPool(c2, heads=2, stride=4)
         self.embed = nn.Sequential(nn.Linear(pooled, config.embedding_size), nn.BatchNorm1d(config.embedding_size))
         if "class" in config.tasks:
             self.classify = nn.Sequential(nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(config.embedding_size, classes))
@@ -146,7 +150,7 @@ class Network(nn.Module):
     def forward(self, subtomograms: Tensor) -> TaskOutput:
         """Standardised subtomograms, protein bright, (b, d, h, w); each side a multiple of 8 -> TaskOutput."""
         x = space_to_depth(subtomograms[:, None])
-        radius = radius_map(x.shape, x.device).to(x.dtype).expand(len(x), -1, -1, -1, -1)
+        radius = radius_map(x.shape, 2, x.device).to(x.dtype).expand(len(x), -1, -1, -1, -1)
         x = torch.cat([x, radius], 1).to(memory_format=torch.channels_last_3d)
         x1 = self.level1(self.stem(x))
         x2 = self.level2(self.down1(x1))
@@ -236,7 +240,7 @@ class ModelCard:
     class_names: tuple[str, ...]
     voxel_size: float
     box_size: int
-    contrast: Contrast = "bright"
+    contrast: Contrast
     normalisation: str = "mean 0, standard deviation 1 over the box"
     temperature: float = 1.0
     version: str = __version__
@@ -293,7 +297,7 @@ class Model:
         self,
         volumes: Volume | NDArray[np.float32] | list[Volume],
         voxel_size: float | None = None,
-        contrast: Contrast = "bright",
+        contrast: Contrast = DEFAULT_CONTRAST,
         half_turns: bool = False,
         batch_size: int = 16,
     ) -> Predictions:
@@ -303,9 +307,12 @@ class Model:
         ----------
         volumes : array (n, nz, ny, nx) or (nz, ny, nx), a Volume, or a list of Volumes
         voxel_size : Å, needed with arrays
-        contrast : 'bright' if particles have high values, 'dark' if low
+        contrast : 'bright' if particles have high values, 'dark' if low, as in most tomograms; a warning is logged if they look otherwise
         """
         items = as_volumes(volumes, voxel_size)
+        warning = contrast_warning(items[:CONTRAST_SAMPLE], contrast)
+        if warning:
+            logger.warning("%s; if they are, say contrast='%s'", warning, "bright" if contrast == "dark" else "dark")
         parts = [self.predict_batch(items[i : i + batch_size], contrast, half_turns) for i in range(0, len(items), batch_size)]
         if not parts:
             raise InputError("no volumes came; give at least one subtomogram")

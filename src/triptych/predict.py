@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from triptych.config import Contrast, PredictConfig
+from triptych.config import DEFAULT_CONTRAST, Contrast, PredictConfig
 from triptych.errors import InputError
-from triptych.fourier import guess_contrast
+from triptych.fourier import CONTRAST_SAMPLE, contrast_warning, guess_contrast
 from triptych.io.manifest import hash_file, output_folder, write_manifest
 from triptych.io.mrc import write_mrc
 from triptych.io.source import ParticleSource, open_particles, voxel_sizes
@@ -29,10 +29,6 @@ from triptych.volume import Volume
 
 logger = logging.getLogger(__name__)
 
-CONTRAST_SAMPLE = 64
-"""Particles from which the sign of the contrast is judged."""
-CONTRAST_DOUBT = 4.0
-"""z-score from which the data are believed to show the other sign."""
 MASK_LEVEL = 0.5
 OTHER: dict[Contrast, Contrast] = {"dark": "bright", "bright": "dark"}
 
@@ -95,19 +91,17 @@ def check_voxel_size(source: ParticleSource, model: Model) -> None:
 def choose_contrast(source: ParticleSource, config: PredictConfig) -> tuple[Contrast, str | None]:
     """The sign of the particles' grey values, and a warning if the data look otherwise."""
     rows = np.unique(np.linspace(0, len(source) - 1, min(CONTRAST_SAMPLE, len(source))).astype(int))
-    sign, z_score = guess_contrast(source.read(int(row)) for row in rows)
-    seen: Contrast = "bright" if sign > 0 else "dark"
-    if source.contrast is None and config.contrast == "auto":
+    sample = [source.read(int(row)) for row in rows]
+    if config.contrast == "auto":
+        sign, z_score = guess_contrast(sample)
+        seen: Contrast = "bright" if sign > 0 else "dark"
         logger.warning("contrast: the particles look %s (z = %.1f over %d of them) and are taken as such", seen, z_score, len(rows))
         return seen, None
-    stated = source.contrast or ("dark" if config.contrast == "auto" else config.contrast)
-    if seen == stated or abs(z_score) < CONTRAST_DOUBT:
-        return stated, None
-    warning = (
-        f"CONTRAST LOOKS INVERTED: the particles are taken as {stated}, but look {seen} (z = {z_score:.1f} over {len(rows)} of them); "
-        f"if they are, run again with --set contrast={OTHER[stated]}"
-    )
-    logger.warning(warning)
+    stated = config.contrast or source.contrast or DEFAULT_CONTRAST
+    warning = contrast_warning(sample, stated)
+    if warning:
+        warning += f"; if they are, run again with --set contrast={OTHER[stated]}"
+        logger.warning(warning)
     return stated, warning
 
 
@@ -156,6 +150,7 @@ def make_path(folder: Path, kind: str, name: str) -> Path:
 def fill_table(source: ParticleSource, model: Model, probabilities: NDArray[np.float32] | None, config: PredictConfig) -> pd.DataFrame:
     """Every input column in its order, then what was found."""
     table = source.table.copy()
+    table = table.drop(columns=[name for name in table if name.startswith("triptychProbability")])  # of an earlier model
     new: dict[str, Any] = {"triptychName": source.names}
     if probabilities is not None:
         names = model.card.class_names
@@ -167,7 +162,8 @@ def fill_table(source: ParticleSource, model: Model, probabilities: NDArray[np.f
             raise InputError(f"class names differ in punctuation only ({', '.join(names)}), so STAR columns would be the same: rename them")
         new.update(dict(zip(columns, probabilities.T, strict=True)))
         if "rlnClassNumber" in table:
-            new["triptychInputClassNumber"] = table.pop("rlnClassNumber")
+            given = table.pop("rlnClassNumber")
+            new["triptychInputClassNumber"] = table.get("triptychInputClassNumber", given)
         new["rlnClassNumber"] = best + 1
     if config.write_masks and "mask" in model.card.network.tasks:
         new["triptychMask"] = [f"masks/{name}.mrc" for name in source.names]

@@ -25,7 +25,7 @@ from triptych.io.manifest import output_folder, write_manifest
 from triptych.io.store import BOX_ARRAYS, ROW_ARRAYS, create_store, open_store
 from triptych.parallel import map_items
 from triptych.physics import Acquisition, Correction, CtfCorrection, draw_log_uniform, reconstruct, shot_noise, simulate_tilt_series
-from triptych.specimen import Occupancy, Placed, Template, add_vesicles, draw_particles, make_template, pack, paste, posed
+from triptych.specimen import LARGEST_FACTOR, Occupancy, Placed, Template, add_vesicles, draw_particles, make_template, pack, paste, posed
 from triptych.structures import Structure, load_library
 
 NONE = "none"
@@ -73,7 +73,7 @@ def simulate(out: Path | str, config: SimulateConfig, on_progress: Callable[[int
     tomograms = range(-(-config.particles // rows_per_tomogram))
     with output_folder(out) as part:
         names = (*(structure.name for structure in library), NONE)
-        attributes = {"seed": config.seed, "config": config.model_dump(mode="json")}
+        attributes = {"seed": config.seed, "config": config.model_dump(mode="json", exclude={"workers"})}
         create_store(part, config.particles, rows_per_tomogram, config.voxel_size, config.box_size, names, attributes)
         done = 0
         for count in map_items(partial(write_tomogram, part, config), tomograms, config.workers):
@@ -100,14 +100,22 @@ def check_sizes(config: SimulateConfig) -> None:
     """InputError if no box fits into the tomogram."""
     if min(config.specimen.shape) < config.box_size + 8:
         raise InputError(f"specimen.shape is {config.specimen.shape}, but each side must exceed box_size ({config.box_size}) by at least 8 voxels")
+    if config.specimen.voxel_size_error[1] > LARGEST_FACTOR:
+        raise InputError(f"specimen.voxel_size_error goes up to {config.specimen.voxel_size_error[1]}, but at most {LARGEST_FACTOR} was expected")
+    if config.acquisition.tilt_max[0] < config.acquisition.tilt_step[1]:
+        raise InputError(f"acquisition.tilt_max starts at {config.acquisition.tilt_max[0]}°, but at least one acquisition.tilt_step was expected")
 
 
 def write_tomogram(store_path: Path, config: SimulateConfig, index: int) -> int:
     """Simulate tomogram `index` and write its rows into the store; return their number."""
-    torch.set_num_threads(1)
     first = index * min(config.particles_per_tomogram, config.particles)
     count = min(config.particles_per_tomogram, config.particles - first)
-    rows = simulate_rows(config, index, count)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # tomograms are what is spread over the cores
+    try:
+        rows = simulate_rows(config, index, count)
+    finally:
+        torch.set_num_threads(threads)
     store = open_store(store_path, mode="r+")
     for name, values in rows.items():
         store.array(name)[first : first + count] = values
@@ -190,7 +198,9 @@ def draw_acquisition(rng: np.random.Generator, config: AcquisitionConfig) -> tup
     ctf = names[int(rng.choice(len(names), p=shares / shares.sum()))]
     correction = Correction(ctf, draw_log_uniform(rng, config.deconvolution_constant), bool(rng.random() < config.dose_weighting))
     drawn = {
-        "defocus_um": defocus,
+        "defocus_um": float(acquisition.defocus_um.mean()),
+        "tilt_jitter": tilt_jitter,
+        "detector_mtf": acquisition.mtf_at_nyquist,
         "dose_e_per_a2": dose,
         "tilt_max": angles[-1],
         "tilt_step": tilt_step,

@@ -5,6 +5,7 @@ Positions are (x, y, z) in voxels from the centre of voxel [0, 0, 0] of the spec
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ OVERSAMPLING = 2
 COARSE = 2
 """Contacts are found on a grid of so many voxels."""
 TRIES = 40
+LARGEST_FACTOR = 1.1
+"""Particles may be drawn so much larger than they are."""
 
 Points = NDArray[np.float32]
 
@@ -67,7 +70,7 @@ def make_template(structure: Structure, voxel_size: float) -> Template:
     coordinates = (np.argwhere(inside)[:, ::-1] - n // 2).astype(np.float32)
     cells = np.unique(np.round(coordinates / COARSE), axis=0) * COARSE
     radius = float(np.linalg.norm(coordinates, axis=1).max())
-    size = 2 * int(np.ceil(1.05 * radius + 3))
+    size = 2 * int(np.ceil(LARGEST_FACTOR * radius + 3))
     volume = float(inside.sum())
     return Template(structure.name, oversample(torch.from_numpy(density), OVERSAMPLING), size, structure.contour, cells, radius, volume)
 
@@ -78,9 +81,9 @@ class Occupancy:
     def __init__(self, shape: tuple[int, int, int], gap: float) -> None:
         self.cells = np.zeros([-(-n // COARSE) for n in shape], dtype=bool)
         self.limits = np.array(shape[::-1])
-        reach = round(gap / COARSE)
+        reach = math.ceil(gap / COARSE)
         around = np.mgrid[tuple(slice(-reach, reach + 1) for _ in range(3))].reshape(3, -1).T
-        self.around = around[np.linalg.norm(around, axis=1) <= reach]
+        self.around = around[np.linalg.norm(around, axis=1) * COARSE <= gap + COARSE / 2]
 
     def _cells_of(self, points: Points) -> tuple[NDArray[np.int64], ...]:
         index = np.floor(points / COARSE).astype(np.int64)

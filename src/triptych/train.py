@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from triptych.config import TrainConfig
-from triptych.dataset import Batch, PlannedBatches, SubtomogramDataset, split_rows
+from triptych.dataset import Batch, PlannedBatches, SubtomogramDataset, keep_batch, split_rows
 from triptych.errors import InputError
 from triptych.io.store import Store, open_store, unpack
 from triptych.losses import Truth, task_losses, total_loss
@@ -133,8 +133,9 @@ def make_trainer(run: Path, config: TrainConfig, smallest_box: int, on_progress:
 
 
 def last_update(config: TrainConfig) -> int:
-    """Number of updates after which the run ends."""
-    return min(config.updates, config.stop_after or config.updates)
+    """Number of updates after which the run ends: that of a checkpoint, or of the whole schedule."""
+    checkpoints = -(-(config.stop_after or config.updates) // config.updates_per_checkpoint)
+    return min(config.updates, checkpoints * config.updates_per_checkpoint)
 
 
 class ReportProgress(Callback):
@@ -150,11 +151,6 @@ class ReportProgress(Callback):
         self.on_progress(trainer.global_step, self.total)
 
 
-def keep_batch(batch: Batch) -> Batch:
-    """The dataset makes whole batches: nothing is left to collate."""
-    return batch
-
-
 class TrainingModule(LightningModule):
     """Network, losses, schedule and loaders. An epoch here is the updates between two checkpoints."""
 
@@ -164,13 +160,13 @@ class TrainingModule(LightningModule):
         store = open_store(data)
         if cache is not None:
             unpack(store, cache)
-        self.class_names, self.voxel_size, self.box_size = store.class_names, store.voxel_size, store.box_size
+        self.store = store
         self.train_rows, self.validation_rows = split_rows(store, config.validation_share, config.validation_particles, config.seed)
         torch.manual_seed(config.seed)
-        self.network = Network(config.network, len(self.class_names))
+        self.network = Network(config.network, len(store.class_names))
         self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         if config.initial_model is not None:
-            load_initial(self.network, self.class_names, config.initial_model)
+            load_initial(self.network, store.class_names, config.initial_model)
         self.outputs: list[dict[str, Any]] = []
         self.last_outputs: list[dict[str, Any]] = []
 
@@ -190,7 +186,7 @@ class TrainingModule(LightningModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         config = self.config
         first = self.current_epoch * config.updates_per_checkpoint
-        count = min(config.updates_per_checkpoint, last_update(config) - first)
+        count = min(config.updates_per_checkpoint, config.updates - first)
         batches = PlannedBatches(self.train_rows, config.batch_size, config.seed, first, count)
         crop_size = config.crop_size if first < config.crop_share * config.updates else None
         return self._loader(SubtomogramDataset(self.data, config.augment, config.seed, crop_size, self.cache), batches)
@@ -286,6 +282,7 @@ def finish(module: TrainingModule, config: TrainConfig) -> tuple[Model, dict[str
     """The trained model with its temperature, and its figures on the held-out particles."""
     outputs = module.last_outputs
     temperature = fit_temperature(outputs) if "logits" in outputs[0] else 1.0
-    card = ModelCard(config.network, module.class_names, module.voxel_size, module.box_size, temperature=temperature)
+    store = module.store
+    card = ModelCard(config.network, store.class_names, store.voxel_size, store.box_size, store.contrast, temperature=temperature)
     figures = {"particles": sum(len(o["label"]) for o in outputs), **summarise(outputs, temperature)}
     return Model(module.network, card, config.device, config.precision), figures

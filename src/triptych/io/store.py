@@ -36,6 +36,8 @@ ROW_ARRAYS: dict[str, tuple[str, tuple[int, ...], str]] = {
     "dose_e_per_a2": ("float32", (), "total exposure"),
     "tilt_max": ("float32", (), "tilts run from -tilt_max to tilt_max, degrees"),
     "tilt_step": ("float32", (), "angle between tilts, degrees"),
+    "tilt_jitter": ("float32", (), "standard deviation of the error of each tilt angle, degrees"),
+    "detector_mtf": ("float32", (), "detector's transfer function at the Nyquist frequency"),
     "shift_jitter": ("float32", (), "standard deviation of the misalignment, Å"),
     "b_factor": ("float32", (), "extra fall-off exp(-B k^2 / 4), Å^2"),
     "ctf_correction": ("int8", (), "0 none, 1 phase_flip, 2 deconvolve"),
