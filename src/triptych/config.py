@@ -16,6 +16,9 @@ PositiveRange = tuple[PositiveFloat, PositiveFloat]
 CountRange = tuple[NonNegativeInt, NonNegativeInt]
 RANGES: tuple[Any, ...] = (Range, PositiveRange, PositiveRange | None, CountRange)
 Task = Literal["class", "mask", "density"]
+CtfCorrection = Literal["none", "phase_flip", "deconvolve"]
+NONE_CLASS = "none"
+"""Class of a box without a particle at its centre."""
 Contrast = Literal["dark", "bright"]
 DEFAULT_CONTRAST: Contrast = "dark"
 """Sign of the particles' grey values where nothing states it: low, as in most tomograms."""
@@ -62,7 +65,7 @@ class AcquisitionConfig(Settings):
     dose_e_per_a2: Annotated[Range, Field(description="total exposure of the series, electrons per Å^2")] = (80.0, 140.0)
     b_factor: Annotated[Range, Field(description="extra Gaussian fall-off exp(-B k^2 / 4) of the signal, Å^2")] = (0.0, 600.0)
     detector_mtf: Annotated[Range, Field(description="value of the detector's transfer function at the Nyquist frequency")] = (0.5, 0.9)
-    ctf_correction: Annotated[dict[Literal["none", "phase_flip", "deconvolve"], float], Field(
+    ctf_correction: Annotated[dict[CtfCorrection, float], Field(
         description="relative frequency of each way to treat the CTF in the reconstruction")] = {"none": 1.0, "phase_flip": 1.0, "deconvolve": 2.0}
     deconvolution_constant: Annotated[PositiveRange, Field(description="c in CTF / (CTF^2 + c); drawn per tomogram, log-uniform")] = (0.01, 0.3)
     dose_weighting: Annotated[float, Field(ge=0, le=1, description="share of the tomograms that are reconstructed with dose weighting")] = 0.5
@@ -116,7 +119,7 @@ class LossConfig(Settings):
     """Weights of the losses of the tasks."""
 
     class_weight: Annotated[float, Field(ge=0, description="cross-entropy")] = 1.0
-    mask_weight: Annotated[float, Field(ge=0, description="binary cross-entropy + soft Jaccard loss")] = 1.0
+    mask_weight: Annotated[float, Field(ge=0, description="10 x binary cross-entropy + soft Jaccard loss")] = 1.0
     density_weight: Annotated[float, Field(ge=0, description="squared error + (1 - correlation)")] = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1, description="label smoothing of the cross-entropy")] = 0.03
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from triptych.config import AugmentConfig
+from triptych.config import NONE_CLASS, AugmentConfig
 from triptych.errors import InputError
 from triptych.io.store import Store, open_store, unpack
 from triptych.model import HALF_TURNS, turn
@@ -130,7 +130,7 @@ class SubtomogramDataset(Dataset[Batch]):
             volumes = crop_or_pad(volumes, (self.crop_size,) * 3)
         if self.augment is None:
             return as_batch(volumes, label)
-        none = store.class_names.index("none") if "none" in store.class_names else None
+        none = store.class_names.index(NONE_CLASS) if NONE_CLASS in store.class_names else None
         for i, rng in enumerate(rngs):
             label[i] = augment(volumes[i], label[i], rng, self.augment, store.voxel_size, none)
         return as_batch(volumes, label)

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from triptych.metrics import NONE_CLASS, FloatArray, IntArray, ReliabilityCurve, Trend
+from triptych.config import NONE_CLASS
+from triptych.metrics import FloatArray, IntArray, ReliabilityCurve, Trend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -22,8 +22,12 @@ class Truth(NamedTuple):
     density: Tensor
 
 
+CROSS_ENTROPY_SCALE = 10.0
+"""A mask fills a few percent of its box, so that its mean cross-entropy is small beside the Jaccard loss."""
+
+
 def mask_loss(logits: Tensor, mask: Tensor) -> Tensor:
-    """Binary cross-entropy + soft Jaccard loss 1 - |p m| / |p + m - p m|, mean over the batch.
+    """CROSS_ENTROPY_SCALE x binary cross-entropy + soft Jaccard loss 1 - |p m| / |p + m - p m|, mean over the batch.
 
     The Jaccard part counts only particles that have a mask: for an empty one the cross-entropy says all there is to say.
     """
@@ -32,7 +36,7 @@ def mask_loss(logits: Tensor, mask: Tensor) -> Tensor:
     union = (probability + mask).sum(VOXELS) - overlap
     present = (mask.sum(VOXELS) > 0).float()
     jaccard = ((1 - overlap / union.clamp_min(1e-6)) * present).sum() / present.sum().clamp_min(1)
-    return 10 * F.binary_cross_entropy_with_logits(logits, mask) + jaccard
+    return CROSS_ENTROPY_SCALE * F.binary_cross_entropy_with_logits(logits, mask) + jaccard
 
 
 def density_loss(density: Tensor, truth: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from triptych.config import NONE_CLASS
 from triptych.errors import InputError
 
-NONE_CLASS = "none"
 BOX = (-3, -2, -1)
 
 FloatArray = NDArray[np.float64]

@@ -346,13 +346,23 @@ class Model:
         for data, volume in zip(np.asarray(maps), volumes, strict=True):
             yield resample_back(data, self.card.voxel_size, volume).clip(*limits)
 
-    def save(self, folder: Path, config: Settings, inputs: list[Path], seed: int | None = None, extra: dict[str, object] | None = None) -> Path:
-        """Write weights.safetensors, model.json and manifest.json into a new folder."""
+    def save(
+        self,
+        folder: Path,
+        config: Settings,
+        inputs: list[Path],
+        seed: int | None = None,
+        extra: dict[str, object] | None = None,
+        texts: dict[str, str] | None = None,
+    ) -> Path:
+        """Write weights.safetensors, model.json, manifest.json and further texts by name into a new folder."""
         with output_folder(folder) as part:
             # Half precision: the network computes in bfloat16, which keeps fewer digits, and the folder is half the size.
             tensors = {name: half(tensor.detach().cpu().contiguous()) for name, tensor in self.network.state_dict().items()}
             save_file(tensors, part / "weights.safetensors")
             (part / "model.json").write_text(json.dumps(self.card.to_json(), indent=2) + "\n")
+            for name, text in (texts or {}).items():
+                (part / name).write_text(text, encoding="utf-8")
             hashes = {name: hash_file(part / name) for name in ("weights.safetensors", "model.json")}
             write_manifest(part, "train", config, inputs, seed, {"files": hashes, **(extra or {})})
         return folder

@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CtfCorrection = Literal["none", "phase_flip", "deconvolve"]
+from triptych.config import CtfCorrection
+
 FINER = 4
 """Detector columns per voxel in projection and back-projection."""
 
@@ -142,14 +142,15 @@ def project(volume: Tensor, tilt_angles: Tensor, width: int | None = None) -> Te
     spread = torch.sparse_csc_tensor(matrix.crow_indices(), matrix.col_indices(), matrix.values(), matrix.shape[::-1], check_invariants=False)
     fine = (spread @ volume.permute(0, 2, 1).reshape(nz * nx, ny)).reshape(len(tilt_angles), width * FINER, ny)
     spectrum = torch.fft.rfft(fine, dim=1)[:, : width // 2 + 1]
-    return torch.fft.irfft(spectrum, n=width, dim=1).permute(0, 2, 1)
+    images: Tensor = torch.fft.irfft(spectrum, n=width, dim=1).permute(0, 2, 1)
+    return images
 
 
 def back_project(images: Tensor, tilt_angles: Tensor, nz: int, nx: int) -> Tensor:
     """Sum over tilts of the images smeared back along the beam, no weighting: (t, ny, width) -> (nz, ny, nx)."""
     tilts, ny, width = images.shape
     fine = torch.fft.irfft(torch.fft.rfft(images.permute(0, 2, 1), dim=1), n=width * FINER, dim=1) * FINER
-    slices = interpolator(nz, nx, width, tilt_angles) @ fine.reshape(tilts * width * FINER, ny)
+    slices: Tensor = interpolator(nz, nx, width, tilt_angles) @ fine.reshape(tilts * width * FINER, ny)
     return slices.reshape(nz, nx, ny).permute(0, 2, 1)
 
 

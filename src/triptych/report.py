@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from triptych import figures, metrics
-from triptych.config import PredictConfig, ReportConfig
+from triptych.config import NONE_CLASS, PredictConfig, ReportConfig
 from triptych.errors import InputError
 from triptych.fourier import fourier_shell_correlation, low_pass
 from triptych.io.manifest import describe_input, installed_version, output_folder, read_manifest, write_manifest
@@ -29,7 +29,7 @@ from triptych.io.mrc import read_mrc
 from triptych.io.source import ParticleSource, open_particles
 from triptych.io.star import read_star
 from triptych.io.store import Store, open_store, particle_name
-from triptych.metrics import NONE_CLASS, FloatArray, IntArray
+from triptych.metrics import FloatArray, IntArray
 from triptych.volume import Volume
 
 log = logging.getLogger(__name__)

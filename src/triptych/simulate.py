@@ -13,26 +13,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from triptych.config import AcquisitionConfig, SimulateConfig
+from triptych.config import NONE_CLASS, AcquisitionConfig, CtfCorrection, SimulateConfig
 from triptych.errors import InputError
 from triptych.io.manifest import output_folder, write_manifest
 from triptych.io.store import BOX_ARRAYS, ROW_ARRAYS, create_store, open_store
 from triptych.parallel import map_items
-from triptych.physics import Acquisition, Correction, CtfCorrection, draw_log_uniform, reconstruct, shot_noise, simulate_tilt_series
+from triptych.physics import Acquisition, Correction, draw_log_uniform, reconstruct, shot_noise, simulate_tilt_series
 from triptych.specimen import LARGEST_FACTOR, Occupancy, Placed, Template, add_vesicles, draw_particles, make_template, pack, paste, posed
 from triptych.structures import Structure, load_library
 
-NONE = "none"
 MARGIN = 32
 """Voxels beyond the tomogram's edge, so that what the CTF spreads does not wrap around."""
-CTF_CORRECTIONS: tuple[CtfCorrection, ...] = ("none", "phase_flip", "deconvolve")
-
 Rows = dict[str, NDArray[np.generic]]
 logger = logging.getLogger(__name__)
 
@@ -45,10 +42,8 @@ class Scene:
     noise: NDArray[np.float32]
     membrane: NDArray[np.bool_]
     placed: list[Placed]
-    scale: float
+    size_factor: float
     occupancy: float
-    acquisition: Acquisition
-    correction: Correction
     drawn: dict[str, float]
 
 
@@ -72,7 +67,7 @@ def simulate(out: Path | str, config: SimulateConfig, on_progress: Callable[[int
     rows_per_tomogram = min(config.particles_per_tomogram, config.particles)
     tomograms = range(-(-config.particles // rows_per_tomogram))
     with output_folder(out) as part:
-        names = (*(structure.name for structure in library), NONE)
+        names = (*(structure.name for structure in library), NONE_CLASS)
         attributes = {"seed": config.seed, "config": config.model_dump(mode="json", exclude={"workers"})}
         create_store(part, config.particles, rows_per_tomogram, config.voxel_size, config.box_size, names, attributes)
         done = 0
@@ -130,8 +125,8 @@ def simulate_rows(config: SimulateConfig, index: int, count: int) -> Rows:
     nones = round(count * config.none_share) if templates else count
     targets = choose_targets(rng, scene, config, templates, count - nones)
     crops = [particle_crop(rng, scene, config, templates, target) for target in targets]
-    scale = float(np.median([crop.deviation for crop in crops])) if crops else 1.0
-    crops += [none_crop(rng, scene, config, templates, scale) for _ in range(count - len(crops))]
+    usual = float(np.median([crop.signal_deviation for crop in crops])) if crops else 1.0
+    crops += [none_crop(rng, scene, config, templates, usual) for _ in range(count - len(crops))]
     order = rng.permutation(count)
     rows = [finish_crop(rng, crops[i], scene, config, index, len(templates)) for i in order]
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
@@ -158,15 +153,15 @@ def simulate_scene(rng: np.random.Generator, config: SimulateConfig, templates: 
     add_vesicles(rng, volume, occupancy, vesicles, specimen.vesicle_radius, config.voxel_size)
     membrane = volume > 0.3
     placed = pack(rng, templates, occupancy, draw_log_uniform(rng, specimen.occupancy), specimen.contact_share)
-    scale = rng.uniform(*specimen.voxel_size_error)
-    draw_particles(volume, placed, templates, scale)
+    size_factor = rng.uniform(*specimen.voxel_size_error)
+    draw_particles(volume, placed, templates, size_factor)
     acquisition, correction, drawn = draw_acquisition(rng, config.acquisition)
     images = simulate_tilt_series(torch.from_numpy(volume), acquisition, config.voxel_size, MARGIN)
     generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
     noise = shot_noise(acquisition, images.shape[1], images.shape[2], config.voxel_size, generator)
     filled = sum(templates[p.label].volume for p in placed) / volume.size
     signal, noise = (reconstruct(x, acquisition, correction, specimen.shape, config.voxel_size) for x in (images, noise))
-    return Scene(signal.numpy(), noise.numpy(), membrane, placed, scale, filled, acquisition, correction, drawn)
+    return Scene(signal.numpy(), noise.numpy(), membrane, placed, size_factor, filled, drawn)
 
 
 def draw_acquisition(rng: np.random.Generator, config: AcquisitionConfig) -> tuple[Acquisition, Correction, dict[str, float]]:
@@ -206,7 +201,7 @@ def draw_acquisition(rng: np.random.Generator, config: AcquisitionConfig) -> tup
         "tilt_step": tilt_step,
         "shift_jitter": shift_jitter,
         "b_factor": acquisition.b_factor,
-        "ctf_correction": CTF_CORRECTIONS.index(ctf),
+        "ctf_correction": get_args(CtfCorrection).index(ctf),
         "deconvolution_constant": correction.deconvolution_constant,
         "dose_weighting": correction.dose_weighting,
     }
@@ -219,7 +214,8 @@ def _tensor(values: NDArray[Any]) -> torch.Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Crop:
-    """A box cut from a scene; `placed` is None for the class "none". `centre` is its voxel (x, y, z) of index n // 2."""
+    """A box cut from a scene; `placed` is None for the class "none". `centre` is its voxel (x, y, z) of index n // 2;
+    `signal_deviation` is the grey value that becomes one standard deviation of the signal."""
 
     signal: NDArray[np.float32]
     noise: NDArray[np.float32]
@@ -227,11 +223,7 @@ class Crop:
     density: NDArray[np.float32]
     centre: NDArray[np.int64]
     placed: Placed | None
-    scale: float
-
-    @property
-    def deviation(self) -> float:
-        return float(self.signal.std())
+    signal_deviation: float
 
 
 def box_limits(config: SimulateConfig) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -269,13 +261,14 @@ def particle_crop(rng: np.random.Generator, scene: Scene, config: SimulateConfig
     box = config.box_size
     template = templates[target.label]
     density = np.zeros((box, box, box), dtype=np.float32)
-    patch = posed(template, target.rotation, target.position % 1, scene.scale)
+    patch = posed(template, target.rotation, target.position % 1, scene.size_factor)
     paste(density, patch, np.floor(target.position).astype(np.int64) - centre + box // 2)
-    deviation = float(cut(scene.signal, centre, box).std()) or 1.0
-    return Crop(cut(scene.signal, centre, box), cut(scene.noise, centre, box), density > template.contour, density, centre, target, deviation)
+    signal = cut(scene.signal, centre, box)
+    deviation = float(signal.std()) or 1.0
+    return Crop(signal, cut(scene.noise, centre, box), density > template.contour, density, centre, target, deviation)
 
 
-def none_crop(rng: np.random.Generator, scene: Scene, config: SimulateConfig, templates: Sequence[Template], scale: float) -> Crop:
+def none_crop(rng: np.random.Generator, scene: Scene, config: SimulateConfig, templates: Sequence[Template], signal_deviation: float) -> Crop:
     """A box without a particle at its centre: a third on membranes, a third beside a particle, the rest anywhere.
 
     The nearest centre of a particle is at least 80 Å and 0.6 of its radius away.
@@ -287,7 +280,7 @@ def none_crop(rng: np.random.Generator, scene: Scene, config: SimulateConfig, te
     # In a scene so crowded that nowhere is clear, the clearest place has to do.
     centre = candidates[clear[0] if len(clear) else clearance.argmax()]
     empty = np.zeros((box, box, box), dtype=np.float32)
-    return Crop(cut(scene.signal, centre, box), cut(scene.noise, centre, box), empty > 0, empty, centre, None, scale)
+    return Crop(cut(scene.signal, centre, box), cut(scene.noise, centre, box), empty > 0, empty, centre, None, signal_deviation)
 
 
 def none_candidates(rng: np.random.Generator, scene: Scene, config: SimulateConfig, templates: Sequence[Template]) -> NDArray[np.int64]:
@@ -328,7 +321,7 @@ def cut(volume: NDArray[np.float32], centre: NDArray[np.int64], size: int) -> ND
 def finish_crop(rng: np.random.Generator, crop: Crop, scene: Scene, config: SimulateConfig, tomogram: int, none_label: int) -> Rows:
     """Mix signal and noise at a random SNR; one row of the store."""
     requested = draw_log_uniform(rng, config.snr)
-    signal = (crop.signal - crop.signal.mean()) / crop.scale
+    signal = (crop.signal - crop.signal.mean()) / crop.signal_deviation
     noise = (crop.noise - crop.noise.mean()) / crop.noise.std()
     amplitude = np.sqrt(requested)
     at = crop.centre if crop.placed is None else crop.placed.position
@@ -344,7 +337,7 @@ def finish_crop(rng: np.random.Generator, crop: Crop, scene: Scene, config: Simu
         "shift": (at - crop.centre) * config.voxel_size,
         "snr": requested * signal.var(),
         "signal_scale": amplitude,
-        "voxel_size_factor": scene.scale,
+        "voxel_size_factor": scene.size_factor,
         "occupancy": scene.occupancy,
         **scene.drawn,
     }

@@ -186,20 +186,16 @@ def add_vesicles(
         occupancy.fill(where)
 
 
-def draw_particles(volume: NDArray[np.float32], placed: Sequence[Placed], templates: Sequence[Template], scale: float) -> list[NDArray[np.float32]]:
-    """Add every placed particle to the volume; return the cube that each adds (see `paste`)."""
-    patches = []
+def draw_particles(volume: NDArray[np.float32], placed: Sequence[Placed], templates: Sequence[Template], size_factor: float) -> None:
+    """Add every placed particle to the volume, each so much larger than it is."""
     for particle in placed:
-        template = templates[particle.label]
-        patch = posed(template, particle.rotation, particle.position % 1, scale)
+        patch = posed(templates[particle.label], particle.rotation, particle.position % 1, size_factor)
         paste(volume, patch, np.floor(particle.position).astype(np.int64))
-        patches.append(patch)
-    return patches
 
 
-def posed(template: Template, rotation: NDArray[np.float64], fraction: NDArray[np.float64], scale: float) -> NDArray[np.float32]:
+def posed(template: Template, rotation: NDArray[np.float64], fraction: NDArray[np.float64], size_factor: float) -> NDArray[np.float32]:
     """The template's cube in a pose, its centre `fraction` (x, y, z) of a voxel beyond index size // 2."""
-    cube = pose(template.fine, OVERSAMPLING, torch.from_numpy(rotation), torch.from_numpy(fraction), template.size, scale)
+    cube = pose(template.fine, OVERSAMPLING, torch.from_numpy(rotation), torch.from_numpy(fraction), template.size, size_factor)
     return cube.numpy()
 
 

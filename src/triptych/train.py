@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -24,6 +25,7 @@ from torch.utils.data import DataLoader
 from triptych.config import TrainConfig
 from triptych.dataset import Batch, PlannedBatches, SubtomogramDataset, keep_batch, split_rows
 from triptych.errors import InputError
+from triptych.io.manifest import describe_input
 from triptych.io.store import Store, open_store, unpack
 from triptych.losses import Truth, task_losses, total_loss
 from triptych.metrics import density_correlation, expected_calibration_error, intersection_over_union
@@ -72,10 +74,17 @@ def train(data: Path | str, out: Path | str, config: TrainConfig, resume: bool =
             trainer.validate(module, verbose=False)
     model, figures = finish(module, config)
     figures["seconds_of_last_run"] = round(time.monotonic() - started, 1)
-    model.save(out, config, [data], config.seed, {"validation": figures, "device": model.device_name})
-    shutil.copy(run / "log" / "metrics.csv", out / "training.csv")
+    extra: dict[str, object] = {"validation": figures, "device": model.device_name}
+    model.save(out, config, [data], config.seed, extra, {"training.csv": join_logs(run / "log")})
     shutil.rmtree(run)
     return out
+
+
+def join_logs(folder: Path) -> str:
+    """The logs of a run and of its resumptions as one table (CSV), each row an update."""
+    parts = sorted(folder.glob("from_*/metrics.csv"))
+    table = pd.concat([pd.read_csv(part) for part in parts], ignore_index=True)
+    return str(table.drop_duplicates(subset=[*table.columns], keep="last").to_csv(index=False))
 
 
 def check_tasks(store: Store, config: TrainConfig) -> None:
@@ -91,7 +100,9 @@ def check_tasks(store: Store, config: TrainConfig) -> None:
 
 def prepare_run(run: Path, data: Path, config: TrainConfig, resume: bool) -> str | None:
     """Make the folder of the run, or check that a stopped run can go on; return its last checkpoint."""
-    settings = {"data": str(data.resolve()), "config": config.model_dump(mode="json", exclude={"stop_after", "device", "loader_workers"})}
+    about = describe_input(data)
+    same = config.model_dump(mode="json", exclude={"stop_after", "device", "loader_workers"})  # what a resumption may change
+    settings = {"data": {"path": str(data.resolve()), "listing": about["sha256_of_listing"]}, "config": same}
     if not run.exists():
         run.mkdir(parents=True)
         (run / "run.json").write_text(json.dumps(settings, indent=2))
@@ -109,7 +120,7 @@ def make_trainer(run: Path, config: TrainConfig, smallest_box: int, on_progress:
     half = choose_precision(config.precision, device) is torch.bfloat16
     if device.type == "cpu" and smallest_box < SMALLEST_HALF_BOX:
         half = False
-    loggers: list[Logger] = [CSVLogger(run, name="log", version="")]
+    loggers: list[Logger] = [CSVLogger(run, name="log", version=f"from_{time.time_ns()}")]
     try:
         loggers.append(TensorBoardLogger(run, name="tensorboard", version=""))
     except ModuleNotFoundError:

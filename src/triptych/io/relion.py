@@ -249,7 +249,7 @@ def angles_from_rotations(rotations: NDArray[np.float64]) -> NDArray[np.float64]
     Tilt is in [0, 180]; where it is 0 or 180 only the sum or difference of the others is determined, and psi is 0.
     """
     # tomogram -> particle is Rz(rot) Ry(tilt) Rz(psi); its last column and row give the angles
-    m = np.swapaxes(np.atleast_3d(rotations), -1, -2)
+    m = np.swapaxes(np.reshape(rotations, (-1, 3, 3)), -1, -2)
     sine = np.hypot(m[:, 0, 2], m[:, 1, 2])
     tilt = np.arctan2(sine, m[:, 2, 2])
     free = sine > 1e-7

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
-from triptych.config import Contrast
+from triptych.config import Contrast, CtfCorrection
 from triptych.errors import InputError
 
 FORMAT = "triptych-dataset"
@@ -40,7 +40,7 @@ ROW_ARRAYS: dict[str, tuple[str, tuple[int, ...], str]] = {
     "detector_mtf": ("float32", (), "detector's transfer function at the Nyquist frequency"),
     "shift_jitter": ("float32", (), "standard deviation of the misalignment, Å"),
     "b_factor": ("float32", (), "extra fall-off exp(-B k^2 / 4), Å^2"),
-    "ctf_correction": ("int8", (), "0 none, 1 phase_flip, 2 deconvolve"),
+    "ctf_correction": ("int8", (), ", ".join(f"{i} {name}" for i, name in enumerate(get_args(CtfCorrection)))),
     "deconvolution_constant": ("float32", (), "c in CTF / (CTF^2 + c)"),
     "dose_weighting": ("int8", (), "1 if reconstructed with dose weighting"),
     "voxel_size_factor": ("float32", (), "true size of everything over the stated one"),
