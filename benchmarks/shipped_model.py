@@ -48,14 +48,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--library", type=Path)
     parser.add_argument("--model", type=Path, default=BUILT_IN_MODEL)
-    parser.add_argument("--particles", type=int, default=1080)
+    parser.add_argument("--particles", type=int, default=540)
     parser.add_argument("--seed", type=int, default=2026)
     arguments = parser.parse_args()
     path = FOLDER / "shipped_model.json"
     tests = json.loads(path.read_text())["tests"] if path.exists() else {}
     model = load_model(arguments.model)
     for snr in SNRS:
-        for half_turns in (False, True):
+        for half_turns in (False, True) if snr == 0.1 else (False,):
             which = "built_in" if arguments.library is None else "all"
             key = f"{which}, SNR {snr:g}{', half turns' if half_turns else ''}"
             if key in tests:

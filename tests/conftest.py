@@ -13,11 +13,16 @@ from pathlib import Path
 import pytest
 from beartype import BeartypeConf
 from beartype.claw import beartype_packages
+from hypothesis import settings
 
 # In tests, and only there, the types of the numerical modules' arguments and results (those of arrays too) are checked at every
 # call. An int is a float, as it is for mypy. (Not where there are named tuples: beartype cannot read theirs.)
 CHECKED = ("triptych.fourier", "triptych.physics")
 beartype_packages(CHECKED, conf=BeartypeConf(is_pep484_tower=True))
+
+# A time limit per example says more about the machine than about the code.
+settings.register_profile("any machine", deadline=None, derandomize=True)
+settings.load_profile("any machine")
 
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 

@@ -113,7 +113,7 @@ def demo(
     with show_progress("simulate", "particles") as on_progress:
         simulate_stage(data, config, on_progress=on_progress)
     with show_progress("predict", "particles", device_name("auto")) as on_progress:
-        predict_stage(data, predictions, None, PredictConfig(), on_progress=on_progress)
+        predict_stage(data, predictions, None, PredictConfig(half_turns=True), on_progress=on_progress)
     with show_progress("report", "particles") as on_progress:
         report_stage(predictions, report_folder, data, ReportConfig(), on_progress=on_progress)
     print_report(report_folder)

@@ -42,12 +42,12 @@ class SpecimenConfig(Settings):
     """What is in the ice."""
 
     shape: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(description="tomogram size in voxels, [z, y, x]")] = (104, 320, 320)
-    occupancy: Annotated[Range, Field(description="share of the specimen's volume that particles fill; drawn log-uniform per tomogram")] = (0.02, 0.1)
+    occupancy: Annotated[Range, Field(description="share of the specimen's volume that particles fill; drawn log-uniform per tomogram")] = (0.02, 0.08)
     contact_share: Annotated[float, Field(ge=0, le=1, description="share of the particles that are pushed against a neighbour")] = 0.8
     gap: Annotated[float, Field(ge=0, description="least distance between neighbouring surfaces, Å")] = 10.0
     vesicles: Annotated[CountRange, Field(description="number of membrane vesicles per tomogram [low, high]")] = (0, 3)
     vesicle_radius: Annotated[Range, Field(description="radius of a vesicle, Å")] = (200.0, 450.0)
-    voxel_size_error: Annotated[PositiveRange, Field(description="factor on the size of all particles, at most 1.1: a wrong calibration; drawn per tomogram")] = (0.97, 1.03)
+    voxel_size_error: Annotated[PositiveRange, Field(description="factor on the size of all particles, at most 1.1: a wrong calibration; drawn per tomogram")] = (0.98, 1.02)
 
 
 class AcquisitionConfig(Settings):
@@ -56,14 +56,14 @@ class AcquisitionConfig(Settings):
     tilt_max: Annotated[Range, Field(description="the tilts run from -tilt_max to +tilt_max")] = (60.0, 60.0)
     tilt_step: Annotated[PositiveRange, Field(description="angle between tilts")] = (3.0, 3.0)
     tilt_jitter: Annotated[Range, Field(description="standard deviation of the error of each tilt angle")] = (0.0, 0.3)
-    shift_jitter: Annotated[Range, Field(description="standard deviation of the residual image shift (misalignment), Å")] = (0.0, 5.0)
+    shift_jitter: Annotated[Range, Field(description="standard deviation of the residual image shift (misalignment), Å")] = (0.0, 3.0)
     voltage_kv: Annotated[float, Field(gt=0, description="acceleration voltage")] = 300.0
     spherical_aberration_mm: Annotated[float, Field(ge=0, description="spherical aberration")] = 2.7
     amplitude_contrast: Annotated[float, Field(ge=0, le=1, description="share of amplitude contrast")] = 0.07
     defocus_um: Annotated[Range, Field(description="underfocus, positive; drawn per tomogram")] = (2.0, 5.0)
     defocus_jitter_um: Annotated[float, Field(ge=0, description="standard deviation of the defocus from tilt to tilt")] = 0.1
     dose_e_per_a2: Annotated[Range, Field(description="total exposure of the series, electrons per Å^2")] = (80.0, 140.0)
-    b_factor: Annotated[Range, Field(description="extra Gaussian fall-off exp(-B k^2 / 4) of the signal, Å^2")] = (0.0, 600.0)
+    b_factor: Annotated[Range, Field(description="extra Gaussian fall-off exp(-B k^2 / 4) of the signal, Å^2")] = (0.0, 300.0)
     detector_mtf: Annotated[Range, Field(description="value of the detector's transfer function at the Nyquist frequency")] = (0.5, 0.9)
     ctf_correction: Annotated[dict[CtfCorrection, float], Field(
         description="relative frequency of each way to treat the CTF in the reconstruction")] = {"none": 1.0, "phase_flip": 1.0, "deconvolve": 2.0}
@@ -77,7 +77,7 @@ class SimulateConfig(Settings):
     structures: Annotated[Path | None, Field(description="a structure library (folder made by `structures make`); none: the built-in one")] = None
     classes: Annotated[tuple[str, ...] | None, Field(min_length=1, description="names from the library to use; none: all of it")] = None
     particles: Annotated[int, Field(gt=0, description="number of subtomograms to write")] = 2048
-    particles_per_tomogram: Annotated[int, Field(gt=0, description="subtomograms cut from each simulated tomogram; they share its optics")] = 128
+    particles_per_tomogram: Annotated[int, Field(gt=0, description="subtomograms cut from each simulated tomogram; they share its optics")] = 64
     none_share: Annotated[float, Field(ge=0, lt=1, description='share of subtomograms of the class "none" (background, membrane, off-centre neighbours)')] = 0.06
     voxel_size: Annotated[float, Field(gt=0, description="Å per voxel")] = 10.0
     box_size: Annotated[int, Field(gt=0, multiple_of=8, description="voxels along each side of a subtomogram")] = 40
