@@ -41,7 +41,8 @@ def demo() -> str:
     content = read("demo")
     names = {"accuracy": "accuracy", "mean_iou": "mean IoU of the masks", "mean_density_correlation": "mean density correlation"}
     rows = [[text, f"{content[key]:.3f}"] for key, text in names.items()]
-    about = f"{content['particles']} particles, {content['classes']} classes, SNR {content['snr']:g}, averaged over half turns, {content['seconds']:.0f} s in all"
+    about = f"{content['particles']} particles, {content['classes']} classes, "
+    about += f"SNR {content['snr']:g}, averaged over half turns, {content['seconds']:.0f} s in all"
     return f"{table(['measure', 'value'], rows)}\n\n{about} {source('demo', content)}"
 
 
