@@ -66,7 +66,8 @@ def simulate(out: Path | str, config: SimulateConfig, on_progress: Callable[[int
     check_sizes(config)
     coarsest = max(structure.density.voxel_size for structure in library)
     if coarsest > 1.01 * config.voxel_size:
-        logger.warning("structures come at %g Å per voxel, %g Å are simulated: detail finer than %g Å is missing", coarsest, config.voxel_size, 2 * coarsest)
+        sizes = coarsest, config.voxel_size, 2 * coarsest
+        logger.warning("structures come at %g Å per voxel, %g Å are simulated: detail finer than %g Å is missing", *sizes)
     rows_per_tomogram = min(config.particles_per_tomogram, config.particles)
     tomograms = range(-(-config.particles // rows_per_tomogram))
     with output_folder(out) as part:
