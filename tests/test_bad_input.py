@@ -152,3 +152,14 @@ def test_data_that_are_no_data(tmp_path: Path) -> None:
     assert "manifest.json" in refuse("report", tmp_path / "folder", tmp_path / "report")
     assert "does not exist" in refuse("predict", tmp_path / "nothing.star", tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"folder"}
+
+
+def test_damaged_store(model: Path, tmp_path: Path) -> None:
+    from triptych.config import SimulateConfig
+    from triptych.settings import load_config
+    from triptych.simulate import simulate
+
+    store = simulate(tmp_path / "data.zarr", load_config(SimulateConfig, None, tiny.SIMULATE))
+    (store / "subtomogram/c/0/0/0/0").write_bytes(b"xx")
+    assert "damaged" in refuse("predict", store, tmp_path / "out", "--model", model)
+    assert [path.name for path in tmp_path.iterdir()] == ["data.zarr"]

@@ -145,11 +145,11 @@ class _Crops:
 class _Rows:
     """Rows of a Zarr store."""
 
-    array: Any  # a zarr.Array, which only needs to be imported where there is one
+    store: Any  # a Store; Zarr only needs to be imported where there is one
     voxel_size: float
 
     def read(self, index: int) -> Volume:
-        data = np.asarray(self.array[index], dtype=np.float32)
+        data = self.store.read_rows("subtomogram", np.array([index]))[0].astype(np.float32)
         check_values(data, f"subtomogram {index} of the dataset")
         return Volume(data, self.voxel_size)
 
@@ -514,7 +514,7 @@ def _open_zarr(path: Path, config: PredictConfig) -> ParticleSource:
         names=names,
         blocks={"particles": pd.DataFrame({"triptychName": names})},
         block="particles",
-        reader=_Rows(store["subtomogram"], size),
+        reader=_Rows(store, size),
         contrast=store.contrast,
         files=[path],
         description=f"triptych dataset of {len(names)} subtomograms",

@@ -89,7 +89,12 @@ class Store:
         """Some rows of an array, in the order asked for; from the unpacked copy where there is one."""
         if self.unpacked is not None:
             return np.asarray(np.load(self.unpacked / f"{name}.npy", mmap_mode="r", allow_pickle=False)[rows])
-        return np.asarray(self.array(name).get_orthogonal_selection((np.asarray(rows, dtype=np.int64),)))
+        array = self.array(name)
+        try:
+            return np.asarray(array.get_orthogonal_selection((np.asarray(rows, dtype=np.int64),)))
+        except (RuntimeError, ValueError, OSError) as error:  # what Zarr's codecs raise
+            reason = str(error).splitlines()[0]
+            raise InputError(f"array '{name}' of {self.path} is damaged ({reason}); write it anew with `triptych simulate`") from error
 
     @property
     def particle_names(self) -> list[str]:
