@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from triptych.config import SimulateConfig, SpecimenConfig
+from triptych.config import AcquisitionConfig, SimulateConfig, SpecimenConfig
 from triptych.errors import InputError
 from triptych.io.store import Store, open_store
 from triptych.physics import pose
+from triptych.scene import slabs, tilt_sequence
 from triptych.simulate import prepare_templates, simulate
-from triptych.specimen import OVERSAMPLING, Occupancy, make_template, pack
+from triptych.specimen import OVERSAMPLING, Ball, Occupancy, draw_ball, fill_specimen, gold_profile, make_template, membrane_profile, pack
 from triptych.structures import load_library
 
 CONFIG = SimulateConfig(
@@ -111,3 +112,82 @@ def test_unknown_class_and_small_tomogram_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="exceed box_size"):
         simulate(tmp_path / "b.zarr", CONFIG.model_copy(update={"specimen": SpecimenConfig(shape=(32, 96, 96))}))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_dose_gives_the_snr_where_none_is_asked_for(tmp_path: Path) -> None:
+    physical = open_store(simulate(tmp_path / "dose.zarr", CONFIG.model_copy(update={"snr": None, "particles": 12, "none_share": 0.0})))
+    assert np.allclose(physical["snr"][:], physical["dose_snr"][:], rtol=1e-3)
+    # 80-140 e/Å^2 and 0.1-0.25 µm of ice: between a hundredth and one.
+    assert 0.01 < np.median(physical["snr"][:]) < 1
+
+
+def test_everything_that_is_drawn_lies_in_its_range_and_is_recorded(tmp_path: Path) -> None:
+    acquisition = AcquisitionConfig(
+        tilt_max=(40, 50), tilt_centre=(-5, 5), tilt_order={"continuous": 1}, astigmatism_um=(0.2, 0.3), smoothing={"low_pass": 1}, low_pass=(30, 40)
+    )
+    changes = {"acquisition": acquisition, "specimen": SpecimenConfig(shape=(56, 80, 80), ice_thickness=(600, 700)), "particles_per_tomogram": 4}
+    store = open_store(simulate(tmp_path / "ranges.zarr", CONFIG.model_copy(update={**changes, "particles": 8})))
+    for name, (low, high) in {
+        "tilt_max": (35, 55),
+        "tilt_min": (-55, -35),
+        "tilt_order": (2, 2),
+        "astigmatism_um": (0.2, 0.3),
+        "smoothing": (1, 1),
+        "low_pass": (30, 40),
+        "ice_thickness": (600, 700),
+        "occupancy": (0.0, 0.09),
+    }.items():
+        values = store[name][:]
+        assert ((values >= low) & (values <= high)).all(), name
+    assert len(np.unique(store["ice_thickness"][:])) == 2  # one per tomogram
+
+
+def test_tilts_are_taken_in_the_order_asked_for() -> None:
+    angles = np.arange(-6, 7, 3.0)
+    assert angles[tilt_sequence(angles, "continuous")].tolist() == [-6, -3, 0, 3, 6]
+    assert angles[tilt_sequence(angles, "bidirectional")].tolist() == [0, 3, 6, -3, -6]
+    assert np.abs(angles[tilt_sequence(angles, "dose_symmetric")]).tolist() == [0, 3, 3, 6, 6]
+
+
+def test_particles_lie_in_the_ice_and_beyond_the_edges() -> None:
+    rng = np.random.default_rng(0)
+    templates = [make_template(structure, 10.0) for structure in load_library() if structure.name in CONFIG.classes]
+    config = SpecimenConfig(shape=(100, 120, 120), ice_thickness=(500, 500), occupancy=(0.1, 0.1), vesicles=(2, 2), gold_beads=(3, 3))
+    specimen = fill_specimen(rng, config, templates, 10.0, 32)
+    positions = np.stack([p.position for p in specimen.placed])
+    assert np.abs(positions[:, 2] - 50).max() < 25
+    assert positions[:, :2].min() < 0
+    assert positions[:, :2].max() > 120
+    assert specimen.occupancy == pytest.approx(0.1, rel=0.1)
+    assert len(specimen.beads) == 3
+    for bead in specimen.beads:
+        assert np.linalg.norm(positions - bead.centre, axis=1).min() > bead.radius
+
+
+@pytest.mark.parametrize("asked", [0.3, 0.35])
+def test_a_third_of_the_volume_can_be_filled(asked: float) -> None:
+    rng = np.random.default_rng(0)
+    templates = [make_template(structure, 10.0) for structure in load_library()]
+    occupancy = Occupancy((96, 192, 192), 0.0)
+    placed = pack(rng, templates, occupancy, asked, 1.0)
+    assert sum(templates[p.label].volume for p in placed) / occupancy.volume > 0.95 * asked
+
+
+def test_balls_have_the_profile_and_the_size() -> None:
+    volume = np.zeros((40, 48, 56), dtype=np.float32)
+    bead = Ball(np.array([20.0, 24.0, 18.0]), 5.0)
+    origin = np.array([2, 0, 0])
+    draw_ball(volume, bead, origin, 3, lambda depth: gold_profile(depth * 10, 10.0))
+    assert volume.max() == volume[18, 24, 18]
+    assert volume.sum() / volume.max() == pytest.approx(4 / 3 * np.pi * 5**3, rel=0.05)
+    shell = np.zeros_like(volume)
+    draw_ball(shell, Ball(bead.centre, 10.0), origin, 6, lambda depth: membrane_profile(depth * 10))
+    line = shell[18, 24, 18:]
+    assert abs(int(line.argmax()) - 10) == 2  # the head groups, 18 Å to either side
+    assert line[10] < 0.2 * line.max()
+
+
+def test_slabs_cover_every_row_once() -> None:
+    for shape in ((200, 700, 1500), (40, 64, 64)):
+        rows = [row for first, last in slabs(shape, 32) for row in range(first, last)]
+        assert rows == list(range(-32, shape[1] + 32))

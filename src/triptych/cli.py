@@ -23,6 +23,7 @@ from typer.core import TyperGroup
 
 from triptych import __version__
 from triptych.errors import InputError
+from triptych.parallel import keep_freed_memory
 
 if TYPE_CHECKING:
     from triptych.io.describe import Description
@@ -86,6 +87,7 @@ def start(
     verbose: Annotated[bool, typer.Option("--verbose", help="Say more about what is being done.")] = False,
 ) -> None:
     say_log(logging.INFO if verbose else logging.WARNING)
+    keep_freed_memory()
 
 
 @app.command()

@@ -14,9 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat
 Range = tuple[float, float]
 PositiveRange = tuple[PositiveFloat, PositiveFloat]
 CountRange = tuple[NonNegativeInt, NonNegativeInt]
+Share = Annotated[float, Field(ge=0)]
 RANGES: tuple[Any, ...] = (Range, PositiveRange, PositiveRange | None, CountRange)
 Task = Literal["class", "mask", "density"]
 CtfCorrection = Literal["none", "phase_flip", "deconvolve"]
+TiltOrder = Literal["dose_symmetric", "bidirectional", "continuous"]
+Smoothing = Literal["none", "low_pass", "wiener"]
+Device = Literal["auto", "cpu", "gpu"]
 NONE_CLASS = "none"
 """Class of a box without a particle at its centre."""
 Contrast = Literal["dark", "bright"]
@@ -35,58 +39,87 @@ class Settings(BaseModel):
             value = getattr(self, name)
             if field.annotation in RANGES and value is not None and value[0] > value[1]:
                 raise ValueError(f"{name} is a range [low, high], but {value[0]:g} is above {value[1]:g}")
+            if isinstance(value, dict) and not sum(value.values()) > 0:
+                raise ValueError(f"{name} holds relative frequencies, but none is above 0")
         return self
 
 
 class SpecimenConfig(Settings):
-    """What is in the ice."""
+    """What is in the ice; every range is drawn anew for each tomogram, and what was drawn is recorded."""
 
     shape: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(description="tomogram size in voxels, [z, y, x]")] = (104, 320, 320)
-    occupancy: Annotated[Range, Field(description="share of the specimen's volume that particles fill; drawn log-uniform per tomogram")] = (0.02, 0.08)
+    ice_thickness: Annotated[PositiveRange, Field(description="thickness of the ice, Å: particles lie within it, and its electrons are lost; ice may be thicker than the tomogram")] = (1000.0, 2500.0)
+    occupancy: Annotated[Range, Field(description="share of the ice's volume that particles fill, up to about 0.35; log-uniform")] = (0.02, 0.08)
     contact_share: Annotated[float, Field(ge=0, le=1, description="share of the particles that are pushed against a neighbour")] = 0.8
     gap: Annotated[float, Field(ge=0, description="least distance between neighbouring surfaces, Å")] = 10.0
-    vesicles: Annotated[CountRange, Field(description="number of membrane vesicles per tomogram [low, high]")] = (0, 3)
+    vesicles: Annotated[CountRange, Field(description="number of membrane vesicles [low, high]")] = (0, 3)
     vesicle_radius: Annotated[Range, Field(description="radius of a vesicle, Å")] = (200.0, 450.0)
-    voxel_size_error: Annotated[PositiveRange, Field(description="factor on the size of all particles, at most 1.1: a wrong calibration; drawn per tomogram")] = (0.98, 1.02)
+    gold_beads: Annotated[CountRange, Field(description="number of gold beads [low, high]")] = (0, 2)
+    gold_diameter: Annotated[PositiveRange, Field(description="diameter of a gold bead, Å")] = (60.0, 120.0)
+    voxel_size_error: Annotated[PositiveRange, Field(description="factor on the size of all particles, at most 1.1: a wrong calibration")] = (0.98, 1.02)
 
 
 class AcquisitionConfig(Settings):
-    """How the tilt series is taken; every range is drawn anew for each tomogram."""
+    """How the tilt series is taken and reconstructed; every range is drawn anew for each tomogram, and what was drawn is recorded."""
 
-    tilt_max: Annotated[Range, Field(description="the tilts run from -tilt_max to +tilt_max")] = (60.0, 60.0)
+    tilt_max: Annotated[Range, Field(description="the tilts run from -tilt_max to +tilt_max, around tilt_centre")] = (60.0, 60.0)
+    tilt_centre: Annotated[Range, Field(description="middle of the tilt range, as the pre-tilt of a lamella or a blocked side gives it")] = (0.0, 0.0)
     tilt_step: Annotated[PositiveRange, Field(description="angle between tilts")] = (3.0, 3.0)
+    tilt_order: Annotated[dict[TiltOrder, Share], Field(description="relative frequency of each order of tilts, which decides where the dose went")] = {"dose_symmetric": 3.0, "bidirectional": 1.0, "continuous": 0.0}
     tilt_jitter: Annotated[Range, Field(description="standard deviation of the error of each tilt angle")] = (0.0, 0.3)
     shift_jitter: Annotated[Range, Field(description="standard deviation of the residual image shift (misalignment), Å")] = (0.0, 3.0)
     voltage_kv: Annotated[float, Field(gt=0, description="acceleration voltage")] = 300.0
     spherical_aberration_mm: Annotated[float, Field(ge=0, description="spherical aberration")] = 2.7
     amplitude_contrast: Annotated[float, Field(ge=0, le=1, description="share of amplitude contrast")] = 0.07
-    defocus_um: Annotated[Range, Field(description="underfocus, positive; drawn per tomogram")] = (2.0, 5.0)
+    defocus_um: Annotated[Range, Field(description="underfocus on the tilt axis, positive")] = (2.0, 5.0)
     defocus_jitter_um: Annotated[float, Field(ge=0, description="standard deviation of the defocus from tilt to tilt")] = 0.1
+    defocus_gradient: Annotated[bool, Field(description="let the defocus of tilted images change with the distance from the tilt axis")] = True
+    astigmatism_um: Annotated[Range, Field(description="largest minus smallest defocus, in a random direction")] = (0.0, 0.1)
     dose_e_per_a2: Annotated[Range, Field(description="total exposure of the series, electrons per Å^2")] = (80.0, 140.0)
+    radiation_damage: Annotated[bool, Field(description="let detail fade with the exposure")] = True
     b_factor: Annotated[Range, Field(description="extra Gaussian fall-off exp(-B k^2 / 4) of the signal, Å^2")] = (0.0, 300.0)
-    detector_mtf: Annotated[Range, Field(description="value of the detector's transfer function at the Nyquist frequency")] = (0.5, 0.9)
-    ctf_correction: Annotated[dict[CtfCorrection, float], Field(
+    quantum_efficiency: Annotated[float, Field(gt=0, le=1, description="share of the electrons that the detector counts")] = 0.6
+    detector_mtf: Annotated[PositiveRange, Field(description="value of the detector's transfer function at the Nyquist frequency")] = (0.5, 0.9)
+    ctf_correction: Annotated[dict[CtfCorrection, Share], Field(
         description="relative frequency of each way to treat the CTF in the reconstruction")] = {"none": 1.0, "phase_flip": 1.0, "deconvolve": 2.0}
-    deconvolution_constant: Annotated[PositiveRange, Field(description="c in CTF / (CTF^2 + c); drawn per tomogram, log-uniform")] = (0.01, 0.3)
+    deconvolution_constant: Annotated[PositiveRange, Field(description="c in CTF / (CTF^2 + c); log-uniform")] = (0.01, 0.3)
     dose_weighting: Annotated[float, Field(ge=0, le=1, description="share of the tomograms that are reconstructed with dose weighting")] = 0.5
+    smoothing: Annotated[dict[Smoothing, Share], Field(
+        description="relative frequency of each filter on the tomogram; wiener: S / (S + N) at each frequency, much as denoisers do")] = {"none": 1.0, "low_pass": 0.0, "wiener": 0.0}
+    low_pass: Annotated[PositiveRange, Field(description="resolution of the low-pass filter where there is one, Å")] = (25.0, 50.0)
 
 
-class SimulateConfig(Settings):
-    """`triptych simulate`: structures + physics + seed -> labelled subtomograms."""
+class SceneConfig(Settings):
+    """What simulated tomograms are made of."""
 
     structures: Annotated[Path | None, Field(description="a structure library (folder made by `structures make`); none: the built-in one")] = None
     classes: Annotated[tuple[str, ...] | None, Field(min_length=1, description="names from the library to use; none: all of it")] = None
+    voxel_size: Annotated[float, Field(gt=0, description="Å per voxel")] = 10.0
+    seed: Annotated[int, Field(ge=0, description="same seed, same bytes, for any number of workers")] = 0
+    workers: Annotated[int, Field(ge=0, description="processes; 0: one per CPU core, or one with a GPU")] = 0
+    device: Annotated[Device, Field(description="where to compute; a GPU gives other random numbers than a CPU")] = "auto"
+    specimen: Annotated[SpecimenConfig, Field(description="what is in the ice")] = SpecimenConfig()
+    acquisition: Annotated[AcquisitionConfig, Field(description="how the tilt series is taken")] = AcquisitionConfig()
+
+
+class SimulateConfig(SceneConfig):
+    """`triptych simulate`: structures + physics + seed -> labelled subtomograms."""
+
     particles: Annotated[int, Field(gt=0, description="number of subtomograms to write")] = 2048
     particles_per_tomogram: Annotated[int, Field(gt=0, description="subtomograms cut from each simulated tomogram; they share its optics")] = 64
     none_share: Annotated[float, Field(ge=0, lt=1, description='share of subtomograms of the class "none" (background, membrane, off-centre neighbours)')] = 0.06
-    voxel_size: Annotated[float, Field(gt=0, description="Å per voxel")] = 10.0
     box_size: Annotated[int, Field(gt=0, multiple_of=8, description="voxels along each side of a subtomogram")] = 40
     max_shift: Annotated[float, Field(ge=0, description="the particle's centre is at most this far from the box's centre along each axis, Å")] = 20.0
-    snr: Annotated[PositiveRange, Field(description="var(signal)/var(noise) over the whole box after CTF, wedge and band limit, neighbours belonging to the signal; drawn log-uniform per subtomogram")] = (0.03, 0.3)
-    seed: Annotated[int, Field(ge=0, description="same seed, same bytes, for any number of workers")] = 0
-    workers: Annotated[int, Field(ge=0, description="processes; 0: one per CPU core")] = 0
-    specimen: Annotated[SpecimenConfig, Field(description="what is in the ice")] = SpecimenConfig()
-    acquisition: Annotated[AcquisitionConfig, Field(description="how the tilt series is taken")] = AcquisitionConfig()
+    snr: Annotated[PositiveRange | None, Field(description="var(signal)/var(noise) over the whole box after CTF, wedge and band limit, neighbours belonging to the signal; drawn log-uniform per subtomogram; none: what the dose gives")] = (0.03, 0.3)
+
+
+class TomogramConfig(SceneConfig):
+    """`triptych simulate-tomograms`: structures + physics + seed -> whole tomograms with their truth."""
+
+    tomograms: Annotated[int, Field(gt=0, description="number of tomograms to write")] = 1
+    snr: Annotated[PositiveRange | None, Field(description="var(signal)/var(noise) over the whole tomogram; drawn log-uniform per tomogram; none: what the dose gives")] = None
+    contrast: Annotated[Contrast, Field(description="sign of the particles in the tomograms that are written")] = DEFAULT_CONTRAST
+    specimen: Annotated[SpecimenConfig, Field(description="what is in the ice")] = SpecimenConfig(shape=(200, 512, 512), gold_beads=(4, 10))
 
 
 class NetworkConfig(Settings):
@@ -144,7 +177,7 @@ class TrainConfig(Settings):
     crop_share: Annotated[float, Field(ge=0, le=1, description="share of the updates that see crop_size only")] = 0.6
     initial_model: Annotated[Path | None, Field(description="model folder whose weights to start from")] = None
     precision: Annotated[Literal["auto", "bfloat16", "float32"], Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = "auto"
-    device: Annotated[Literal["auto", "cpu", "gpu"], Field(description="where to train")] = "auto"
+    device: Annotated[Device, Field(description="where to train")] = "auto"
     cache: Annotated[bool, Field(description="keep an uncompressed copy of the dataset beside the model while training (0.45 MB per subtomogram of 40^3): faster loading")] = True
     loader_workers: Annotated[int, Field(ge=0, description="processes that prepare batches")] = 1
     seed: Annotated[int, Field(ge=0, description="of weights, order and augmentation")] = 0
@@ -163,7 +196,7 @@ class PredictConfig(Settings):
     write_masks: Annotated[bool, Field(description="write masks/<name>.mrc")] = True
     write_densities: Annotated[bool, Field(description="write densities/<name>.mrc")] = True
     precision: Annotated[Literal["auto", "bfloat16", "float32"], Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = "auto"
-    device: Annotated[Literal["auto", "cpu", "gpu"], Field(description="where to run")] = "auto"
+    device: Annotated[Device, Field(description="where to run")] = "auto"
 
 
 class ReportConfig(Settings):
@@ -175,6 +208,7 @@ class ReportConfig(Settings):
 
 STAGES: dict[str, type[Settings]] = {
     "simulate": SimulateConfig,
+    "simulate-tomograms": TomogramConfig,
     "train": TrainConfig,
     "predict": PredictConfig,
     "report": ReportConfig,

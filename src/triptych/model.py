@@ -137,7 +137,7 @@ class Network(nn.Module):
             self.up2 = nn.Conv3d(c3, c2, 1)
             self.merge2 = nn.Sequential(convolution(2 * c2, c2), ResidualBlock(c2))
             self.up1 = nn.Conv3d(c2, c1, 1)
-            self.merge1 = convolution(2 * c1, c1)
+            self.merge1 = nn.Sequential(convolution(2 * c1, c1), ResidualBlock(c1))
             self.to_maps = nn.Conv3d(c1, 8 * len(self.maps), 3, padding=1)
         if "mask" in self.maps:
             pooled += c2

@@ -9,17 +9,26 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 from torch.nn import functional as F
 
-from triptych.config import CtfCorrection
+from triptych.config import CtfCorrection, Smoothing
+from triptych.potential import PROTEIN_CONTRAST
 
 FINER = 4
 """Detector columns per voxel in projection and back-projection."""
+ROWS_AT_ONCE = 32
+"""y-slices that a CPU projects at once."""
+MEAN_FREE_PATH = 3950.0
+"""Å, between inelastic scattering events in vitreous ice at 300 kV, energy-filtered (Rice et al. 2018, J. Struct. Biol. 204:38)."""
+REST_ENERGY_KEV = 510.999
+NODE_PHASE = 0.4
+"""Radians at the Nyquist frequency between defoci at which a defocus gradient is evaluated: interpolating between them errs by 2 %."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +38,16 @@ class Acquisition:
     Attributes
     ----------
     tilt_angles : (t,) degrees, as they really were
+    nominal_angles : (t,) degrees, as the reconstruction believes them
     shifts : (t, 2) Å, residual misalignment (u along x, v along y) of each image
-    defocus_um : (t,) underfocus, positive
+    defocus_um : (t,) underfocus on the tilt axis, positive
     exposures : (t,) e/Å^2, exposure before the middle of each tilt
     doses : (t,) e/Å^2, exposure of each tilt
-    nominal_angles : (t,) degrees, as the reconstruction believes them
+    astigmatism_um : largest minus smallest defocus
+    astigmatism_angle : degrees from the x axis towards y, direction of the largest defocus
+    defocus_gradient : whether a tilted specimen's defocus changes with the distance from the tilt axis
+    ice_thickness : Å, of the untilted specimen
+    quantum_efficiency : share of the electrons that the detector counts
     """
 
     tilt_angles: Tensor
@@ -45,17 +59,24 @@ class Acquisition:
     voltage_kv: float = 300.0
     spherical_aberration_mm: float = 2.7
     amplitude_contrast: float = 0.07
+    astigmatism_um: float = 0.0
+    astigmatism_angle: float = 0.0
+    defocus_gradient: bool = True
+    ice_thickness: float = 0.0
     b_factor: float = 0.0
+    quantum_efficiency: float = 1.0
     mtf_at_nyquist: float = 0.7
 
 
 @dataclass(frozen=True)
 class Correction:
-    """What the reconstruction does about CTF and dose."""
+    """What the reconstruction does about CTF, dose and noise; `low_pass` in Å, 0 for none."""
 
     ctf: CtfCorrection = "none"
     deconvolution_constant: float = 0.1
     dose_weighting: bool = False
+    smoothing: Smoothing = "none"
+    low_pass: float = 0.0
 
 
 def draw_log_uniform(rng: np.random.Generator, limits: tuple[float, float]) -> float:
@@ -116,42 +137,62 @@ def interpolator(nz: int, nx: int, width: int, tilt_angles: Tensor) -> Tensor:
     columns = columns.clamp(0, width * FINER - 1).long() + tilt
     rows = nz * nx
     starts = torch.arange(rows + 1, device=device) * 2 * len(angles)
+    return sparse_rows(starts, columns.reshape(-1), weights.reshape(-1), (rows, len(angles) * width * FINER))
+
+
+def sparse_rows(starts: Tensor, columns: Tensor, weights: Tensor, shape: tuple[int, int]) -> Tensor:
+    """CSR tensor with short indices, which are half the memory to read."""
     with warnings.catch_warnings():  # torch calls its sparse matrices a beta feature once per process
         warnings.filterwarnings("ignore", message="Sparse CSR")
-        size = (rows, len(angles) * width * FINER)
-        return torch.sparse_csr_tensor(starts, columns.reshape(-1), weights.reshape(-1), size, check_invariants=False)
+        return torch.sparse_csr_tensor(starts.int(), columns.int(), weights, shape, check_invariants=False)
 
 
-def project(volume: Tensor, tilt_angles: Tensor, width: int | None = None) -> Tensor:
+def transpose(matrix: Tensor) -> Tensor:
+    """Transpose of a CSR tensor as a CSR tensor. The product with a CSC tensor, which it is already, is several times slower."""
+    parts = [part.cpu().numpy() for part in (matrix.values(), matrix.col_indices(), matrix.crow_indices())]
+    flipped = sparse.csr_array(tuple(parts), shape=tuple(matrix.shape)).T.tocsr()
+    starts, columns, weights = (torch.from_numpy(part).to(matrix.device) for part in (flipped.indptr, flipped.indices, flipped.data))
+    return sparse_rows(starts, columns, weights, (matrix.shape[1], matrix.shape[0]))
+
+
+def row_blocks(ny: int, device: torch.device) -> list[slice]:
+    """y-slices that are multiplied at once: on a CPU few enough for its cache (three times faster), on a GPU all."""
+    step = ROWS_AT_ONCE if device.type == "cpu" else ny
+    return [slice(first, min(first + step, ny)) for first in range(0, ny, step)]
+
+
+def project(volume: Tensor, matrix: Tensor, tilts: int) -> Tensor:
     """Projections of a volume along the beam after each tilt.
 
     Parameters
     ----------
     volume : (nz, ny, nx)
-    tilt_angles : (t,) degrees
-    width : detector columns, even; default nx
+    matrix : `transpose` of the `interpolator` for the volume's nz and nx
+    tilts : number of tilts in the matrix
 
     Returns
     -------
-    (t, ny, width)
+    (tilts, ny, width)
     """
     nz, ny, nx = volume.shape
-    width = width or nx
-    matrix = interpolator(nz, nx, width, tilt_angles)
-    # The arrays of a CSR matrix, read as CSC, are its transpose.
-    spread = torch.sparse_csc_tensor(matrix.crow_indices(), matrix.col_indices(), matrix.values(), matrix.shape[::-1], check_invariants=False)
-    fine = (spread @ volume.permute(0, 2, 1).reshape(nz * nx, ny)).reshape(len(tilt_angles), width * FINER, ny)
-    spectrum = torch.fft.rfft(fine, dim=1)[:, : width // 2 + 1]
-    images: Tensor = torch.fft.irfft(spectrum, n=width, dim=1).permute(0, 2, 1)
+    width = matrix.shape[0] // (tilts * FINER)
+    images = torch.empty((tilts, ny, width), device=volume.device)
+    for rows in row_blocks(ny, volume.device):
+        slices = volume[:, rows].permute(0, 2, 1).reshape(nz * nx, -1)
+        fine = (matrix @ slices).reshape(tilts, width * FINER, -1).permute(0, 2, 1).contiguous()
+        images[:, rows] = torch.fft.irfft(torch.fft.rfft(fine)[..., : width // 2 + 1], n=width)
     return images
 
 
-def back_project(images: Tensor, tilt_angles: Tensor, nz: int, nx: int) -> Tensor:
+def back_project(images: Tensor, matrix: Tensor, nz: int, nx: int) -> Tensor:
     """Sum over tilts of the images smeared back along the beam, no weighting: (t, ny, width) -> (nz, ny, nx)."""
     tilts, ny, width = images.shape
-    fine = torch.fft.irfft(torch.fft.rfft(images.permute(0, 2, 1), dim=1), n=width * FINER, dim=1) * FINER
-    slices: Tensor = interpolator(nz, nx, width, tilt_angles) @ fine.reshape(tilts * width * FINER, ny)
-    return slices.reshape(nz, nx, ny).permute(0, 2, 1)
+    volume = torch.empty((nz, ny, nx), device=images.device)
+    for rows in row_blocks(ny, images.device):
+        fine = torch.fft.irfft(torch.fft.rfft(images[:, rows]), n=width * FINER) * FINER
+        slices = matrix @ fine.permute(0, 2, 1).reshape(tilts * width * FINER, -1)
+        volume[:, rows] = slices.reshape(nz, nx, -1).permute(0, 2, 1)
+    return volume
 
 
 def frequency_grid(ny: int, nx: int, pixel_size: float, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
@@ -166,22 +207,108 @@ def detector_transfer(k: Tensor, pixel_size: float, at_nyquist: float) -> Tensor
     return torch.exp(math.log(at_nyquist) * 2 * pixel_size * k)
 
 
-def signal_filter(acquisition: Acquisition, ny: int, nx: int, pixel_size: float) -> Tensor:
-    """What the microscope does to each projection, (t, ny, nx // 2 + 1) complex: CTF, dose, envelope, detector, misalignment."""
+def interaction_constant(voltage_kv: float) -> float:
+    """Phase shift in radians per V Å of projected potential, 2 pi m e lambda / h^2 (Kirkland 2010, eq. 5.6)."""
+    mass = (REST_ENERGY_KEV + voltage_kv) / (2 * REST_ENERGY_KEV + voltage_kv)
+    return 2 * math.pi / (electron_wavelength(voltage_kv) * voltage_kv * 1e3) * mass
+
+
+def weak_phase_contrast(voltage_kv: float, voxel_size: float) -> float:
+    """Image contrast per unit of projected density (voxels x `PROTEIN_CONTRAST`) where the CTF is 1: twice the phase shift."""
+    return 2 * interaction_constant(voltage_kv) * PROTEIN_CONTRAST * voxel_size
+
+
+def image_filter(acquisition: Acquisition, ny: int, nx: int, pixel_size: float, defocus_offset_um: float = 0.0) -> Tensor:
+    """What happens to each projection before the detector, (t, ny, nx // 2 + 1) complex: CTF, dose, envelope, misalignment."""
     device = acquisition.tilt_angles.device
     ky, kx = frequency_grid(ny, nx, pixel_size, device)
     k = torch.hypot(ky, kx)
     per_tilt = (-1, 1, 1)
-    ctf = contrast_transfer(
-        k, acquisition.defocus_um.reshape(per_tilt), acquisition.voltage_kv, acquisition.spherical_aberration_mm, acquisition.amplitude_contrast
-    )
+    around = torch.atan2(ky, kx) - math.radians(acquisition.astigmatism_angle)
+    defocus = acquisition.defocus_um.reshape(per_tilt) + defocus_offset_um + acquisition.astigmatism_um / 2 * torch.cos(2 * around)
+    ctf = contrast_transfer(k, defocus, acquisition.voltage_kv, acquisition.spherical_aberration_mm, acquisition.amplitude_contrast)
     damage = dose_filter(k, acquisition.exposures.reshape(per_tilt), acquisition.voltage_kv)
-    envelope = torch.exp(-acquisition.b_factor * k**2 / 4) * detector_transfer(k, pixel_size, acquisition.mtf_at_nyquist)
+    envelope = torch.exp(-acquisition.b_factor * k**2 / 4)
     u, v = acquisition.shifts.reshape(-1, 2, 1, 1).unbind(1)
     phase = -2 * math.pi * (kx * u + ky * v)
     shift = torch.complex(phase.cos(), phase.sin())
     response: Tensor = ctf * damage * envelope * shift
     return response
+
+
+def defocus_step(acquisition: Acquisition, pixel_size: float) -> float:
+    """Change of defocus in µm that turns the CTF's phase by NODE_PHASE at the Nyquist frequency."""
+    return NODE_PHASE / (math.pi * electron_wavelength(acquisition.voltage_kv) * (0.5 / pixel_size) ** 2) * 1e-4
+
+
+def heights_um(acquisition: Acquisition, nx: int, pixel_size: float) -> Tensor:
+    """How far the middle of the tilted specimen lies along the beam at each detector column, (t, nx) in µm.
+
+    A point (x, 0) of the specimen lands at u = x cos(theta) and z = -x sin(theta). The beam runs along z, so that it adds to the underfocus.
+    """
+    u = (torch.arange(nx, device=acquisition.tilt_angles.device) - nx // 2) * pixel_size * 1e-4
+    return -torch.tan(torch.deg2rad(acquisition.tilt_angles))[:, None] * u
+
+
+def form_images(projections: Tensor, acquisition: Acquisition, pixel_size: float) -> Tensor:
+    """Contrast of each image, protein bright, before the detector.
+
+    With a defocus gradient each column is imaged at its own defocus: the projections are split between the nearest of a few defoci
+    (linear interpolation), and each part sees the CTF of its own. Within the specimen's thickness the defocus is one.
+
+    Parameters
+    ----------
+    projections : (t, ny, nx), sums of density over voxels along the beam
+    """
+    ny, nx = projections.shape[1:]
+    phases = projections * weak_phase_contrast(acquisition.voltage_kv, pixel_size)
+    if not acquisition.defocus_gradient:
+        return apply_filter(phases, image_filter(acquisition, ny, nx, pixel_size))
+    step = defocus_step(acquisition, pixel_size)
+    place = heights_um(acquisition, nx, pixel_size) / step
+    farthest = int(place.abs().max().ceil())
+    spectrum = torch.zeros((len(phases), ny, nx // 2 + 1), dtype=torch.complex64, device=phases.device)
+    for node in range(-farthest, farthest + 1):
+        weight = (1 - (place - node).abs()).clamp_min(0)
+        seen = weight.any(1)
+        if seen.any():
+            part = torch.fft.rfft2(phases[seen] * weight[seen, None])
+            spectrum[seen] += part * image_filter(select_tilts(acquisition, seen), ny, nx, pixel_size, node * step)
+    images: Tensor = torch.fft.irfft2(spectrum, s=(ny, nx))
+    return images
+
+
+def select_tilts(acquisition: Acquisition, chosen: Tensor) -> Acquisition:
+    """The acquisition with some of its tilts only; `chosen` is an index or a mask (t,)."""
+    per_tilt = ("tilt_angles", "nominal_angles", "shifts", "defocus_um", "exposures", "doses")
+    return replace(acquisition, **{name: getattr(acquisition, name)[chosen] for name in per_tilt})
+
+
+def expected_counts(acquisition: Acquisition, pixel_size: float) -> Tensor:
+    """Electrons that each pixel counts where there is only ice, (t,): the ice lets exp(-path / mean free path) through."""
+    path = acquisition.ice_thickness / torch.cos(torch.deg2rad(acquisition.tilt_angles))
+    through = torch.exp(-path / mean_free_path(acquisition.voltage_kv))
+    return acquisition.doses * pixel_size**2 * acquisition.quantum_efficiency * through
+
+
+def mean_free_path(voltage_kv: float) -> float:
+    """MEAN_FREE_PATH at another voltage: proportional to the square of the electron's velocity."""
+    fast, slow = (1 - (1 + v / REST_ENERGY_KEV) ** -2 for v in (300.0, voltage_kv))
+    return MEAN_FREE_PATH * slow / fast
+
+
+def detect(images: Tensor, acquisition: Acquisition, pixel_size: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """What the detector makes of the images' contrast: signal, and noise of Poisson-distributed counts, both (t, ny, nx).
+
+    The unit of both is the mean count. Both pass the detector's transfer function, as counted electrons do.
+    """
+    counts = expected_counts(acquisition, pixel_size)[:, None, None]
+    expected = counts * (1 - images).clamp_min(0)
+    noise = (expected - torch.poisson(expected, generator=generator)) / counts
+    ny, nx = images.shape[1:]
+    ky, kx = frequency_grid(ny, nx, pixel_size, images.device)
+    transfer = detector_transfer(torch.hypot(ky, kx), pixel_size, acquisition.mtf_at_nyquist)
+    return apply_filter(images, transfer), apply_filter(noise, transfer)
 
 
 def reconstruction_filter(acquisition: Acquisition, correction: Correction, ny: int, nx: int, pixel_size: float) -> Tensor:
@@ -214,32 +341,38 @@ def apply_filter(images: Tensor, transfer: Tensor) -> Tensor:
     return filtered
 
 
+def weight_images(images: Tensor, acquisition: Acquisition, correction: Correction, pixel_size: float, smoothing: Tensor | None = None) -> Tensor:
+    """Images ready to be smeared back: ramp, CTF correction, dose weighting and smoothing, (t, ny, nx)."""
+    ny, nx = images.shape[1:]
+    transfer = reconstruction_filter(acquisition, correction, ny, nx, pixel_size)
+    return apply_filter(images, transfer if smoothing is None else transfer * smoothing)
+
+
+def smoothing_filter(signal: Tensor, noise: Tensor, correction: Correction, pixel_size: float) -> Tensor | None:
+    """Radial filter (ny, nx // 2 + 1) that smooths a tomogram, or None. On every image, it is the same filter on the volume.
+
+    `low_pass` has a Gaussian edge and falls to 1/2 at the resolution; `wiener` is S / (S + N) with the mean power of signal and
+    noise at each frequency: the linear filter that denoises best, as trained denoisers roughly do.
+    """
+    if correction.smoothing == "none":
+        return None
+    ny, nx = signal.shape[1:]
+    ky, kx = frequency_grid(ny, nx, pixel_size, signal.device)
+    k = torch.hypot(ky, kx)
+    if correction.smoothing == "low_pass":
+        return torch.exp(-math.log(2) * (k * correction.low_pass) ** 2)
+    ring = (k * pixel_size * min(ny, nx)).round().long().flatten()
+    number = torch.bincount(ring).clamp_min(1)
+    s, n = (torch.bincount(ring, torch.fft.rfft2(x).abs().square().mean(0).flatten()) / number for x in (signal, noise))
+    return (s / (s + n).clamp_min(1e-20))[ring].reshape(k.shape).float()
+
+
 def reconstruct(images: Tensor, acquisition: Acquisition, correction: Correction, shape: tuple[int, int, int], pixel_size: float) -> Tensor:
     """Weighted back-projection at the nominal angles: (t, rows, width) -> shape (nz, ny, nx), cut from the middle."""
     nz, ny, nx = shape
-    rows, width = images.shape[1:]
-    weighted = apply_filter(images, reconstruction_filter(acquisition, correction, rows, width, pixel_size))
-    first = rows // 2 - ny // 2
-    return back_project(weighted[:, first : first + ny], acquisition.nominal_angles, nz, nx)
-
-
-def simulate_tilt_series(volume: Tensor, acquisition: Acquisition, pixel_size: float, margin: int) -> Tensor:
-    """Noise-free images of a volume (nz, ny, nx), (t, ny + 2 margin, nx + 2 margin).
-
-    The margin keeps what the CTF spreads from wrapping around.
-    """
-    padded = F.pad(volume, (0, 0, margin, margin))
-    width = volume.shape[2] + 2 * margin
-    images = project(padded, acquisition.tilt_angles, width)
-    return apply_filter(images, signal_filter(acquisition, images.shape[1], width, pixel_size))
-
-
-def shot_noise(acquisition: Acquisition, ny: int, nx: int, pixel_size: float, generator: torch.Generator) -> Tensor:
-    """Noise-only images (t, ny, nx): white shot noise of variance 1 / dose, seen through the detector."""
-    device = acquisition.tilt_angles.device
-    ky, kx = frequency_grid(ny, nx, pixel_size, device)
-    white = torch.randn((len(acquisition.doses), ny, nx), generator=generator, device=device) / acquisition.doses.reshape(-1, 1, 1).sqrt()
-    return apply_filter(white, detector_transfer(torch.hypot(ky, kx), pixel_size, acquisition.mtf_at_nyquist).expand(len(white), -1, -1))
+    first = images.shape[1] // 2 - ny // 2
+    weighted = weight_images(images, acquisition, correction, pixel_size)[:, first : first + ny]
+    return back_project(weighted, interpolator(nz, nx, images.shape[2], acquisition.nominal_angles), nz, nx)
 
 
 def pose(template: Tensor, oversampling: int, rotation: Tensor, offset: Tensor, size: int, scale: float = 1.0) -> Tensor:

@@ -9,42 +9,32 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from triptych.config import NONE_CLASS, AcquisitionConfig, CtfCorrection, SimulateConfig
+from triptych.config import NONE_CLASS, SceneConfig, SimulateConfig
 from triptych.errors import InputError
 from triptych.io.manifest import output_folder, write_manifest
 from triptych.io.store import BOX_ARRAYS, ROW_ARRAYS, create_store, open_store
+from triptych.model import choose_device
 from triptych.parallel import map_items
-from triptych.physics import Acquisition, Correction, draw_log_uniform, reconstruct, shot_noise, simulate_tilt_series
-from triptych.specimen import LARGEST_FACTOR, Occupancy, Placed, Template, add_vesicles, draw_particles, make_template, pack, paste, posed
+from triptych.physics import draw_log_uniform
+from triptych.scene import reconstruct_rows, simulate_scene
+from triptych.specimen import LARGEST_FACTOR, Placed, Specimen, Template, make_template, paste, posed, shell_points
 from triptych.structures import Structure, load_library
 
-MARGIN = 32
-"""Voxels beyond the tomogram's edge, so that what the CTF spreads does not wrap around."""
+STEEPEST_TILT = 85.0
+"""Degrees."""
 Rows = dict[str, NDArray[np.generic]]
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class Scene:
-    """One simulated tomogram and all that is true of it."""
-
-    signal: NDArray[np.float32]
-    noise: NDArray[np.float32]
-    membrane: NDArray[np.bool_]
-    placed: list[Placed]
-    size_factor: float
-    occupancy: float
-    drawn: dict[str, float]
 
 
 def simulate(out: Path | str, config: SimulateConfig, on_progress: Callable[[int, int], None] | None = None) -> Path:
@@ -63,6 +53,7 @@ def simulate(out: Path | str, config: SimulateConfig, on_progress: Callable[[int
     """
     out = Path(out)
     library = choose_structures(config)
+    check_scene(config)
     check_sizes(config)
     coarsest = max(structure.density.voxel_size for structure in library)
     if coarsest > 1.01 * config.voxel_size:
@@ -72,7 +63,7 @@ def simulate(out: Path | str, config: SimulateConfig, on_progress: Callable[[int
     tomograms = range(-(-config.particles // rows_per_tomogram))
     with output_folder(out) as part:
         names = (*(structure.name for structure in library), NONE_CLASS)
-        attributes = {"seed": config.seed, "config": config.model_dump(mode="json", exclude={"workers"})}
+        attributes = {"seed": config.seed, "config": config.model_dump(mode="json", exclude={"workers", "device"})}
         create_store(part, config.particles, rows_per_tomogram, config.voxel_size, config.box_size, names, attributes)
         done = 0
         for count in map_items(partial(write_tomogram, part, config), tomograms, config.workers):
@@ -84,7 +75,7 @@ def simulate(out: Path | str, config: SimulateConfig, on_progress: Callable[[int
     return out
 
 
-def choose_structures(config: SimulateConfig) -> list[Structure]:
+def choose_structures(config: SceneConfig) -> list[Structure]:
     """The structures of the library that the settings ask for."""
     library = {structure.name: structure for structure in load_library(config.structures)}
     if config.classes is None:
@@ -95,14 +86,22 @@ def choose_structures(config: SimulateConfig) -> list[Structure]:
     return [library[name] for name in config.classes]
 
 
+def check_scene(config: SceneConfig) -> None:
+    """InputError where the ranges of the settings do not go together."""
+    if config.specimen.voxel_size_error[1] > LARGEST_FACTOR:
+        raise InputError(f"specimen.voxel_size_error goes up to {config.specimen.voxel_size_error[1]}, but at most {LARGEST_FACTOR} was expected")
+    tilts = config.acquisition
+    if tilts.tilt_max[0] < tilts.tilt_step[1]:
+        raise InputError(f"acquisition.tilt_max starts at {tilts.tilt_max[0]}°, but at least one acquisition.tilt_step was expected")
+    steepest = tilts.tilt_max[1] + max(map(abs, tilts.tilt_centre))
+    if steepest >= STEEPEST_TILT:
+        raise InputError(f"acquisition.tilt_max and tilt_centre reach {steepest:g}°, but less than {STEEPEST_TILT:g}° was expected")
+
+
 def check_sizes(config: SimulateConfig) -> None:
     """InputError if no box fits into the tomogram."""
     if min(config.specimen.shape) < config.box_size + 8:
         raise InputError(f"specimen.shape is {config.specimen.shape}, but each side must exceed box_size ({config.box_size}) by at least 8 voxels")
-    if config.specimen.voxel_size_error[1] > LARGEST_FACTOR:
-        raise InputError(f"specimen.voxel_size_error goes up to {config.specimen.voxel_size_error[1]}, but at most {LARGEST_FACTOR} was expected")
-    if config.acquisition.tilt_max[0] < config.acquisition.tilt_step[1]:
-        raise InputError(f"acquisition.tilt_max starts at {config.acquisition.tilt_max[0]}°, but at least one acquisition.tilt_step was expected")
 
 
 def write_tomogram(store_path: Path, config: SimulateConfig, index: int) -> int:
@@ -121,25 +120,35 @@ def write_tomogram(store_path: Path, config: SimulateConfig, index: int) -> int:
     return count
 
 
+@dataclass(frozen=True, eq=False)
+class Tomogram:
+    """Signal and noise of a reconstructed tomogram (nz, ny, nx), what is in it, and the numbers that were drawn."""
+
+    signal: NDArray[np.float32]
+    noise: NDArray[np.float32]
+    specimen: Specimen
+    drawn: dict[str, float]
+
+
 def simulate_rows(config: SimulateConfig, index: int, count: int) -> Rows:
     """All arrays of the store for the `count` subtomograms of one tomogram."""
     rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(index,)))
     templates = prepare_templates(config)
-    scene = simulate_scene(rng, config, templates)
-    nones = round(count * config.none_share) if templates else count
-    targets = choose_targets(rng, scene, config, templates, count - nones)
-    crops = [particle_crop(rng, scene, config, templates, target) for target in targets]
-    usual = float(np.median([crop.signal_deviation for crop in crops])) if crops else 1.0
-    crops += [none_crop(rng, scene, config, templates, usual) for _ in range(count - len(crops))]
+    tomogram = simulate_tomogram(rng, config, templates)
+    nones = round(count * config.none_share)
+    targets = choose_targets(rng, tomogram.specimen, config, templates, count - nones)
+    crops = [particle_crop(rng, tomogram, config, templates, target) for target in targets]
+    usual = float(np.median([crop.signal.std() for crop in crops] or [tomogram.signal.std()])) or 1.0
+    crops += [none_crop(rng, tomogram, config, templates) for _ in range(count - len(crops))]
     order = rng.permutation(count)
-    rows = [finish_crop(rng, crops[i], scene, config, index, len(templates)) for i in order]
+    rows = [finish_crop(rng, crops[i], usual, tomogram, config, index, len(templates)) for i in order]
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 _templates: dict[tuple[str, tuple[str, ...] | None, float], list[Template]] = {}
 
 
-def prepare_templates(config: SimulateConfig) -> list[Template]:
+def prepare_templates(config: SceneConfig) -> list[Template]:
     """The templates of a run, made once in each process."""
     key = (str(config.structures), config.classes, config.voxel_size)
     if key not in _templates:
@@ -148,78 +157,18 @@ def prepare_templates(config: SimulateConfig) -> list[Template]:
     return _templates[key]
 
 
-def simulate_scene(rng: np.random.Generator, config: SimulateConfig, templates: Sequence[Template]) -> Scene:
-    """Fill a specimen, take its tilt series and reconstruct signal and noise apart."""
-    specimen = config.specimen
-    volume = np.zeros(specimen.shape, dtype=np.float32)
-    occupancy = Occupancy(specimen.shape, specimen.gap / config.voxel_size)
-    vesicles = int(rng.integers(specimen.vesicles[0], specimen.vesicles[1] + 1))
-    add_vesicles(rng, volume, occupancy, vesicles, specimen.vesicle_radius, config.voxel_size)
-    membrane = volume > 0.3
-    placed = pack(rng, templates, occupancy, draw_log_uniform(rng, specimen.occupancy), specimen.contact_share)
-    size_factor = rng.uniform(*specimen.voxel_size_error)
-    draw_particles(volume, placed, templates, size_factor)
-    acquisition, correction, drawn = draw_acquisition(rng, config.acquisition)
-    images = simulate_tilt_series(torch.from_numpy(volume), acquisition, config.voxel_size, MARGIN)
-    generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-    noise = shot_noise(acquisition, images.shape[1], images.shape[2], config.voxel_size, generator)
-    filled = sum(templates[p.label].volume for p in placed) / volume.size
-    signal, noise = (reconstruct(x, acquisition, correction, specimen.shape, config.voxel_size) for x in (images, noise))
-    return Scene(signal.numpy(), noise.numpy(), membrane, placed, size_factor, filled, drawn)
-
-
-def draw_acquisition(rng: np.random.Generator, config: AcquisitionConfig) -> tuple[Acquisition, Correction, dict[str, float]]:
-    """Draw one tilt series from the ranges of the settings; also the numbers drawn, as the store keeps them."""
-    tilt_max, tilt_step = rng.uniform(*config.tilt_max), rng.uniform(*config.tilt_step)
-    angles = np.arange(-int(tilt_max / tilt_step), int(tilt_max / tilt_step) + 1) * tilt_step
-    tilt_jitter, shift_jitter = rng.uniform(*config.tilt_jitter), rng.uniform(*config.shift_jitter)
-    dose = rng.uniform(*config.dose_e_per_a2)
-    defocus = rng.uniform(*config.defocus_um)
-    doses = np.full(len(angles), dose / len(angles))
-    exposures = np.empty(len(angles))
-    # Dose-symmetric (Hagen et al. 2017): from the untilted specimen outwards.
-    exposures[np.argsort(np.abs(angles), kind="stable")] = (np.arange(len(angles)) + 0.5) * doses[0]
-    acquisition = Acquisition(
-        tilt_angles=_tensor(angles + rng.normal(0, tilt_jitter, len(angles))),
-        nominal_angles=_tensor(angles),
-        shifts=_tensor(rng.normal(0, shift_jitter, (len(angles), 2))),
-        defocus_um=_tensor(defocus + rng.normal(0, config.defocus_jitter_um, len(angles))),
-        exposures=_tensor(exposures),
-        doses=_tensor(doses),
-        voltage_kv=config.voltage_kv,
-        spherical_aberration_mm=config.spherical_aberration_mm,
-        amplitude_contrast=config.amplitude_contrast,
-        b_factor=rng.uniform(*config.b_factor),
-        mtf_at_nyquist=rng.uniform(*config.detector_mtf),
-    )
-    names = list(config.ctf_correction)
-    shares = np.array(list(config.ctf_correction.values()), dtype=float)
-    ctf = names[int(rng.choice(len(names), p=shares / shares.sum()))]
-    correction = Correction(ctf, draw_log_uniform(rng, config.deconvolution_constant), bool(rng.random() < config.dose_weighting))
-    drawn = {
-        "defocus_um": float(acquisition.defocus_um.mean()),
-        "tilt_jitter": tilt_jitter,
-        "detector_mtf": acquisition.mtf_at_nyquist,
-        "dose_e_per_a2": dose,
-        "tilt_max": angles[-1],
-        "tilt_step": tilt_step,
-        "shift_jitter": shift_jitter,
-        "b_factor": acquisition.b_factor,
-        "ctf_correction": get_args(CtfCorrection).index(ctf),
-        "deconvolution_constant": correction.deconvolution_constant,
-        "dose_weighting": correction.dose_weighting,
-    }
-    return acquisition, correction, drawn
-
-
-def _tensor(values: NDArray[Any]) -> torch.Tensor:
-    return torch.from_numpy(values).float()
+def simulate_tomogram(rng: np.random.Generator, config: SceneConfig, templates: Sequence[Template]) -> Tomogram:
+    """A whole tomogram in memory."""
+    scene = simulate_scene(rng, config, templates, choose_device(config.device))
+    signal, noise = (np.empty(config.specimen.shape, dtype=np.float32) for _ in range(2))
+    for (first, last), *slab in reconstruct_rows(scene):
+        signal[:, first:last], noise[:, first:last] = slab
+    return Tomogram(signal, noise, scene.specimen, scene.drawn)
 
 
 @dataclass(frozen=True, eq=False)
 class Crop:
-    """A box cut from a scene; `placed` is None for the class "none". `centre` is its voxel (x, y, z) of index n // 2;
-    `signal_deviation` is the grey value that becomes one standard deviation of the signal."""
+    """A box cut from a tomogram; `placed` is None for the class "none". `centre` is its voxel (x, y, z) of index n // 2."""
 
     signal: NDArray[np.float32]
     noise: NDArray[np.float32]
@@ -227,7 +176,6 @@ class Crop:
     density: NDArray[np.float32]
     centre: NDArray[np.int64]
     placed: Placed | None
-    signal_deviation: float
 
 
 def box_limits(config: SimulateConfig) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -237,14 +185,14 @@ def box_limits(config: SimulateConfig) -> tuple[NDArray[np.int64], NDArray[np.in
     return np.full(3, half), shape - (config.box_size - half)
 
 
-def choose_targets(rng: np.random.Generator, scene: Scene, config: SimulateConfig, templates: Sequence[Template], count: int) -> list[Placed]:
-    """Particles to cut out, as evenly over the classes as the scene allows.
+def choose_targets(rng: np.random.Generator, specimen: Specimen, config: SimulateConfig, templates: Sequence[Template], count: int) -> list[Placed]:
+    """Particles to cut out, as evenly over the classes as the specimen allows.
 
     Where it has too few whose box lies in the tomogram, some are cut out again with another shift.
     """
     low, high = box_limits(config)
     reach = config.max_shift / config.voxel_size
-    inside = [p for p in scene.placed if ((p.position > low - reach) & (p.position < high + reach)).all()]
+    inside = [p for p in specimen.placed if ((p.position > low - reach) & (p.position < high + reach)).all()]
     if not inside:
         return []
     by_class: list[list[Placed]] = [[] for _ in templates]
@@ -256,7 +204,7 @@ def choose_targets(rng: np.random.Generator, scene: Scene, config: SimulateConfi
     return once[:count] + list(itertools.islice(again, max(0, count - len(once))))
 
 
-def particle_crop(rng: np.random.Generator, scene: Scene, config: SimulateConfig, templates: Sequence[Template], target: Placed) -> Crop:
+def particle_crop(rng: np.random.Generator, tomogram: Tomogram, config: SimulateConfig, templates: Sequence[Template], target: Placed) -> Crop:
     """The box around a particle, shifted at random, with its mask and clean density."""
     low, high = box_limits(config)
     reach = config.max_shift / config.voxel_size
@@ -265,55 +213,61 @@ def particle_crop(rng: np.random.Generator, scene: Scene, config: SimulateConfig
     box = config.box_size
     template = templates[target.label]
     density = np.zeros((box, box, box), dtype=np.float32)
-    patch = posed(template, target.rotation, target.position % 1, scene.size_factor)
+    patch = posed(template, target.rotation, target.position % 1, tomogram.specimen.size_factor)
     paste(density, patch, np.floor(target.position).astype(np.int64) - centre + box // 2)
-    signal = cut(scene.signal, centre, box)
-    deviation = float(signal.std()) or 1.0
-    return Crop(signal, cut(scene.noise, centre, box), density > template.contour, density, centre, target, deviation)
+    return Crop(cut(tomogram.signal, centre, box), cut(tomogram.noise, centre, box), density > template.contour, density, centre, target)
 
 
-def none_crop(rng: np.random.Generator, scene: Scene, config: SimulateConfig, templates: Sequence[Template], signal_deviation: float) -> Crop:
+def none_crop(rng: np.random.Generator, tomogram: Tomogram, config: SimulateConfig, templates: Sequence[Template]) -> Crop:
     """A box without a particle at its centre: a third on membranes, a third beside a particle, the rest anywhere.
 
     The nearest centre of a particle is at least 80 Å and 0.6 of its radius away.
     """
     box = config.box_size
-    candidates = none_candidates(rng, scene, config, templates)
-    clearance = particle_clearance(candidates, scene, config, templates)
+    candidates = none_candidates(rng, tomogram.specimen, config, templates)
+    clearance = particle_clearance(candidates, tomogram.specimen, config, templates)
     clear = np.flatnonzero(clearance >= 0)
-    # In a scene so crowded that nowhere is clear, the clearest place has to do.
+    # In a tomogram so crowded that nowhere is clear, the clearest place has to do.
     centre = candidates[clear[0] if len(clear) else clearance.argmax()]
     empty = np.zeros((box, box, box), dtype=np.float32)
-    return Crop(cut(scene.signal, centre, box), cut(scene.noise, centre, box), empty > 0, empty, centre, None, signal_deviation)
+    return Crop(cut(tomogram.signal, centre, box), cut(tomogram.noise, centre, box), empty > 0, empty, centre, None)
 
 
-def none_candidates(rng: np.random.Generator, scene: Scene, config: SimulateConfig, templates: Sequence[Template]) -> NDArray[np.int64]:
+def none_candidates(rng: np.random.Generator, specimen: Specimen, config: SimulateConfig, templates: Sequence[Template]) -> NDArray[np.int64]:
+    """A hundred voxels (x, y, z) on which a box of the class "none" may be centred."""
     low, high = box_limits(config)
     kind = rng.integers(3)
-    points: NDArray[Any]
-    if kind == 0 and scene.membrane.any():
-        points = np.argwhere(scene.membrane)[:, ::-1]
-        points = points[rng.integers(len(points), size=100)]
-    elif kind == 1 and scene.placed:
-        picks = [scene.placed[i] for i in rng.integers(len(scene.placed), size=100)]
+    points: NDArray[Any] = rng.uniform(low, high, (100, 3))
+    if kind == 0 and specimen.vesicles:
+        shells = np.concatenate([shell_points(vesicle) for vesicle in specimen.vesicles])
+        shells = shells[((shells >= low) & (shells <= high)).all(1)]
+        points = shells[rng.integers(len(shells), size=100)] if len(shells) else points
+    elif kind == 1 and specimen.placed:
+        picks = [specimen.placed[i] for i in rng.integers(len(specimen.placed), size=100)]
         away = rng.normal(size=(100, 3))
         away /= np.linalg.norm(away, axis=1, keepdims=True)
         reach = np.array([max(80 / config.voxel_size, templates[p.label].radius) for p in picks])
         points = np.array([p.position for p in picks]) + away * (reach * rng.uniform(0.6, 1.2, 100))[:, None]
-    else:
-        points = rng.uniform(low, high, (100, 3))
     inside: NDArray[np.int64] = np.clip(np.round(points), low, high).astype(np.int64)
     return inside
 
 
-def particle_clearance(points: NDArray[np.int64], scene: Scene, config: SimulateConfig, templates: Sequence[Template]) -> NDArray[np.float64]:
+def particle_clearance(
+    points: NDArray[np.int64], specimen: Specimen, config: SimulateConfig, templates: Sequence[Template]
+) -> NDArray[np.float64]:
     """How much farther than demanded each point is from the centre of any particle, voxels; negative if too near."""
-    if not scene.placed:
+    if not specimen.placed:
         return np.full(len(points), np.inf)
-    centres = np.stack([p.position for p in scene.placed])
-    demanded = np.maximum(80 / config.voxel_size, [0.6 * templates[p.label].radius for p in scene.placed])
+    centres = np.stack([p.position for p in specimen.placed])
+    demanded = np.maximum(80 / config.voxel_size, [0.6 * templates[p.label].radius for p in specimen.placed])
     margins: NDArray[np.float64] = (np.linalg.norm(points[:, None] - centres, axis=-1) - demanded).min(1)
     return margins
+
+
+def has_bead(crop: Crop, specimen: Specimen) -> bool:
+    """True if gold reaches into the box."""
+    half = crop.signal.shape[0] / 2
+    return any((np.abs(bead.centre - crop.centre) < half + bead.radius).all() for bead in specimen.beads)
 
 
 def cut(volume: NDArray[np.float32], centre: NDArray[np.int64], size: int) -> NDArray[np.float32]:
@@ -322,28 +276,35 @@ def cut(volume: NDArray[np.float32], centre: NDArray[np.int64], size: int) -> ND
     return volume[z : z + size, y : y + size, x : x + size]
 
 
-def finish_crop(rng: np.random.Generator, crop: Crop, scene: Scene, config: SimulateConfig, tomogram: int, none_label: int) -> Rows:
-    """Mix signal and noise at a random SNR; one row of the store."""
-    requested = draw_log_uniform(rng, config.snr)
-    signal = (crop.signal - crop.signal.mean()) / crop.signal_deviation
-    noise = (crop.noise - crop.noise.mean()) / crop.noise.std()
-    amplitude = np.sqrt(requested)
+def finish_crop(
+    rng: np.random.Generator, crop: Crop, usual: float, tomogram: Tomogram, config: SimulateConfig, index: int, none_label: int
+) -> Rows:
+    """Mix signal and noise, at a random SNR or as the dose has it; one row of the store.
+
+    The unit of the signal is its standard deviation in the box; or that of the tomogram's `usual` box, where the box holds no
+    particle, or gold, which would leave nothing of the particle.
+    """
+    own = float(crop.signal.std())
+    unit = usual if crop.placed is None or own == 0 or has_bead(crop, tomogram.specimen) else own
+    signal = (crop.signal - crop.signal.mean()) / unit
+    noise_deviation = float(crop.noise.std())
+    noise = (crop.noise - crop.noise.mean()) / noise_deviation
+    scale = unit / noise_deviation if config.snr is None else math.sqrt(draw_log_uniform(rng, config.snr))
     at = crop.centre if crop.placed is None else crop.placed.position
     values: dict[str, object] = {
-        "subtomogram": amplitude * signal + noise,
+        "subtomogram": scale * signal + noise,
         "signal": signal,
         "mask": crop.mask,
         "density": crop.density,
         "label": none_label if crop.placed is None else crop.placed.label,
-        "tomogram": tomogram,
+        "tomogram": index,
         "position": at * config.voxel_size,
         "rotation": np.eye(3) if crop.placed is None else crop.placed.rotation,
         "shift": (at - crop.centre) * config.voxel_size,
-        "snr": requested * signal.var(),
-        "signal_scale": amplitude,
-        "voxel_size_factor": scene.size_factor,
-        "occupancy": scene.occupancy,
-        **scene.drawn,
+        "snr": scale**2 * signal.var(),
+        "signal_scale": scale,
+        "dose_snr": (own / noise_deviation) ** 2,
+        **tomogram.drawn,
     }
     dtypes = {name: about[0] for name, about in BOX_ARRAYS.items()} | {name: about[0] for name, about in ROW_ARRAYS.items()}
     return {name: np.asarray(value).astype(dtypes[name]) for name, value in values.items()}

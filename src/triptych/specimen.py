@@ -6,27 +6,36 @@ Positions are (x, y, z) in voxels from the centre of voxel [0, 0, 0] of the spec
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import fft, ndimage
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from triptych.config import SpecimenConfig
 from triptych.fourier import resample
-from triptych.physics import oversample, pose
+from triptych.physics import draw_log_uniform, oversample, pose
 from triptych.structures import Structure
 
 OVERSAMPLING = 2
 COARSE = 2
 """Contacts are found on a grid of so many voxels."""
-TRIES = 40
+TRIES, BLOCKS = 20, 4
+"""Attempts to place a particle: at random, then in random blocks searched whole, BLOCK_STEPS cells wide."""
+BLOCK_STEPS = 24
 LARGEST_FACTOR = 1.1
 """Particles may be drawn so much larger than they are."""
 
+MEMBRANE_REACH = 60.0
+"""Å from the middle of a membrane to where it has faded."""
+GOLD_DENSITY = 6.0
+"""Gold minus ice over `PROTEIN_CONTRAST`, from mean inner potentials of about 25 V and 4.5 V."""
+
+Array = NDArray[np.float32]
 Points = NDArray[np.float32]
 
 
@@ -55,11 +64,40 @@ class Template:
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """A copy of a template in the specimen."""
+    """A copy of a template in the specimen: `rotation` turns the template, on (x, y, z)."""
 
     label: int
     position: NDArray[np.float64]
     rotation: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Ball:
+    """A vesicle or a gold bead: centre (x, y, z) and radius in voxels."""
+
+    centre: NDArray[np.float64]
+    radius: float
+
+
+@dataclass(frozen=True, eq=False)
+class Specimen:
+    """What is in the ice of one tomogram. Particles, vesicles and beads may lie beyond its edges in x and y.
+
+    Attributes
+    ----------
+    shape : (nz, ny, nx) of the tomogram
+    size_factor : particles are drawn so much larger than they are
+    ice_thickness : Å
+    occupancy : share of the ice's volume that particles fill
+    """
+
+    shape: tuple[int, int, int]
+    placed: list[Placed]
+    vesicles: list[Ball]
+    beads: list[Ball]
+    size_factor: float
+    ice_thickness: float
+    occupancy: float
 
 
 def make_template(structure: Structure, voxel_size: float) -> Template:
@@ -76,22 +114,34 @@ def make_template(structure: Structure, voxel_size: float) -> Template:
 
 
 class Occupancy:
-    """Which cells of the coarse grid are taken."""
+    """Which cells of the coarse grid are taken.
 
-    def __init__(self, shape: tuple[int, int, int], gap: float) -> None:
+    Attributes
+    ----------
+    low, high : (x, y, z) between which there is ice, voxels
+    """
+
+    def __init__(self, shape: tuple[int, int, int], gap: float, ice_thickness: float = math.inf) -> None:
         self.cells = np.zeros([-(-n // COARSE) for n in shape], dtype=bool)
-        self.limits = np.array(shape[::-1])
+        self.low, self.high = np.zeros(3), np.array(shape[::-1], dtype=float)
+        outside = max(0.0, shape[0] - ice_thickness) / 2
+        self.low[2], self.high[2] = outside, shape[0] - outside
         reach = math.ceil(gap / COARSE)
         around = np.mgrid[tuple(slice(-reach, reach + 1) for _ in range(3))].reshape(3, -1).T
         self.around = around[np.linalg.norm(around, axis=1) * COARSE <= gap + COARSE / 2]
+
+    @property
+    def volume(self) -> float:
+        """Of the ice, voxels."""
+        return float(np.prod(self.high - self.low))
 
     def _cells_of(self, points: Points) -> tuple[NDArray[np.int64], ...]:
         index = np.floor(points / COARSE).astype(np.int64)
         return index[:, 2], index[:, 1], index[:, 0]
 
     def is_free(self, points: Points) -> bool:
-        """True if all the points are in the specimen and in free cells."""
-        if points.min() < 0 or (points.max(0) >= self.limits).any():
+        """True if all the points are in the ice and in free cells."""
+        if (points.min(0) < self.low).any() or (points.max(0) >= self.high).any():
             return False
         return not self.cells[self._cells_of(points)].any()
 
@@ -104,23 +154,40 @@ class Occupancy:
 
 
 def pack(rng: np.random.Generator, templates: Sequence[Template], occupancy: Occupancy, share: float, contact_share: float) -> list[Placed]:
-    """Place equal numbers of all templates at random until they fill a share of the volume, the largest first.
+    """Place equal numbers of all templates until they fill a share of the ice, the largest first.
 
-    A particle finds a free place by chance; most are then pushed towards their nearest neighbour until they touch it.
+    A particle finds a free place by chance; most are then pushed towards their nearest neighbour until they touch it. Where there is no room
+    for the large ones, more of the small ones come in their place.
     """
-    labels = choose_labels(rng, templates, share * float(np.prod(occupancy.limits)))
     placed: list[Placed] = []
-    centres = np.empty((len(labels), 3))
+    missing = share * occupancy.volume
+    while True:
+        labels = choose_labels(rng, templates, missing)
+        new = place_all(rng, labels, templates, occupancy, contact_share, placed)
+        placed += new
+        missing -= sum(templates[p.label].volume for p in new)
+        if len(new) == len(labels) or not new:
+            return placed
+
+
+def place_all(
+    rng: np.random.Generator, labels: list[int], templates: Sequence[Template], occupancy: Occupancy, contact_share: float, present: list[Placed]
+) -> list[Placed]:
+    """Place what there is room for, the largest first."""
+    placed: list[Placed] = []
+    centres = np.empty((len(present) + len(labels), 3))
+    centres[: len(present)] = np.array([p.position for p in present]).reshape(-1, 3)
     for label in sorted(labels, key=lambda i: -templates[i].volume):
         rotation = Rotation.random(rng=rng).as_matrix()
         points = (templates[label].points @ rotation.T).astype(np.float32)
         position = find_place(rng, points, occupancy)
         if position is None:
             continue
-        if placed and rng.random() < contact_share:
-            position = push_to_contact(position, points, centres[: len(placed)], occupancy)
+        count = len(present) + len(placed)
+        if count and rng.random() < contact_share:
+            position = push_to_contact(position, points, centres[:count], occupancy)
         occupancy.fill(points + position.astype(np.float32))
-        centres[len(placed)] = position
+        centres[count] = position
         placed.append(Placed(label, position, rotation))
     return placed
 
@@ -138,15 +205,40 @@ def choose_labels(rng: np.random.Generator, templates: Sequence[Template], volum
 
 
 def find_place(rng: np.random.Generator, points: Points, occupancy: Occupancy) -> NDArray[np.float64] | None:
-    low = -points.min(0)
-    high = occupancy.limits - 1 - points.max(0)
+    low = occupancy.low - points.min(0)
+    high = occupancy.high - 1 - points.max(0)
     if (high <= low).any():
         return None
     for _ in range(TRIES):
         position: NDArray[np.float64] = rng.uniform(low, high)
         if occupancy.is_free(points + position.astype(np.float32)):
             return position
-    return None
+    return next((place for place in (search_block(rng, points, occupancy) for _ in range(BLOCKS)) if place is not None), None)
+
+
+def search_block(rng: np.random.Generator, points: Points, occupancy: Occupancy) -> NDArray[np.float64] | None:
+    """A free place among all of a random block of the coarse grid, for what finds none by chance; None if there is none.
+
+    The overlap with what is taken, for every step at once, is a correlation, done in Fourier space.
+    """
+    own = np.floor(points[:, ::-1] / COARSE).astype(np.int64)
+    first, extent = own.min(0), np.ptp(own, axis=0) + 1
+    ice = [np.ceil(occupancy.low[::-1] / COARSE).astype(np.int64), np.floor(occupancy.high[::-1] / COARSE).astype(np.int64)]
+    steps = np.minimum(BLOCK_STEPS, ice[1] - ice[0] - extent)
+    if (steps < 1).any():
+        return None
+    corner = rng.integers(ice[0], ice[1] - extent - steps + 1)
+    shape = tuple(extent + steps)
+    taken = occupancy.cells[tuple(slice(a, a + n) for a, n in zip(corner, shape, strict=True))].astype(np.float32)
+    particle = np.zeros(shape, dtype=np.float32)
+    particle[tuple((own - first).T)] = 1
+    overlap = fft.irfftn(fft.rfftn(taken) * fft.rfftn(particle).conj(), s=shape)
+    free = np.argwhere(overlap[tuple(slice(n) for n in steps)] < 0.5)
+    if not len(free):
+        return None
+    position: NDArray[np.float64] = ((corner + free[rng.integers(len(free))] - first) * COARSE)[::-1].astype(np.float64)
+    aside = position + rng.uniform(0, COARSE, 3)
+    return next((place for place in (aside, position) if occupancy.is_free(points + place.astype(np.float32))), None)
 
 
 def push_to_contact(position: NDArray[np.float64], points: Points, centres: NDArray[np.float64], occupancy: Occupancy) -> NDArray[np.float64]:
@@ -162,38 +254,122 @@ def push_to_contact(position: NDArray[np.float64], points: Points, centres: NDAr
     return position
 
 
-def add_vesicles(
-    rng: np.random.Generator, volume: NDArray[np.float32], occupancy: Occupancy, number: int, radius: tuple[float, float], voxel_size: float
-) -> None:
-    """Draw lipid bilayers: spherical shells, whose centres may lie outside, into the volume and take their cells.
-
-    The profile is two head-group layers 36 Å apart, each a Gaussian of 7 Å, around a hydrophobic core a little below water
-    (typical of electron density profiles, Nagle & Tristram-Nagle 2000).
-    """
-    nz, ny, nx = volume.shape
-    z, y, x = np.ogrid[:nz, :ny, :nx]
+def place_vesicles(rng: np.random.Generator, occupancy: Occupancy, number: int, radius: tuple[float, float]) -> list[Ball]:
+    """Vesicles whose centres lie anywhere, and whose membranes lie where there is room; radius in voxels."""
+    vesicles = []
     for _ in range(number):
-        centre = rng.uniform(0, (nz, ny, nx))
-        size = rng.uniform(*radius)
-        depth = np.sqrt((z - centre[0]) ** 2 + (y - centre[1]) ** 2 + (x - centre[2]) ** 2, dtype=np.float32) * voxel_size - size
-        near = np.abs(depth) < 60
-        where = np.argwhere(near & (np.abs(depth) < 40))[:, ::-1].astype(np.float32)
-        if len(where) == 0 or not occupancy.is_free(where):
-            continue
-        d = depth[near]
-        heads = np.exp(-((d - 18) ** 2) / 98) + np.exp(-((d + 18) ** 2) / 98)
-        volume[near] += 1.1 * heads - 0.2 * np.exp(-(d**2) / 128)
-        occupancy.fill(where)
+        vesicle = Ball(rng.uniform(occupancy.low, occupancy.high), float(rng.uniform(*radius)))
+        points = shell_points(vesicle)
+        points = points[((points >= occupancy.low) & (points < occupancy.high)).all(1)]
+        if len(points) and occupancy.is_free(points):
+            occupancy.fill(points)
+            vesicles.append(vesicle)
+    return vesicles
 
 
-def draw_particles(volume: NDArray[np.float32], placed: Sequence[Placed], templates: Sequence[Template], size_factor: float) -> None:
-    """Add every placed particle to the volume, each so much larger than it is."""
-    for particle in placed:
-        patch = posed(templates[particle.label], particle.rotation, particle.position % 1, size_factor)
-        paste(volume, patch, np.floor(particle.position).astype(np.int64))
+def shell_points(vesicle: Ball) -> Points:
+    """Points of a vesicle's membrane, about COARSE voxels apart."""
+    number = int(4 * np.pi * vesicle.radius**2 / COARSE**2) + 1
+    # A Fibonacci lattice: points of a sphere at nearly equal distances.
+    height = 1 - (2 * np.arange(number) + 1) / number
+    turn = np.pi * (1 + 5**0.5) * np.arange(number)
+    flat = np.sqrt(1 - height**2)
+    unit = np.stack([flat * np.cos(turn), flat * np.sin(turn), height], 1)
+    layers = [vesicle.centre + unit * (vesicle.radius + depth) for depth in (-COARSE, 0, COARSE)]
+    return np.concatenate(layers).astype(np.float32)
 
 
-def posed(template: Template, rotation: NDArray[np.float64], fraction: NDArray[np.float64], size_factor: float) -> NDArray[np.float32]:
+def place_beads(rng: np.random.Generator, occupancy: Occupancy, number: int, diameter: tuple[float, float]) -> list[Ball]:
+    """Gold beads where there is room; diameter in voxels."""
+    beads = []
+    for _ in range(number):
+        radius = float(rng.uniform(*diameter)) / 2
+        reach = math.ceil(radius)
+        cube = np.mgrid[tuple(slice(-reach, reach + 1, COARSE) for _ in range(3))].reshape(3, -1).T.astype(np.float32)
+        points = cube[np.linalg.norm(cube, axis=1) <= radius + COARSE / 2]
+        position = find_place(rng, points, occupancy)
+        if position is not None:
+            occupancy.fill(points + position.astype(np.float32))
+            beads.append(Ball(position, radius))
+    return beads
+
+
+def membrane_profile(depth: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Density of a lipid bilayer at a distance (Å) from its middle.
+
+    Two head-group layers 36 Å apart, each a Gaussian of 7 Å, around a hydrophobic core a little below water (typical of electron
+    density profiles, Nagle & Tristram-Nagle 2000).
+    """
+    heads = np.exp(-((depth - 18) ** 2) / 98) + np.exp(-((depth + 18) ** 2) / 98)
+    return np.asarray(1.1 * heads - 0.2 * np.exp(-(depth**2) / 128), dtype=np.float32)
+
+
+def gold_profile(depth: NDArray[np.float32], voxel_size: float) -> NDArray[np.float32]:
+    """Density of gold at a distance (Å) from a bead's surface, its edge as soft as a voxel is wide."""
+    return np.asarray(GOLD_DENSITY / (1 + np.exp((depth / (0.3 * voxel_size)).clip(-30, 30))), dtype=np.float32)
+
+
+def draw_ball(volume: Array, ball: Ball, origin: NDArray[np.int64], beyond: float, profile: Callable[[Array], Array]) -> None:
+    """Add a shape that depends on the distance from a sphere's surface, given in voxels, up to `beyond` voxels outside.
+
+    Voxel [0, 0, 0] of the volume lies at `origin` (x, y, z).
+    """
+    centre = (ball.centre - origin)[::-1]
+    reach = ball.radius + beyond
+    low = [max(0, math.floor(c - reach)) for c in centre]
+    high = [min(n, math.ceil(c + reach) + 1) for c, n in zip(centre, volume.shape, strict=True)]
+    if all(a < b for a, b in zip(low, high, strict=True)):
+        z, y, x = (np.arange(a, b, dtype=np.float32) - c for a, b, c in zip(low, high, centre.astype(np.float32), strict=True))
+        distance = np.sqrt((z**2)[:, None, None] + (y**2)[:, None] + x**2)
+        volume[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] += profile(distance - np.float32(ball.radius))
+
+
+def fill_specimen(rng: np.random.Generator, config: SpecimenConfig, templates: Sequence[Template], voxel_size: float, margin: int) -> Specimen:
+    """Put vesicles, gold beads and particles into the ice of a tomogram and of a margin around it (voxels along x and y)."""
+    nz, ny, nx = config.shape
+    outside = np.array([margin, margin, 0])
+    thickness = rng.uniform(*config.ice_thickness)
+    occupancy = Occupancy((nz, ny + 2 * margin, nx + 2 * margin), config.gap / voxel_size, thickness / voxel_size)
+    low, high = (r / voxel_size for r in config.vesicle_radius)
+    vesicles = place_vesicles(rng, occupancy, int(rng.integers(config.vesicles[0], config.vesicles[1] + 1)), (low, high))
+    low, high = (d / voxel_size for d in config.gold_diameter)
+    beads = place_beads(rng, occupancy, int(rng.integers(config.gold_beads[0], config.gold_beads[1] + 1)), (low, high))
+    placed = pack(rng, templates, occupancy, draw_log_uniform(rng, config.occupancy), config.contact_share)
+    filled = sum(templates[p.label].volume for p in placed) / occupancy.volume
+    return Specimen(
+        config.shape,
+        [replace(p, position=p.position - outside) for p in placed],
+        [replace(v, centre=v.centre - outside) for v in vesicles],
+        [replace(b, centre=b.centre - outside) for b in beads],
+        rng.uniform(*config.voxel_size_error),
+        thickness,
+        filled,
+    )
+
+
+def draw_particles(specimen: Specimen, templates: Sequence[Template], rows: tuple[int, int], margin: int) -> Array:
+    """Density of all particles in some rows (y) of the specimen, with a margin along x: (nz, rows, nx + 2 margin)."""
+    nz, _, nx = specimen.shape
+    volume = np.zeros((nz, rows[1] - rows[0], nx + 2 * margin), dtype=np.float32)
+    origin = np.array([-margin, rows[0], 0])
+    for particle in specimen.placed:
+        template = templates[particle.label]
+        if rows[0] - template.size < particle.position[1] < rows[1] + template.size:
+            patch = posed(template, particle.rotation, particle.position % 1, specimen.size_factor)
+            paste(volume, patch, np.floor(particle.position).astype(np.int64) - origin)
+    return volume
+
+
+def draw_surroundings(volume: Array, specimen: Specimen, rows: tuple[int, int], margin: int, voxel_size: float) -> None:
+    """Add membranes and gold to the rows that `draw_particles` made."""
+    origin = np.array([-margin, rows[0], 0])
+    for vesicle in specimen.vesicles:
+        draw_ball(volume, vesicle, origin, MEMBRANE_REACH / voxel_size, lambda depth: membrane_profile(depth * voxel_size))
+    for bead in specimen.beads:
+        draw_ball(volume, bead, origin, 3, lambda depth: gold_profile(depth * voxel_size, voxel_size))
+
+
+def posed(template: Template, rotation: NDArray[np.float64], fraction: NDArray[np.float64], size_factor: float) -> Array:
     """The template's cube in a pose, its centre `fraction` (x, y, z) of a voxel beyond index size // 2."""
     cube = pose(template.fine, OVERSAMPLING, torch.from_numpy(rotation), torch.from_numpy(fraction), template.size, size_factor)
     return cube.numpy()

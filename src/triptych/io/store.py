@@ -12,7 +12,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
-from triptych.config import Contrast, CtfCorrection
+from triptych.config import Contrast, CtfCorrection, Smoothing, TiltOrder
 from triptych.errors import InputError
 
 FORMAT = "triptych-dataset"
@@ -32,10 +32,14 @@ ROW_ARRAYS: dict[str, tuple[str, tuple[int, ...], str]] = {
     "shift": ("float32", (3,), "x, y, z of the particle from the centre of the box (index n // 2), Å"),
     "snr": ("float32", (), "var(signal) / var(noise) over the whole box, neighbours belonging to the signal"),
     "signal_scale": ("float32", (), "factor of the signal in the subtomogram"),
+    "dose_snr": ("float32", (), "the SNR that the dose would give"),
     "defocus_um": ("float32", (), "mean underfocus of the tilt series"),
+    "astigmatism_um": ("float32", (), "largest minus smallest defocus"),
     "dose_e_per_a2": ("float32", (), "total exposure"),
-    "tilt_max": ("float32", (), "tilts run from -tilt_max to tilt_max, degrees"),
+    "tilt_min": ("float32", (), "lowest tilt, degrees"),
+    "tilt_max": ("float32", (), "highest tilt, degrees"),
     "tilt_step": ("float32", (), "angle between tilts, degrees"),
+    "tilt_order": ("int8", (), ", ".join(f"{i} {name}" for i, name in enumerate(get_args(TiltOrder)))),
     "tilt_jitter": ("float32", (), "standard deviation of the error of each tilt angle, degrees"),
     "detector_mtf": ("float32", (), "detector's transfer function at the Nyquist frequency"),
     "shift_jitter": ("float32", (), "standard deviation of the misalignment, Å"),
@@ -43,8 +47,11 @@ ROW_ARRAYS: dict[str, tuple[str, tuple[int, ...], str]] = {
     "ctf_correction": ("int8", (), ", ".join(f"{i} {name}" for i, name in enumerate(get_args(CtfCorrection)))),
     "deconvolution_constant": ("float32", (), "c in CTF / (CTF^2 + c)"),
     "dose_weighting": ("int8", (), "1 if reconstructed with dose weighting"),
+    "smoothing": ("int8", (), ", ".join(f"{i} {name}" for i, name in enumerate(get_args(Smoothing)))),
+    "low_pass": ("float32", (), "resolution of the low-pass filter on the tomogram, Å; 0 for none"),
+    "ice_thickness": ("float32", (), "Å"),
     "voxel_size_factor": ("float32", (), "true size of everything over the stated one"),
-    "occupancy": ("float32", (), "share of the specimen's volume that particles fill"),
+    "occupancy": ("float32", (), "share of the ice's volume that particles fill"),
 }
 REQUIRED = ("subtomogram", "label")
 

@@ -1,0 +1,180 @@
+"""One simulated tomogram: specimen and acquisition, drawn from the ranges of the settings, and its reconstruction, row by row.
+
+The tilt axis runs along y, so that projection and back-projection treat every y-slice apart. A scene is therefore computed in
+slabs of rows, and the memory that it takes depends on the tomogram's images, not on its volume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from triptych.config import AcquisitionConfig, CtfCorrection, SceneConfig, Smoothing, TiltOrder
+from triptych.physics import (
+    Acquisition,
+    Correction,
+    back_project,
+    detect,
+    draw_log_uniform,
+    form_images,
+    interpolator,
+    project,
+    smoothing_filter,
+    transpose,
+    weight_images,
+)
+from triptych.specimen import Specimen, Template, draw_particles, draw_surroundings, fill_specimen
+
+MARGIN = 32
+"""Voxels beyond the tomogram's edge that are simulated too: they hold the outer neighbours, and what the CTF spreads."""
+SLAB_VOXELS = 2**26
+"""Most voxels that are held in memory at once."""
+Word = TypeVar("Word", bound=str)
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """One tomogram and all that is true of it.
+
+    Attributes
+    ----------
+    signal, noise : (t, ny + 2 MARGIN, nx + 2 MARGIN) images, weighted for back-projection
+    drawn : the numbers that were drawn, by the names under which they are recorded
+    """
+
+    specimen: Specimen
+    acquisition: Acquisition
+    signal: Tensor
+    noise: Tensor
+    drawn: dict[str, float]
+
+
+def simulate_scene(rng: np.random.Generator, config: SceneConfig, templates: Sequence[Template], device: torch.device) -> Scene:
+    """Fill a specimen and take its tilt series."""
+    specimen = fill_specimen(rng, config.specimen, templates, config.voxel_size, MARGIN)
+    acquisition, correction, drawn = draw_acquisition(rng, config.acquisition, specimen.ice_thickness, device)
+    generator = torch.Generator(device).manual_seed(int(rng.integers(2**63)))
+    projections = project_specimen(specimen, templates, acquisition, config.voxel_size)
+    signal, noise = detect(form_images(projections, acquisition, config.voxel_size), acquisition, config.voxel_size, generator)
+    smoothing = smoothing_filter(signal, noise, correction, config.voxel_size)
+    signal, noise = (weight_images(images, acquisition, correction, config.voxel_size, smoothing) for images in (signal, noise))
+    drawn |= {"voxel_size_factor": specimen.size_factor, "occupancy": specimen.occupancy, "ice_thickness": specimen.ice_thickness}
+    return Scene(specimen, acquisition, signal, noise, drawn)
+
+
+def slabs(shape: tuple[int, int, int], margin: int) -> Iterator[tuple[int, int]]:
+    """Ranges of rows (y) that together cover a tomogram and a margin along y; each fits in memory with its margin along x."""
+    nz, ny, nx = shape
+    rows = max(1, SLAB_VOXELS // (nz * (nx + 2 * margin)))
+    for first in range(-margin, ny + margin, rows):
+        yield first, min(first + rows, ny + margin)
+
+
+def project_specimen(specimen: Specimen, templates: Sequence[Template], acquisition: Acquisition, voxel_size: float) -> Tensor:
+    """Projections of the specimen with its margin, (t, ny + 2 MARGIN, nx + 2 MARGIN)."""
+    nz, _, nx = specimen.shape
+    width = nx + 2 * MARGIN
+    device = acquisition.tilt_angles.device
+    matrix = transpose(interpolator(nz, width, width, acquisition.tilt_angles))
+    parts = []
+    for rows in slabs(specimen.shape, MARGIN):
+        volume = draw_particles(specimen, templates, rows, MARGIN)
+        draw_surroundings(volume, specimen, rows, MARGIN, voxel_size)
+        parts.append(project(torch.from_numpy(volume).to(device), matrix, len(acquisition.tilt_angles)))
+    return torch.cat(parts, 1)
+
+
+def reconstruct_rows(scene: Scene) -> Iterator[tuple[tuple[int, int], NDArray[np.float32], NDArray[np.float32]]]:
+    """The reconstructed tomogram, slab by slab: range of rows, signal and noise (nz, rows, nx)."""
+    nz, _, nx = scene.specimen.shape
+    matrix = interpolator(nz, nx, scene.signal.shape[2], scene.acquisition.nominal_angles)
+    for first, last in slabs(scene.specimen.shape, 0):
+        here = slice(first + MARGIN, last + MARGIN)
+        signal, noise = (back_project(images[:, here], matrix, nz, nx).cpu().numpy() for images in (scene.signal, scene.noise))
+        yield (first, last), signal, noise
+
+
+def draw_acquisition(
+    rng: np.random.Generator, config: AcquisitionConfig, ice_thickness: float = 0.0, device: torch.device | None = None
+) -> tuple[Acquisition, Correction, dict[str, float]]:
+    """Draw one tilt series from the ranges of the settings; also the numbers drawn, as they are recorded."""
+    tilt_max, tilt_step, tilt_centre = (rng.uniform(*limits) for limits in (config.tilt_max, config.tilt_step, config.tilt_centre))
+    angles = np.arange(-int(tilt_max / tilt_step), int(tilt_max / tilt_step) + 1) * tilt_step + tilt_centre
+    tilt_jitter, shift_jitter = rng.uniform(*config.tilt_jitter), rng.uniform(*config.shift_jitter)
+    dose, defocus = rng.uniform(*config.dose_e_per_a2), rng.uniform(*config.defocus_um)
+    order = draw_word(rng, config.tilt_order)
+    doses = np.full(len(angles), dose / len(angles))
+    exposures = np.zeros(len(angles))
+    if config.radiation_damage:
+        exposures[tilt_sequence(angles, order)] = (np.arange(len(angles)) + 0.5) * doses[0]
+
+    def tensor(values: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(values).float().to(device)
+
+    acquisition = Acquisition(
+        tilt_angles=tensor(angles + rng.normal(0, tilt_jitter, len(angles))),
+        nominal_angles=tensor(angles),
+        shifts=tensor(rng.normal(0, shift_jitter, (len(angles), 2))),
+        defocus_um=tensor(defocus + rng.normal(0, config.defocus_jitter_um, len(angles))),
+        exposures=tensor(exposures),
+        doses=tensor(doses),
+        voltage_kv=config.voltage_kv,
+        spherical_aberration_mm=config.spherical_aberration_mm,
+        amplitude_contrast=config.amplitude_contrast,
+        astigmatism_um=rng.uniform(*config.astigmatism_um),
+        astigmatism_angle=rng.uniform(0, 180),
+        defocus_gradient=config.defocus_gradient,
+        ice_thickness=ice_thickness,
+        b_factor=rng.uniform(*config.b_factor),
+        quantum_efficiency=config.quantum_efficiency,
+        mtf_at_nyquist=rng.uniform(*config.detector_mtf),
+    )
+    ctf = draw_word(rng, config.ctf_correction)
+    constant, weighted = draw_log_uniform(rng, config.deconvolution_constant), bool(rng.random() < config.dose_weighting)
+    smoothing, low_pass = draw_word(rng, config.smoothing), rng.uniform(*config.low_pass)
+    correction = Correction(ctf, constant, weighted, smoothing, low_pass if smoothing == "low_pass" else 0.0)
+    drawn = {
+        "defocus_um": float(acquisition.defocus_um.mean()),
+        "astigmatism_um": acquisition.astigmatism_um,
+        "dose_e_per_a2": dose,
+        "tilt_min": angles[0],
+        "tilt_max": angles[-1],
+        "tilt_step": tilt_step,
+        "tilt_order": get_args(TiltOrder).index(order),
+        "tilt_jitter": tilt_jitter,
+        "shift_jitter": shift_jitter,
+        "b_factor": acquisition.b_factor,
+        "detector_mtf": acquisition.mtf_at_nyquist,
+        "ctf_correction": get_args(CtfCorrection).index(ctf),
+        "deconvolution_constant": constant,
+        "dose_weighting": weighted,
+        "smoothing": get_args(Smoothing).index(smoothing),
+        "low_pass": correction.low_pass,
+    }
+    return acquisition, correction, drawn
+
+
+def draw_word(rng: np.random.Generator, frequencies: dict[Word, float]) -> Word:
+    """One of the words, as often as the table says."""
+    shares = np.array(list(frequencies.values()), dtype=float)
+    return list(frequencies)[int(rng.choice(len(shares), p=shares / shares.sum()))]
+
+
+def tilt_sequence(angles: NDArray[Any], order: TiltOrder) -> NDArray[np.int64]:
+    """Indices of the tilts (ascending angles) in the order in which they are taken.
+
+    Dose-symmetric: from the middle outwards, both sides in turn (Hagen, Wan & Briggs 2017); bidirectional: from the middle to the highest,
+    then from the middle to the lowest; continuous: from the lowest to the highest.
+    """
+    if order == "continuous":
+        return np.arange(len(angles))
+    middle = len(angles) // 2
+    if order == "bidirectional":
+        return np.concatenate([np.arange(middle, len(angles)), np.arange(middle)[::-1]])
+    return np.argsort(np.abs(np.arange(len(angles)) - middle), kind="stable")
