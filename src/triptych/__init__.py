@@ -17,6 +17,7 @@ __all__ = [
     "PredictConfig",
     "ReportConfig",
     "SimulateConfig",
+    "TomogramConfig",
     "TrainConfig",
     "Volume",
     "__version__",
@@ -26,6 +27,7 @@ __all__ = [
     "read_structure",
     "report",
     "simulate",
+    "simulate_tomograms",
     "train",
 ]
 
@@ -34,6 +36,7 @@ _HOME = {
     "PredictConfig": "config",
     "ReportConfig": "config",
     "SimulateConfig": "config",
+    "TomogramConfig": "config",
     "TrainConfig": "config",
     "Volume": "volume",
     "load_library": "structures",
@@ -42,17 +45,19 @@ _HOME = {
     "read_structure": "structures",
     "report": "report",
     "simulate": "simulate",
+    "simulate_tomograms": "tomograms",
     "train": "train",
 }
 
 if TYPE_CHECKING:
-    from triptych.config import PredictConfig, ReportConfig, SimulateConfig, TrainConfig
+    from triptych.config import PredictConfig, ReportConfig, SimulateConfig, TomogramConfig, TrainConfig
     from triptych.errors import InputError
     from triptych.model import load_model
     from triptych.predict import predict
     from triptych.report import report
     from triptych.simulate import simulate
     from triptych.structures import load_library, read_structure
+    from triptych.tomograms import simulate_tomograms
     from triptych.train import train
     from triptych.volume import Volume
 

@@ -185,6 +185,25 @@ def simulate(
     print_path("dataset", path)
 
 
+@app.command("simulate-tomograms")
+def simulate_tomograms(
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Whole tomograms with labels, densities and particle lists."""
+    from triptych.config import TomogramConfig
+    from triptych.settings import load_config
+
+    settings = load_config(TomogramConfig, config, overrides or ())
+
+    from triptych.tomograms import simulate_tomograms as stage
+
+    with show_progress("simulate", "tomograms", device_name(settings.device)) as on_progress:
+        path = stage(output, settings, on_progress=on_progress)
+    print_path("tomograms", path)
+
+
 @app.command()
 def train(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Zarr store made by simulate.")],
@@ -258,7 +277,7 @@ def info(file: Annotated[Path, typer.Argument(metavar="FILE", help="Any file or 
 
 
 @app.command("config")
-def print_config(stage: Annotated[str, typer.Argument(metavar="STAGE", help="simulate, train, predict or report.")]) -> None:
+def print_config(stage: Annotated[str, typer.Argument(metavar="STAGE", help="simulate, simulate-tomograms, train, predict or report.")]) -> None:
     """The annotated defaults of a stage, as YAML to save and edit."""
     from triptych.settings import format_defaults, stage_settings
 

@@ -6,6 +6,7 @@ slabs of rows, and the memory that it takes depends on the tomogram's images, no
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from triptych.config import AcquisitionConfig, CtfCorrection, SceneConfig, Smoothing, TiltOrder
+from triptych.errors import InputError
+from triptych.model import choose_device
 from triptych.physics import (
     Acquisition,
     Correction,
@@ -29,13 +32,17 @@ from triptych.physics import (
     transpose,
     weight_images,
 )
-from triptych.specimen import Specimen, Template, draw_particles, draw_surroundings, fill_specimen
+from triptych.specimen import LARGEST_FACTOR, Specimen, Template, draw_gold, draw_membranes, draw_particles, fill_specimen, make_template
+from triptych.structures import Structure, load_library
 
 MARGIN = 32
 """Voxels beyond the tomogram's edge that are simulated too: they hold the outer neighbours, and what the CTF spreads."""
 SLAB_VOXELS = 2**26
 """Most voxels that are held in memory at once."""
+STEEPEST_TILT = 85.0
+"""Degrees."""
 Word = TypeVar("Word", bound=str)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +60,48 @@ class Scene:
     signal: Tensor
     noise: Tensor
     drawn: dict[str, float]
+
+
+def choose_structures(config: SceneConfig) -> list[Structure]:
+    """The structures of the library that the settings ask for."""
+    library = {structure.name: structure for structure in load_library(config.structures)}
+    unknown = [name for name in config.classes or () if name not in library]
+    if unknown:
+        raise InputError(f"classes names {', '.join(unknown)}, which the structure library does not have; it has {', '.join(library)}")
+    return [library[name] for name in config.classes or library]
+
+
+def check_scene(config: SceneConfig, library: Sequence[Structure]) -> None:
+    """InputError where the ranges of the settings do not go together; a warning where the structures are coarser than the voxels."""
+    coarsest = max(structure.density.voxel_size for structure in library)
+    if coarsest > 1.01 * config.voxel_size:
+        sizes = coarsest, config.voxel_size, 2 * coarsest
+        logger.warning("structures come at %g Å per voxel, %g Å are simulated: detail finer than %g Å is missing", *sizes)
+    if config.specimen.voxel_size_error[1] > LARGEST_FACTOR:
+        raise InputError(f"specimen.voxel_size_error goes up to {config.specimen.voxel_size_error[1]}, but at most {LARGEST_FACTOR} was expected")
+    tilts = config.acquisition
+    if tilts.tilt_max[0] < tilts.tilt_step[1]:
+        raise InputError(f"acquisition.tilt_max starts at {tilts.tilt_max[0]}°, but at least one acquisition.tilt_step was expected")
+    steepest = tilts.tilt_max[1] + max(map(abs, tilts.tilt_centre))
+    if steepest >= STEEPEST_TILT:
+        raise InputError(f"acquisition.tilt_max and tilt_centre reach {steepest:g}°, but less than {STEEPEST_TILT:g}° was expected")
+
+
+def worker_count(config: SceneConfig) -> int:
+    """Processes to compute in, 0 for one per CPU core; several would only get in each other's way on a GPU."""
+    return config.workers or (0 if choose_device(config.device).type == "cpu" else 1)
+
+
+_templates: dict[tuple[str, tuple[str, ...] | None, float], list[Template]] = {}
+
+
+def prepare_templates(config: SceneConfig) -> list[Template]:
+    """The templates of a run, made once in each process."""
+    key = (str(config.structures), config.classes, config.voxel_size)
+    if key not in _templates:
+        _templates.clear()
+        _templates[key] = [make_template(structure, config.voxel_size) for structure in choose_structures(config)]
+    return _templates[key]
 
 
 def simulate_scene(rng: np.random.Generator, config: SceneConfig, templates: Sequence[Template], device: torch.device) -> Scene:
@@ -85,7 +134,8 @@ def project_specimen(specimen: Specimen, templates: Sequence[Template], acquisit
     parts = []
     for rows in slabs(specimen.shape, MARGIN):
         volume = draw_particles(specimen, templates, rows, MARGIN)
-        draw_surroundings(volume, specimen, rows, MARGIN, voxel_size)
+        draw_membranes(volume, specimen, rows, MARGIN, voxel_size)
+        draw_gold(volume, specimen, rows, MARGIN, voxel_size)
         parts.append(project(torch.from_numpy(volume).to(device), matrix, len(acquisition.tilt_angles)))
     return torch.cat(parts, 1)
 

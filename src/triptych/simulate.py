@@ -8,7 +8,6 @@ stream, spawned from the seed and its number, and writes its own rows: the resul
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,14 +26,10 @@ from triptych.io.store import BOX_ARRAYS, ROW_ARRAYS, create_store, open_store
 from triptych.model import choose_device
 from triptych.parallel import map_items
 from triptych.physics import draw_log_uniform
-from triptych.scene import reconstruct_rows, simulate_scene
-from triptych.specimen import LARGEST_FACTOR, Placed, Specimen, Template, make_template, paste, posed, shell_points
-from triptych.structures import Structure, load_library
+from triptych.scene import check_scene, choose_structures, prepare_templates, reconstruct_rows, simulate_scene, worker_count
+from triptych.specimen import Placed, Specimen, Template, paste, posed, shell_points
 
-STEEPEST_TILT = 85.0
-"""Degrees."""
 Rows = dict[str, NDArray[np.generic]]
-logger = logging.getLogger(__name__)
 
 
 def simulate(out: Path | str, config: SimulateConfig, on_progress: Callable[[int, int], None] | None = None) -> Path:
@@ -53,12 +48,8 @@ def simulate(out: Path | str, config: SimulateConfig, on_progress: Callable[[int
     """
     out = Path(out)
     library = choose_structures(config)
-    check_scene(config)
+    check_scene(config, library)
     check_sizes(config)
-    coarsest = max(structure.density.voxel_size for structure in library)
-    if coarsest > 1.01 * config.voxel_size:
-        sizes = coarsest, config.voxel_size, 2 * coarsest
-        logger.warning("structures come at %g Å per voxel, %g Å are simulated: detail finer than %g Å is missing", *sizes)
     rows_per_tomogram = min(config.particles_per_tomogram, config.particles)
     tomograms = range(-(-config.particles // rows_per_tomogram))
     with output_folder(out) as part:
@@ -66,36 +57,13 @@ def simulate(out: Path | str, config: SimulateConfig, on_progress: Callable[[int
         attributes = {"seed": config.seed, "config": config.model_dump(mode="json", exclude={"workers", "device"})}
         create_store(part, config.particles, rows_per_tomogram, config.voxel_size, config.box_size, names, attributes)
         done = 0
-        for count in map_items(partial(write_tomogram, part, config), tomograms, config.workers):
+        for count in map_items(partial(write_tomogram, part, config), tomograms, worker_count(config)):
             done += count
             if on_progress:
                 on_progress(done, config.particles)
         inputs = [] if config.structures is None else [config.structures]
         write_manifest(part, "simulate", config, inputs, config.seed, {"class_names": names, "particles": config.particles})
     return out
-
-
-def choose_structures(config: SceneConfig) -> list[Structure]:
-    """The structures of the library that the settings ask for."""
-    library = {structure.name: structure for structure in load_library(config.structures)}
-    if config.classes is None:
-        return list(library.values())
-    unknown = [name for name in config.classes if name not in library]
-    if unknown:
-        raise InputError(f"classes names {', '.join(unknown)}, which the structure library does not have; it has {', '.join(library)}")
-    return [library[name] for name in config.classes]
-
-
-def check_scene(config: SceneConfig) -> None:
-    """InputError where the ranges of the settings do not go together."""
-    if config.specimen.voxel_size_error[1] > LARGEST_FACTOR:
-        raise InputError(f"specimen.voxel_size_error goes up to {config.specimen.voxel_size_error[1]}, but at most {LARGEST_FACTOR} was expected")
-    tilts = config.acquisition
-    if tilts.tilt_max[0] < tilts.tilt_step[1]:
-        raise InputError(f"acquisition.tilt_max starts at {tilts.tilt_max[0]}°, but at least one acquisition.tilt_step was expected")
-    steepest = tilts.tilt_max[1] + max(map(abs, tilts.tilt_centre))
-    if steepest >= STEEPEST_TILT:
-        raise InputError(f"acquisition.tilt_max and tilt_centre reach {steepest:g}°, but less than {STEEPEST_TILT:g}° was expected")
 
 
 def check_sizes(config: SimulateConfig) -> None:
@@ -143,18 +111,6 @@ def simulate_rows(config: SimulateConfig, index: int, count: int) -> Rows:
     order = rng.permutation(count)
     rows = [finish_crop(rng, crops[i], usual, tomogram, config, index, len(templates)) for i in order]
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-
-
-_templates: dict[tuple[str, tuple[str, ...] | None, float], list[Template]] = {}
-
-
-def prepare_templates(config: SceneConfig) -> list[Template]:
-    """The templates of a run, made once in each process."""
-    key = (str(config.structures), config.classes, config.voxel_size)
-    if key not in _templates:
-        _templates.clear()
-        _templates[key] = [make_template(structure, config.voxel_size) for structure in choose_structures(config)]
-    return _templates[key]
 
 
 def simulate_tomogram(rng: np.random.Generator, config: SceneConfig, templates: Sequence[Template]) -> Tomogram:

@@ -6,7 +6,7 @@ Positions are (x, y, z) in voxels from the centre of voxel [0, 0, 0] of the spec
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -351,22 +351,61 @@ def draw_particles(specimen: Specimen, templates: Sequence[Template], rows: tupl
     """Density of all particles in some rows (y) of the specimen, with a margin along x: (nz, rows, nx + 2 margin)."""
     nz, _, nx = specimen.shape
     volume = np.zeros((nz, rows[1] - rows[0], nx + 2 * margin), dtype=np.float32)
-    origin = np.array([-margin, rows[0], 0])
-    for particle in specimen.placed:
-        template = templates[particle.label]
-        if rows[0] - template.size < particle.position[1] < rows[1] + template.size:
-            patch = posed(template, particle.rotation, particle.position % 1, specimen.size_factor)
-            paste(volume, patch, np.floor(particle.position).astype(np.int64) - origin)
+    for _, particle in particles_near(specimen, templates, rows):
+        patch = posed(templates[particle.label], particle.rotation, particle.position % 1, specimen.size_factor)
+        paste(volume, patch, np.floor(particle.position).astype(np.int64) - slab_origin(rows, margin))
     return volume
 
 
-def draw_surroundings(volume: Array, specimen: Specimen, rows: tuple[int, int], margin: int, voxel_size: float) -> None:
-    """Add membranes and gold to the rows that `draw_particles` made."""
-    origin = np.array([-margin, rows[0], 0])
+def draw_membranes(volume: Array, specimen: Specimen, rows: tuple[int, int], margin: int, voxel_size: float) -> None:
+    """Add the vesicles to the rows that `draw_particles` made."""
     for vesicle in specimen.vesicles:
-        draw_ball(volume, vesicle, origin, MEMBRANE_REACH / voxel_size, lambda depth: membrane_profile(depth * voxel_size))
+        draw_ball(volume, vesicle, slab_origin(rows, margin), MEMBRANE_REACH / voxel_size, lambda depth: membrane_profile(depth * voxel_size))
+
+
+def draw_gold(volume: Array, specimen: Specimen, rows: tuple[int, int], margin: int, voxel_size: float) -> None:
+    """Add the gold beads to the rows that `draw_particles` made."""
     for bead in specimen.beads:
-        draw_ball(volume, bead, origin, 3, lambda depth: gold_profile(depth * voxel_size, voxel_size))
+        draw_ball(volume, bead, slab_origin(rows, margin), 3, lambda depth: gold_profile(depth * voxel_size, voxel_size))
+
+
+def slab_origin(rows: tuple[int, int], margin: int) -> NDArray[np.int64]:
+    """Voxel (x, y, z) of the tomogram on which voxel [0, 0, 0] of a slab lies."""
+    return np.array([-margin, rows[0], 0])
+
+
+def draw_labels(
+    specimen: Specimen, templates: Sequence[Template], rows: tuple[int, int], voxel_size: float
+) -> tuple[NDArray[np.int16], NDArray[np.uint16]]:
+    """Which voxels of some rows (y) of a tomogram belong to what, each (nz, rows, nx).
+
+    Returns
+    -------
+    classes : 0 for background, label + 1 for particles; the number after the last class for membranes, the one after that for gold
+    instances : 0 for none, else number in `specimen.placed` + 1; where two particles overlap, that of the denser one
+    """
+    nz, _, nx = specimen.shape
+    shape = (nz, rows[1] - rows[0], nx)
+    classes, instances, densest = np.zeros(shape, np.int16), np.zeros(shape, np.uint16), np.zeros(shape, np.float32)
+    for draw, least, label in ((draw_membranes, 0.3, len(templates) + 1), (draw_gold, GOLD_DENSITY / 2, len(templates) + 2)):
+        drawn = np.zeros(shape, np.float32)
+        draw(drawn, specimen, rows, 0, voxel_size)
+        classes[drawn > least] = label
+    for number, particle in particles_near(specimen, templates, rows):
+        template = templates[particle.label]
+        patch = posed(template, particle.rotation, particle.position % 1, specimen.size_factor)
+        inside, own = window(shape, template.size, np.floor(particle.position).astype(np.int64) - slab_origin(rows, 0))
+        here = (patch[own] > template.contour) & (patch[own] > densest[inside])
+        classes[inside][here], instances[inside][here], densest[inside][here] = particle.label + 1, number, patch[own][here]
+    return classes, instances
+
+
+def particles_near(specimen: Specimen, templates: Sequence[Template], rows: tuple[int, int]) -> Iterator[tuple[int, Placed]]:
+    """The particles that may reach into some rows, with their numbers from 1."""
+    for number, particle in enumerate(specimen.placed, start=1):
+        reach = templates[particle.label].size
+        if rows[0] - reach < particle.position[1] < rows[1] + reach:
+            yield number, particle
 
 
 def posed(template: Template, rotation: NDArray[np.float64], fraction: NDArray[np.float64], size_factor: float) -> Array:
@@ -375,10 +414,15 @@ def posed(template: Template, rotation: NDArray[np.float64], fraction: NDArray[n
     return cube.numpy()
 
 
-def paste(volume: NDArray[np.float32], patch: NDArray[np.float32], centre: NDArray[np.int64]) -> None:
+def paste(volume: Array, patch: Array, centre: NDArray[np.int64]) -> None:
     """Add a cube whose index size // 2 lies on voxel `centre` (x, y, z) of the volume; what sticks out is cut off."""
-    size = patch.shape[0]
-    start = centre[::-1] - size // 2
-    inside = tuple(slice(max(a, 0), max(min(a + size, n), 0)) for a, n in zip(start, volume.shape, strict=True))
-    own = tuple(slice(s.start - a, max(s.stop - a, 0)) for s, a in zip(inside, start, strict=True))
+    inside, own = window(volume.shape, patch.shape[0], centre)
     volume[inside] += patch[own]
+
+
+def window(shape: tuple[int, ...], size: int, centre: NDArray[np.int64]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Where a cube of `size` voxels around voxel `centre` (x, y, z) lies in a volume, and which part of the cube that is."""
+    start = centre[::-1] - size // 2
+    inside = tuple(slice(max(a, 0), max(min(a + size, n), 0)) for a, n in zip(start, shape, strict=True))
+    own = tuple(slice(s.start - a, max(s.stop - a, 0)) for s, a in zip(inside, start, strict=True))
+    return inside, own

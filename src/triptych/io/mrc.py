@@ -13,6 +13,7 @@ import logging
 import os
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -351,17 +352,19 @@ def _stored_type(data: NDArray[Any]) -> NDArray[Any]:
     return data.astype("f4")
 
 
-def _make_header(data: NDArray[Any], volume: Volume) -> NDArray[np.void]:
+def _make_header(data: NDArray[Any], voxel_size: float, origin: tuple[float, float, float]) -> NDArray[np.void]:
     head = np.zeros((), HEADER_DTYPE.newbyteorder("<"))
     head["nz"], head["ny"], head["nx"] = head["mz"], head["my"], head["mx"] = data.shape
     head["mode"] = {code: mode for mode, code in MODES.items()}[data.dtype.str[1:]]
-    head["cella"] = tuple(volume.voxel_size * size for size in reversed(data.shape))
+    head["cella"] = tuple(voxel_size * size for size in reversed(data.shape))
     head["cellb"] = (90.0, 90.0, 90.0)
     head["mapc"], head["mapr"], head["maps"] = 1, 2, 3
-    head["dmin"], head["dmax"] = data.min(), data.max()
-    head["dmean"], head["rms"] = data.mean(dtype=np.float64), data.std(dtype=np.float64)
+    # Section by section, so that a file mapped into memory is never in it as a whole.
+    sums = np.sum([(s.sum(dtype=np.float64), np.square(s, dtype=np.float64).sum()) for s in data], axis=0) / data.size
+    head["dmin"], head["dmax"] = min(s.min() for s in data), max(s.max() for s in data)
+    head["dmean"], head["rms"] = sums[0], np.sqrt(max(0.0, sums[1] - sums[0] ** 2))
     head["ispg"], head["nversion"] = 1, 20141
-    head["origin"] = volume.origin
+    head["origin"] = origin
     head["map"], head["machst"] = b"MAP ", (0x44, 0x44, 0, 0)
     head["nlabl"] = 1
     head["label"][0] = LABEL.encode()
@@ -378,7 +381,25 @@ def write_mrc(path: Path | str, volume: Volume) -> None:
     if not data.size:
         raise InputError(f"a volume of shape {data.shape} has no voxels: there is nothing to write to {path}")
     check_values(data, path)
-    head = _make_header(data, volume)
+    head = _make_header(data, volume.voxel_size, volume.origin)
     with output_file(path) as part, part.open("wb") as file:
         file.write(head.tobytes())
         file.write(np.ascontiguousarray(data, data.dtype.newbyteorder("<")).tobytes())
+
+
+@contextmanager
+def new_mrc(path: Path | str, shape: tuple[int, int, int], dtype: str, voxel_size: float) -> Iterator[NDArray[Any]]:
+    """A volume (nz, ny, nx) to fill piece by piece, in the file itself; it appears under its name only when the block ends well.
+
+    Parameters
+    ----------
+    dtype : one of MRC's: "i1", "i2", "u2", "f4", "f2"
+    voxel_size : Å
+    """
+    with output_file(path) as part:
+        data = np.memmap(part, np.dtype(dtype).newbyteorder("<"), "w+", HEADER_BYTES, shape)
+        yield data
+        head = _make_header(data, voxel_size, (0.0, 0.0, 0.0))
+        data.flush()
+        with part.open("r+b") as file:
+            file.write(head.tobytes())

@@ -258,6 +258,22 @@ def angles_from_rotations(rotations: NDArray[np.float64]) -> NDArray[np.float64]
     return np.asarray(np.degrees(np.stack([rot, tilt, psi], axis=1)), dtype=np.float64)
 
 
+def particle_columns(
+    positions: NDArray[np.float64], rotations: NDArray[np.float64], voxel_size: float, shape: tuple[int, int, int]
+) -> dict[str, NDArray[np.float64]]:
+    """Columns that say where particles are, for RELION 3 and 4 (pixels from the corner) and for RELION 5 (Å from the centre, N / 2).
+
+    Parameters
+    ----------
+    positions : (n, 3), x, y, z in Å from the centre of voxel [0, 0, 0]
+    rotations : (n, 3, 3), particle -> tomogram
+    voxel_size, shape : of the tomogram, which is not binned; shape is (nz, ny, nx)
+    """
+    centered = positions - np.array(shape[::-1]) / 2 * voxel_size
+    tables = np.concatenate([positions / voxel_size, centered, angles_from_rotations(rotations)], axis=1)
+    return dict(zip((*COORDINATES, *CENTERED, *ANGLES), tables.T, strict=True))
+
+
 def find_file(name: str, folders: Sequence[Path]) -> Path | None:
     """The first of the folders under which a relative name exists; an absolute one counts as it is."""
     if "\0" in name:

@@ -1,0 +1,125 @@
+"""Whole simulated tomograms: the files agree with one another, and our own reader finds the particles in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+import triptych.scene
+from triptych.config import PredictConfig, SpecimenConfig, TomogramConfig
+from triptych.io.mrc import read_mrc
+from triptych.io.relion import particles_from_relion
+from triptych.io.source import open_particles
+from triptych.io.star import read_star
+from triptych.scene import prepare_templates
+from triptych.specimen import posed
+from triptych.tomograms import MAPS, simulate_tomograms
+
+SHAPE = (48, 96, 112)
+CONFIG = TomogramConfig(
+    classes=("proteasome_20s", "apoferritin", "groel"),
+    tomograms=2,
+    snr=(0.5, 0.5),
+    workers=1,
+    specimen=SpecimenConfig(shape=SHAPE, occupancy=(0.08, 0.08), vesicles=(1, 1), vesicle_radius=(150, 200), gold_beads=(2, 2)),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return simulate_tomograms(tmp_path_factory.mktemp("tomograms") / "out", CONFIG)
+
+
+def maps(folder: Path, number: int = 0) -> dict[str, np.ndarray]:
+    return {kind: mrcfile.read(folder / kind / f"tomogram_{number:04d}.mrc") for kind in MAPS}
+
+
+def test_files_are_valid_and_carry_the_voxel_size(folder: Path) -> None:
+    for kind in MAPS:
+        for number in range(2):
+            path = folder / kind / f"tomogram_{number:04d}.mrc"
+            assert mrcfile.validate(path)
+            with mrcfile.open(path) as file:
+                assert file.data.shape == SHAPE
+                assert file.voxel_size.x == pytest.approx(10)
+                assert file.header.dmax == pytest.approx(file.data.max())
+                assert file.header.rms == pytest.approx(file.data.std(dtype=np.float64), rel=1e-4)
+
+
+def test_particles_are_dark_in_the_tomogram_and_where_the_labels_say(folder: Path) -> None:
+    content = maps(folder)
+    inside = content["instances"] > 0
+    assert inside.mean() > 0.03
+    # "dark" is the default; an untreated CTF leaves the rim of a particle the darkest
+    assert content["tomograms"][inside].mean() < content["tomograms"][~inside].mean() - 0.05
+    assert content["densities"][inside].mean() > 10 * abs(content["densities"][~inside].mean())
+    classes = read_star(folder / "classes.star")["classes"]
+    assert list(classes["triptychClass"]) == ["proteasome_20s", "apoferritin", "groel", "membrane", "gold"]
+    assert set(np.unique(content["classes"])) <= {0, *classes["rlnClassNumber"]}
+
+
+def test_star_file_names_the_instance_at_each_place(folder: Path) -> None:
+    table = read_star(folder / "particles.star")["particles"]
+    particles = particles_from_relion(folder / "particles.star")
+    assert particles.positions is not None
+    assert particles.rotations is not None
+    templates = prepare_templates(CONFIG)
+    for number in range(2):
+        content = maps(folder, number)
+        rows = np.flatnonzero(table["rlnTomoName"] == f"tomogram_{number:04d}")
+        assert len(rows) > 5
+        for row in rows:
+            own = content["instances"] == table["triptychInstance"][row]
+            if own.any():
+                assert set(np.unique(content["classes"][own])) == {table["rlnClassNumber"][row]}
+        # the recorded pose gives the recorded density
+        row = rows[0]
+        place = particles.positions[row] / 10
+        template = templates[int(table["rlnClassNumber"][row]) - 1]
+        factor = float(read_star(folder / "tomograms.star")["global"]["triptychVoxelSizeFactor"][number])
+        patch = posed(template, particles.rotations[row], place % 1, factor)
+        corner = np.floor(place[::-1]).astype(int) - template.size // 2
+        seen = content["densities"][tuple(slice(max(a, 0), a + template.size) for a in corner)]
+        patch = patch[tuple(slice(max(0, -a), None) for a in corner)][tuple(slice(n) for n in seen.shape)]
+        inside = patch > template.contour
+        assert np.corrcoef(seen[inside], patch[inside])[0, 1] > 0.99
+
+
+def test_angles_and_centred_coordinates_agree_with_relions_rules(folder: Path) -> None:
+    table = read_star(folder / "particles.star")["particles"]
+    for axis, size in zip("XYZ", SHAPE[::-1], strict=True):
+        centred = (table[f"rlnCoordinate{axis}"] - size / 2) * 10
+        assert np.allclose(table[f"rlnCenteredCoordinate{axis}Angst"], centred, atol=1e-3)
+    angles = table[["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]].to_numpy()
+    rotations = particles_from_relion(folder / "particles.star").rotations
+    assert rotations is not None
+    assert np.allclose(Rotation.from_euler("ZYZ", angles, degrees=True).inv().as_matrix(), rotations, atol=1e-5)
+
+
+def test_snr_is_the_one_asked_for_and_the_noise_is_the_unit(folder: Path) -> None:
+    recorded = read_star(folder / "tomograms.star")["global"]
+    assert np.allclose(recorded["triptychSnr"], 0.5, rtol=0.01)
+    # signal and noise are independent: the variances add up to 1 + SNR
+    assert maps(folder)["tomograms"].var() == pytest.approx(1.5, rel=0.05)
+
+
+def test_our_own_reader_cuts_the_particles_out(folder: Path) -> None:
+    source = open_particles(folder / "particles.star", PredictConfig(), 400.0)
+    assert len(source) == len(read_star(folder / "particles.star")["particles"])
+    assert source.read(0).shape == (40, 40, 40)
+
+
+def test_tomograms_in_slabs_are_the_same(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triptych.scene, "SLAB_VOXELS", 48 * 150 * 20)
+    again = simulate_tomograms(tmp_path / "slabs", CONFIG)
+    for kind in MAPS:
+        for number in range(2):
+            name = f"{kind}/tomogram_{number:04d}.mrc"
+            ours, theirs = read_mrc(again / name).data, read_mrc(folder / name).data
+            # to rounding; which may decide whether an electron is counted
+            assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.9999, name
+    assert (again / "particles.star").read_bytes() == (folder / "particles.star").read_bytes()
