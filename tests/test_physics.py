@@ -14,6 +14,7 @@ from triptych.physics import (
     Correction,
     apply_filter,
     back_project,
+    ball_transform,
     contrast_transfer,
     critical_exposure,
     detect,
@@ -26,6 +27,7 @@ from triptych.physics import (
     oversample,
     pose,
     project,
+    project_points,
     reconstruct,
     reconstruction_filter,
     smoothing_filter,
@@ -192,6 +194,18 @@ def test_bright_protein_means_fewer_electrons() -> None:
     noise = detect(images, tilts, 10.0, torch.Generator().manual_seed(1))[1][0]
     assert float(noise[4:60].var()) == pytest.approx(0.005, rel=0.1)
     assert float(noise[68:124].var()) == pytest.approx(0.01, rel=0.1)
+
+
+def test_points_and_balls_project_as_volumes_do() -> None:
+    places = torch.tensor([[7.25, -4.5, 6.0], [-9.0, 6.0, -5.75], [0.0, 0.0, 0.0]])
+    k = torch.hypot(torch.fft.fftfreq(48)[:, None], torch.fft.rfftfreq(48))
+    ours = apply_filter(project_points(places, ANGLES, 48, 48), ball_transform(k, 4.0))
+    axis = torch.arange(-24, 24, 0.25)
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    fine = sum(((x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2 < 16).float() for a, b, c in places.tolist())
+    volume = torch.nn.functional.avg_pool3d(torch.as_tensor(fine)[None, None].roll((2, 2, 2), (2, 3, 4)), 4)[0, 0]
+    assert correlation(ours, projections(volume, ANGLES)) > 0.99
+    assert ours.sum((1, 2)).tolist() == pytest.approx([3 * 4 / 3 * np.pi * 64] * len(ANGLES), rel=1e-3)
 
 
 def test_detector_damps_signal_and_noise_alike() -> None:

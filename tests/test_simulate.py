@@ -128,8 +128,8 @@ def test_everything_that_is_drawn_lies_in_its_range_and_is_recorded(tmp_path: Pa
     changes = {"acquisition": acquisition, "specimen": SpecimenConfig(shape=(56, 80, 80), ice_thickness=(600, 700)), "particles_per_tomogram": 4}
     store = open_store(simulate(tmp_path / "ranges.zarr", CONFIG.model_copy(update={**changes, "particles": 8})))
     for name, (low, high) in {
-        "tilt_max": (35, 55),
-        "tilt_min": (-55, -35),
+        "tilt_max": (32, 55),
+        "tilt_min": (-55, -32),
         "tilt_order": (2, 2),
         "astigmatism_um": (0.2, 0.3),
         "smoothing": (1, 1),

@@ -52,6 +52,7 @@ class SpecimenConfig(Settings):
     occupancy: Annotated[Range, Field(description="share of the ice's volume that particles fill, up to about 0.35; log-uniform")] = (0.02, 0.08)
     contact_share: Annotated[float, Field(ge=0, le=1, description="share of the particles that are pushed against a neighbour")] = 0.8
     gap: Annotated[float, Field(ge=0, description="least distance between neighbouring surfaces, Å")] = 10.0
+    cytosol: Annotated[Range, Field(description="share of the volume between them that small proteins (25, 60 and 150 kDa, unlabelled) fill")] = (0.0, 0.1)
     vesicles: Annotated[CountRange, Field(description="number of membrane vesicles [low, high]")] = (0, 3)
     vesicle_radius: Annotated[Range, Field(description="radius of a vesicle, Å")] = (200.0, 450.0)
     gold_beads: Annotated[CountRange, Field(description="number of gold beads [low, high]")] = (0, 2)

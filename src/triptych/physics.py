@@ -184,6 +184,41 @@ def project(volume: Tensor, matrix: Tensor, tilts: int) -> Tensor:
     return images
 
 
+def project_points(points: Tensor, tilt_angles: Tensor, ny: int, width: int) -> Tensor:
+    """Projections of points after each tilt, each point shared out between the four pixels around it.
+
+    Parameters
+    ----------
+    points : (n, 3), x, y, z in voxels from the centre of the specimen
+    tilt_angles : (t,) degrees
+
+    Returns
+    -------
+    (t, ny, width)
+    """
+    x, y, z = points.double().unbind(1)
+    v = y + ny // 2
+    images = []
+    for angle in torch.deg2rad(tilt_angles.double()):
+        u = x * angle.cos() + z * angle.sin() + width // 2
+        column, row = u.floor(), v.floor()
+        image = torch.zeros(ny * width, device=points.device)
+        for right in (0, 1):
+            for down in (0, 1):
+                share = (u - column if right else 1 - u + column) * (v - row if down else 1 - v + row)
+                i, j = (column + right).long(), (row + down).long()
+                inside = (i >= 0) & (i < width) & (j >= 0) & (j < ny)
+                image += torch.bincount((j * width + i)[inside], share[inside], minlength=ny * width)
+        images.append(image.reshape(ny, width))
+    return torch.stack(images)
+
+
+def ball_transform(k: Tensor, radius: float) -> Tensor:
+    """Fourier transform of a ball of density 1, in voxels: V 3 (sin q - q cos q) / q^3 with q = 2 pi k R, k in 1/voxel."""
+    q = (2 * math.pi * radius * k).clamp_min(1e-2)
+    return 4 / 3 * math.pi * radius**3 * 3 * (q.sin() - q * q.cos()) / q**3
+
+
 def back_project(images: Tensor, matrix: Tensor, nz: int, nx: int) -> Tensor:
     """Sum over tilts of the images smeared back along the beam, no weighting: (t, ny, width) -> (nz, ny, nx)."""
     tilts, ny, width = images.shape

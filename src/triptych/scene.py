@@ -22,12 +22,16 @@ from triptych.model import choose_device
 from triptych.physics import (
     Acquisition,
     Correction,
+    apply_filter,
     back_project,
+    ball_transform,
     detect,
     draw_log_uniform,
     form_images,
+    frequency_grid,
     interpolator,
     project,
+    project_points,
     smoothing_filter,
     transpose,
     weight_images,
@@ -113,7 +117,8 @@ def simulate_scene(rng: np.random.Generator, config: SceneConfig, templates: Seq
     signal, noise = detect(form_images(projections, acquisition, config.voxel_size), acquisition, config.voxel_size, generator)
     smoothing = smoothing_filter(signal, noise, correction, config.voxel_size)
     signal, noise = (weight_images(images, acquisition, correction, config.voxel_size, smoothing) for images in (signal, noise))
-    drawn |= {"voxel_size_factor": specimen.size_factor, "occupancy": specimen.occupancy, "ice_thickness": specimen.ice_thickness}
+    drawn |= {"voxel_size_factor": specimen.size_factor, "ice_thickness": specimen.ice_thickness}
+    drawn |= {"occupancy": specimen.occupancy, "cytosol": specimen.cytosol_share}
     return Scene(specimen, acquisition, signal, noise, drawn)
 
 
@@ -137,7 +142,13 @@ def project_specimen(specimen: Specimen, templates: Sequence[Template], acquisit
         draw_membranes(volume, specimen, rows, MARGIN, voxel_size)
         draw_gold(volume, specimen, rows, MARGIN, voxel_size)
         parts.append(project(torch.from_numpy(volume).to(device), matrix, len(acquisition.tilt_angles)))
-    return torch.cat(parts, 1)
+    images = torch.cat(parts, 1)
+    ky, kx = frequency_grid(images.shape[1], width, 1.0, device)
+    for radius, centres in specimen.cytosol:
+        points = torch.from_numpy(centres - np.array(specimen.shape[::-1]) // 2).to(device)
+        spots = project_points(points, acquisition.tilt_angles, images.shape[1], width)
+        images += apply_filter(spots, ball_transform(torch.hypot(ky, kx), radius))
+    return images
 
 
 def reconstruct_rows(scene: Scene) -> Iterator[tuple[tuple[int, int], NDArray[np.float32], NDArray[np.float32]]]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from triptych.config import SpecimenConfig
 from triptych.fourier import resample
 from triptych.physics import draw_log_uniform, oversample, pose
-from triptych.structures import Structure
+from triptych.structures import PROTEIN_VOLUME, Structure
 
 OVERSAMPLING = 2
 COARSE = 2
@@ -30,6 +30,8 @@ BLOCK_STEPS = 24
 LARGEST_FACTOR = 1.1
 """Particles may be drawn so much larger than they are."""
 
+CYTOSOL_KDA = (25.0, 60.0, 150.0)
+"""Masses of the small proteins between the particles; each fills a third of their volume."""
 MEMBRANE_REACH = 60.0
 """Å from the middle of a membrane to where it has faded."""
 GOLD_DENSITY = 6.0
@@ -86,18 +88,21 @@ class Specimen:
     Attributes
     ----------
     shape : (nz, ny, nx) of the tomogram
+    cytosol : for each kind of small protein its radius and the centres (n, 3) of its copies, voxels
     size_factor : particles are drawn so much larger than they are
     ice_thickness : Å
-    occupancy : share of the ice's volume that particles fill
+    occupancy, cytosol_share : shares of the volume that particles and small proteins fill
     """
 
     shape: tuple[int, int, int]
     placed: list[Placed]
     vesicles: list[Ball]
     beads: list[Ball]
+    cytosol: list[tuple[float, NDArray[np.float64]]]
     size_factor: float
     ice_thickness: float
     occupancy: float
+    cytosol_share: float
 
 
 def make_template(structure: Structure, voxel_size: float) -> Template:
@@ -135,15 +140,19 @@ class Occupancy:
         """Of the ice, voxels."""
         return float(np.prod(self.high - self.low))
 
-    def _cells_of(self, points: Points) -> tuple[NDArray[np.int64], ...]:
+    def _cells_of(self, points: NDArray[np.floating]) -> tuple[NDArray[np.int64], ...]:
         index = np.floor(points / COARSE).astype(np.int64)
         return index[:, 2], index[:, 1], index[:, 0]
+
+    def taken(self, points: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """Whether the cell of each point is taken."""
+        return self.cells[self._cells_of(points)]
 
     def is_free(self, points: Points) -> bool:
         """True if all the points are in the ice and in free cells."""
         if (points.min(0) < self.low).any() or (points.max(0) >= self.high).any():
             return False
-        return not self.cells[self._cells_of(points)].any()
+        return not self.taken(points).any()
 
     def fill(self, points: Points) -> None:
         """Take the cells of the points and those within the gap around them."""
@@ -294,6 +303,17 @@ def place_beads(rng: np.random.Generator, occupancy: Occupancy, number: int, dia
     return beads
 
 
+def place_cytosol(rng: np.random.Generator, occupancy: Occupancy, share: float, voxel_size: float) -> list[tuple[float, NDArray[np.float64]]]:
+    """Small proteins, as balls that fill a share of the volume that is still free; among themselves they may overlap."""
+    kinds = []
+    for mass_kda in CYTOSOL_KDA:
+        volume = 1e3 * mass_kda * PROTEIN_VOLUME / voxel_size**3
+        number = rng.poisson(share / len(CYTOSOL_KDA) * occupancy.volume / volume)
+        centres = rng.uniform(occupancy.low, occupancy.high, (number, 3))
+        kinds.append(((volume * 3 / (4 * np.pi)) ** (1 / 3), centres[~occupancy.taken(centres)]))
+    return kinds
+
+
 def membrane_profile(depth: NDArray[np.float32]) -> NDArray[np.float32]:
     """Density of a lipid bilayer at a distance (Å) from its middle.
 
@@ -335,15 +355,19 @@ def fill_specimen(rng: np.random.Generator, config: SpecimenConfig, templates: S
     low, high = (d / voxel_size for d in config.gold_diameter)
     beads = place_beads(rng, occupancy, int(rng.integers(config.gold_beads[0], config.gold_beads[1] + 1)), (low, high))
     placed = pack(rng, templates, occupancy, draw_log_uniform(rng, config.occupancy), config.contact_share)
+    cytosol_share = rng.uniform(*config.cytosol)
+    cytosol = place_cytosol(rng, occupancy, cytosol_share, voxel_size)
     filled = sum(templates[p.label].volume for p in placed) / occupancy.volume
     return Specimen(
         config.shape,
         [replace(p, position=p.position - outside) for p in placed],
         [replace(v, centre=v.centre - outside) for v in vesicles],
         [replace(b, centre=b.centre - outside) for b in beads],
+        [(radius, centres - outside) for radius, centres in cytosol],
         rng.uniform(*config.voxel_size_error),
         thickness,
         filled,
+        cytosol_share,
     )
 
 

@@ -51,6 +51,7 @@ ROW_ARRAYS: dict[str, tuple[str, tuple[int, ...], str]] = {
     "low_pass": ("float32", (), "resolution of the low-pass filter on the tomogram, Å; 0 for none"),
     "ice_thickness": ("float32", (), "Å"),
     "voxel_size_factor": ("float32", (), "true size of everything over the stated one"),
+    "cytosol": ("float32", (), "share of the volume between the particles that small proteins fill"),
     "occupancy": ("float32", (), "share of the ice's volume that particles fill"),
 }
 REQUIRED = ("subtomogram", "label")
