@@ -9,13 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 Range = tuple[float, float]
 PositiveRange = tuple[PositiveFloat, PositiveFloat]
+NonNegativeRange = tuple[NonNegativeFloat, NonNegativeFloat]
 CountRange = tuple[NonNegativeInt, NonNegativeInt]
 Share = Annotated[float, Field(ge=0)]
-RANGES: tuple[Any, ...] = (Range, PositiveRange, PositiveRange | None, CountRange)
+RANGES: tuple[Any, ...] = (Range, PositiveRange, PositiveRange | None, NonNegativeRange, CountRange)
 Task = Literal["class", "mask", "density"]
 CtfCorrection = Literal["none", "phase_flip", "deconvolve"]
 TiltOrder = Literal["dose_symmetric", "bidirectional", "continuous"]
@@ -33,6 +34,14 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_value_is_a_number(cls, data: Any) -> Any:
+        for name, value in data.items() if isinstance(data, dict) else ():
+            if isinstance(value, bool) and name in cls.model_fields and cls.model_fields[name].annotation is not bool:
+                raise ValueError(f"{name} is {str(value).lower()}, but is no setting to switch on or off")
+        return data
+
     @model_validator(mode="after")
     def _ranges_ascend(self) -> Self:
         for name, field in type(self).model_fields.items():
@@ -49,12 +58,12 @@ class SpecimenConfig(Settings):
 
     shape: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(description="tomogram size in voxels, [z, y, x]")] = (104, 320, 320)
     ice_thickness: Annotated[PositiveRange, Field(description="thickness of the ice, Å: particles lie within it, and its electrons are lost; ice may be thicker than the tomogram")] = (1000.0, 2500.0)
-    occupancy: Annotated[Range, Field(description="share of the ice's volume that particles fill, up to about 0.35; log-uniform")] = (0.02, 0.08)
+    occupancy: Annotated[PositiveRange, Field(description="share of the ice's volume that particles fill, up to about 0.35; log-uniform")] = (0.02, 0.08)
     contact_share: Annotated[float, Field(ge=0, le=1, description="share of the particles that are pushed against a neighbour")] = 0.8
     gap: Annotated[float, Field(ge=0, description="least distance between neighbouring surfaces, Å")] = 10.0
-    cytosol: Annotated[Range, Field(description="share of the volume between them that small proteins (25, 60 and 150 kDa, unlabelled) fill")] = (0.0, 0.1)
+    cytosol: Annotated[NonNegativeRange, Field(description="share of the volume between them that small proteins (25, 60 and 150 kDa, unlabelled) fill")] = (0.0, 0.1)
     vesicles: Annotated[CountRange, Field(description="number of membrane vesicles [low, high]")] = (0, 3)
-    vesicle_radius: Annotated[Range, Field(description="radius of a vesicle, Å")] = (200.0, 450.0)
+    vesicle_radius: Annotated[PositiveRange, Field(description="radius of a vesicle, Å")] = (200.0, 450.0)
     gold_beads: Annotated[CountRange, Field(description="number of gold beads [low, high]")] = (0, 2)
     gold_diameter: Annotated[PositiveRange, Field(description="diameter of a gold bead, Å")] = (60.0, 120.0)
     voxel_size_error: Annotated[PositiveRange, Field(description="factor on the size of all particles, at most 1.1: a wrong calibration")] = (0.98, 1.02)
@@ -63,22 +72,22 @@ class SpecimenConfig(Settings):
 class AcquisitionConfig(Settings):
     """How the tilt series is taken and reconstructed; every range is drawn anew for each tomogram, and what was drawn is recorded."""
 
-    tilt_max: Annotated[Range, Field(description="the tilts run from -tilt_max to +tilt_max, around tilt_centre")] = (60.0, 60.0)
+    tilt_max: Annotated[PositiveRange, Field(description="the tilts run from -tilt_max to +tilt_max, around tilt_centre")] = (60.0, 60.0)
     tilt_centre: Annotated[Range, Field(description="middle of the tilt range, as the pre-tilt of a lamella or a blocked side gives it")] = (0.0, 0.0)
     tilt_step: Annotated[PositiveRange, Field(description="angle between tilts")] = (3.0, 3.0)
     tilt_order: Annotated[dict[TiltOrder, Share], Field(description="relative frequency of each order of tilts, which decides where the dose went")] = {"dose_symmetric": 3.0, "bidirectional": 1.0, "continuous": 0.0}
-    tilt_jitter: Annotated[Range, Field(description="standard deviation of the error of each tilt angle")] = (0.0, 0.3)
-    shift_jitter: Annotated[Range, Field(description="standard deviation of the residual image shift (misalignment), Å")] = (0.0, 3.0)
+    tilt_jitter: Annotated[NonNegativeRange, Field(description="standard deviation of the error of each tilt angle")] = (0.0, 0.3)
+    shift_jitter: Annotated[NonNegativeRange, Field(description="standard deviation of the residual image shift (misalignment), Å")] = (0.0, 3.0)
     voltage_kv: Annotated[float, Field(gt=0, description="acceleration voltage")] = 300.0
     spherical_aberration_mm: Annotated[float, Field(ge=0, description="spherical aberration")] = 2.7
     amplitude_contrast: Annotated[float, Field(ge=0, le=1, description="share of amplitude contrast")] = 0.07
     defocus_um: Annotated[Range, Field(description="underfocus on the tilt axis, positive")] = (2.0, 5.0)
     defocus_jitter_um: Annotated[float, Field(ge=0, description="standard deviation of the defocus from tilt to tilt")] = 0.1
     defocus_gradient: Annotated[bool, Field(description="let the defocus of tilted images change with the distance from the tilt axis")] = True
-    astigmatism_um: Annotated[Range, Field(description="largest minus smallest defocus, in a random direction")] = (0.0, 0.1)
-    dose_e_per_a2: Annotated[Range, Field(description="total exposure of the series, electrons per Å^2")] = (80.0, 140.0)
+    astigmatism_um: Annotated[NonNegativeRange, Field(description="largest minus smallest defocus, in a random direction")] = (0.0, 0.1)
+    dose_e_per_a2: Annotated[PositiveRange, Field(description="total exposure of the series, electrons per Å^2")] = (80.0, 140.0)
     radiation_damage: Annotated[bool, Field(description="let detail fade with the exposure")] = True
-    b_factor: Annotated[Range, Field(description="extra Gaussian fall-off exp(-B k^2 / 4) of the signal, Å^2")] = (0.0, 300.0)
+    b_factor: Annotated[NonNegativeRange, Field(description="extra Gaussian fall-off exp(-B k^2 / 4) of the signal, Å^2")] = (0.0, 300.0)
     quantum_efficiency: Annotated[float, Field(gt=0, le=1, description="share of the electrons that the detector counts")] = 0.6
     detector_mtf: Annotated[PositiveRange, Field(description="value of the detector's transfer function at the Nyquist frequency")] = (0.5, 0.9)
     ctf_correction: Annotated[dict[CtfCorrection, Share], Field(
@@ -139,9 +148,9 @@ class AugmentConfig(Settings):
     snr: Annotated[PositiveRange | None, Field(description="redraw the SNR log-uniformly from this range; none: keep the stored noise")] = (0.03, 0.4)
     swap_noise: Annotated[bool, Field(description="take the noise of another subtomogram of the same tomogram")] = True
     half_turns: Annotated[bool, Field(description="180° turns about x, y, z, which keep wedge and hand")] = True
-    low_pass: Annotated[Range, Field(description="resolution of a low-pass filter of random steepness, Å; drawn per subtomogram. Up to twice the voxel size it does nothing")] = (10.0, 45.0)
+    low_pass: Annotated[PositiveRange, Field(description="resolution of a low-pass filter of random steepness, Å; drawn per subtomogram. Up to twice the voxel size it does nothing")] = (10.0, 45.0)
     low_pass_share: Annotated[float, Field(ge=0, le=1, description="share of subtomograms that are low-passed")] = 0.3
-    fall_off: Annotated[Range, Field(description="B of a Gaussian fall-off exp(-B k^2 / 4) of signal and noise, Å^2, as interpolation, binning and CTF premultiplication leave it; drawn per subtomogram")] = (0.0, 10000.0)
+    fall_off: Annotated[NonNegativeRange, Field(description="B of a Gaussian fall-off exp(-B k^2 / 4) of signal and noise, Å^2, as interpolation, binning and CTF premultiplication leave it; drawn per subtomogram")] = (0.0, 10000.0)
     fall_off_share: Annotated[float, Field(ge=0, le=1, description="share of subtomograms that fall off")] = 0.4
     high_pass_share: Annotated[float, Field(ge=0, le=1, description="share of subtomograms whose lowest frequencies (beyond 150-1000 Å) are damped")] = 0.2
     padding_share: Annotated[float, Field(ge=0, le=1, description="share of subtomograms whose border is blank, as after padding a smaller box")] = 0.15

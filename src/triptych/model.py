@@ -403,6 +403,8 @@ def load_model(folder: Path | str | None = None, device: str = "auto", precision
     Runs no code from the folder: weights are safetensors, the rest is JSON, and both are checked against the hashes in the manifest.
     """
     folder = BUILT_IN_MODEL if folder is None else Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"the model folder {folder} does not exist: give a folder that `triptych train` wrote")
     for name in ("model.json", "weights.safetensors", "manifest.json"):
         if not (folder / name).is_file():
             raise InputError(f"{folder} is not a complete model folder: {name} is missing; give a folder that `triptych train` wrote")

@@ -54,6 +54,7 @@ def predict(
     network = load_model(folder, config.device, config.precision)
     source = open_particles(particles, config, network.card.voxel_size * network.card.box_size)
     check_voxel_size(source, network)
+    check_box(source, network)
     contrast, warning = choose_contrast(source, config)
     started = time.monotonic()
     out = Path(out)
@@ -88,6 +89,15 @@ def check_voxel_size(source: ParticleSource, model: Model) -> None:
         logger.warning("the input has %.4g Å per voxel, but the model was trained at %.4g Å: detail that it needs is missing", coarsest, trained)
 
 
+def check_box(source: ParticleSource, model: Model) -> None:
+    """Warn if most of the first box lies beyond what the model looks at: it may be a whole tomogram."""
+    first = source.read(0)
+    width, seen = max(first.shape) * first.voxel_size, model.card.box_size * model.card.voxel_size
+    if width > 2 * seen:
+        text = "%s is %.0f Å wide, but the model looks at the %.0f Å in its middle only: a tomogram needs a list of particles"
+        logger.warning(text, source.names[0], width, seen)
+
+
 def choose_contrast(source: ParticleSource, config: PredictConfig) -> tuple[Contrast, str | None]:
     """The sign of the particles' grey values, and a warning if the data look otherwise."""
     rows = np.unique(np.linspace(0, len(source) - 1, min(CONTRAST_SAMPLE, len(source))).astype(int))
@@ -113,10 +123,12 @@ def run_batches(
     if on_progress:
         on_progress(0, count)
     probabilities: list[NDArray[np.float32]] = []
+    empty: list[str] = []
     embedding = None
     for first in range(0, count, config.batch_size):
         rows = range(first, min(first + config.batch_size, count))
         volumes = [source.read(row) for row in rows]
+        empty += [source.names[row] for row, volume in zip(rows, volumes, strict=True) if not np.ptp(volume.data)]
         result = model.predict_batch(volumes, contrast, config.half_turns)
         if embedding is None:
             shape = (count, result.embedding.shape[1])
@@ -129,6 +141,9 @@ def run_batches(
             on_progress(first + len(volumes), count)
     assert embedding is not None
     embedding.flush()
+    if empty:
+        more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
+        logger.warning("%s%s of %d: all values are the same, so what is said of them means nothing", empty[0], more, count)
     return fill_table(source, model, np.concatenate(probabilities) if probabilities else None, config)
 
 

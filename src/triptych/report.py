@@ -260,7 +260,12 @@ def match_truth(given: Predicted, path: Path) -> Truth:
         raise InputError(f'{path} has the class "{unknown[0]}", which is none of the {len(class_names)} classes of the model; {SAME_STORE}')
     translation = np.array([class_names.index(name) for name in names], dtype=np.int64)
     snr = np.asarray(store["snr"][:], np.float64)[row] if "snr" in store else None
-    return Truth(path, store, row, class_names, translation[label], snr, _doubt(given.manifest, path))
+    doubt = _doubt(given.manifest, path)
+    if doubt and given.manifest.get("particles", {}).get("kind") == "store":
+        raise InputError(f"{given.folder} was predicted from another store than {path}; {SAME_STORE}")
+    if doubt:
+        log.warning(doubt)
+    return Truth(path, store, row, class_names, translation[label], snr, doubt)
 
 
 def _doubt(manifest: dict[str, Any], path: Path) -> str | None:

@@ -61,7 +61,12 @@ def train(data: Path | str, out: Path | str, config: TrainConfig, resume: bool =
         raise InputError(f"{out} exists already: give another name, or remove it first")
     run = out.with_name(f"{out.name}.training")
     checkpoint = prepare_run(run, data, config, resume)
-    module = TrainingModule(data, config, run / "cache" if config.cache else None)
+    try:
+        module = TrainingModule(data, config, run / "cache" if config.cache else None)
+    except InputError:
+        if checkpoint is None:  # nothing is lost, and the corrected command is not held up
+            shutil.rmtree(run)
+        raise
     trainer = make_trainer(run, config, min(store.box_size, config.crop_size or store.box_size), on_progress)
     started = time.monotonic()
     with warnings.catch_warnings():
@@ -168,16 +173,15 @@ class TrainingModule(LightningModule):
     def __init__(self, data: Path, config: TrainConfig, cache: Path | None) -> None:
         super().__init__()
         self.data, self.config, self.cache = data, config, cache
-        store = open_store(data)
-        if cache is not None:
-            unpack(store, cache)
-        self.store = store
+        self.store = store = open_store(data)
         self.train_rows, self.validation_rows = split_rows(store, config.validation_share, config.validation_particles, config.seed)
         torch.manual_seed(config.seed)
         self.network = Network(config.network, len(store.class_names))
         self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         if config.initial_model is not None:
             load_initial(self.network, store.class_names, config.initial_model)
+        if cache is not None:
+            unpack(store, cache)
         self.outputs: list[dict[str, Any]] = []
         self.last_outputs: list[dict[str, Any]] = []
 

@@ -70,12 +70,16 @@ def _describe_folder(path: Path) -> Description:
         ("zarr.json", _describe_store),
         ("model.json", _describe_model),
         ("library.json", _describe_library),
-        ("particles.star", _describe_predictions),
+        ("embedding.npy", _describe_predictions),
         (MANIFEST, _describe_result),
     )
     for name, reader in readers:
         if (path / name).is_file():
             return reader(path)
+    stars = sorted(path.glob("*.star"))
+    if stars:
+        names = ", ".join(star.name for star in stars[:5])
+        raise InputError(f"{path} is a folder with {len(stars)} STAR files ({names}): name the one that is meant")
     if mrc_files(path):
         return _describe_volumes(path)
     raise InputError(f"{path} holds nothing that triptych knows: give a folder of MRC files, or one that triptych wrote")

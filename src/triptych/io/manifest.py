@@ -149,7 +149,11 @@ def output_folder(path: Path | str) -> Iterator[Path]:
     InputError
         If ``path`` is a file or a folder with something in it: results are never mixed or overwritten.
     """
+    if not str(path).strip(" ."):
+        raise InputError(f"the output is named '{path}', which is no new folder: give it a name")
     path = Path(path).absolute()
+    if path.parent.is_file():
+        raise InputError(f"cannot write {path}, for {path.parent} is a file: choose another place")
     if not path.name or path.name == "..":
         raise InputError(f"{path} cannot be an output folder: name a new folder")
     if path.is_symlink() or path.is_file():

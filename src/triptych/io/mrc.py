@@ -187,7 +187,7 @@ def _check_size(header: MrcHeader, path: Path) -> None:
     # deflate cannot shrink more than 1032-fold; bzip2 has no such bound and is read until it ends
     least = {"": promised, "gzip": promised // 1100, "bzip2": 0}[header.compression]
     if have < least:
-        raise InputError(f"{path} is truncated: its header promises {promised} bytes, but the file has {have}: copy or make it again")
+        raise InputError(f"{path} is truncated or its header wrong: {promised} bytes are promised, but the file has {have}: copy or make it again")
     if not header.compression and have > promised:
         log.warning("%s is %d bytes longer than its header promises: the rest is not read", path, have - promised)
 

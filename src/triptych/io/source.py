@@ -455,9 +455,9 @@ def _check_inside(
     outside = ((exact + box / 2 < 0) | (exact - box / 2 > size)).any(axis=1)
     if outside.any():
         first = int(np.argmax(outside))
-        place = ", ".join(f"{value:.1f}" for value in exact[first])
+        place = ", ".join(f"{value:.6g}" for value in exact[first])
         raise InputError(
-            f"row {rows[first] + 1} of {file.path} (and {int(outside.sum()) - 1} of its other rows) lies outside {path}, at voxel ({place}) "
+            f"row {rows[first] + 1} of {file.path} ({int(outside.sum())} of its rows in all) lies outside {path}, at voxel ({place}) "
             f"of {tuple(size.tolist())} (x, y, z): check the pixel size of the coordinates (--set coordinate_pixel_size=) "
             "and the tomogram's voxel size (--set tomogram_voxel_size=)"
         )

@@ -33,14 +33,14 @@ def _read_text(path: Path) -> str:
         with path.open("rb") as file:
             start = file.read(_PROBE_BYTES)
             if b"\0" in start:
-                raise InputError(f"{path} is not a text file, but a STAR file was expected")
+                raise InputError(f"{path} is not a text file, but a STAR file was expected: check the name")
             return (start + file.read()).decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: check the name") from None
     except IsADirectoryError:
         raise InputError(f"{path} is a folder, but a STAR file was expected") from None
     except UnicodeDecodeError:
-        raise InputError(f"{path} is not a text file in UTF-8, but a STAR file was expected") from None
+        raise InputError(f"{path} is not a text file in UTF-8, as STAR files are: convert it, for example with iconv") from None
     except OSError as error:
         raise InputError(f"{path} cannot be opened ({error}): check the file and your rights to read it") from None
 
@@ -128,8 +128,11 @@ class _Reader:
         while (line := self.peek()) is not None and line.startswith("_") and (len(labels) < 2 or len(_split(line)) == 1):
             labels.append(_split(line)[0][1:])
             self.next += 1
-        if not labels or len(set(labels)) != len(labels):
-            raise self.error("follows a loop_ without labels, or with a label that occurs twice")
+        if not labels:
+            raise self.error("follows a loop_ without labels")
+        twice = [label for label in labels if labels.count(label) > 1]
+        if twice:
+            raise self.error(f'ends a loop_ in which the label "_{twice[0]}" occurs twice')
         columns: list[list[str]] = [[] for _ in labels]
         while (line := self.peek()) is not None:
             values = _split(line)

@@ -16,7 +16,8 @@ from triptych.config import Contrast, CtfCorrection, Smoothing, TiltOrder
 from triptych.errors import InputError
 
 FORMAT = "triptych-dataset"
-LAYOUT = 1
+LAYOUT = 2
+"""Since 2, chunks of zeros are written too, so that a missing one is known to be lost."""
 BOXES_PER_CHUNK = 8
 BOX_ARRAYS = {
     "subtomogram": ("float16", "signal_scale x signal + noise; the noise has standard deviation 1"),
@@ -129,7 +130,8 @@ def create_store(
     arrays: dict[str, tuple[str, tuple[int, ...], str]] = {name: (dtype, (box_size,) * 3, text) for name, (dtype, text) in BOX_ARRAYS.items()}
     for name, (dtype, shape, text) in {**arrays, **ROW_ARRAYS}.items():
         rows = boxes_per_chunk if len(shape) == 3 else rows_per_part
-        array = group.create_array(name, shape=(count, *shape), dtype=dtype, chunks=(rows, *shape), compressors=codec)
+        layout: dict[str, Any] = {"shape": (count, *shape), "dtype": dtype, "chunks": (rows, *shape), "compressors": codec}
+        array = group.create_array(name, **layout, config={"write_empty_chunks": True})
         array.attrs["description"] = text
     return open_store(path, mode="r+")
 
@@ -179,6 +181,8 @@ def open_store(path: Path | str, mode: str = "r") -> Store:
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"the attributes of {path} are incomplete ({error}); write it anew with `triptych simulate`") from error
     check_store(store)
+    if mode == "r":
+        check_complete(store)
     return store
 
 
@@ -196,3 +200,14 @@ def check_store(store: Store) -> None:
         wanted = (count, *((store.box_size,) * 3 if name in BOX_ARRAYS else ROW_ARRAYS[name][1]))
         if shape != wanted:
             raise InputError(f"array '{name}' of {store.path} has shape {shape}, but {wanted} was expected; write it anew with `triptych simulate`")
+
+
+def check_complete(store: Store) -> None:
+    """InputError if a chunk of an array is missing, which Zarr would read as zeros."""
+    if int(store.attributes.get("layout", 1)) < 2:
+        return
+    for name in (name for name in (*BOX_ARRAYS, *ROW_ARRAYS) if name in store):
+        array = store.array(name)
+        lost = array.nchunks - array.nchunks_initialized
+        if lost:
+            raise InputError(f"array '{name}' of {store.path} lacks {lost} of its {array.nchunks} chunks; copy it again or write it anew")
