@@ -163,3 +163,55 @@ def test_damaged_store(model: Path, tmp_path: Path) -> None:
     (store / "subtomogram/c/0/0/0/0").write_bytes(b"xx")
     assert "damaged" in refuse("predict", store, tmp_path / "out", "--model", model)
     assert [path.name for path in tmp_path.iterdir()] == ["data.zarr"]
+
+
+@pytest.mark.parametrize("array", ["subtomogram", "density", "label"])
+def test_store_that_lost_a_piece(array: str, tmp_path: Path) -> None:
+    from triptych.config import SimulateConfig
+    from triptych.settings import load_config
+    from triptych.simulate import simulate
+
+    store = simulate(tmp_path / "data.zarr", load_config(SimulateConfig, None, tiny.SIMULATE))
+    next(path for path in sorted((store / array / "c").rglob("*")) if path.is_file()).unlink()
+    for words in (("train", store, tmp_path / "trained"), ("predict", store, tmp_path / "out")):
+        assert f"array '{array}'" in refuse(*words)
+    assert [path.name for path in tmp_path.iterdir()] == ["data.zarr"]
+
+
+def test_refused_training_is_in_nobodys_way(model: Path, tmp_path: Path) -> None:
+    from triptych.config import SimulateConfig
+    from triptych.settings import load_config
+    from triptych.simulate import simulate
+
+    one = simulate(tmp_path / "one.zarr", load_config(SimulateConfig, None, [*tiny.SIMULATE, "particles=4"]))
+    assert "single tomogram" in refuse("train", one, tmp_path / "trained", *tiny.set_options(tiny.TRAIN))
+    data = simulate(tmp_path / "data.zarr", load_config(SimulateConfig, None, tiny.SIMULATE))
+    missing = [*tiny.TRAIN, f"initial_model={tmp_path / 'nothing'}"]
+    assert "does not exist" in refuse("train", data, tmp_path / "trained", *tiny.set_options(missing))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.zarr", "one.zarr"]
+
+
+def test_boxes_that_say_nothing_are_named(star: Path, model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tiny.write_mrc(star.parent / "subtomograms/particle_2.mrc", np.full((24, 24, 24), 7.0), 12.0)
+    result = CliRunner().invoke(app, ["predict", str(star), str(tmp_path / "out"), "--model", str(model)])
+    assert result.exit_code == 0, result.output
+    assert "particle_2 of 3: all values are the same" in caplog.text
+
+
+def test_a_tomogram_is_no_subtomogram(model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tomogram = tiny.write_mrc(tmp_path / "tomogram.mrc", np.random.default_rng(0).normal(size=(48, 48, 48)), 10.0)
+    result = CliRunner().invoke(app, ["predict", str(tomogram), str(tmp_path / "out"), "--model", str(model)])
+    assert result.exit_code == 0, result.output
+    assert "480 Å wide, but the model looks at the 160 Å in its middle" in caplog.text
+
+
+@pytest.mark.parametrize("setting", ["acquisition.tilt_max=[95, 95]", "seed=true", "specimen.vesicle_radius=[-5, -1]", "acquisition.b_factor=[-1, 0]"])
+def test_impossible_simulations(setting: str, tmp_path: Path) -> None:
+    message = refuse("simulate", tmp_path / "out.zarr", *tiny.set_options([*tiny.SIMULATE, setting]))
+    assert setting.split("=")[0].rpartition(".")[2] in message
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/"])
+def test_output_without_a_name(name: str, star: Path, model: Path) -> None:
+    assert "output" in refuse("predict", star, name, "--model", model)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from torch_fourier_shell_correlation import fourier_shell_correlation as torch_fsc
 
 from triptych.errors import InputError
 from triptych.fourier import (
@@ -179,3 +181,17 @@ def test_contrast_of_real_ribosomes(shared_data: Path) -> None:
         raw = [Volume(data.astype(np.float32), 12.0) for data in truth["subtomograms_not_deconvolved"]]
     assert guess_contrast(raw)[0] == 1
     assert guess_contrast(raw)[1] > 4
+
+
+def test_shell_correlation_agrees_with_torch_fourier_shell_correlation() -> None:
+    # That program counts a term and its mirror image once or twice, as the half transform has them; so the agreement is statistical.
+    blobs = make_blobs(48, 10.0).data
+    ours, theirs = [], []
+    for seed in range(4):
+        a, b = (blobs + 0.2 * make_noise(48, 2 * seed + i) for i in (0, 1))
+        ours.append(fourier_shell_correlation(a, b, 10.0)[1])
+        theirs.append(torch_fsc(torch.from_numpy(a), torch.from_numpy(b)).numpy())
+    mean, other = np.mean(ours, axis=0), np.mean(theirs, axis=0)
+    assert mean[1] > 0.9
+    assert abs(mean[-1]) < 0.1
+    np.testing.assert_allclose(mean[3:], other[3:], atol=0.05)

@@ -84,7 +84,7 @@ def write_tomogram(store_path: Path, config: SimulateConfig, index: int) -> int:
         torch.set_num_threads(threads)
     store = open_store(store_path, mode="r+")
     for name, values in rows.items():
-        store.array(name)[first : first + count] = values
+        store.write(name, first, values)
     return count
 
 

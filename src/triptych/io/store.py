@@ -17,7 +17,7 @@ from triptych.errors import InputError
 
 FORMAT = "triptych-dataset"
 LAYOUT = 2
-"""Since 2, chunks of zeros are written too, so that a missing one is known to be lost."""
+"""Since 2, every chunk is there."""
 BOXES_PER_CHUNK = 8
 BOX_ARRAYS = {
     "subtomogram": ("float16", "signal_scale x signal + noise; the noise has standard deviation 1"),
@@ -105,6 +105,11 @@ class Store:
             reason = str(error).splitlines()[0]
             raise InputError(f"array '{name}' of {self.path} is damaged ({reason}); write it anew with `triptych simulate`") from error
 
+    def write(self, name: str, first: int, values: NDArray[Any]) -> None:
+        """Write rows of an array from row `first` on. Chunks of zeros are written too, so that a missing one is known to be lost."""
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            self.array(name)[first : first + len(values)] = values
+
     @property
     def particle_names(self) -> list[str]:
         return [particle_name(row) for row in range(len(self))]
@@ -130,8 +135,7 @@ def create_store(
     arrays: dict[str, tuple[str, tuple[int, ...], str]] = {name: (dtype, (box_size,) * 3, text) for name, (dtype, text) in BOX_ARRAYS.items()}
     for name, (dtype, shape, text) in {**arrays, **ROW_ARRAYS}.items():
         rows = boxes_per_chunk if len(shape) == 3 else rows_per_part
-        layout: dict[str, Any] = {"shape": (count, *shape), "dtype": dtype, "chunks": (rows, *shape), "compressors": codec}
-        array = group.create_array(name, **layout, config={"write_empty_chunks": True})
+        array = group.create_array(name, shape=(count, *shape), dtype=dtype, chunks=(rows, *shape), compressors=codec)
         array.attrs["description"] = text
     return open_store(path, mode="r+")
 
