@@ -61,10 +61,10 @@ class SpecimenConfig(Settings):
     occupancy: Annotated[PositiveRange, Field(description="share of the ice's volume that particles fill, up to about 0.35; log-uniform")] = (0.02, 0.08)
     contact_share: Annotated[float, Field(ge=0, le=1, description="share of the particles that are pushed against a neighbour")] = 0.8
     gap: Annotated[float, Field(ge=0, description="least distance between neighbouring surfaces, Å")] = 10.0
-    cytosol: Annotated[NonNegativeRange, Field(description="share of the volume between them that small proteins (25, 60 and 150 kDa, unlabelled) fill")] = (0.0, 0.1)
+    cytosol: Annotated[NonNegativeRange, Field(description="share of the volume between them that small proteins (25, 60 and 150 kDa, unlabelled) fill; cells have 0.1-0.3")] = (0.0, 0.0)
     vesicles: Annotated[CountRange, Field(description="number of membrane vesicles [low, high]")] = (0, 3)
     vesicle_radius: Annotated[PositiveRange, Field(description="radius of a vesicle, Å")] = (200.0, 450.0)
-    gold_beads: Annotated[CountRange, Field(description="number of gold beads [low, high]")] = (0, 2)
+    gold_beads: Annotated[CountRange, Field(description="number of gold beads [low, high]")] = (0, 0)
     gold_diameter: Annotated[PositiveRange, Field(description="diameter of a gold bead, Å")] = (60.0, 120.0)
     voxel_size_error: Annotated[PositiveRange, Field(description="factor on the size of all particles, at most 1.1: a wrong calibration")] = (0.98, 1.02)
 
@@ -129,7 +129,7 @@ class TomogramConfig(SceneConfig):
     tomograms: Annotated[int, Field(gt=0, description="number of tomograms to write")] = 1
     snr: Annotated[PositiveRange | None, Field(description="var(signal)/var(noise) over the whole tomogram; drawn log-uniform per tomogram; none: what the dose gives")] = None
     contrast: Annotated[Contrast, Field(description="sign of the particles in the tomograms that are written")] = DEFAULT_CONTRAST
-    specimen: Annotated[SpecimenConfig, Field(description="what is in the ice")] = SpecimenConfig(shape=(200, 512, 512), gold_beads=(4, 10))
+    specimen: Annotated[SpecimenConfig, Field(description="what is in the ice")] = SpecimenConfig(shape=(200, 512, 512), cytosol=(0.05, 0.15), gold_beads=(4, 10))
 
 
 class NetworkConfig(Settings):
