@@ -18,7 +18,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "real_data.md", ROOT / "src" / "triptych" / "data" / "models" / "base" / "README.md")
+CARD = "src/triptych/data/models/base/README.md"
+PAGES = tuple(ROOT / name for name in ("README.md", "docs/real_data.md", "docs/simulation.md", CARD))
 BLOCK = re.compile(r"<!-- figures: (\w+) -->\n.*?<!-- end of figures -->", re.DOTALL)
 
 
@@ -95,7 +96,44 @@ def recovered() -> str:
     return f"{table(['correlation with the averaged density', 'placed in own pose', 'in other poses'], rows)}\n\n{source('real_ribosomes', content)}"
 
 
-FIGURES: dict[str, Callable[[], str]] = {f.__name__: f for f in (demo, simulated, classes, real, recovered)}
+def simulator() -> str:
+    """Speed and memory of the simulator."""
+    content = read("simulator")
+    names = {
+        "tomogram": "a tomogram of 512 x 512 x 200 voxels in memory",
+        "tomogram_files": "the same, written with labels, densities and tables",
+        "subtomograms": "subtomograms from such tomograms, written",
+        "loader": "training examples from one loader process",
+        "training": "training, forward and backward, with its loader",
+    }
+    rows = []
+    for key, text in names.items():
+        figures = content[key]
+        particles = f"{figures['particles']:,.0f}" if "particles" in figures else "–"
+        seconds = f"{figures['seconds']:.1f}" if "seconds" in figures else "–"
+        rate = f"{figures['particles_per_second']:,.0f}" if "particles_per_second" in figures else "–"
+        rows.append([text, particles, seconds, rate, f"{figures['peak_gb']:.1f}"])
+    return f"{table(['what', 'particles', 'seconds', 'particles/s', 'peak GB'], rows)}\n\n{content['cores']} cores {source('simulator', content)}"
+
+
+def spectra() -> str:
+    """Simulated beside real ribosomes."""
+    content = read("real_spectra")
+    rows = []
+    for name in ("matched", "randomised"):
+        figures = content[f"real_against_{name}"]
+        numbers = [f"{figures[kind]['rms_difference_log10']:.2f}" for kind in ("radial", "angular")]
+        numbers.append(f"{figures['grey_values']['kolmogorov_smirnov']:.3f}")
+        numbers += [f"{figures[kind]['real_within_range']:.2f}" for kind in ("radial", "angular")]
+        rows.append([f"{name} ({content['particles'][name]})", *numbers])
+    header = ["simulated set", "radial: rms of log10", "angular: rms of log10", "grey values: KS distance", "radial: in range", "angular: in range"]
+    clean = content["correlation_with_clean_density"]
+    second = [[name, f"{clean[name]['whole']:.2f}", f"{clean[name]['300_to_40']:.2f}"] for name in ("real", "matched", "randomised")]
+    seen = table(["correlation with the clean density", "whole box", "300-40 Å"], second)
+    return f"{table(header, rows)}\n\n{seen}\n\n{source('real_spectra', content)}"
+
+
+FIGURES: dict[str, Callable[[], str]] = {f.__name__: f for f in (demo, simulated, classes, real, recovered, simulator, spectra)}
 
 
 def fill(text: str) -> str:
