@@ -205,7 +205,9 @@ def test_a_tomogram_is_no_subtomogram(model: Path, tmp_path: Path, caplog: pytes
     assert "480 Å wide, but the model looks at the 160 Å in its middle" in caplog.text
 
 
-@pytest.mark.parametrize("setting", ["acquisition.tilt_max=[95, 95]", "seed=true", "specimen.vesicle_radius=[-5, -1]", "acquisition.b_factor=[-1, 0]"])
+@pytest.mark.parametrize(
+    "setting", ["acquisition.tilt_max=[95, 95]", "seed=true", "specimen.vesicle_radius=[-5, -1]", "acquisition.b_factor=[-1, 0]"]
+)
 def test_impossible_simulations(setting: str, tmp_path: Path) -> None:
     message = refuse("simulate", tmp_path / "out.zarr", *tiny.set_options([*tiny.SIMULATE, setting]))
     assert setting.split("=")[0].rpartition(".")[2] in message

@@ -141,12 +141,15 @@ def test_other_errors_keep_their_traceback(stub_report: SimpleNamespace) -> None
         run("report", "a", "b")
 
 
-@pytest.mark.parametrize(("stage", "words", "how"), [("report", ["a", "b"], "same command"), ("train", ["a", "b"], "--resume")])
+@pytest.mark.parametrize(
+    ("stage", "words", "how"),
+    [("report", ["a", "b"], "start over"), ("train", ["a", "b"], "--resume"), ("simulate", ["a"], "same command again to go on")],
+)
 def test_ctrl_c_says_how_to_go_on(stage: str, words: list[str], how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(sys.modules, f"triptych.{stage}", SimpleNamespace(**{stage: stop}))
+    monkeypatch.setitem(sys.modules, f"triptych.{stage}", SimpleNamespace(**{stage: stop}, count_missing=None))
     result = run(stage, *words)
     assert result.exit_code == 130
     assert "stopped by you" in result.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import time
 import warnings
@@ -53,6 +54,8 @@ class Commands(TyperGroup):
         except KeyboardInterrupt as interrupt:
             if ctx.invoked_subcommand == "train":
                 how = "give the same command with --resume to go on from the last checkpoint"
+            elif ctx.invoked_subcommand == "simulate":
+                how = "the tomograms that are finished are kept; give the same command again to go on"
             else:
                 how = "nothing half-made is left under the output's name; give the same command again to start over"
             err.print(f"stopped by you: {how}", soft_wrap=True)
@@ -171,18 +174,34 @@ def simulate(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Zarr store to write.")],
     config: ConfigFile = None,
     overrides: Overrides = None,
+    part: Annotated[str | None, typer.Option(metavar="K/N", help="Do the K-th of N parts only, as a job array wants it.")] = None,
+    scheduler: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler, such as tcp://host:8786, whose workers do it.")] = None,
 ) -> None:
-    """Labelled subtomograms from structures."""
+    """Labelled subtomograms from structures; the same command goes on after an interruption."""
     from triptych.config import SimulateConfig
     from triptych.settings import load_config
 
+    numbers = None if part is None else parse_part(part)
     settings = load_config(SimulateConfig, config, overrides or ())
 
+    from triptych.simulate import count_missing
     from triptych.simulate import simulate as stage
 
-    with show_progress("simulate", "particles") as on_progress:
-        path = stage(output, settings, on_progress=on_progress)
-    print_path("dataset", path)
+    with show_progress("simulate", "particles", "CPU" if scheduler is None else scheduler, resumed=True) as on_progress:
+        path = stage(output, settings, on_progress=on_progress, part=numbers, scheduler=scheduler)
+    missing, total = count_missing(path, settings)
+    if missing:
+        out.print(f"part {part} is done; {missing} of {total} tomograms are still missing")
+    else:
+        print_path("dataset", path)
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """The K and N of "K/N"."""
+    numbers = re.fullmatch(r"(\d+)/(\d+)", text)
+    if numbers is None or not 1 <= int(numbers[1]) <= int(numbers[2]):
+        raise InputError(f"--part got {text!r}, but K/N was expected, as in --part 1/8: the number of a part, from 1, and how many there are")
+    return int(numbers[1]), int(numbers[2])
 
 
 @app.command("simulate-tomograms")

@@ -1,46 +1,88 @@
-"""Independent items of work, spread over processes."""
+"""Independent items of work, spread over processes or over the workers of a cluster."""
 
 from __future__ import annotations
 
 import ctypes
+import logging
 import multiprocessing
 import os
 import platform
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, TypeVar
 
 from triptych.errors import InputError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Parameters of mallopt(3)."""
+if TYPE_CHECKING:
+    from distributed import Client
+
+SECONDS_TO_CONNECT = 10
+SECONDS_WITHOUT_WORKERS = 60
+"""After so long without any worker, a cluster that had some is given up."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+logger = logging.getLogger(__name__)
 
 
-def map_items(function: Callable[[Item], Result], items: Sequence[Item], workers: int = 0) -> Iterator[Result]:
+def map_items(function: Callable[[Item], Result], items: Sequence[Item], workers: int = 0, scheduler: str | None = None) -> Iterator[Result]:
     """Results in the order in which they are ready.
 
     Parameters
     ----------
     function : a picklable function of one item, e.g. a `functools.partial` of a module's function
     workers : number of processes; 0: one per CPU core; 1: this process
+    scheduler : address of a Dask scheduler whose workers do it instead, e.g. "tcp://host:8786"
     """
+    if scheduler is not None:
+        yield from _map_on_cluster(function, items, scheduler)
+        return
     workers = min(workers or available_cores(), len(items))
     if workers <= 1:
         yield from map(function, items)
         return
     # Not forked: a forked child of a process that has used torch's threads can hang.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=keep_freed_memory) as pool:
+    context = multiprocessing.get_context("spawn")
+    lifeline, ours = context.Pipe(duplex=False)
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(lifeline,)) as pool:
         futures = [pool.submit(function, item) for item in items]
         try:
             for future in as_completed(futures):
                 yield future.result()
         except BrokenProcessPool as error:
             raise InputError("a worker process died, perhaps for want of memory: use fewer `workers`") from error
+        except BaseException:
+            ours.close()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
+    ours.close()
+
+
+def start_worker(lifeline: Connection) -> None:
+    """What a worker process does first."""
+    end_with(lifeline)
+    keep_freed_memory()
+
+
+def end_with(lifeline: Connection) -> None:
+    """End this process as soon as the other end of `lifeline` is closed: on purpose, or because the parent was killed.
+
+    Ctrl-C reaches the parent too, which decides what becomes of this process.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        lifeline.poll(None)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def keep_freed_memory() -> None:
@@ -59,3 +101,59 @@ def keep_freed_memory() -> None:
 def available_cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _map_on_cluster(function: Callable[[Item], Result], items: Sequence[Item], scheduler: str) -> Iterator[Result]:
+    client = _connect(scheduler)
+    try:
+        if items and not client.nthreads():
+            logger.warning("the cluster at %s has no worker yet: waiting for one", scheduler)
+        yield from _results(client, function, items, scheduler)
+    finally:
+        client.close()
+
+
+def _connect(scheduler: str) -> Client:
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise InputError("a Dask scheduler was asked for, but `distributed` is not installed: pip install 'triptych[dask]'") from error
+    try:
+        return Client(scheduler, timeout=SECONDS_TO_CONNECT, set_as_default=False)
+    except (OSError, ValueError) as error:
+        how = "check that it runs and that the address is like tcp://host:8786"
+        raise InputError(f"no Dask scheduler answers at {scheduler} within {SECONDS_TO_CONNECT} s: {how}") from error
+
+
+def _results(client: Client, function: Callable[[Item], Result], items: Sequence[Item], scheduler: str) -> Iterator[Result]:
+    from distributed import KilledWorker, wait
+
+    last_seen = None  # when there was a worker; it may take long until the first one comes
+    futures = {client.submit(function, item, pure=False) for item in items}
+    try:
+        while futures:
+            now = time.monotonic()
+            if client.nthreads():
+                last_seen = now
+            elif last_seen is not None and now - last_seen > SECONDS_WITHOUT_WORKERS:
+                raise InputError(f"all workers of {scheduler} have gone: start some and give the same command again")
+            try:
+                with client.as_current():
+                    ready = wait(futures, timeout=5, return_when="FIRST_COMPLETED").done
+            except TimeoutError:
+                continue
+            for future in ready:
+                yield future.result()
+            futures -= ready
+    except KilledWorker as error:
+        raise InputError(f"workers of {scheduler} died again and again, perhaps for want of memory: give each more, or run fewer") from error
+    except ModuleNotFoundError as error:
+        raise InputError(f"a machine of {scheduler} has no module {error.name}: install the same triptych on all of them") from error
+    except (CancelledError, OSError) as error:
+        if client.status == "running":
+            raise
+        raise InputError(f"the Dask scheduler at {scheduler} is gone: start it and give the same command again") from error
+    finally:
+        if futures and client.status == "running":
+            client.cancel(futures)
+

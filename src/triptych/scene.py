@@ -108,6 +108,11 @@ def prepare_templates(config: SceneConfig) -> list[Template]:
     return _templates[key]
 
 
+def forget_templates() -> None:
+    """Make them anew when they are needed next: the library has changed."""
+    _templates.clear()
+
+
 def simulate_scene(rng: np.random.Generator, config: SceneConfig, templates: Sequence[Template], device: torch.device) -> Scene:
     """Fill a specimen and take its tilt series."""
     specimen = fill_specimen(rng, config.specimen, templates, config.voxel_size, MARGIN)

@@ -7,8 +7,10 @@ stream, spawned from the seed and its number, and writes its own rows: the resul
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,49 +23,113 @@ from numpy.typing import NDArray
 
 from triptych.config import NONE_CLASS, SceneConfig, SimulateConfig
 from triptych.errors import InputError
-from triptych.io.manifest import output_folder, write_manifest
-from triptych.io.store import BOX_ARRAYS, ROW_ARRAYS, create_store, open_store
+from triptych.io.manifest import installed_version, write_manifest
+from triptych.io.store import BOX_ARRAYS, ROW_ARRAYS, create_store, open_store, remove_leftovers
+from triptych.io.workspace import Workspace, open_workspace
 from triptych.model import choose_device
 from triptych.parallel import map_items
 from triptych.physics import draw_log_uniform
-from triptych.scene import check_scene, choose_structures, prepare_templates, reconstruct_rows, simulate_scene, worker_count
+from triptych.scene import check_scene, choose_structures, forget_templates, prepare_templates, reconstruct_rows, simulate_scene, worker_count
 from triptych.specimen import Placed, Specimen, Template, paste, posed, shell_points
+from triptych.structures import Structure
 
 Rows = dict[str, NDArray[np.generic]]
+Progress = Callable[[int, int], None]
 
 
-def simulate(out: Path | str, config: SimulateConfig, on_progress: Callable[[int, int], None] | None = None) -> Path:
+def simulate(
+    out: Path | str,
+    config: SimulateConfig,
+    on_progress: Progress | None = None,
+    part: tuple[int, int] | None = None,
+    scheduler: str | None = None,
+) -> Path:
     """Write a dataset store of labelled subtomograms.
+
+    Finished tomograms are kept in a working folder beside `out`: the same call goes on after a kill. With `part`, `out` exists
+    when the last part is done; `count_missing` tells what is left.
 
     Parameters
     ----------
     out : the folder to make, e.g. "data.zarr"
     config : settings; same seed, same bytes, for any number of workers
-    on_progress : called with (particles done, particles in all)
+    on_progress : called with (particles done, particles in all), first with those that an earlier run has finished
+    part : (k, n) to do only the k-th of n parts (k from 1), each perhaps on a machine of its own that sees the same folder
+    scheduler : address of a Dask scheduler whose workers simulate instead of processes on this machine
 
     Raises
     ------
     InputError
-        If a class is not in the library or the box does not fit the tomogram.
+        If a class is not in the library, the box does not fit the tomogram, or a run with other settings was begun under this name.
     """
-    out = Path(out)
+    number, parts = part or (1, 1)
+    if not 1 <= number <= parts:
+        raise InputError(f"part {number} of {parts} was asked for, but the parts are numbered from 1 to {parts}")
     library = choose_structures(config)
     check_scene(config, library)
     check_sizes(config)
-    rows_per_tomogram = min(config.particles_per_tomogram, config.particles)
-    tomograms = range(-(-config.particles // rows_per_tomogram))
-    with output_folder(out) as part:
-        names = (*(structure.name for structure in library), NONE_CLASS)
-        attributes = {"seed": config.seed, "config": config.model_dump(mode="json", exclude={"workers", "device"})}
-        create_store(part, config.particles, rows_per_tomogram, config.voxel_size, config.box_size, names, attributes)
-        done = 0
-        for count in map_items(partial(write_tomogram, part, config), tomograms, worker_count(config)):
-            done += count
-            if on_progress:
-                on_progress(done, config.particles)
-        inputs = [] if config.structures is None else [config.structures]
-        write_manifest(part, "simulate", config, inputs, config.seed, {"class_names": names, "particles": config.particles})
-    return out
+    workspace, library_hash = open_run(Path(out), config, library)
+    try:
+        write_tomograms(workspace, config, library_hash, range(count_tomograms(config))[number - 1 :: parts], on_progress, scheduler)
+        if len(workspace.done()) == count_tomograms(config):
+            finish_run(workspace, config, library)
+    except (InputError, OSError):
+        if not workspace.is_finished():
+            raise
+        workspace.clear()  # another process had the same tomograms to do, and was faster
+    return Path(out)
+
+
+def open_run(out: Path, config: SimulateConfig, library: Sequence[Structure]) -> tuple[Workspace, str]:
+    """The working folder with an empty store, or that of an interrupted run; and a hash of the structures."""
+    settings = config.model_dump(mode="json", exclude={"workers", "device"})
+    library_hash = hash_structures(library)
+
+    def create(path: Path) -> None:
+        rows = count_rows(config, 0)
+        names = class_names(library)
+        create_store(path, config.particles, rows, config.voxel_size, config.box_size, names, {"seed": config.seed, "config": settings})
+
+    return open_workspace(out, {"version": installed_version(), "content of the library": library_hash, **settings}, create), library_hash
+
+
+def finish_run(workspace: Workspace, config: SimulateConfig, library: Sequence[Structure]) -> None:
+    remove_leftovers(workspace.result)
+    inputs = [] if config.structures is None else [config.structures]
+    extra = {"class_names": class_names(library), "particles": config.particles}
+    workspace.finish(lambda folder: write_manifest(folder, "simulate", config, inputs, config.seed, extra))
+
+
+def count_missing(out: Path | str, config: SimulateConfig) -> tuple[int, int]:
+    """How many tomograms of a store are still to be simulated, and how many it has in all."""
+    total = count_tomograms(config)
+    try:
+        return total - len(Workspace(Path(out).absolute()).done()), total
+    except FileNotFoundError:
+        return (0 if Path(out).exists() else total), total
+
+
+def count_tomograms(config: SimulateConfig) -> int:
+    return -(-config.particles // config.particles_per_tomogram)
+
+
+def count_rows(config: SimulateConfig, index: int) -> int:
+    """Rows of the store that come from tomogram `index`."""
+    return min(config.particles_per_tomogram, config.particles - index * config.particles_per_tomogram)
+
+
+def class_names(library: Sequence[Structure]) -> tuple[str, ...]:
+    return (*(structure.name for structure in library), NONE_CLASS)
+
+
+def hash_structures(library: Sequence[Structure]) -> str:
+    """SHA-256 of all that the simulation takes from a library."""
+    digest = hashlib.sha256()
+    for structure in library:
+        density = structure.density
+        digest.update(repr((structure.name, structure.contour, density.voxel_size, density.data.shape)).encode())
+        digest.update(np.ascontiguousarray(density.data).tobytes())
+    return digest.hexdigest()
 
 
 def check_sizes(config: SimulateConfig) -> None:
@@ -72,19 +138,43 @@ def check_sizes(config: SimulateConfig) -> None:
         raise InputError(f"specimen.shape is {config.specimen.shape}, but each side must exceed box_size ({config.box_size}) by at least 8 voxels")
 
 
-def write_tomogram(store_path: Path, config: SimulateConfig, index: int) -> int:
-    """Simulate tomogram `index` and write its rows into the store; return their number."""
-    first = index * min(config.particles_per_tomogram, config.particles)
-    count = min(config.particles_per_tomogram, config.particles - first)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # tomograms are what is spread over the cores
-    try:
-        rows = simulate_rows(config, index, count)
-    finally:
-        torch.set_num_threads(threads)
-    store = open_store(store_path, mode="r+")
+def write_tomograms(
+    workspace: Workspace, config: SimulateConfig, library_hash: str, wanted: Sequence[int], on_progress: Progress | None, scheduler: str | None
+) -> None:
+    """Simulate those of the wanted tomograms that are not there yet."""
+    finished = workspace.done()
+    total, done = sum(count_rows(config, i) for i in wanted), sum(count_rows(config, i) for i in wanted if i in finished)
+    # A worker may have another working directory.
+    portable = config.model_copy(update={"structures": config.structures and config.structures.absolute()})
+    write = partial(write_tomogram, workspace, portable, library_hash)
+    for count in itertools.chain([0], map_items(write, [i for i in wanted if i not in finished], worker_count(config), scheduler)):
+        done += count
+        if on_progress:
+            on_progress(done, total)
+
+
+_one_at_a_time = threading.Lock()
+_known_library = ""
+
+
+def write_tomogram(workspace: Workspace, config: SimulateConfig, library_hash: str, index: int) -> int:
+    """Simulate tomogram `index`, write its rows into the store and note that they are there; return their number."""
+    global _known_library
+    first, count = index * config.particles_per_tomogram, count_rows(config, index)
+    with _one_at_a_time:  # the number of threads, on which sums depend, and the templates belong to the whole process
+        if library_hash != _known_library:  # a library may change under its path while a worker of a cluster lives
+            forget_templates()
+            _known_library = library_hash
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # tomograms are what is spread over the cores
+        try:
+            rows = simulate_rows(config, index, count)
+        finally:
+            torch.set_num_threads(threads)
+    store = open_store(workspace.result, mode="r+")
     for name, values in rows.items():
         store.write(name, first, values)
+    workspace.mark(index)
     return count
 
 

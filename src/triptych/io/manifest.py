@@ -115,7 +115,8 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
     return content
 
 
-def _partial_name(path: Path) -> Path:
+def partial_name(path: Path) -> Path:
+    """What an output is called until it is finished."""
     return path.with_name(f".{path.name}.part")
 
 
@@ -129,13 +130,29 @@ def _remove(path: Path) -> None:
 
 def _prepare(path: Path) -> Path:
     """Make the parent of an output and clear what a killed run left behind."""
-    part = _partial_name(path)
+    part = partial_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove(part)
     except OSError as error:
         raise InputError(f"cannot write {path} ({error.strerror or error}): choose a place that you may write to") from None
     return part
+
+
+def check_output_folder(path: Path) -> Path:
+    """The absolute path of an output; InputError if it is a file, a link or a folder with something in it: nothing is overwritten."""
+    if not str(path).strip(" ."):
+        raise InputError(f"the output is named '{path}', which is no new folder: give it a name")
+    path = path.absolute()
+    if path.parent.is_file():
+        raise InputError(f"cannot write {path}, for {path.parent} is a file: choose another place")
+    if not path.name or path.name == "..":
+        raise InputError(f"{path} cannot be an output folder: name a new folder")
+    if path.is_symlink() or path.is_file():
+        raise InputError(f"the output {path} is a file or a link, but a folder is to be written: choose another name or delete it")
+    if path.is_dir() and any(path.iterdir()):
+        raise InputError(f"the output folder {path} exists already: choose another or delete it")
+    return path
 
 
 @contextmanager
@@ -149,17 +166,7 @@ def output_folder(path: Path | str) -> Iterator[Path]:
     InputError
         If ``path`` is a file or a folder with something in it: results are never mixed or overwritten.
     """
-    if not str(path).strip(" ."):
-        raise InputError(f"the output is named '{path}', which is no new folder: give it a name")
-    path = Path(path).absolute()
-    if path.parent.is_file():
-        raise InputError(f"cannot write {path}, for {path.parent} is a file: choose another place")
-    if not path.name or path.name == "..":
-        raise InputError(f"{path} cannot be an output folder: name a new folder")
-    if path.is_symlink() or path.is_file():
-        raise InputError(f"the output {path} is a file or a link, but a folder is to be written: choose another name or delete it")
-    if path.is_dir() and any(path.iterdir()):
-        raise InputError(f"the output folder {path} exists already: choose another or delete it")
+    path = check_output_folder(Path(path))
     part = _prepare(path)
     try:
         part.mkdir()

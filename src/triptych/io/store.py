@@ -140,6 +140,12 @@ def create_store(
     return open_store(path, mode="r+")
 
 
+def remove_leftovers(path: Path) -> None:
+    """Remove the chunks that a killed process had half written; Zarr gives them temporary names."""
+    for file in path.rglob("*.partial"):
+        file.unlink(missing_ok=True)
+
+
 def unpack(store: Store, folder: Path) -> Store:
     """The same store with an uncompressed copy of its boxes in `folder`, from which random rows are read many times faster.
 

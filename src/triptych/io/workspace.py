@@ -1,0 +1,147 @@
+"""A working folder beside an output, which several processes or machines fill at once, and with which a killed run goes on.
+
+There are no locks, which shared file systems often lack: every step is one rename or one new file, and whoever comes second
+finds it done. In the folder lie the settings that the run was started with, an empty file for each item that is finished, and
+the result, which gets its final name when there is nothing left to do.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from triptych.errors import InputError
+from triptych.io.manifest import MANIFEST, check_output_folder, partial_name
+
+SETTINGS = "settings.json"
+DONE = "done"
+RESULT = "result"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The working folder of the output `out`."""
+
+    out: Path
+
+    @property
+    def folder(self) -> Path:
+        return partial_name(self.out)
+
+    @property
+    def result(self) -> Path:
+        """The unfinished output; InputError where this machine does not see it."""
+        result = self.folder / RESULT
+        if not result.is_dir():
+            raise InputError(f"{result} is not there on {platform.node()}: every machine must see the output's folder under this very path")
+        return result
+
+    def mark(self, item: int) -> None:
+        """Note that all of an item is in the result."""
+        (self.folder / DONE / str(item)).touch()
+
+    def done(self) -> set[int]:
+        """The items that are finished."""
+        return {int(file.name) for file in (self.folder / DONE).iterdir()}
+
+    def is_finished(self) -> bool:
+        """Whether the result, which has its manifest only then, has got its final name, perhaps from another process."""
+        return (self.out / MANIFEST).is_file()
+
+    def finish(self, write_manifest: Callable[[Path], Path]) -> None:
+        """Put the manifest, which is first written into a folder of its own, into the result, and give that its final name."""
+        desk = _unique(self.folder / MANIFEST)
+        try:
+            desk.mkdir()
+            write_manifest(desk).replace(self.folder / RESULT / MANIFEST)
+            (self.folder / RESULT).replace(self.out)
+        except (InputError, OSError):
+            if not self.is_finished():
+                raise
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove what is left of the working folder of a finished output."""
+        rubbish = _unique(self.folder)
+        with suppress(OSError):  # another process is doing it
+            self.folder.rename(rubbish)
+            shutil.rmtree(rubbish, ignore_errors=True)
+
+
+def open_workspace(out: Path, settings: Mapping[str, Any], create: Callable[[Path], object]) -> Workspace:
+    """The working folder of `out`, made if there is none; `create` makes an empty result under the path that it is given.
+
+    Raises
+    ------
+    InputError
+        If `out` exists already, or the folder is that of a run with other settings.
+    """
+    workspace = Workspace(check_output_folder(out))
+    _check_folder(workspace)
+    if not workspace.folder.is_dir():
+        _make(workspace, settings, create)
+    if workspace.is_finished():  # just now, by another process
+        workspace.clear()
+        check_output_folder(workspace.out)
+    _check_settings(workspace, settings)
+    return workspace
+
+
+def _unique(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+
+
+def _check_folder(workspace: Workspace) -> None:
+    folder = workspace.folder
+    if folder.is_symlink() or folder.is_file():
+        raise InputError(f"{folder} is a file or a link, but a working folder is to be there: remove it")
+    if (folder / SETTINGS).is_file() and not (folder / RESULT).is_dir() and not workspace.is_finished():
+        workspace.clear()  # of a run that was killed after its result had got its name
+
+
+def _make(workspace: Workspace, settings: Mapping[str, Any], create: Callable[[Path], object]) -> None:
+    """Make the working folder under another name and rename it, unless somebody else has made one meanwhile."""
+    new = _unique(workspace.folder)
+    try:
+        new.parent.mkdir(parents=True, exist_ok=True)
+        (new / DONE).mkdir(parents=True)
+        (new / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {workspace.out} ({error.strerror or error}): choose a place that you may write to") from None
+    try:
+        create(new / RESULT)
+        with suppress(OSError):  # it is there
+            new.rename(workspace.folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _check_settings(workspace: Workspace, settings: Mapping[str, Any]) -> None:
+    file = workspace.folder / SETTINGS
+    how = "remove that folder to start anew"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError(f"{workspace.folder} is no working folder that this version of triptych can go on with: {how}") from None
+    wanted = json.loads(json.dumps(settings))
+    if found == wanted:
+        return
+    before, now = dict(_flatten(found)), dict(_flatten(wanted))
+    names = ", another ".join(sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)))
+    raise InputError(f"{workspace.folder} holds a run that was started with another {names}: go on with the same settings, or {how}")
+
+
+def _flatten(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values."""
+    if not isinstance(tree, dict):
+        yield name, tree
+        return
+    for key, value in tree.items():
+        yield from _flatten(value, f"{name}.{key}" if name else str(key))
