@@ -149,7 +149,7 @@ def test_ctrl_c_says_how_to_go_on(stage: str, words: list[str], how: str, monkey
     def stop(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(sys.modules, f"triptych.{stage}", SimpleNamespace(**{stage: stop}, count_missing=None))
+    monkeypatch.setitem(sys.modules, f"triptych.{stage}", SimpleNamespace(**{stage: stop}, count_missing=None, simulate_again=None))
     result = run(stage, *words)
     assert result.exit_code == 130
     assert "stopped by you" in result.stderr

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import os
+import shutil
 from pathlib import Path
 
 import mrcfile
 import numpy as np
+import zarr
+
+from triptych.errors import InputError
 
 SIMULATE = [
     "particles=12",
@@ -79,3 +84,23 @@ def write_cache(folder: Path) -> Path:
         (folder / name).write_bytes(gzip.compress(b"kept from an earlier download"))
     (folder / "emd-1997.xml").write_text("<emd/>", encoding="ascii")
     return folder
+
+
+def shuffle_labels(data: Path, out: Path, seed: int, workers: int) -> Path:
+    """What `simulate_again` is called like; quick: the same store with the labels in another order."""
+    if not out.exists():
+        part = out.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(data, part)
+        label = zarr.open_group(part, mode="r+")["label"]
+        label[:] = np.random.default_rng(seed).permutation(label[:])
+        part.rename(out)
+    return out
+
+
+def refuse_to_refresh(data: Path, out: Path, seed: int, workers: int) -> Path:
+    raise InputError("the library is gone")
+
+
+def die_while_refreshing(data: Path, out: Path, seed: int, workers: int) -> Path:
+    os._exit(1)

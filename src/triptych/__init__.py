@@ -50,6 +50,9 @@ _HOME = {
 }
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from triptych.config import PredictConfig, ReportConfig, SimulateConfig, TomogramConfig, TrainConfig
     from triptych.errors import InputError
     from triptych.model import load_model
@@ -58,8 +61,26 @@ if TYPE_CHECKING:
     from triptych.simulate import simulate
     from triptych.structures import load_library, read_structure
     from triptych.tomograms import simulate_tomograms
-    from triptych.train import train
     from triptych.volume import Volume
+
+
+def train(
+    data: Path | str, out: Path | str, config: TrainConfig, resume: bool = False, on_progress: Callable[[int, int], None] | None = None
+) -> Path:
+    """Train a network on a dataset store and write a model folder.
+
+    This is the stage of that name, given what simulates fresh data, which one stage must not import from another.
+
+    Parameters
+    ----------
+    data : dataset store
+    out : model folder to make
+    resume : go on from the last checkpoint of a run that was stopped
+    on_progress : called with (updates done, updates in all)
+    """
+    stage = import_module("triptych.train").train
+    path: Path = stage(data, out, config, resume, on_progress, import_module("triptych.simulate").simulate_again)
+    return path
 
 
 def __getattr__(name: str) -> object:

@@ -237,10 +237,11 @@ def train(
 
     settings = load_config(TrainConfig, config, overrides or ())
 
+    from triptych.simulate import simulate_again
     from triptych.train import train as stage
 
     with show_progress("train", "updates", device_name(settings.device), resumed=resume) as on_progress:
-        path = stage(data, output, settings, resume=resume, on_progress=on_progress)
+        path = stage(data, output, settings, resume=resume, on_progress=on_progress, refresh=simulate_again)
     print_path("model", path)
 
 

@@ -189,8 +189,16 @@ class TrainConfig(Settings):
     precision: Annotated[Literal["auto", "bfloat16", "float32"], Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = "auto"
     device: Annotated[Device, Field(description="where to train")] = "auto"
     cache: Annotated[bool, Field(description="keep an uncompressed copy of the dataset beside the model while training (0.45 MB per subtomogram of 40^3): faster loading")] = True
+    refresh_every: Annotated[int | None, Field(gt=0, description="steps after which training goes on with freshly simulated data, which are made meanwhile at low priority; a multiple of updates_per_checkpoint; none: always the same data")] = None
+    refresh_workers: Annotated[int, Field(ge=0, description="processes that simulate fresh data; 0: one per CPU core")] = 0
     loader_workers: Annotated[int, Field(ge=0, description="processes that prepare batches")] = 1
-    seed: Annotated[int, Field(ge=0, description="of weights, order and augmentation")] = 0
+    seed: Annotated[int, Field(ge=0, description="of weights, order, augmentation and fresh data")] = 0
+
+    @model_validator(mode="after")
+    def _refreshes_at_checkpoints(self) -> Self:
+        if self.refresh_every is not None and self.refresh_every % self.updates_per_checkpoint:
+            raise ValueError(f"refresh_every is {self.refresh_every}, but a multiple of updates_per_checkpoint ({self.updates_per_checkpoint}) was expected")
+        return self
 
 
 class PredictConfig(Settings):

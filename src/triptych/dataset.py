@@ -57,10 +57,13 @@ def split_rows(store: Store, share: float, limit: int, seed: int) -> tuple[NDArr
 
 
 class PlannedBatches(Sampler[list[Draw]]):
-    """Batches number `first` to `first + count - 1` of an endless shuffled sequence that depends on the seed alone."""
+    """Batches number `first` to `first + count - 1` of an endless shuffled sequence that depends on the seed alone.
 
-    def __init__(self, rows: NDArray[np.int64], batch_size: int, seed: int, first: int, count: int) -> None:
-        self.rows, self.batch_size, self.seed, self.first, self.count = rows, batch_size, seed, first, count
+    The sequence begins its first pass over the rows with batch number `start`.
+    """
+
+    def __init__(self, rows: NDArray[np.int64], batch_size: int, seed: int, first: int, count: int, start: int = 0) -> None:
+        self.rows, self.batch_size, self.seed, self.first, self.count, self.start = rows, batch_size, seed, first, count, start
         self._order: tuple[int, NDArray[np.int64]] = (-1, rows)
 
     def __len__(self) -> int:
@@ -72,8 +75,8 @@ class PlannedBatches(Sampler[list[Draw]]):
             yield [(self.row(draw), draw) for draw in draws]
 
     def row(self, draw: int) -> int:
-        """Row of a draw: pass draw // n over the rows has its own order."""
-        number, place = divmod(draw, len(self.rows))
+        """Row of a draw: each pass over the rows has its own order."""
+        number, place = divmod(draw - self.start * self.batch_size, len(self.rows))
         if self._order[0] != number:
             self._order = (number, np.random.default_rng((self.seed, 2, number)).permutation(self.rows))
         return int(self._order[1][place])

@@ -1,4 +1,4 @@
-"""Independent items of work, spread over processes or over the workers of a cluster."""
+"""Independent items of work, spread over processes or over the workers of a cluster, and a single call in the background."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from triptych.errors import InputError
 
@@ -96,6 +96,53 @@ def keep_freed_memory() -> None:
     libc = ctypes.CDLL(None)
     libc.mallopt(M_MMAP_MAX, 0)
     libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+class Background(Generic[Result]):
+    """One call in a process of its own, at low priority, which ends with this process at the latest.
+
+    Parameters
+    ----------
+    function : a picklable function without arguments
+    """
+
+    def __init__(self, function: Callable[[], Result]) -> None:
+        context = multiprocessing.get_context("spawn")
+        lifeline, self._lifeline = context.Pipe(duplex=False)
+        self._answer, answer = context.Pipe(duplex=False)
+        self._process = context.Process(target=_answer_in_background, args=(function, lifeline, answer))
+        self._process.start()
+        lifeline.close()
+        answer.close()
+        self._outcome: tuple[Exception | None, Any] | None = None
+
+    def is_over(self) -> bool:
+        """Whether `result` would return, or raise, at once."""
+        return self._outcome is not None or self._answer.poll()
+
+    def result(self) -> Result:
+        """What the function returned or raised, as soon as it is there; EOFError if the process died."""
+        if self._outcome is None:
+            self._outcome = self._answer.recv()
+        error, value = self._outcome
+        if error is not None:
+            raise error
+        result: Result = value
+        return result
+
+    def stop(self) -> None:
+        """End the process, whether or not it is done."""
+        self._process.terminate()
+        self._process.join()
+
+
+def _answer_in_background(function: Callable[[], object], lifeline: Connection, answer: Connection) -> None:
+    end_with(lifeline)
+    os.nice(10)
+    try:
+        answer.send((None, function()))
+    except Exception as error:  # noqa: BLE001 (it is raised again where the result is wanted)
+        answer.send((error, None))
 
 
 def available_cores() -> int:

@@ -80,6 +80,17 @@ def simulate(
     return Path(out)
 
 
+def simulate_again(data: Path, out: Path, seed: int, workers: int = 0) -> Path:
+    """Simulate what a store holds with another seed: new poses, neighbours and tilt series. An `out` that is there is left as it is."""
+    if out.exists():
+        return out
+    try:
+        config = SimulateConfig.model_validate({**open_store(data).attributes["config"], "seed": seed, "workers": workers})
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{data} does not say how it was simulated, or in another version's way: simulate it anew with this one") from None
+    return simulate(out, config)
+
+
 def open_run(out: Path, config: SimulateConfig, library: Sequence[Structure]) -> tuple[Workspace, str]:
     """The working folder with an empty store, or that of an interrupted run; and a hash of the structures."""
     settings = config.model_dump(mode="json", exclude={"workers", "device"})

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 from triptych.config import TrainConfig
 from triptych.dataset import Batch, PlannedBatches, SubtomogramDataset, keep_batch, split_rows
 from triptych.errors import InputError
+from triptych.generations import Generations, Refresh
 from triptych.io.manifest import describe_input
 from triptych.io.store import Store, open_store, unpack
 from triptych.losses import Truth, task_losses, total_loss
@@ -37,7 +38,14 @@ Progress = Callable[[int, int], None]
 logger = logging.getLogger(__name__)
 
 
-def train(data: Path | str, out: Path | str, config: TrainConfig, resume: bool = False, on_progress: Progress | None = None) -> Path:
+def train(
+    data: Path | str,
+    out: Path | str,
+    config: TrainConfig,
+    resume: bool = False,
+    on_progress: Progress | None = None,
+    refresh: Refresh | None = None,
+) -> Path:
     """Train a network on a dataset store and write a model folder.
 
     Until it is finished, checkpoints and logs are kept in the folder ``<out>.training`` beside it.
@@ -48,6 +56,7 @@ def train(data: Path | str, out: Path | str, config: TrainConfig, resume: bool =
     out : model folder to make
     resume : go on from the last checkpoint of a run that was stopped
     on_progress : called with (updates done, updates in all)
+    refresh : what simulates fresh data in the background, for the setting `refresh_every`; `triptych.train` knows it
 
     Raises
     ------
@@ -60,9 +69,10 @@ def train(data: Path | str, out: Path | str, config: TrainConfig, resume: bool =
     if out.exists():
         raise InputError(f"{out} exists already: give another name, or remove it first")
     run = out.with_name(f"{out.name}.training")
+    generations = Generations(store, run, config, last_update(config), refresh)
     checkpoint = prepare_run(run, data, config, resume)
     try:
-        module = TrainingModule(data, config, run / "cache" if config.cache else None)
+        module = TrainingModule(generations, config)
     except InputError:
         if checkpoint is None:  # nothing is lost, and the corrected command is not held up
             shutil.rmtree(run)
@@ -75,11 +85,15 @@ def train(data: Path | str, out: Path | str, config: TrainConfig, resume: bool =
             trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
         except SystemExit as stop:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from stop
+        finally:
+            generations.stop()
         if not module.last_outputs:  # the run was stopped after its last update
             trainer.validate(module, verbose=False)
     model, figures = finish(module, config)
     figures["seconds_of_last_run"] = round(time.monotonic() - started, 1)
-    extra: dict[str, object] = {"validation": figures, "device": model.device_name}
+    extra: dict[str, object] = {"validation": figures, "device": model.device_name, "generations": generations.last + 1}
+    if config.refresh_every:
+        figures["seconds_waited_in_last_run"] = round(generations.seconds_waited, 1)
     model.save(out, config, [data], config.seed, extra, {"training.csv": join_logs(run / "log")})
     shutil.rmtree(run)
     return out
@@ -106,18 +120,24 @@ def check_tasks(store: Store, config: TrainConfig) -> None:
 def prepare_run(run: Path, data: Path, config: TrainConfig, resume: bool) -> str | None:
     """Make the folder of the run, or check that a stopped run can go on; return its last checkpoint."""
     about = describe_input(data)
-    same = config.model_dump(mode="json", exclude={"stop_after", "device", "loader_workers"})  # what a resumption may change
-    settings = {"data": {"path": str(data.resolve()), "listing": about["sha256_of_listing"]}, "config": same}
+    settings = {"data": {"path": str(data.resolve()), "listing": about["sha256_of_listing"]}, "config": settings_to_keep(config)}
     if not run.exists():
         run.mkdir(parents=True)
         (run / "run.json").write_text(json.dumps(settings, indent=2))
         return None
     if not resume:
         raise InputError(f"{run} holds a training run that was stopped: add --resume to go on with it, or remove that folder to start anew")
-    if not (run / "run.json").is_file() or json.loads((run / "run.json").read_text()) != settings:
+    found = json.loads((run / "run.json").read_text()) if (run / "run.json").is_file() else {}
+    # A setting that is newer than the run had its default.
+    if found | {"config": settings_to_keep(TrainConfig()) | found.get("config", {})} != settings:
         raise InputError(f"the run in {run} was started with other data or settings: resume it with those, or remove that folder to start anew")
     last = run / "checkpoints" / "last.ckpt"
     return str(last) if last.is_file() else None
+
+
+def settings_to_keep(config: TrainConfig) -> dict[str, Any]:
+    """The settings that a resumption must not change."""
+    return config.model_dump(mode="json", exclude={"stop_after", "device", "loader_workers", "refresh_workers"})
 
 
 def make_trainer(run: Path, config: TrainConfig, smallest_box: int, on_progress: Progress | None) -> Trainer:
@@ -170,18 +190,19 @@ class ReportProgress(Callback):
 class TrainingModule(LightningModule):
     """Network, losses, schedule and loaders. An epoch here is the updates between two checkpoints."""
 
-    def __init__(self, data: Path, config: TrainConfig, cache: Path | None) -> None:
+    def __init__(self, generations: Generations, config: TrainConfig) -> None:
         super().__init__()
-        self.data, self.config, self.cache = data, config, cache
-        self.store = store = open_store(data)
+        self.generations, self.config = generations, config
+        self.original = generations.current
+        self.store = store = generations.store
         self.train_rows, self.validation_rows = split_rows(store, config.validation_share, config.validation_particles, config.seed)
         torch.manual_seed(config.seed)
         self.network = Network(config.network, len(store.class_names))
         self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         if config.initial_model is not None:
             load_initial(self.network, store.class_names, config.initial_model)
-        if cache is not None:
-            unpack(store, cache)
+        if self.original.cache is not None:
+            unpack(store, self.original.cache)
         self.outputs: list[dict[str, Any]] = []
         self.last_outputs: list[dict[str, Any]] = []
 
@@ -202,15 +223,18 @@ class TrainingModule(LightningModule):
         config = self.config
         first = self.current_epoch * config.updates_per_checkpoint
         count = min(config.updates_per_checkpoint, config.updates - first)
-        batches = PlannedBatches(self.train_rows, config.batch_size, config.seed, first, count)
         crop_size = config.crop_size if first < config.crop_share * config.updates else None
-        return self._loader(SubtomogramDataset(self.data, config.augment, config.seed, crop_size, self.cache), batches)
+        data = self.generations.take(first)
+        # Only the store that was given has held-out rows.
+        rows = np.arange(len(open_store(data.path))) if data.number else self.train_rows
+        batches = PlannedBatches(rows, config.batch_size, config.seed, first, count, data.number * self.generations.every)
+        return self._loader(SubtomogramDataset(data.path, config.augment, config.seed, crop_size, data.cache), batches)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         size = self.config.batch_size
         draws = [(int(row), i) for i, row in enumerate(self.validation_rows)]
         batches = [draws[i : i + size] for i in range(0, len(draws), size)]
-        return self._loader(SubtomogramDataset(self.data, None, self.config.seed, cache=self.cache), batches)
+        return self._loader(SubtomogramDataset(self.original.path, None, self.config.seed, cache=self.original.cache), batches)
 
     def _loader(self, dataset: SubtomogramDataset, batches: Any) -> DataLoader[Batch]:
         workers = self.config.loader_workers
