@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--model", type=Path, default=BUILT_IN_MODEL)
     parser.add_argument("--half-turns", action="store_true")
+    parser.add_argument("--name", default="real_ribosomes", help="of the result file")
     arguments = parser.parse_args()
     if not arguments.data.is_dir():
         parser.exit(2, f"error: {arguments.data} does not exist: give the folder of the real particles with --data\n")
@@ -113,7 +114,7 @@ def main() -> None:
     negatives = make_controls(volumes, np.random.default_rng(SEED))
     controls = {name: describe(model, items, arguments.half_turns)[0] for name, items in negatives.items()}
     about = {"particles": len(volumes), "half_turns": arguments.half_turns}
-    write_result("real_ribosomes", SEED, {**about, "real": figures, "real_not_deconvolved": not_deconvolved, "controls": controls}, model)
+    write_result(arguments.name, SEED, {**about, "real": figures, "real_not_deconvolved": not_deconvolved, "controls": controls}, model)
 
 
 if __name__ == "__main__":

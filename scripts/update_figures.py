@@ -79,6 +79,16 @@ def real() -> str:
     return f"{table(header, rows)}\n\n{source('real_ribosomes', content)}"
 
 
+def cytosol() -> str:
+    """The real ribosomes as a network sees them that was trained on in a cytosol."""
+    content = read("real_ribosomes_cytosol")
+    tests = {"real": "the 20 particles", "real_not_deconvolved": "the same without CTF deconvolution"}
+    rows = [[text, *_columns(content[key]), f"{content[key]['correlation_recovered']['own_pose']:.2f}"] for key, text in tests.items()]
+    rows += [[f"control: {name}", *_columns(figures), "–"] for name, figures in content["controls"].items()]
+    header = ["input", "called a ribosome", "called 70S", "mean p(70S)", "mean p(ribosome)", "mean p(none)", "recovered, own pose"]
+    return f"{table(header, rows)}\n\n{source('real_ribosomes_cytosol', content)}"
+
+
 def _columns(figures: dict[str, Any]) -> list[str]:
     keys = ("share_called_ribosome", "share_called_70s", "mean_probability_70s", "mean_probability_ribosome", "mean_probability_none")
     return [f"{figures[key]:.2f}" for key in keys]
@@ -133,7 +143,7 @@ def spectra() -> str:
     return f"{table(header, rows)}\n\n{seen}\n\n{source('real_spectra', content)}"
 
 
-FIGURES: dict[str, Callable[[], str]] = {f.__name__: f for f in (demo, simulated, classes, real, recovered, simulator, spectra)}
+FIGURES: dict[str, Callable[[], str]] = {f.__name__: f for f in (demo, simulated, classes, real, recovered, cytosol, simulator, spectra)}
 
 
 def fill(text: str) -> str:
