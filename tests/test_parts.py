@@ -222,10 +222,11 @@ def refuse(item: int) -> None:
     raise InputError(f"{item} came")
 
 
-def test_cluster_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cluster_without_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(InputError, match=r"triptych\[dask\]"):
-        list(map_items(refuse, [2], scheduler="tcp://127.0.0.1:8786"))
+        simulate(tmp_path / "data.zarr", CONFIG, scheduler="tcp://127.0.0.1:8786")
+    assert not list(tmp_path.iterdir())
 
 
 def test_cluster_that_has_lost_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -409,6 +409,7 @@ def say_log(level: int) -> None:
     """Show what triptych logs. What other libraries warn of is for us to look at, in the tests, and not for a user."""
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("distributed.client").disabled = True  # a lost scheduler is said in our own sentence, not in its traceback
     logger = logging.getLogger("triptych")
     logger.setLevel(level)
     if not any(isinstance(handler, _ConsoleHandler) for handler in logger.handlers):

@@ -74,9 +74,12 @@ def simulate(
         if len(workspace.done()) == count_tomograms(config):
             finish_run(workspace, config, library)
     except (InputError, OSError):
-        if not workspace.is_finished():
-            raise
-        workspace.clear()  # another process had the same tomograms to do, and was faster
+        if workspace.is_finished():
+            workspace.clear()  # another process had the same tomograms to do, and was faster
+            return Path(out)
+        if workspace.is_new and part is None and not workspace.done():
+            workspace.clear()
+        raise
     return Path(out)
 
 

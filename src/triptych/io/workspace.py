@@ -13,7 +13,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,10 @@ RESULT = "result"
 
 @dataclass(frozen=True)
 class Workspace:
-    """The working folder of the output `out`."""
+    """The working folder of the output `out`; `is_new` where this process has made it."""
 
     out: Path
+    is_new: bool = field(default=False, compare=False)
 
     @property
     def folder(self) -> Path:
@@ -68,7 +69,7 @@ class Workspace:
         self.clear()
 
     def clear(self) -> None:
-        """Remove what is left of the working folder of a finished output."""
+        """Remove the working folder: of a finished output, or where nothing has been done."""
         rubbish = _unique(self.folder)
         with suppress(OSError):  # another process is doing it
             self.folder.rename(rubbish)
@@ -86,7 +87,7 @@ def open_workspace(out: Path, settings: Mapping[str, Any], create: Callable[[Pat
     workspace = Workspace(check_output_folder(out))
     _check_folder(workspace)
     if not workspace.folder.is_dir():
-        _make(workspace, settings, create)
+        workspace = replace(workspace, is_new=_make(workspace, settings, create))
     if workspace.is_finished():  # just now, by another process
         workspace.clear()
         check_output_folder(workspace.out)
@@ -106,8 +107,8 @@ def _check_folder(workspace: Workspace) -> None:
         workspace.clear()  # of a run that was killed after its result had got its name
 
 
-def _make(workspace: Workspace, settings: Mapping[str, Any], create: Callable[[Path], object]) -> None:
-    """Make the working folder under another name and rename it, unless somebody else has made one meanwhile."""
+def _make(workspace: Workspace, settings: Mapping[str, Any], create: Callable[[Path], object]) -> bool:
+    """Make the working folder under another name and rename it; False if somebody else has made one meanwhile."""
     new = _unique(workspace.folder)
     try:
         new.parent.mkdir(parents=True, exist_ok=True)
@@ -117,8 +118,12 @@ def _make(workspace: Workspace, settings: Mapping[str, Any], create: Callable[[P
         raise InputError(f"cannot write {workspace.out} ({error.strerror or error}): choose a place that you may write to") from None
     try:
         create(new / RESULT)
-        with suppress(OSError):  # it is there
-            new.rename(workspace.folder)
+        new.rename(workspace.folder)
+        return True
+    except OSError:
+        if not workspace.folder.is_dir():
+            raise
+        return False
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
