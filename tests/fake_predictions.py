@@ -16,7 +16,7 @@ from triptych.fourier import band_pass
 from triptych.io.manifest import write_manifest
 from triptych.io.mrc import write_mrc
 from triptych.io.star import write_star
-from triptych.io.store import create_store, particle_name
+from triptych.io.store import BOX_ARRAYS, ROW_ARRAYS, Store, create_store, particle_name
 from triptych.volume import Volume
 
 CLASS_NAMES = ("ribosome_70s", "proteasome_20s", "apoferritin", "spike", "hsp90_sba1", "none")
@@ -72,6 +72,13 @@ def camel_case(name: str) -> str:
     return "".join(word.capitalize() for word in name.split("_"))
 
 
+def fill_with_zeros(store: Store) -> None:
+    """Every chunk of every array, as a store has them that was simulated."""
+    for name in (*BOX_ARRAYS, *ROW_ARRAYS):
+        array = store.array(name)
+        store.write(name, 0, np.zeros(array.shape, array.dtype))
+
+
 def make_fake(
     folder: Path,
     count: int = 36,
@@ -89,6 +96,7 @@ def make_fake(
     shapes = [make_shape(k, np.random.default_rng(k)) for k in range(len(class_names))]
     truth, predictions = folder / "truth.zarr", folder / "predictions"
     store = create_store(truth, count, 12, VOXEL_SIZE, size, class_names, {"seed": seed})
+    fill_with_zeros(store)
     (predictions / "masks").mkdir(parents=True)
     (predictions / "densities").mkdir()
     for i in range(count):
@@ -101,14 +109,14 @@ def make_fake(
         subtomogram = (signal - signal.mean()) / signal.std() + coloured_noise(size, rng) / np.sqrt(noise_level[i])
         error = soften(rng.normal(size=density.shape), 25.0)
         recovered = (soften(density, 9.0) + error / error.std() * 0.05 * (0.1 / noise_level[i]) ** 0.4).astype(np.float32)
-        store["subtomogram"][i] = subtomogram.astype(np.float16)
-        store["density"][i] = density.astype(np.float16)
-        store["mask"][i] = (density > 0.35).astype(np.uint8)
+        store.write("subtomogram", i, subtomogram[None].astype(np.float16))
+        store.write("density", i, density[None].astype(np.float16))
+        store.write("mask", i, (density > 0.35)[None].astype(np.uint8))
         name = particle_name(i)
         write_mrc(predictions / "masks" / f"{name}.mrc", Volume((recovered > 0.38).astype(np.int8), VOXEL_SIZE))  # type: ignore[arg-type]
         write_mrc(predictions / "densities" / f"{name}.mrc", Volume(recovered, VOXEL_SIZE))
-    store["label"][:] = label.astype(np.int16)
-    store["snr"][:] = noise_level.astype(np.float32)
+    store.write("label", 0, label.astype(np.int16))
+    store.write("snr", 0, noise_level.astype(np.float32))
 
     probabilities = fake_probabilities(label, noise_level, len(class_names), rng)
     predicted = probabilities.argmax(axis=1)

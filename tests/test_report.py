@@ -271,6 +271,10 @@ def test_truth_from_elsewhere_is_doubted(fake: Fake, copy: Path) -> None:
     given = read_predictions(copy)
     assert page_warnings(given, match_truth(given, fake.truth)) == ["The data look inverted!"]
     change_manifest(copy, inputs=[])
+    with pytest.raises(InputError, match="another store"):
+        match_truth(read_predictions(copy), fake.truth)
+    particles = json.loads((copy / "manifest.json").read_text())["particles"]
+    change_manifest(copy, inputs=[], particles={**particles, "kind": "files"})
     given = read_predictions(copy)
     assert "something else" in page_warnings(given, match_truth(given, fake.truth))[1]
 
@@ -359,7 +363,7 @@ def test_truth_that_does_not_belong(fake: Fake, copy: Path, tmp_path: Path) -> N
     others = make_fake(tmp_path / "others", class_names=("yeti", *CLASS_NAMES[1:]), size=8)
     refuse(fake.predictions, tmp_path / "report", others.truth, 'class "yeti"')
     smaller = make_fake(tmp_path / "smaller", size=8)
-    refuse(fake.predictions, tmp_path / "report", smaller.truth, "has shape")
+    refuse(fake.predictions, tmp_path / "report", smaller.truth, "another store")
     refuse(fake.predictions, tmp_path / "report", tmp_path, "Zarr")
     change_table(copy, lambda table: table.assign(triptychName=[f"tomogram_{i}" for i in range(len(table))]))
     refuse(copy, tmp_path / "report", fake.truth, "tomogram_0")
