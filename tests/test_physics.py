@@ -28,11 +28,11 @@ from triptych.physics import (
     pose,
     project,
     project_points,
-    reconstruct,
     reconstruction_filter,
     smoothing_filter,
     transpose,
     weak_phase_contrast,
+    weight_images,
 )
 
 ANGLES = torch.arange(-60, 61, 3.0)
@@ -69,6 +69,11 @@ def acquisition(angles: torch.Tensor, **changes: object) -> Acquisition:
 def projections(volume: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
     nz, _, nx = volume.shape
     return project(volume, transpose(interpolator(nz, nx, nx, angles)), len(angles))
+
+
+def reconstruct(images: torch.Tensor, tilts: Acquisition, correction: Correction, shape: tuple[int, int, int], pixel_size: float) -> torch.Tensor:
+    nz, _, nx = shape
+    return back_project(weight_images(images, tilts, correction, pixel_size), interpolator(nz, nx, images.shape[2], tilts.nominal_angles), nz, nx)
 
 
 def test_untilted_projection_is_the_sum_along_z() -> None:

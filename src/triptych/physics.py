@@ -402,14 +402,6 @@ def smoothing_filter(signal: Tensor, noise: Tensor, correction: Correction, pixe
     return (s / (s + n).clamp_min(1e-20))[ring].reshape(k.shape).float()
 
 
-def reconstruct(images: Tensor, acquisition: Acquisition, correction: Correction, shape: tuple[int, int, int], pixel_size: float) -> Tensor:
-    """Weighted back-projection at the nominal angles: (t, rows, width) -> shape (nz, ny, nx), cut from the middle."""
-    nz, ny, nx = shape
-    first = images.shape[1] // 2 - ny // 2
-    weighted = weight_images(images, acquisition, correction, pixel_size)[:, first : first + ny]
-    return back_project(weighted, interpolator(nz, nx, images.shape[2], acquisition.nominal_angles), nz, nx)
-
-
 def pose(template: Tensor, oversampling: int, rotation: Tensor, offset: Tensor, size: int, scale: float = 1.0) -> Tensor:
     """A template turned and shifted, sampled on a cube of `size` voxels.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
 
@@ -125,6 +126,22 @@ def simulate_scene(rng: np.random.Generator, config: SceneConfig, templates: Seq
     drawn |= {"voxel_size_factor": specimen.size_factor, "ice_thickness": specimen.ice_thickness}
     drawn |= {"occupancy": specimen.occupancy, "cytosol": specimen.cytosol_share}
     return Scene(specimen, acquisition, signal, noise, drawn)
+
+
+def tomogram_rng(seed: int, number: int) -> np.random.Generator:
+    """The random stream of a tomogram, whoever computes it."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number,)))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute in one thread, where tomograms are what is spread over the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def slabs(shape: tuple[int, int, int], margin: int) -> Iterator[tuple[int, int]]:

@@ -29,7 +29,17 @@ from triptych.io.workspace import Workspace, open_workspace
 from triptych.model import choose_device
 from triptych.parallel import map_items
 from triptych.physics import draw_log_uniform
-from triptych.scene import check_scene, choose_structures, forget_templates, prepare_templates, reconstruct_rows, simulate_scene, worker_count
+from triptych.scene import (
+    check_scene,
+    choose_structures,
+    forget_templates,
+    one_thread,
+    prepare_templates,
+    reconstruct_rows,
+    simulate_scene,
+    tomogram_rng,
+    worker_count,
+)
 from triptych.specimen import Placed, Specimen, Template, paste, posed, shell_points
 from triptych.structures import Structure
 
@@ -179,12 +189,8 @@ def write_tomogram(workspace: Workspace, config: SimulateConfig, library_hash: s
         if library_hash != _known_library:  # a library may change under its path while a worker of a cluster lives
             forget_templates()
             _known_library = library_hash
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # tomograms are what is spread over the cores
-        try:
+        with one_thread():
             rows = simulate_rows(config, index, count)
-        finally:
-            torch.set_num_threads(threads)
     store = open_store(workspace.result, mode="r+")
     for name, values in rows.items():
         store.write(name, first, values)
@@ -204,7 +210,7 @@ class Tomogram:
 
 def simulate_rows(config: SimulateConfig, index: int, count: int) -> Rows:
     """All arrays of the store for the `count` subtomograms of one tomogram."""
-    rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(index,)))
+    rng = tomogram_rng(config.seed, index)
     templates = prepare_templates(config)
     tomogram = simulate_tomogram(rng, config, templates)
     nones = round(count * config.none_share)

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from triptych.config import TomogramConfig
 from triptych.io.manifest import output_folder, write_manifest
@@ -24,7 +23,17 @@ from triptych.io.star import Block, write_star
 from triptych.model import choose_device
 from triptych.parallel import map_items
 from triptych.physics import draw_log_uniform
-from triptych.scene import Scene, check_scene, choose_structures, prepare_templates, reconstruct_rows, simulate_scene, worker_count
+from triptych.scene import (
+    Scene,
+    check_scene,
+    choose_structures,
+    one_thread,
+    prepare_templates,
+    reconstruct_rows,
+    simulate_scene,
+    tomogram_rng,
+    worker_count,
+)
 from triptych.specimen import Template, draw_labels, draw_particles
 
 MAPS = {"tomograms": "f4", "densities": "f4", "classes": "i2", "instances": "u2"}
@@ -64,18 +73,13 @@ def simulate_tomograms(out: Path | str, config: TomogramConfig, on_progress: Cal
 
 def write_tomogram(folder: Path, config: TomogramConfig, number: int) -> tuple[int, Tables]:
     """Simulate one tomogram and write its files; return its rows of the tables of particles, tomograms and tilts."""
-    threads = torch.get_num_threads()
-    if worker_count(config) != 1:
-        torch.set_num_threads(1)  # tomograms are what is spread over the cores
-    try:
-        rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(number,)))
+    name = tomogram_name(number)
+    with nullcontext() if worker_count(config) == 1 else one_thread():
+        rng = tomogram_rng(config.seed, number)
         templates = prepare_templates(config)
         scene = simulate_scene(rng, config, templates, choose_device(config.device))
         snr = None if config.snr is None else draw_log_uniform(rng, config.snr)
-        drawn = write_maps(folder, tomogram_name(number), config, templates, scene, snr)
-    finally:
-        torch.set_num_threads(threads)
-    name = tomogram_name(number)
+        drawn = write_maps(folder, name, config, templates, scene, snr)
     return number, (particle_table(name, config, scene, templates), tomogram_table(name, config, scene, drawn), tilt_table(name, scene))
 
 
@@ -84,7 +88,7 @@ def tomogram_name(number: int) -> str:
 
 
 def write_maps(folder: Path, name: str, config: TomogramConfig, templates: Sequence[Template], scene: Scene, snr: float | None) -> dict[str, float]:
-    """Write the four maps of a tomogram, slab by slab; return its SNR and the share of its volume that particles fill."""
+    """Write the four maps of a tomogram, slab by slab; return its SNR, and the one that the dose would give."""
     measured, noise_deviation = measure_snr(scene)
     scale = 1.0 if snr is None else math.sqrt(snr / measured) if measured > 0 else 0.0
     unit = (1 if config.contrast == "bright" else -1) / noise_deviation
