@@ -75,6 +75,7 @@ class Correction:
     ctf: CtfCorrection = "none"
     deconvolution_constant: float = 0.1
     dose_weighting: bool = False
+    cosine_weighting: bool = False
     smoothing: Smoothing = "none"
     low_pass: float = 0.0
 
@@ -350,7 +351,8 @@ def reconstruction_filter(acquisition: Acquisition, correction: Correction, ny: 
     """What the reconstruction does to each image before back-projection, (t, ny, nx // 2 + 1): ramp, CTF, dose weighting.
 
     The ramp |kx| times the angle between tilts makes back-projection the inverse of projection (Crowther et al. 1970; Radermacher 1992).
-    `deconvolve` multiplies by CTF / (CTF^2 + c), as Wiener filters with a constant c do.
+    `deconvolve` multiplies by CTF / (CTF^2 + c), as Wiener filters with a constant c do. Cosine weighting trusts a tilt less the thicker the
+    ice is that its electrons cross, as Warp and M do (Tegunov & Cramer 2019).
     """
     device = acquisition.tilt_angles.device
     ky, kx = frequency_grid(ny, nx, pixel_size, device)
@@ -367,6 +369,9 @@ def reconstruction_filter(acquisition: Acquisition, correction: Correction, ny: 
         result = result * (ctf.sign() if correction.ctf == "phase_flip" else ctf / (ctf**2 + correction.deconvolution_constant))
     if correction.dose_weighting:
         result = result * dose_filter(k, acquisition.exposures.reshape(-1, 1, 1), acquisition.voltage_kv)
+    if correction.cosine_weighting:
+        cosine = torch.cos(torch.deg2rad(acquisition.nominal_angles))
+        result = result * (cosine / cosine.mean()).reshape(-1, 1, 1)
     return result
 
 

@@ -37,7 +37,17 @@ from triptych.physics import (
     transpose,
     weight_images,
 )
-from triptych.specimen import LARGEST_FACTOR, Specimen, Template, draw_gold, draw_membranes, draw_particles, fill_specimen, make_template
+from triptych.specimen import (
+    LARGEST_FACTOR,
+    PosedParticles,
+    Specimen,
+    Template,
+    draw_gold,
+    draw_membranes,
+    draw_particles,
+    fill_specimen,
+    make_template,
+)
 from triptych.structures import Structure, load_library
 
 MARGIN = 32
@@ -60,11 +70,15 @@ class Scene:
     drawn : the numbers that were drawn, by the names under which they are recorded
     """
 
-    specimen: Specimen
+    particles: PosedParticles
     acquisition: Acquisition
     signal: Tensor
     noise: Tensor
     drawn: dict[str, float]
+
+    @property
+    def specimen(self) -> Specimen:
+        return self.particles.specimen
 
 
 def choose_structures(config: SceneConfig) -> list[Structure]:
@@ -117,15 +131,16 @@ def forget_templates() -> None:
 def simulate_scene(rng: np.random.Generator, config: SceneConfig, templates: Sequence[Template], device: torch.device) -> Scene:
     """Fill a specimen and take its tilt series."""
     specimen = fill_specimen(rng, config.specimen, templates, config.voxel_size, MARGIN)
+    particles = PosedParticles(specimen, templates)
     acquisition, correction, drawn = draw_acquisition(rng, config.acquisition, specimen.ice_thickness, device)
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**63)))
-    projections = project_specimen(specimen, templates, acquisition, config.voxel_size)
+    projections = project_specimen(particles, acquisition, config.voxel_size)
     signal, noise = detect(form_images(projections, acquisition, config.voxel_size), acquisition, config.voxel_size, generator)
     smoothing = smoothing_filter(signal, noise, correction, config.voxel_size)
     signal, noise = (weight_images(images, acquisition, correction, config.voxel_size, smoothing) for images in (signal, noise))
     drawn |= {"voxel_size_factor": specimen.size_factor, "ice_thickness": specimen.ice_thickness}
     drawn |= {"occupancy": specimen.occupancy, "cytosol": specimen.cytosol_share}
-    return Scene(specimen, acquisition, signal, noise, drawn)
+    return Scene(particles, acquisition, signal, noise, drawn)
 
 
 def tomogram_rng(seed: int, number: int) -> np.random.Generator:
@@ -152,15 +167,16 @@ def slabs(shape: tuple[int, int, int], margin: int) -> Iterator[tuple[int, int]]
         yield first, min(first + rows, ny + margin)
 
 
-def project_specimen(specimen: Specimen, templates: Sequence[Template], acquisition: Acquisition, voxel_size: float) -> Tensor:
+def project_specimen(particles: PosedParticles, acquisition: Acquisition, voxel_size: float) -> Tensor:
     """Projections of the specimen with its margin, (t, ny + 2 MARGIN, nx + 2 MARGIN)."""
+    specimen = particles.specimen
     nz, _, nx = specimen.shape
     width = nx + 2 * MARGIN
     device = acquisition.tilt_angles.device
     matrix = transpose(interpolator(nz, width, width, acquisition.tilt_angles))
     parts = []
     for rows in slabs(specimen.shape, MARGIN):
-        volume = draw_particles(specimen, templates, rows, MARGIN)
+        volume = draw_particles(particles, rows, MARGIN)
         draw_membranes(volume, specimen, rows, MARGIN, voxel_size)
         draw_gold(volume, specimen, rows, MARGIN, voxel_size)
         parts.append(project(torch.from_numpy(volume).to(device), matrix, len(acquisition.tilt_angles)))
@@ -221,7 +237,8 @@ def draw_acquisition(
     ctf = draw_word(rng, config.ctf_correction)
     constant, weighted = draw_log_uniform(rng, config.deconvolution_constant), bool(rng.random() < config.dose_weighting)
     smoothing, low_pass = draw_word(rng, config.smoothing), rng.uniform(*config.low_pass)
-    correction = Correction(ctf, constant, weighted, smoothing, low_pass if smoothing == "low_pass" else 0.0)
+    cosine = bool(rng.random() < config.cosine_weighting)
+    correction = Correction(ctf, constant, weighted, cosine, smoothing, low_pass if smoothing == "low_pass" else 0.0)
     drawn = {
         "defocus_um": float(acquisition.defocus_um.mean()),
         "astigmatism_um": acquisition.astigmatism_um,
@@ -237,6 +254,7 @@ def draw_acquisition(
         "ctf_correction": get_args(CtfCorrection).index(ctf),
         "deconvolution_constant": constant,
         "dose_weighting": weighted,
+        "cosine_weighting": cosine,
         "smoothing": get_args(Smoothing).index(smoothing),
         "low_pass": correction.low_pass,
     }

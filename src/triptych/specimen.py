@@ -27,9 +27,13 @@ COARSE = 2
 TRIES, BLOCKS = 20, 4
 """Attempts to place a particle: at random, then in random blocks searched whole, BLOCK_STEPS cells wide."""
 BLOCK_STEPS = 24
+PATCH_BYTES = 2**28
+"""Most memory for particles in their poses that are kept to be drawn again."""
 LARGEST_FACTOR = 1.1
 """Particles may be drawn so much larger than they are."""
 
+NOT_PARTICLES = ("membrane", "gold")
+"""What label maps show besides the particles, numbered after them."""
 CYTOSOL_KDA = (25.0, 60.0, 150.0)
 """Masses of the small proteins between the particles; each fills a third of their volume."""
 MEMBRANE_REACH = 60.0
@@ -355,7 +359,7 @@ def fill_specimen(rng: np.random.Generator, config: SpecimenConfig, templates: S
     low, high = (d / voxel_size for d in config.gold_diameter)
     beads = place_beads(rng, occupancy, int(rng.integers(config.gold_beads[0], config.gold_beads[1] + 1)), (low, high))
     placed = pack(rng, templates, occupancy, draw_log_uniform(rng, config.occupancy), config.contact_share)
-    cytosol_share = rng.uniform(*config.cytosol)
+    cytosol_share = rng.uniform(*config.cytosol) * (rng.random() < config.cytosol_frequency)
     cytosol = place_cytosol(rng, occupancy, cytosol_share, voxel_size)
     filled = sum(templates[p.label].volume for p in placed) / occupancy.volume
     return Specimen(
@@ -371,13 +375,39 @@ def fill_specimen(rng: np.random.Generator, config: SpecimenConfig, templates: S
     )
 
 
-def draw_particles(specimen: Specimen, templates: Sequence[Template], rows: tuple[int, int], margin: int) -> Array:
+class PosedParticles:
+    """The particles of a specimen as cubes of density in their poses, each made once while there is room in memory."""
+
+    def __init__(self, specimen: Specimen, templates: Sequence[Template]) -> None:
+        self.specimen, self.templates = specimen, templates
+        self._kept: dict[int, Array] = {}
+        self._room = PATCH_BYTES
+
+    def patch(self, number: int) -> Array:
+        """The cube of the particle `specimen.placed[number]`."""
+        if number in self._kept:
+            return self._kept[number]
+        particle = self.specimen.placed[number]
+        patch = posed(self.templates[particle.label], particle.rotation, particle.position % 1, self.specimen.size_factor)
+        if patch.nbytes <= self._room:
+            self._kept[number] = patch
+            self._room -= patch.nbytes
+        return patch
+
+    def near(self, rows: tuple[int, int]) -> Iterator[tuple[int, Placed]]:
+        """The particles that may reach into some rows (y), with their numbers."""
+        for number, particle in enumerate(self.specimen.placed):
+            reach = self.templates[particle.label].size
+            if rows[0] - reach < particle.position[1] < rows[1] + reach:
+                yield number, particle
+
+
+def draw_particles(particles: PosedParticles, rows: tuple[int, int], margin: int) -> Array:
     """Density of all particles in some rows (y) of the specimen, with a margin along x: (nz, rows, nx + 2 margin)."""
-    nz, _, nx = specimen.shape
+    nz, _, nx = particles.specimen.shape
     volume = np.zeros((nz, rows[1] - rows[0], nx + 2 * margin), dtype=np.float32)
-    for _, particle in particles_near(specimen, templates, rows):
-        patch = posed(templates[particle.label], particle.rotation, particle.position % 1, specimen.size_factor)
-        paste(volume, patch, np.floor(particle.position).astype(np.int64) - slab_origin(rows, margin))
+    for number, particle in particles.near(rows):
+        paste(volume, particles.patch(number), np.floor(particle.position).astype(np.int64) - slab_origin(rows, margin))
     return volume
 
 
@@ -398,9 +428,7 @@ def slab_origin(rows: tuple[int, int], margin: int) -> NDArray[np.int64]:
     return np.array([-margin, rows[0], 0])
 
 
-def draw_labels(
-    specimen: Specimen, templates: Sequence[Template], rows: tuple[int, int], voxel_size: float
-) -> tuple[NDArray[np.int16], NDArray[np.uint16]]:
+def draw_labels(particles: PosedParticles, rows: tuple[int, int], voxel_size: float) -> tuple[NDArray[np.int16], NDArray[np.uint16]]:
     """Which voxels of some rows (y) of a tomogram belong to what, each (nz, rows, nx).
 
     Returns
@@ -408,6 +436,7 @@ def draw_labels(
     classes : 0 for background, label + 1 for particles; the number after the last class for membranes, the one after that for gold
     instances : 0 for none, else number in `specimen.placed` + 1; where two particles overlap, that of the denser one
     """
+    specimen, templates = particles.specimen, particles.templates
     nz, _, nx = specimen.shape
     shape = (nz, rows[1] - rows[0], nx)
     classes, instances, densest = np.zeros(shape, np.int16), np.zeros(shape, np.uint16), np.zeros(shape, np.float32)
@@ -415,21 +444,12 @@ def draw_labels(
         drawn = np.zeros(shape, np.float32)
         draw(drawn, specimen, rows, 0, voxel_size)
         classes[drawn > least] = label
-    for number, particle in particles_near(specimen, templates, rows):
-        template = templates[particle.label]
-        patch = posed(template, particle.rotation, particle.position % 1, specimen.size_factor)
+    for number, particle in particles.near(rows):
+        template, patch = templates[particle.label], particles.patch(number)
         inside, own = window(shape, template.size, np.floor(particle.position).astype(np.int64) - slab_origin(rows, 0))
         here = (patch[own] > template.contour) & (patch[own] > densest[inside])
-        classes[inside][here], instances[inside][here], densest[inside][here] = particle.label + 1, number, patch[own][here]
+        classes[inside][here], instances[inside][here], densest[inside][here] = particle.label + 1, number + 1, patch[own][here]
     return classes, instances
-
-
-def particles_near(specimen: Specimen, templates: Sequence[Template], rows: tuple[int, int]) -> Iterator[tuple[int, Placed]]:
-    """The particles that may reach into some rows, with their numbers from 1."""
-    for number, particle in enumerate(specimen.placed, start=1):
-        reach = templates[particle.label].size
-        if rows[0] - reach < particle.position[1] < rows[1] + reach:
-            yield number, particle
 
 
 def posed(template: Template, rotation: NDArray[np.float64], fraction: NDArray[np.float64], size_factor: float) -> Array:

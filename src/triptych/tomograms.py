@@ -34,7 +34,7 @@ from triptych.scene import (
     tomogram_rng,
     worker_count,
 )
-from triptych.specimen import Template, draw_labels, draw_particles
+from triptych.specimen import NOT_PARTICLES, Template, draw_labels, draw_particles
 
 MAPS = {"tomograms": "f4", "densities": "f4", "classes": "i2", "instances": "u2"}
 """Folders of the output, and the type of the values in their files."""
@@ -98,8 +98,8 @@ def write_maps(folder: Path, name: str, config: TomogramConfig, templates: Seque
         for rows, signal, noise in reconstruct_rows(scene):
             here = slice(*rows)
             maps["tomograms"][:, here] = unit * (scale * signal + noise)
-            maps["densities"][:, here] = draw_particles(scene.specimen, templates, rows, 0)
-            maps["classes"][:, here], maps["instances"][:, here] = draw_labels(scene.specimen, templates, rows, config.voxel_size)
+            maps["densities"][:, here] = draw_particles(scene.particles, rows, 0)
+            maps["classes"][:, here], maps["instances"][:, here] = draw_labels(scene.particles, rows, config.voxel_size)
     return {"snr": measured * scale**2, "dose_snr": measured}
 
 
@@ -188,7 +188,7 @@ def write_tables(folder: Path, config: TomogramConfig, names: list[str], tables:
             "rlnTomoTiltSeriesPixelSize": [config.voxel_size],
         }
     )
-    classes = [*names, "membrane", "gold"]
+    classes = [*names, *NOT_PARTICLES]
     labels = pd.DataFrame({"rlnClassNumber": range(1, len(classes) + 1), "triptychClass": classes})
     files: dict[str, dict[str, Block]] = {
         "particles.star": {"optics": optics, "particles": particles},
