@@ -33,7 +33,6 @@ from triptych.dataset import augment
 from triptych.fourier import band_pass, radial_power_spectrum
 from triptych.io.source import open_particles
 from triptych.parallel import keep_freed_memory, map_items
-from triptych.scene import prepare_templates
 from triptych.simulate import choose_targets, particle_crop, simulate_tomogram
 from triptych.volume import Volume, standardise
 
@@ -91,13 +90,12 @@ def simulate_one(config: SimulateConfig, randomised: bool, seed: int) -> tuple[l
     """Subtomograms of the target from one tomogram, and their clean densities."""
     keep_freed_memory()
     rng = np.random.default_rng((SEED, seed))
-    templates = prepare_templates(config)
-    tomogram = simulate_tomogram(rng, config, templates)
-    label = next(i for i, template in enumerate(templates) if template.name == TARGET)
-    targets = [p for p in choose_targets(rng, tomogram.specimen, config, templates, 10_000) if p.label == label]
+    tomogram = simulate_tomogram(rng, config)
+    templates = tomogram.particles.templates
+    chosen = choose_targets(rng, tomogram.specimen, config, len(templates), 10_000)
     boxes, densities = [], []
-    for target in {id(p): p for p in targets}.values():
-        crop = particle_crop(rng, tomogram, config.model_copy(update={"max_shift": 0.0}), templates, target)
+    for number in dict.fromkeys(i for i in chosen if templates[tomogram.specimen.placed[i].label].name == TARGET):
+        crop = particle_crop(rng, tomogram, config.model_copy(update={"max_shift": 0.0}), number)
         volumes = np.stack([crop.signal + crop.noise, crop.mask, crop.density]).astype(np.float32)
         if randomised:
             plain = AugmentConfig(inverted_share=0, scrambled_share=0, low_pass=(2 * VOXEL_SIZE, 50), low_pass_share=0.5, fall_off_share=0.5)

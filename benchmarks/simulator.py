@@ -36,11 +36,11 @@ def tomogram(folder: Path, library: Path | None) -> dict[str, float]:
     """A tomogram with its particles, signal and noise apart, in memory: nothing written."""
     simulate, scene = import_module("triptych.simulate"), import_module("triptych.scene")
     config = SimulateConfig(structures=library, specimen=SPECIMEN)
-    templates = scene.prepare_templates(config)
+    scene.prepare_templates(config)
     seconds, particles = [], []
     for seed in range(REPEATS):
         started = time.perf_counter()
-        made = simulate.simulate_tomogram(np.random.default_rng(seed), config, templates)
+        made = simulate.simulate_tomogram(np.random.default_rng(seed), config)
         seconds.append(time.perf_counter() - started)
         particles.append(len(made.specimen.placed))
     return {"seconds": statistics.median(seconds), "particles": statistics.median(particles)}

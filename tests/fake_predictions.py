@@ -16,7 +16,7 @@ from triptych.fourier import band_pass
 from triptych.io.manifest import write_manifest
 from triptych.io.mrc import write_mrc
 from triptych.io.star import write_star
-from triptych.io.store import BOX_ARRAYS, ROW_ARRAYS, Store, create_store, particle_name
+from triptych.io.store import BOX_ARRAYS, ROW_ARRAYS, Rows, Store, create_store, particle_name
 from triptych.volume import Volume
 
 CLASS_NAMES = ("ribosome_70s", "proteasome_20s", "apoferritin", "spike", "hsp90_sba1", "none")
@@ -95,7 +95,7 @@ def make_fake(
     noise_level = np.exp(rng.uniform(*np.log(snr), count))
     shapes = [make_shape(k, np.random.default_rng(k)) for k in range(len(class_names))]
     truth, predictions = folder / "truth.zarr", folder / "predictions"
-    store = create_store(truth, count, 12, VOXEL_SIZE, size, class_names, {"seed": seed})
+    store = create_store(truth, Rows(count, 12), Rows(0, 0), VOXEL_SIZE, size, class_names, {"seed": seed})
     fill_with_zeros(store)
     (predictions / "masks").mkdir(parents=True)
     (predictions / "densities").mkdir()

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from triptych.config import LossConfig, NetworkConfig, TrainConfig
 from triptych.errors import InputError
-from triptych.losses import Truth, density_loss, mask_loss, task_losses, total_loss
-from triptych.model import HALF_TURNS, Model, ModelCard, Network, depth_to_space, load_model, space_to_depth, turn
+from triptych.losses import TileTruth, Truth, coarse_labels, density_loss, mask_loss, pick_loss, task_losses, total_loss
+from triptych.model import HALF_TURNS, Model, ModelCard, Network, PickOutput, depth_to_space, load_model, space_to_depth, turn
 from triptych.volume import Volume
 
 SMALL = NetworkConfig(channels=(8, 8, 8), blocks=(1, 1, 1), embedding_size=8)
@@ -50,6 +51,50 @@ def test_a_task_that_is_off_is_none_and_costs_nothing(tasks: tuple[str, ...]) ->
     total_loss(losses).backward()
     if tasks == ("class",):
         assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_tiles_beside_particles_change_nothing_and_are_seen_as_alone() -> None:
+    config = NetworkConfig(**{**SMALL.model_dump(), "tasks": ("class", "mask", "density", "pick")})
+    network = Network(config, 3, labels=5).eval()
+    boxes, tiles = torch.randn(2, 16, 16, 16), torch.randn(3, 16, 16, 16)
+    together, alone, scan = network(boxes, tiles), network(boxes), network.scan(tiles)
+    assert alone.pick is None
+    for a, b in zip(together[:4], alone[:4], strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+    assert together.pick is not None
+    for a, b in zip(together.pick, scan, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+    assert scan.foreground_logits.shape == (3, 16, 16, 16)
+    assert scan.label_logits.shape == (3, 5, 8, 8, 8)
+    assert scan.centre_logits.shape == (3, 8, 8, 8)
+
+
+def test_no_place_of_a_tile_is_special() -> None:
+    """Away from the border, a shifted tile gives shifted maps."""
+    network = Network(NetworkConfig(**{**SMALL.model_dump(), "tasks": ("pick",)}), 3, labels=2).eval()
+    tile = torch.zeros(1, 80, 80, 80)
+    tile[:, 30:40, 34:46, 38:44] = torch.randn(10, 12, 6)
+    out, shifted = network.scan(tile), network.scan(torch.roll(tile, (8, 8, 8), (1, 2, 3)))
+    inside = slice(28, 60)
+    moved = torch.roll(out.foreground_logits, (8, 8, 8), (1, 2, 3))
+    assert torch.allclose(moved[:, inside, inside, inside], shifted.foreground_logits[:, inside, inside, inside], atol=1e-4)
+
+
+def test_loss_of_picking_is_least_for_the_truth() -> None:
+    torch.manual_seed(0)
+    labels = torch.zeros(2, 8, 8, 8, dtype=torch.long)
+    labels[0, 2:4, 2:6, 2:6], labels[1, :2, :2, :2] = 2, 1
+    heat = torch.zeros(2, 4, 4, 4)
+    heat[0, 1, 2, 2] = 1
+    right = F.one_hot(coarse_labels(labels).clamp_min(1) - 1, 3).movedim(-1, 1) * 20.0
+    perfect = PickOutput((labels > 0) * 40.0 - 20, right, heat * 40 - 20)
+    truth = TileTruth(labels, heat)
+    assert float(pick_loss(perfect, truth)) < 1e-3
+    for field in range(3):
+        worse = PickOutput._make(torch.randn_like(part) if i == field else part for i, part in enumerate(perfect))
+        assert float(pick_loss(worse, truth)) > 0.1
+    empty = TileTruth(torch.zeros_like(labels), torch.zeros_like(heat))
+    assert torch.isfinite(pick_loss(perfect, empty))
 
 
 def test_space_to_depth_and_back() -> None:

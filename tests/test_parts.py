@@ -20,7 +20,7 @@ import triptych.parallel
 from triptych.cli import app
 from triptych.config import SimulateConfig
 from triptych.errors import InputError
-from triptych.io.store import BOX_ARRAYS, ROW_ARRAYS
+from triptych.io.store import BOXES, ROWS
 from triptych.parallel import map_items
 from triptych.settings import load_config
 from triptych.simulate import count_missing, simulate
@@ -42,9 +42,9 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     numbers: list[int] = []
     plain = module.simulate_rows
 
-    def simulate_rows(config: SimulateConfig, index: int, count: int) -> Any:
+    def simulate_rows(config: SimulateConfig, index: int) -> Any:
         numbers.append(index)
-        return plain(config, index, count)
+        return plain(config, index)
 
     monkeypatch.setattr(module, "simulate_rows", simulate_rows)
     return numbers
@@ -87,7 +87,7 @@ calls, plain = 0, zarr.Array.__setitem__
 def write(self, *args):
     global calls
     calls += 1
-    if calls == {len(BOX_ARRAYS) + len(ROW_ARRAYS) + 3}:  # in the middle of the second tomogram
+    if calls == {len(BOXES) + len(ROWS) + 3}:  # in the middle of the second tomogram
         os.kill(os.getpid(), signal.SIGKILL)
     plain(self, *args)
 zarr.Array.__setitem__ = write

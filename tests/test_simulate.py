@@ -191,3 +191,26 @@ def test_slabs_cover_every_row_once() -> None:
     for shape in ((200, 700, 1500), (40, 64, 64)):
         rows = [row for first, last in slabs(shape, 32) for row in range(first, last)]
         assert rows == list(range(-32, shape[1] + 32))
+
+
+# --------------------------------------------------------------------------------------------------------------- tiles
+
+
+def test_tiles_show_what_is_there(store: Store) -> None:
+    assert store.label_names == (*CONFIG.classes, "membrane", "gold")
+    labels, centres, signal = (store[f"tiles/{name}"][:] for name in ("labels", "centres", "signal"))
+    assert len(labels) == 9
+    assert list(store["tiles/tomogram"][:]) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert labels.max() <= len(store.label_names)
+    assert centres.sum() > 3
+    # particles are brighter than what is between them, and all but hollow ones are at their centre
+    assert signal[labels > 0].astype(float).mean() > signal[labels == 0].astype(float).mean() + 0.3
+    assert (labels[centres > 0] > 0).mean() > 0.3
+    noise = store["tiles/subtomogram"][:].astype(float) - store["tiles/signal_scale"][:][:, None, None, None] * signal.astype(float)
+    assert noise.std((1, 2, 3)) == pytest.approx(np.ones(9), abs=0.02)
+
+
+def test_particles_are_the_same_without_tiles(store: Store, tmp_path: Path) -> None:
+    plain = open_store(simulate(tmp_path / "plain.zarr", CONFIG.model_copy(update={"tile_share": 0.0, "particles": 12})))
+    assert plain.label_names == ()
+    assert np.array_equal(plain["subtomogram"][:], store["subtomogram"][:12])

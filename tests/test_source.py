@@ -23,7 +23,7 @@ from triptych.io.mrc import write_mrc
 from triptych.io.relion import angles_from_rotations, particles_from_relion, read_relion, rotations_from_angles
 from triptych.io.source import READS_PER_MAP, ParticleSource, cut_cube, find_tomogram, open_particles, unique_names, voxel_sizes
 from triptych.io.star import write_star
-from triptych.io.store import create_store
+from triptych.io.store import Rows, create_store
 from triptych.volume import Volume
 
 CONFIG = PredictConfig()
@@ -445,7 +445,7 @@ def test_names_are_unique_and_stay_in_their_folder() -> None:
 
 
 def test_dataset_store(tmp_path: Path) -> None:
-    store = create_store(tmp_path / "a.zarr", 4, 2, 10.0, 16, ("x", "none"), {})
+    store = create_store(tmp_path / "a.zarr", Rows(4, 2), Rows(0, 0), 10.0, 16, ("x", "none"), {})
     fill_with_zeros(store)
     data = np.random.default_rng(0).normal(size=(4, 16, 16, 16)).astype("f2")
     store.write("subtomogram", 0, data)

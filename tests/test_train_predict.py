@@ -12,12 +12,13 @@ from safetensors.torch import load_file
 from tiny import SIMULATE, TRAIN, write_mrc, write_particles
 
 from triptych.config import AugmentConfig, PredictConfig, SimulateConfig, TrainConfig
-from triptych.dataset import PlannedBatches, SubtomogramDataset, scramble_phases, split_rows
+from triptych.dataset import PlannedBatches, SubtomogramDataset, centre_heat, scramble_phases, split_rows, tile_rows
 from triptych.errors import InputError
 from triptych.io.mrc import read_mrc
-from triptych.io.star import read_star
+from triptych.io.star import probability_columns, read_star
 from triptych.io.store import open_store
-from triptych.predict import predict, probability_column
+from triptych.model import HALF_TURNS, load_model, turn
+from triptych.predict import predict
 from triptych.settings import load_config
 from triptych.simulate import simulate
 from triptych.train import train
@@ -65,7 +66,8 @@ def test_augmentation_depends_on_the_draw_alone(data: Path) -> None:
 
 def test_unpacked_copy_gives_the_same_batches(data: Path, tmp_path: Path) -> None:
     draws = [(row, row) for row in range(12)]
-    plain, cached = SubtomogramDataset(data, AugmentConfig(), 0), SubtomogramDataset(data, AugmentConfig(), 0, cache=tmp_path / "cache")
+    plain = SubtomogramDataset(data, AugmentConfig(), 0, tiles=3)
+    cached = SubtomogramDataset(data, AugmentConfig(), 0, cache=tmp_path / "cache", tiles=3)
     for a, b in zip(plain.__getitems__(draws), cached.__getitems__(draws), strict=True):
         assert torch.equal(a, b)
 
@@ -81,6 +83,58 @@ def test_signal_stays_with_its_truth_under_half_turns(data: Path) -> None:
         for batch in (plain, turned)
     )
     assert after == pytest.approx(before, abs=0.05)
+
+
+def test_tiles_keep_their_labels_and_centres(data: Path) -> None:
+    store = open_store(data)
+    quiet = AugmentConfig(snr=(1e4, 1e4), low_pass_share=0, fall_off_share=0, high_pass_share=0)
+    batch = SubtomogramDataset(data, quiet, 0, tiles=6, tile_rows=np.array([1])).__getitems__([(0, 0)])
+    assert batch.tile is not None
+    assert batch.tile_labels is not None
+    assert batch.tile_heat is not None
+    signal = torch.from_numpy(store["tiles/signal"][1].astype(np.float32))
+    labels = torch.from_numpy(store["tiles/labels"][1].astype(np.int64))
+    turns = [(turn(signal, axes), turn(labels, axes)) for axes in HALF_TURNS]
+    chosen = set()
+    for tile, seen in zip(batch.tile, batch.tile_labels, strict=True):
+        correlation = [float(torch.corrcoef(torch.stack([tile.flatten(), turned.flatten()]))[0, 1]) for turned, _ in turns]
+        best = int(np.argmax(correlation))
+        assert correlation[best] > 0.99
+        assert torch.equal(seen, turns[best][1])
+        chosen.add(best)
+    assert len(chosen) > 1
+    assert batch.tile_heat.shape == (6, 8, 8, 8)
+
+
+def test_heat_is_one_at_a_centre_and_falls_off() -> None:
+    centres = np.zeros((8, 8, 8), np.float32)
+    centres[4, 3, 1] = 1
+    heat = centre_heat(centres)
+    assert heat[2, 1, 0] == 1
+    assert heat[2, 1, 1] == heat[2, 0, 0] == pytest.approx(np.exp(-0.5))
+    assert (centre_heat(np.zeros((8, 8, 8), np.float32)) == 0).all()
+
+
+def test_held_out_tomograms_lend_no_tiles(data: Path) -> None:
+    store = open_store(data)
+    train_rows, held_out = split_rows(store, 0.3, 100, 0)
+    ours, theirs = tile_rows(store, train_rows), tile_rows(store, held_out)
+    assert not set(ours) & set(theirs)
+    assert len(ours) + len(theirs) == store["tiles/labels"].shape[0]
+
+
+def test_picking_is_learned_from_scratch_and_from_a_model_without_it(data: Path, model: Path, tmp_path: Path) -> None:
+    tasks = ["network.tasks=[class, mask, density, pick]", "tiles_per_batch=2"]
+    for name, more in (("fresh", []), ("grown", [f"initial_model={model}"])):
+        folder = train(data, tmp_path / name, load_config(TrainConfig, None, [*TRAIN, *tasks, *more]))
+        card = load_model(folder).card
+        assert card.label_names == open_store(data).label_names
+        figures = json.loads((folder / "manifest.json").read_text())["validation"]
+        assert 0 <= figures["tile_iou"] <= 1
+        assert 0 <= figures["label_accuracy"] <= 1
+    plain = simulate(tmp_path / "plain.zarr", load_config(SimulateConfig, None, [*SIMULATE, "tile_share=0"]))
+    with pytest.raises(InputError, match="tile_share above 0"):
+        train(plain, tmp_path / "none", load_config(TrainConfig, None, [*TRAIN, *tasks]))
 
 
 def test_inverted_and_scrambled_copies_are_none(data: Path) -> None:
@@ -176,7 +230,7 @@ def test_predict_a_star_file(model: Path, tmp_path: Path) -> None:
     assert list(table.columns[: len(kept)]) == kept
     assert table["triptychInputClassNumber"].tolist() == given["rlnClassNumber"].tolist()
     names = json.loads((model / "model.json").read_text())["class_names"]
-    probabilities = table[[probability_column(name) for name in names]].to_numpy(float)
+    probabilities = table[probability_columns(names)].to_numpy(float)
     assert np.allclose(probabilities.sum(1), 1, atol=1e-4)
     assert [names[i] for i in probabilities.argmax(1)] == table["triptychClass"].tolist()
     assert (probabilities.argmax(1) + 1 == table["rlnClassNumber"]).all()

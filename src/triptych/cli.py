@@ -268,6 +268,33 @@ def predict(
 
 
 @app.command()
+def pick(
+    tomograms: Annotated[list[Path], typer.Argument(metavar="TOMOGRAM...", help="MRC files, OME-Zarr groups, or folders of them.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+    model: Annotated[Path | None, typer.Option(metavar="MODEL", help="Model folder; default: the one that ships with triptych.")] = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    part: Annotated[str | None, typer.Option(metavar="K/N", help="Do the K-th of N parts of the tomograms only, as a job array wants it.")] = None,
+) -> None:
+    """Particles of whole tomograms; the same command goes on after an interruption."""
+    from triptych.config import PickConfig
+    from triptych.settings import load_config
+
+    numbers = None if part is None else parse_part(part)
+    settings = load_config(PickConfig, config, overrides or ())
+
+    from triptych.pick import pick as stage
+
+    with show_progress("pick", "steps", device_name(settings.device), resumed=True) as on_progress:
+        path = stage(tomograms, output, model, settings, on_progress=on_progress, part=numbers)
+    if not path.exists():
+        out.print(f"part {part} is done; others are still missing")
+        return
+    print_classes(path)
+    print_path("picks", path)
+
+
+@app.command()
 def report(
     predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder written by predict.")],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],

@@ -17,7 +17,7 @@ NonNegativeRange = tuple[NonNegativeFloat, NonNegativeFloat]
 CountRange = tuple[NonNegativeInt, NonNegativeInt]
 Share = Annotated[float, Field(ge=0)]
 RANGES: tuple[Any, ...] = (Range, PositiveRange, PositiveRange | None, NonNegativeRange, CountRange)
-Task = Literal["class", "mask", "density"]
+Task = Literal["class", "mask", "density", "pick"]
 CtfCorrection = Literal["none", "phase_flip", "deconvolve"]
 TiltOrder = Literal["dose_symmetric", "bidirectional", "continuous"]
 Smoothing = Literal["none", "low_pass", "wiener"]
@@ -62,6 +62,7 @@ class SpecimenConfig(Settings):
     contact_share: Annotated[float, Field(ge=0, le=1, description="share of the particles that are pushed against a neighbour")] = 0.8
     gap: Annotated[float, Field(ge=0, description="least distance between neighbouring surfaces, Å")] = 10.0
     cytosol: Annotated[NonNegativeRange, Field(description="share of the volume between them that small proteins (25, 60 and 150 kDa, unlabelled) fill; cells have 0.1-0.3")] = (0.0, 0.0)
+    cytosol_frequency: Annotated[float, Field(ge=0, le=1, description="share of the tomograms that are of cells and have a cytosol; in the others the particles are purified")] = 1.0
     vesicles: Annotated[CountRange, Field(description="number of membrane vesicles [low, high]")] = (0, 3)
     vesicle_radius: Annotated[PositiveRange, Field(description="radius of a vesicle, Å")] = (200.0, 450.0)
     gold_beads: Annotated[CountRange, Field(description="number of gold beads [low, high]")] = (0, 0)
@@ -94,6 +95,7 @@ class AcquisitionConfig(Settings):
         description="relative frequency of each way to treat the CTF in the reconstruction")] = {"none": 1.0, "phase_flip": 1.0, "deconvolve": 2.0}
     deconvolution_constant: Annotated[PositiveRange, Field(description="c in CTF / (CTF^2 + c); log-uniform")] = (0.01, 0.3)
     dose_weighting: Annotated[float, Field(ge=0, le=1, description="share of the tomograms that are reconstructed with dose weighting")] = 0.5
+    cosine_weighting: Annotated[float, Field(ge=0, le=1, description="share of the tomograms whose tilts are weighted by their cosine")] = 0.5
     smoothing: Annotated[dict[Smoothing, Share], Field(
         description="relative frequency of each filter on the tomogram; wiener: S / (S + N) at each frequency, much as denoisers do")] = {"none": 1.0, "low_pass": 0.0, "wiener": 0.0}
     low_pass: Annotated[PositiveRange, Field(description="resolution of the low-pass filter where there is one, Å")] = (25.0, 50.0)
@@ -118,6 +120,7 @@ class SimulateConfig(SceneConfig):
     particles: Annotated[int, Field(gt=0, description="number of subtomograms to write")] = 2048
     particles_per_tomogram: Annotated[int, Field(gt=0, description="subtomograms cut from each simulated tomogram; they share its optics")] = 64
     none_share: Annotated[float, Field(ge=0, lt=1, description='share of subtomograms of the class "none" (background, membrane, off-centre neighbours)')] = 0.06
+    tile_share: Annotated[float, Field(ge=0, description="tiles per subtomogram: boxes at random places with a label map and the centres of all that is in them, from which picking is learned")] = 0.25
     box_size: Annotated[int, Field(gt=0, multiple_of=8, description="voxels along each side of a subtomogram")] = 40
     max_shift: Annotated[float, Field(ge=0, description="the particle's centre is at most this far from the box's centre along each axis, Å")] = 20.0
     snr: Annotated[PositiveRange | None, Field(description="var(signal)/var(noise) over the whole box after CTF, wedge and band limit, neighbours belonging to the signal; drawn log-uniform per subtomogram; none: what the dose gives")] = (0.03, 0.3)
@@ -135,7 +138,7 @@ class TomogramConfig(SceneConfig):
 class NetworkConfig(Settings):
     """The network."""
 
-    tasks: Annotated[tuple[Task, ...], Field(min_length=1, description="heads to build: any of class, mask, density")] = ("class", "mask", "density")
+    tasks: Annotated[tuple[Task, ...], Field(min_length=1, description="heads to build: any of class, mask, density, and pick, which marks and names everything in a tile")] = ("class", "mask", "density")
     channels: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(description="channels at 1/2, 1/4 and 1/8 of the resolution")] = (32, 96, 192)
     blocks: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(description="residual blocks of the encoder at 1/2, 1/4 and 1/8")] = (1, 2, 2)
     embedding_size: Annotated[int, Field(gt=0, description="length of the embedding vector")] = 128
@@ -164,6 +167,7 @@ class LossConfig(Settings):
     class_weight: Annotated[float, Field(ge=0, description="cross-entropy")] = 1.0
     mask_weight: Annotated[float, Field(ge=0, description="10 x binary cross-entropy + soft Jaccard loss")] = 1.0
     density_weight: Annotated[float, Field(ge=0, description="squared error + (1 - correlation)")] = 1.0
+    pick_weight: Annotated[float, Field(ge=0, description="of a tile: 10 x binary cross-entropy + soft Jaccard loss of what is no background, cross-entropy of its labels, focal loss of the centres")] = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1, description="label smoothing of the cross-entropy")] = 0.03
 
 
@@ -176,6 +180,7 @@ class TrainConfig(Settings):
     updates: Annotated[int, Field(gt=0, description="optimiser steps in all")] = 4000
     stop_after: Annotated[int | None, Field(gt=0, description="end at the first checkpoint after so many steps, whatever the learning-rate schedule says; none: after all")] = None
     batch_size: Annotated[int, Field(gt=1, description="subtomograms per step")] = 32
+    tiles_per_batch: Annotated[int, Field(ge=0, description="tiles per step, for the task pick")] = 8
     updates_per_checkpoint: Annotated[int, Field(gt=0, description="steps between checkpoints and validations; a resumed run goes on from the last one")] = 250
     learning_rate: Annotated[float, Field(gt=0, description="highest learning rate of AdamW; warm-up, then cosine decay to zero")] = 2e-3
     weight_decay: Annotated[float, Field(ge=0, description="AdamW")] = 0.01
@@ -217,6 +222,24 @@ class PredictConfig(Settings):
     device: Annotated[Device, Field(description="where to run")] = "auto"
 
 
+class PickConfig(Settings):
+    """`triptych pick`: model + whole tomograms -> particles, label maps, maps of the particles."""
+
+    voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of the tomograms; none: as the files say")] = None
+    contrast: Annotated[Contrast, Field(description="sign of the particles' grey values in the tomograms")] = DEFAULT_CONTRAST
+    threshold: Annotated[float, Field(gt=0, lt=1, description="least probability of a particle's centre that is looked at")] = 0.15
+    min_score: Annotated[float, Field(ge=0, le=1, description="least score (probability of the centre x probability of being a particle at all) of a particle that is written")] = 0.1
+    max_overlap: Annotated[float, Field(ge=0, le=1, description="most of a particle's mask that a better one may cover")] = 0.3
+    tile_size: Annotated[int, Field(gt=0, description="most voxels (of the model) along each side that are scanned at once, without the margin")] = 64
+    margin: Annotated[int, Field(ge=0, description="voxels (of the model) around them that are seen too")] = 16
+    batch_size: Annotated[int, Field(gt=0, description="particles per forward pass")] = 16
+    half_turns: Annotated[bool, Field(description="look at each particle in four orientations that keep the wedge: better, four times the arithmetic")] = False
+    write_instances: Annotated[bool, Field(description="write instances/<tomogram>.mrc: the number of the particle in each voxel")] = True
+    write_densities: Annotated[bool, Field(description="write densities/<tomogram>.mrc: the recovered tomogram, particles only")] = False
+    precision: Annotated[Literal["auto", "bfloat16", "float32"], Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = "auto"
+    device: Annotated[Device, Field(description="where to run")] = "auto"
+
+
 class ReportConfig(Settings):
     """`triptych report`: predictions (+ truth) -> metrics.json and report.html."""
 
@@ -229,5 +252,6 @@ STAGES: dict[str, type[Settings]] = {
     "simulate-tomograms": TomogramConfig,
     "train": TrainConfig,
     "predict": PredictConfig,
+    "pick": PickConfig,
     "report": ReportConfig,
 }

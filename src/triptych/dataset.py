@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
@@ -26,15 +27,23 @@ from triptych.volume import crop_or_pad, standardise
 Draw = tuple[int, int]
 """(row of the store, number of the draw)"""
 Array = NDArray[np.float32]
+HEAT_WIDTH = 1.0
+"""Standard deviation of the heat around a centre, in cells of 2^3 voxels."""
 
 
 class Batch(NamedTuple):
-    """Training examples: subtomogram (b, d, h, w), label (b,), mask and density (b, d, h, w)."""
+    """Training examples: subtomogram (b, d, h, w), label (b,), mask and density (b, d, h, w); and tiles, perhaps none.
+
+    Tiles (t, d, h, w), their labels (t, d, h, w) and the heat of their centres (t, d/2, h/2, w/2).
+    """
 
     subtomogram: Tensor
     label: Tensor
     mask: Tensor
     density: Tensor
+    tile: Tensor | None = None
+    tile_labels: Tensor | None = None
+    tile_heat: Tensor | None = None
 
 
 def split_rows(store: Store, share: float, limit: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -54,6 +63,12 @@ def split_rows(store: Store, share: float, limit: int, seed: int) -> tuple[NDArr
     is_held_out = np.isin(tomogram, held_out)
     rows = np.random.default_rng((seed, 4)).permutation(np.flatnonzero(is_held_out))
     return np.flatnonzero(~is_held_out), np.sort(rows[:limit])
+
+
+def tile_rows(store: Store, particles: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows of the tiles that come from the tomograms of some particles."""
+    tomograms = np.unique(np.asarray(store["tomogram"][:])[particles])
+    return np.flatnonzero(np.isin(np.asarray(store["tiles/tomogram"][:]), tomograms))
 
 
 class PlannedBatches(Sampler[list[Draw]]):
@@ -97,10 +112,21 @@ class SubtomogramDataset(Dataset[Batch]):
     seed : of the augmentation
     crop_size : voxels of the central cube to keep; None: all
     cache : folder for an uncompressed copy of the store's boxes; None: read the store itself
+    tiles, tile_rows : tiles in each batch, and rows of the tiles to choose from
     """
 
-    def __init__(self, path: Path, augment: AugmentConfig | None, seed: int, crop_size: int | None = None, cache: Path | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        augment: AugmentConfig | None,
+        seed: int,
+        crop_size: int | None = None,
+        cache: Path | None = None,
+        tiles: int = 0,
+        tile_rows: NDArray[np.int64] | None = None,
+    ) -> None:
         self.path, self.augment, self.seed, self.crop_size, self.cache = path, augment, seed, crop_size, cache
+        self.tiles, self.tile_rows = tiles, tile_rows
         self._store: Store | None = None
 
     @property
@@ -131,12 +157,29 @@ class SubtomogramDataset(Dataset[Batch]):
         volumes = np.stack([x, mask.astype(np.float32), density.astype(np.float32)], axis=1)
         if self.crop_size:
             volumes = crop_or_pad(volumes, (self.crop_size,) * 3)
+        tiles = self._tiles(draws[0][1]) if self.tiles else None
         if self.augment is None:
-            return as_batch(volumes, label)
+            return as_batch(volumes, label, tiles)
         none = store.class_names.index(NONE_CLASS) if NONE_CLASS in store.class_names else None
         for i, rng in enumerate(rngs):
             label[i] = augment(volumes[i], label[i], rng, self.augment, store.voxel_size, none)
-        return as_batch(volumes, label)
+        return as_batch(volumes, label, tiles)
+
+    def _tiles(self, draw: int) -> Array:
+        """The tiles of the batch that begins with a draw, (t, 3, d, h, w): tile, labels, centres."""
+        rng = np.random.default_rng((self.seed, 6, draw))
+        store, config = self.store, self.augment
+        rows = rng.choice(np.arange(store["tiles/labels"].shape[0]) if self.tile_rows is None else self.tile_rows, self.tiles)
+        stored, labels, centres = (store.read_rows(f"tiles/{name}", rows).astype(np.float32) for name in ("subtomogram", "labels", "centres"))
+        if config is not None and config.snr is not None and "tiles/signal" in store:
+            signal = store.read_rows("tiles/signal", rows).astype(np.float32)
+            noise = stored - store.read_rows("tiles/signal_scale", rows)[:, None, None, None] * signal
+            scale = np.sqrt([draw_log_uniform(rng, config.snr) for _ in rows])
+            stored = (scale[:, None, None, None] * signal + rng.choice([-1, 1], len(rows))[:, None, None, None] * noise).astype(np.float32)
+        volumes = np.stack([stored, labels, centres], axis=1)
+        if self.crop_size:
+            volumes = crop_or_pad(volumes, (self.crop_size,) * 3)
+        return volumes if config is None else np.stack([augment_tile(tile, rng, config, store.voxel_size) for tile in volumes])
 
     def _mixed(self, rows: NDArray[np.int64], rngs: list[np.random.Generator]) -> Array:
         """Subtomograms as stored, or their signal with noise of the same tomogram at another SNR."""
@@ -178,10 +221,31 @@ def augment(volumes: Array, label: int, rng: np.random.Generator, config: Augmen
     return label
 
 
-def as_batch(volumes: Array, label: NDArray[np.int64]) -> Batch:
-    """(b, 3, d, h, w) subtomogram, mask, density -> Batch with standardised subtomograms."""
+def augment_tile(tile: Array, rng: np.random.Generator, config: AugmentConfig, voxel_size: float) -> Array:
+    """A half turn of tile, labels and centres, and a random filter on the tile."""
+    axes = HALF_TURNS[rng.integers(4)] if config.half_turns else ()
+    turned = turn(torch.from_numpy(tile), axes).numpy()
+    return np.concatenate([random_filter(turned[0], voxel_size, rng, config)[None], turned[1:]])
+
+
+def as_batch(volumes: Array, label: NDArray[np.int64], tiles: Array | None = None) -> Batch:
+    """(b, 3, d, h, w) subtomogram, mask, density, and (t, 3, d, h, w) tile, labels, centres -> Batch with standardised subtomograms."""
     subtomogram, mask, density = (torch.from_numpy(part) for part in (standardise(volumes[:, 0]), volumes[:, 1], volumes[:, 2]))
-    return Batch(subtomogram, torch.from_numpy(label), mask, density)
+    batch = Batch(subtomogram, torch.from_numpy(label), mask, density)
+    if tiles is None:
+        return batch
+    heat = torch.from_numpy(np.stack([centre_heat(centres) for centres in tiles[:, 2]]))
+    return batch._replace(tile=torch.from_numpy(standardise(tiles[:, 0])), tile_labels=torch.from_numpy(tiles[:, 1]).long(), tile_heat=heat)
+
+
+def centre_heat(centres: Array) -> Array:
+    """1 in each cell of 2^3 voxels with a centre, falling off around it as a Gaussian, (d, h, w) -> (d/2, h/2, w/2)."""
+    d, h, w = (n // 2 for n in centres.shape)
+    cells: Array = centres.reshape(d, 2, h, 2, w, 2).max((1, 3, 5))
+    if cells.any():
+        squared = ndimage.distance_transform_edt(cells == 0) ** 2
+        cells = np.exp(-squared / (2 * HEAT_WIDTH**2)).astype(np.float32)
+    return cells
 
 
 def scramble_phases(data: Array, rng: np.random.Generator) -> Array:

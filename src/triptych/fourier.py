@@ -109,9 +109,13 @@ def resample_to_box(volume: Volume, voxel_size: float, box_size: int) -> NDArray
     -------
     float32 array (box_size, box_size, box_size). New voxels get the mean of the volume.
     """
-    ratio = _ratio(voxel_size, volume.voxel_size)
+    return resample_to_shape(volume, voxel_size, (box_size, box_size, box_size))
+
+
+def resample_to_shape(volume: Volume, voxel_size: float, shape: tuple[int, int, int]) -> NDArray[np.float32]:
+    """As `resample_to_box`, for a box with sides of their own."""
     fill = float(np.mean(volume.data, dtype=np.float64))
-    return _resample_into(volume.data, ratio, (box_size, box_size, box_size), fill)
+    return _resample_into(volume.data, _ratio(voxel_size, volume.voxel_size), shape, fill)
 
 
 def resample_back(data: NDArray[np.float32], voxel_size: float, target: Volume) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Losses of the three tasks: pure functions of outputs and truth."""
+"""Losses of the tasks: pure functions of outputs and truth."""
 
 from __future__ import annotations
 
@@ -9,17 +9,25 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from triptych.config import LossConfig
-from triptych.model import TaskOutput
+from triptych.model import PickOutput, TaskOutput
 
 VOXELS = (-3, -2, -1)
 
 
 class Truth(NamedTuple):
-    """Truth of a batch: label (b,), mask (b, d, h, w) of 0 and 1, density (b, d, h, w)."""
+    """Truth of a batch: label (b,), mask (b, d, h, w) of 0 and 1, density (b, d, h, w); and of its tiles."""
 
     label: Tensor
     mask: Tensor
     density: Tensor
+    tiles: TileTruth | None = None
+
+
+class TileTruth(NamedTuple):
+    """Truth of tiles: labels (t, d, h, w), 0 for background, and heat (t, d/2, h/2, w/2), 1 where a particle has its centre and less around it."""
+
+    labels: Tensor
+    heat: Tensor
 
 
 CROSS_ENTROPY_SCALE = 10.0
@@ -50,6 +58,40 @@ def density_loss(density: Tensor, truth: Tensor) -> Tensor:
     return error + ((1 - correlation) * present).sum() / present.sum().clamp_min(1)
 
 
+def pick_loss(output: PickOutput, truth: TileTruth) -> Tensor:
+    """Loss of the foreground as of a mask + cross-entropy of the labels + loss of the centres."""
+    foreground = mask_loss(output.foreground_logits.float(), (truth.labels > 0).float())
+    return foreground + label_loss(output.label_logits.float(), truth.labels) + centre_loss(output.centre_logits.float(), truth.heat)
+
+
+def coarse_labels(labels: Tensor) -> Tensor:
+    """The highest label among each 2^3 voxels, (t, d, h, w) -> (t, d/2, h/2, w/2)."""
+    return F.max_pool3d(labels[:, None].float(), 2)[:, 0].long()
+
+
+def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the labels where there is one.
+
+    Each voxel counts as the inverse root of its label's number, so that the many voxels of large particles and membranes leave room for the rest.
+    """
+    coarse = coarse_labels(labels)
+    here = coarse > 0
+    if not here.any():
+        return logits.sum() * 0
+    target = coarse[here] - 1
+    weight = torch.bincount(target, minlength=logits.shape[1]).clamp_min(1).rsqrt()
+    return F.cross_entropy(logits.movedim(1, -1)[here], target, weight.to(logits.dtype))
+
+
+def centre_loss(logits: Tensor, heat: Tensor) -> Tensor:
+    """Focal loss of a heat map over the number of centres (Law & Deng 2018, with their exponents 2 and 4)."""
+    probability = logits.sigmoid()
+    peak = heat >= 1
+    hit = F.logsigmoid(logits) * (1 - probability) ** 2
+    miss = F.logsigmoid(-logits) * probability**2 * (1 - heat) ** 4
+    return -torch.where(peak, hit, miss).sum() / peak.sum().clamp_min(1)
+
+
 def task_losses(output: TaskOutput, truth: Truth, config: LossConfig) -> dict[str, Tensor]:
     """Weighted loss of each task that is on."""
     losses: dict[str, Tensor] = {}
@@ -60,6 +102,8 @@ def task_losses(output: TaskOutput, truth: Truth, config: LossConfig) -> dict[st
         losses["mask"] = config.mask_weight * mask_loss(output.mask_logits.float(), truth.mask)
     if output.density is not None:
         losses["density"] = config.density_weight * density_loss(output.density.float(), truth.density)
+    if output.pick is not None and truth.tiles is not None:
+        losses["pick"] = config.pick_weight * pick_loss(output.pick, truth.tiles)
     return losses
 
 

@@ -32,9 +32,26 @@ from triptych.volume import Volume, standardise
 
 logger = logging.getLogger(__name__)
 
+MASK_LEVEL = 0.5
+"""A voxel belongs to the particle from this probability on."""
 BUILT_IN_MODEL = Path(__file__).parent / "data" / "models" / "base"
 HALF_TURNS = ((), (-3, -2), (-3, -1), (-2, -1))
 """Pairs of flipped axes: the identity and the 180° turns about x, y and z. They keep the missing wedge and the hand."""
+
+
+class PickOutput(NamedTuple):
+    """What the network says of tiles.
+
+    Attributes
+    ----------
+    foreground_logits : (t, d, h, w), what is no background
+    label_logits : (t, labels, d/2, h/2, w/2), what it is
+    centre_logits : (t, d/2, h/2, w/2), where particles have their centres
+    """
+
+    foreground_logits: Tensor
+    label_logits: Tensor
+    centre_logits: Tensor
 
 
 class TaskOutput(NamedTuple):
@@ -46,12 +63,26 @@ class TaskOutput(NamedTuple):
     mask_logits : (b, d, h, w)
     density : (b, d, h, w), dimensionless: protein about 1, background 0
     embedding : (b, e)
+    pick : of the tiles that came along
     """
 
     class_logits: Tensor | None
     mask_logits: Tensor | None
     density: Tensor | None
     embedding: Tensor
+    pick: PickOutput | None = None
+
+
+class Features(NamedTuple):
+    """What the heads share: the encoder at 1/4 and 1/8 of the resolution, the decoder at 1/4 and 1/2."""
+
+    x2: Tensor
+    x3: Tensor
+    y2: Tensor | None
+    y1: Tensor | None
+
+    def part(self, rows: slice) -> Features:
+        return Features._make(None if x is None else x[rows] for x in self)
 
 
 def space_to_depth(x: Tensor) -> Tensor:
@@ -117,9 +148,10 @@ class Network(nn.Module):
     ----------
     config : NetworkConfig
     classes : number of classes
+    labels : number of labels of a label map, without the background; for the task pick
     """
 
-    def __init__(self, config: NetworkConfig, classes: int) -> None:
+    def __init__(self, config: NetworkConfig, classes: int, labels: int = 0) -> None:
         super().__init__()
         self.tasks = config.tasks
         c1, c2, c3 = config.channels
@@ -133,12 +165,16 @@ class Network(nn.Module):
 
         pooled = 2 * c3 + 2 * c2
         self.maps = tuple(task for task in ("mask", "density") if task in config.tasks)
-        if self.maps:
+        self.decodes = bool(self.maps) or "pick" in config.tasks
+        if self.decodes:
             self.up2 = nn.Conv3d(c3, c2, 1)
             self.merge2 = nn.Sequential(convolution(2 * c2, c2), ResidualBlock(c2))
             self.up1 = nn.Conv3d(c2, c1, 1)
             self.merge1 = nn.Sequential(convolution(2 * c1, c1), ResidualBlock(c1))
+        if self.maps:
             self.to_maps = nn.Conv3d(c1, 8 * len(self.maps), 3, padding=1)
+        if "pick" in config.tasks:
+            self.to_picks = nn.Conv3d(c1, 8 + labels + 1, 3, padding=1)
         if "mask" in self.maps:
             pooled += c2
         self.pool3 = AttentionPool(c3, heads=2, stride=8)
@@ -147,28 +183,51 @@ class Network(nn.Module):
         if "class" in config.tasks:
             self.classify = nn.Sequential(nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(config.embedding_size, classes))
 
-    def forward(self, subtomograms: Tensor) -> TaskOutput:
-        """Standardised subtomograms, protein bright, (b, d, h, w); each side a multiple of 8 -> TaskOutput."""
-        x = space_to_depth(subtomograms[:, None])
-        radius = radius_map(x.shape, 2, x.device).to(x.dtype).expand(len(x), -1, -1, -1, -1)
-        x = torch.cat([x, radius], 1).to(memory_format=torch.channels_last_3d)
+    def forward(self, subtomograms: Tensor, tiles: Tensor | None = None) -> TaskOutput:
+        """Standardised subtomograms, and perhaps tiles, protein bright, (b, d, h, w); each side a multiple of 8 -> TaskOutput."""
+        count = len(subtomograms)
+        if tiles is None:
+            return self.centred(self.features(subtomograms, count))
+        features = self.features(torch.cat([subtomograms, tiles]), count)
+        return self.centred(features.part(slice(count)))._replace(pick=self.picked(features.part(slice(count, None))))
+
+    def scan(self, tiles: Tensor) -> PickOutput:
+        """Standardised tiles of a tomogram, protein bright, (t, d, h, w); each side a multiple of 8 -> PickOutput."""
+        return self.picked(self.features(tiles, 0))
+
+    def features(self, boxes: Tensor, centred: int) -> Features:
+        """The trunk. The first `centred` boxes are told how far each voxel is from the centre; in the others no place is special."""
+        x = space_to_depth(boxes[:, None])
+        radius = radius_map(x.shape, 2, x.device).to(x.dtype)
+        is_centred = (torch.arange(len(x), device=x.device) < centred).to(x.dtype)
+        x = torch.cat([x, radius * is_centred[:, None, None, None, None]], 1).to(memory_format=torch.channels_last_3d)
         x1 = self.level1(self.stem(x))
         x2 = self.level2(self.down1(x1))
         x3 = self.level3(self.down2(x2))
-        pooled = [self.pool3(x3), self.pool2(x2)]
+        if not self.decodes:
+            return Features(x2, x3, None, None)
+        up2 = F.interpolate(self.up2(x3), scale_factor=2.0)
+        y2 = self.merge2(torch.cat([x2, up2], 1))
+        up1 = F.interpolate(self.up1(y2), scale_factor=2.0)
+        return Features(x2, x3, y2, self.merge1(torch.cat([x1, up1], 1)))
+
+    def centred(self, features: Features) -> TaskOutput:
+        """The heads that speak of the particle in the middle."""
+        pooled = [self.pool3(features.x3), self.pool2(features.x2)]
         mask_logits = density = None
         if self.maps:
-            up2 = F.interpolate(self.up2(x3), scale_factor=2.0)
-            y2 = self.merge2(torch.cat([x2, up2], 1))
-            up1 = F.interpolate(self.up1(y2), scale_factor=2.0)
-            y1 = self.merge1(torch.cat([x1, up1], 1))
-            maps = dict(zip(self.maps, depth_to_space(self.to_maps(y1)).unbind(1), strict=True))
+            maps = dict(zip(self.maps, depth_to_space(self.to_maps(features.y1)).unbind(1), strict=True))
             mask_logits, density = maps.get("mask"), maps.get("density")
-            if mask_logits is not None:
-                pooled.append(pool_within(mask_logits, y2))
+            if mask_logits is not None and features.y2 is not None:
+                pooled.append(pool_within(mask_logits, features.y2))
         embedding = self.embed(torch.cat(pooled, 1))
         class_logits = self.classify(embedding) if "class" in self.tasks else None
         return TaskOutput(class_logits, mask_logits, density, embedding)
+
+    def picked(self, features: Features) -> PickOutput:
+        """The head that speaks of everything that is there."""
+        maps = self.to_picks(features.y1)
+        return PickOutput(depth_to_space(maps[:, :8])[:, 0], maps[:, 8:-1], maps[:, -1])
 
 
 def pool_within(mask_logits: Tensor, features: Tensor) -> Tensor:
@@ -243,6 +302,8 @@ class ModelCard:
     contrast: Contrast
     normalisation: str = "mean 0, standard deviation 1 over the box"
     temperature: float = 1.0
+    label_names: tuple[str, ...] = ()
+    """Of the numbers from 1 in label maps; for the task pick."""
     version: str = __version__
 
     def to_json(self) -> dict[str, object]:
@@ -279,8 +340,18 @@ class Model:
         x = torch.from_numpy(np.ascontiguousarray(boxes, dtype=np.float32)).to(self.device)
         turns = HALF_TURNS if half_turns else HALF_TURNS[:1]
         outputs = [self._run_turned(x, axes) for axes in turns]
-        mean = [None if part[0] is None else torch.stack(part).mean(0).cpu() for part in zip(*outputs, strict=True)]
-        return TaskOutput._make(mean)
+        mean = [None if part[0] is None else torch.stack(part).mean(0).cpu() for part in zip(*(out[:4] for out in outputs), strict=True)]
+        return TaskOutput._make([*mean, None])
+
+    @torch.inference_mode()
+    def scan(self, tiles: NDArray[np.float32]) -> PickOutput:
+        """What is in standardised tiles (t, d, h, w) of a tomogram, protein bright; float32, on the CPU."""
+        if "pick" not in self.card.network.tasks:
+            raise InputError("this model was trained without the task pick: train one with network.tasks=[class, mask, density, pick]")
+        x = torch.from_numpy(np.ascontiguousarray(tiles, dtype=np.float32)).to(self.device)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            out = self.network.scan(x)
+        return PickOutput._make(maps.float().cpu() for maps in out)
 
     def _run_turned(self, x: Tensor, axes: tuple[int, ...]) -> TaskOutput:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
@@ -410,7 +481,7 @@ def load_model(folder: Path | str | None = None, device: str = "auto", precision
             raise InputError(f"{folder} is not a complete model folder: {name} is missing; give a folder that `triptych train` wrote")
     check_hashes(folder)
     card = read_card(folder / "model.json")
-    network = Network(card.network, len(card.class_names))
+    network = Network(card.network, len(card.class_names), len(card.label_names))
     try:
         network.load_state_dict(load_file(folder / "weights.safetensors"), strict=True)
     except (RuntimeError, SafetensorError) as error:
@@ -434,7 +505,7 @@ def read_card(path: Path) -> ModelCard:
     try:
         fields = json.loads(path.read_text())
         network = NetworkConfig(**fields.pop("network"))
-        card = ModelCard(network=network, **{**fields, "class_names": tuple(fields["class_names"])})
+        card = ModelCard(network=network, **{**fields, **{name: tuple(fields.get(name, ())) for name in ("class_names", "label_names")}})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a model.json that triptych {__version__} understands ({str(error).splitlines()[0]})") from error
     return card

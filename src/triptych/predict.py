@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,18 +17,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from triptych.config import DEFAULT_CONTRAST, Contrast, PredictConfig
-from triptych.errors import InputError
 from triptych.fourier import CONTRAST_SAMPLE, contrast_warning, guess_contrast
 from triptych.io.manifest import hash_file, output_folder, write_manifest
 from triptych.io.mrc import write_mrc
 from triptych.io.source import ParticleSource, open_particles, voxel_sizes
-from triptych.io.star import write_star
-from triptych.model import BUILT_IN_MODEL, Model, Predictions, load_model
+from triptych.io.star import probability_columns, write_star
+from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, Model, Predictions, load_model
 from triptych.volume import Volume
 
 logger = logging.getLogger(__name__)
 
-MASK_LEVEL = 0.5
 OTHER: dict[Contrast, Contrast] = {"dark": "bright", "bright": "dark"}
 
 
@@ -172,10 +169,7 @@ def fill_table(source: ParticleSource, model: Model, probabilities: NDArray[np.f
         best = probabilities.argmax(1)
         new["triptychClass"] = [names[i] for i in best]
         new["triptychProbability"] = probabilities.max(1)
-        columns = [probability_column(name) for name in names]
-        if len(set(columns)) < len(columns):
-            raise InputError(f"class names differ in punctuation only ({', '.join(names)}), so STAR columns would be the same: rename them")
-        new.update(dict(zip(columns, probabilities.T, strict=True)))
+        new.update(dict(zip(probability_columns(names), probabilities.T, strict=True)))
         if "rlnClassNumber" in table:
             given = table.pop("rlnClassNumber")
             new["triptychInputClassNumber"] = table.get("triptychInputClassNumber", given)
@@ -186,11 +180,3 @@ def fill_table(source: ParticleSource, model: Model, probabilities: NDArray[np.f
         new["triptychDensity"] = [f"densities/{name}.mrc" for name in source.names]
     table = table.drop(columns=[name for name in new if name in table])
     return pd.concat([table, pd.DataFrame(new, index=table.index)], axis=1)
-
-
-def probability_column(class_name: str) -> str:
-    """ribosome_70s -> triptychProbabilityRibosome70s; InputError if the name has no letter or digit."""
-    words = re.findall(r"[A-Za-z0-9]+", class_name)
-    if not words:
-        raise InputError(f"the class name '{class_name}' has no letter or digit, so no STAR column can be named after it: rename the class")
-    return "triptychProbability" + "".join(word[0].upper() + word[1:] for word in words)

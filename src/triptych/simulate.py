@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from triptych.config import NONE_CLASS, SceneConfig, SimulateConfig
 from triptych.errors import InputError
 from triptych.io.manifest import installed_version, write_manifest
-from triptych.io.store import BOX_ARRAYS, ROW_ARRAYS, create_store, open_store, remove_leftovers
+from triptych.io.store import BOXES, ROWS, Rows, create_store, open_store, remove_leftovers
 from triptych.io.workspace import Workspace, open_workspace
 from triptych.model import choose_device
 from triptych.parallel import map_items
@@ -40,10 +40,10 @@ from triptych.scene import (
     tomogram_rng,
     worker_count,
 )
-from triptych.specimen import Placed, Specimen, Template, paste, posed, shell_points
+from triptych.specimen import NOT_PARTICLES, Placed, PosedParticles, Specimen, draw_labels, paste, shell_points
 from triptych.structures import Structure
 
-Rows = dict[str, NDArray[np.generic]]
+Arrays = dict[str, NDArray[np.generic]]
 Progress = Callable[[int, int], None]
 
 
@@ -110,9 +110,11 @@ def open_run(out: Path, config: SimulateConfig, library: Sequence[Structure]) ->
     library_hash = hash_structures(library)
 
     def create(path: Path) -> None:
-        rows = count_rows(config, 0)
+        particles = Rows(config.particles, count_rows(config, 0))
+        tiles = Rows(sum(count_tiles(config, index) for index in range(count_tomograms(config))), count_tiles(config, 0))
         names = class_names(library)
-        create_store(path, config.particles, rows, config.voxel_size, config.box_size, names, {"seed": config.seed, "config": settings})
+        attributes = {"seed": config.seed, "config": settings, "label_names": [*names[:-1], *NOT_PARTICLES]}
+        create_store(path, particles, tiles, config.voxel_size, config.box_size, names, attributes)
 
     return open_workspace(out, {"version": installed_version(), "content of the library": library_hash, **settings}, create), library_hash
 
@@ -140,6 +142,11 @@ def count_tomograms(config: SimulateConfig) -> int:
 def count_rows(config: SimulateConfig, index: int) -> int:
     """Rows of the store that come from tomogram `index`."""
     return min(config.particles_per_tomogram, config.particles - index * config.particles_per_tomogram)
+
+
+def count_tiles(config: SimulateConfig, index: int) -> int:
+    """Tiles that come from tomogram `index`; no more than from an earlier one."""
+    return round(count_rows(config, index) * config.tile_share)
 
 
 def class_names(library: Sequence[Structure]) -> tuple[str, ...]:
@@ -184,18 +191,18 @@ _known_library = ""
 def write_tomogram(workspace: Workspace, config: SimulateConfig, library_hash: str, index: int) -> int:
     """Simulate tomogram `index`, write its rows into the store and note that they are there; return their number."""
     global _known_library
-    first, count = index * config.particles_per_tomogram, count_rows(config, index)
     with _one_at_a_time:  # the number of threads, on which sums depend, and the templates belong to the whole process
         if library_hash != _known_library:  # a library may change under its path while a worker of a cluster lives
             forget_templates()
             _known_library = library_hash
         with one_thread():
-            rows = simulate_rows(config, index, count)
+            particles, tiles = simulate_rows(config, index)
     store = open_store(workspace.result, mode="r+")
-    for name, values in rows.items():
-        store.write(name, first, values)
+    for arrays, rows in ((particles, count_rows(config, 0)), (tiles, count_tiles(config, 0))):
+        for name, values in arrays.items():
+            store.write(name, index * rows, values)
     workspace.mark(index)
-    return count
+    return count_rows(config, index)
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,32 +211,64 @@ class Tomogram:
 
     signal: NDArray[np.float32]
     noise: NDArray[np.float32]
-    specimen: Specimen
+    particles: PosedParticles
     drawn: dict[str, float]
 
+    @property
+    def specimen(self) -> Specimen:
+        return self.particles.specimen
 
-def simulate_rows(config: SimulateConfig, index: int, count: int) -> Rows:
-    """All arrays of the store for the `count` subtomograms of one tomogram."""
+
+def simulate_rows(config: SimulateConfig, index: int) -> tuple[Arrays, Arrays]:
+    """All arrays of the store for the subtomograms, and for the tiles, of one tomogram."""
     rng = tomogram_rng(config.seed, index)
-    templates = prepare_templates(config)
-    tomogram = simulate_tomogram(rng, config, templates)
-    nones = round(count * config.none_share)
-    targets = choose_targets(rng, tomogram.specimen, config, templates, count - nones)
-    crops = [particle_crop(rng, tomogram, config, templates, target) for target in targets]
+    tomogram = simulate_tomogram(rng, config)
+    count, none_label = count_rows(config, index), len(tomogram.particles.templates)
+    targets = choose_targets(rng, tomogram.specimen, config, none_label, count - round(count * config.none_share))
+    crops = [particle_crop(rng, tomogram, config, target) for target in targets]
     usual = float(np.median([crop.signal.std() for crop in crops] or [tomogram.signal.std()])) or 1.0
-    crops += [none_crop(rng, tomogram, config, templates) for _ in range(count - len(crops))]
+    crops += [none_crop(rng, tomogram, config) for _ in range(count - len(crops))]
     order = rng.permutation(count)
-    rows = [finish_crop(rng, crops[i], usual, tomogram, config, index, len(templates)) for i in order]
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    rows = [finish_crop(rng, crops[i], usual, tomogram, config, index, none_label) for i in order]
+    return stack_rows(rows), stack_rows(cut_tiles(rng, tomogram, config, index, usual))
 
 
-def simulate_tomogram(rng: np.random.Generator, config: SceneConfig, templates: Sequence[Template]) -> Tomogram:
+def stack_rows(rows: list[Arrays]) -> Arrays:
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]} if rows else {}
+
+
+def simulate_tomogram(rng: np.random.Generator, config: SceneConfig) -> Tomogram:
     """A whole tomogram in memory."""
-    scene = simulate_scene(rng, config, templates, choose_device(config.device))
+    scene = simulate_scene(rng, config, prepare_templates(config), choose_device(config.device))
     signal, noise = (np.empty(config.specimen.shape, dtype=np.float32) for _ in range(2))
     for (first, last), *slab in reconstruct_rows(scene):
         signal[:, first:last], noise[:, first:last] = slab
-    return Tomogram(signal, noise, scene.specimen, scene.drawn)
+    return Tomogram(signal, noise, scene.particles, scene.drawn)
+
+
+def cut_tiles(rng: np.random.Generator, tomogram: Tomogram, config: SimulateConfig, index: int, usual: float) -> list[Arrays]:
+    """Boxes at random places, with all that is in them; rows of the store."""
+    count = count_tiles(config, index)
+    if not count:
+        return []
+    labels, _ = draw_labels(tomogram.particles, (0, config.specimen.shape[1]), config.voxel_size)
+    maps = (tomogram.signal, tomogram.noise, labels, draw_centres(tomogram.specimen))
+    low, high = box_limits(config)
+    rows = []
+    for middle in rng.integers(low, high + 1, (count, 3)):
+        signal, noise, here, inside = (cut(volume, middle, config.box_size) for volume in maps)
+        mixed, signal, scale, _ = mix(rng, signal, noise, usual, config)
+        values = {"subtomogram": mixed, "signal": signal, "labels": here, "centres": inside, "tomogram": index, "signal_scale": scale}
+        rows.append(as_row({f"tiles/{name}": value for name, value in values.items()}))
+    return rows
+
+
+def draw_centres(specimen: Specimen) -> NDArray[np.uint8]:
+    """1 in the voxels nearest to the centres of particles, (nz, ny, nx)."""
+    centres = np.zeros(specimen.shape, dtype=np.uint8)
+    places = np.round([p.position for p in specimen.placed]).astype(np.int64).reshape(-1, 3)[:, ::-1]
+    centres[tuple(places[((places >= 0) & (places < specimen.shape)).all(1)].T)] = 1
+    return centres
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,47 +290,47 @@ def box_limits(config: SimulateConfig) -> tuple[NDArray[np.int64], NDArray[np.in
     return np.full(3, half), shape - (config.box_size - half)
 
 
-def choose_targets(rng: np.random.Generator, specimen: Specimen, config: SimulateConfig, templates: Sequence[Template], count: int) -> list[Placed]:
-    """Particles to cut out, as evenly over the classes as the specimen allows.
+def choose_targets(rng: np.random.Generator, specimen: Specimen, config: SimulateConfig, classes: int, count: int) -> list[int]:
+    """Numbers of the particles to cut out, as evenly over the classes as the specimen allows.
 
     Where it has too few whose box lies in the tomogram, some are cut out again with another shift.
     """
     low, high = box_limits(config)
     reach = config.max_shift / config.voxel_size
-    inside = [p for p in specimen.placed if ((p.position > low - reach) & (p.position < high + reach)).all()]
+    inside = [i for i, p in enumerate(specimen.placed) if ((p.position > low - reach) & (p.position < high + reach)).all()]
     if not inside:
         return []
-    by_class: list[list[Placed]] = [[] for _ in templates]
-    for i in rng.permutation(len(inside)):
-        by_class[inside[i].label].append(inside[i])
+    by_class: list[list[int]] = [[] for _ in range(classes)]
+    for i in rng.permutation(inside):
+        by_class[specimen.placed[i].label].append(int(i))
     once = [members[depth] for depth in range(max(map(len, by_class))) for members in by_class if depth < len(members)]
     present = [members for members in by_class if members]
     again = (members[depth % len(members)] for depth in itertools.count() for members in present)
     return once[:count] + list(itertools.islice(again, max(0, count - len(once))))
 
 
-def particle_crop(rng: np.random.Generator, tomogram: Tomogram, config: SimulateConfig, templates: Sequence[Template], target: Placed) -> Crop:
+def particle_crop(rng: np.random.Generator, tomogram: Tomogram, config: SimulateConfig, number: int) -> Crop:
     """The box around a particle, shifted at random, with its mask and clean density."""
+    target = tomogram.specimen.placed[number]
     low, high = box_limits(config)
     reach = config.max_shift / config.voxel_size
     centre = np.round(target.position + rng.uniform(-reach, reach, 3)).astype(np.int64)
     centre = np.clip(centre, low, high)
     box = config.box_size
-    template = templates[target.label]
+    contour = tomogram.particles.templates[target.label].contour
     density = np.zeros((box, box, box), dtype=np.float32)
-    patch = posed(template, target.rotation, target.position % 1, tomogram.specimen.size_factor)
-    paste(density, patch, np.floor(target.position).astype(np.int64) - centre + box // 2)
-    return Crop(cut(tomogram.signal, centre, box), cut(tomogram.noise, centre, box), density > template.contour, density, centre, target)
+    paste(density, tomogram.particles.patch(number), np.floor(target.position).astype(np.int64) - centre + box // 2)
+    return Crop(cut(tomogram.signal, centre, box), cut(tomogram.noise, centre, box), density > contour, density, centre, target)
 
 
-def none_crop(rng: np.random.Generator, tomogram: Tomogram, config: SimulateConfig, templates: Sequence[Template]) -> Crop:
+def none_crop(rng: np.random.Generator, tomogram: Tomogram, config: SimulateConfig) -> Crop:
     """A box without a particle at its centre: a third on membranes, a third beside a particle, the rest anywhere.
 
     The nearest centre of a particle is at least 80 Å and 0.6 of its radius away.
     """
     box = config.box_size
-    candidates = none_candidates(rng, tomogram.specimen, config, templates)
-    clearance = particle_clearance(candidates, tomogram.specimen, config, templates)
+    candidates = none_candidates(rng, tomogram.particles, config)
+    clearance = particle_clearance(candidates, tomogram.particles, config)
     clear = np.flatnonzero(clearance >= 0)
     # In a tomogram so crowded that nowhere is clear, the clearest place has to do.
     centre = candidates[clear[0] if len(clear) else clearance.argmax()]
@@ -299,8 +338,9 @@ def none_crop(rng: np.random.Generator, tomogram: Tomogram, config: SimulateConf
     return Crop(cut(tomogram.signal, centre, box), cut(tomogram.noise, centre, box), empty > 0, empty, centre, None)
 
 
-def none_candidates(rng: np.random.Generator, specimen: Specimen, config: SimulateConfig, templates: Sequence[Template]) -> NDArray[np.int64]:
+def none_candidates(rng: np.random.Generator, particles: PosedParticles, config: SimulateConfig) -> NDArray[np.int64]:
     """A hundred voxels (x, y, z) on which a box of the class "none" may be centred."""
+    specimen, templates = particles.specimen, particles.templates
     low, high = box_limits(config)
     kind = rng.integers(3)
     points: NDArray[Any] = rng.uniform(low, high, (100, 3))
@@ -318,10 +358,9 @@ def none_candidates(rng: np.random.Generator, specimen: Specimen, config: Simula
     return inside
 
 
-def particle_clearance(
-    points: NDArray[np.int64], specimen: Specimen, config: SimulateConfig, templates: Sequence[Template]
-) -> NDArray[np.float64]:
+def particle_clearance(points: NDArray[np.int64], particles: PosedParticles, config: SimulateConfig) -> NDArray[np.float64]:
     """How much farther than demanded each point is from the centre of any particle, voxels; negative if too near."""
+    specimen, templates = particles.specimen, particles.templates
     if not specimen.placed:
         return np.full(len(points), np.inf)
     centres = np.stack([p.position for p in specimen.placed])
@@ -336,7 +375,7 @@ def has_bead(crop: Crop, specimen: Specimen) -> bool:
     return any((np.abs(bead.centre - crop.centre) < half + bead.radius).all() for bead in specimen.beads)
 
 
-def cut(volume: NDArray[np.float32], centre: NDArray[np.int64], size: int) -> NDArray[np.float32]:
+def cut(volume: NDArray[Any], centre: NDArray[np.int64], size: int) -> NDArray[Any]:
     """The cube whose index size // 2 is voxel `centre` (x, y, z)."""
     z, y, x = centre[::-1] - size // 2
     return volume[z : z + size, y : y + size, x : x + size]
@@ -344,21 +383,18 @@ def cut(volume: NDArray[np.float32], centre: NDArray[np.int64], size: int) -> ND
 
 def finish_crop(
     rng: np.random.Generator, crop: Crop, usual: float, tomogram: Tomogram, config: SimulateConfig, index: int, none_label: int
-) -> Rows:
-    """Mix signal and noise, at a random SNR or as the dose has it; one row of the store.
+) -> Arrays:
+    """One row of the store.
 
     The unit of the signal is its standard deviation in the box; or that of the tomogram's `usual` box, where the box holds no
     particle, or gold, which would leave nothing of the particle.
     """
     own = float(crop.signal.std())
     unit = usual if crop.placed is None or own == 0 or has_bead(crop, tomogram.specimen) else own
-    signal = (crop.signal - crop.signal.mean()) / unit
-    noise_deviation = float(crop.noise.std())
-    noise = (crop.noise - crop.noise.mean()) / noise_deviation
-    scale = unit / noise_deviation if config.snr is None else math.sqrt(draw_log_uniform(rng, config.snr))
+    mixed, signal, scale, noise_deviation = mix(rng, crop.signal, crop.noise, unit, config)
     at = crop.centre if crop.placed is None else crop.placed.position
     values: dict[str, object] = {
-        "subtomogram": scale * signal + noise,
+        "subtomogram": mixed,
         "signal": signal,
         "mask": crop.mask,
         "density": crop.density,
@@ -372,7 +408,28 @@ def finish_crop(
         "dose_snr": (own / noise_deviation) ** 2,
         **tomogram.drawn,
     }
-    dtypes = {name: about[0] for name, about in BOX_ARRAYS.items()} | {name: about[0] for name, about in ROW_ARRAYS.items()}
+    return as_row(values)
+
+
+def mix(
+    rng: np.random.Generator, signal: NDArray[np.float32], noise: NDArray[np.float32], unit: float, config: SimulateConfig
+) -> tuple[NDArray[np.float32], NDArray[np.float32], float, float]:
+    """Signal (mean 0, in the given unit) and noise (standard deviation 1) at a random SNR, or as the dose has it.
+
+    Returns
+    -------
+    mixed, signal : scale x signal + noise, and the signal
+    scale, noise_deviation : of the noise as it came
+    """
+    signal = (signal - signal.mean()) / unit
+    noise_deviation = float(noise.std())
+    scale = unit / noise_deviation if config.snr is None else math.sqrt(draw_log_uniform(rng, config.snr))
+    return scale * signal + (noise - noise.mean()) / noise_deviation, signal, scale, noise_deviation
+
+
+def as_row(values: Mapping[str, object]) -> Arrays:
+    """One row of some arrays of the store, in their types."""
+    dtypes = {name: about[0] for name, about in BOXES.items()} | {name: about[0] for name, about in ROWS.items()}
     return {name: convert(np.asarray(value), dtypes[name]) for name, value in values.items()}
 
 

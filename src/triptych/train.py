@@ -18,22 +18,24 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from triptych.config import TrainConfig
-from triptych.dataset import Batch, PlannedBatches, SubtomogramDataset, keep_batch, split_rows
+from triptych.dataset import Batch, PlannedBatches, SubtomogramDataset, keep_batch, split_rows, tile_rows
 from triptych.errors import InputError
 from triptych.generations import Generations, Refresh
 from triptych.io.manifest import describe_input
 from triptych.io.store import Store, open_store, unpack
-from triptych.losses import Truth, task_losses, total_loss
+from triptych.losses import TileTruth, Truth, coarse_labels, task_losses, total_loss
 from triptych.metrics import density_correlation, expected_calibration_error, intersection_over_union
-from triptych.model import Model, ModelCard, Network, TaskOutput, choose_device, choose_precision, load_model
+from triptych.model import Model, ModelCard, Network, PickOutput, TaskOutput, choose_device, choose_precision, load_model
 
 SMALLEST_HALF_BOX = 24
 """On a grid of 2^3, which a box of 16 has at 1/8, the weight gradients of torch 2.13's bfloat16 convolutions on CPUs are garbage."""
+CLASS_HEAD, PICK_HEAD = "classify.", "to_picks."
 Progress = Callable[[int, int], None]
 logger = logging.getLogger(__name__)
 
@@ -111,6 +113,8 @@ def check_tasks(store: Store, config: TrainConfig) -> None:
     for task in ("mask", "density"):
         if task in config.network.tasks and task not in store:
             raise InputError(f"{store.path} has no array '{task}', which the task '{task}' needs; set network.tasks to the others")
+    if "pick" in config.network.tasks and not (store.label_names and config.tiles_per_batch):
+        raise InputError(f"the task pick learns from tiles: simulate {store.path} with tile_share above 0, and train with tiles_per_batch above 0")
     if config.crop_size is not None and config.crop_size > store.box_size:
         raise InputError(f"crop_size is {config.crop_size}, but at most the box size {store.box_size} was expected")
     if store.box_size % 8:
@@ -196,11 +200,12 @@ class TrainingModule(LightningModule):
         self.original = generations.current
         self.store = store = generations.store
         self.train_rows, self.validation_rows = split_rows(store, config.validation_share, config.validation_particles, config.seed)
+        self.tiles = config.tiles_per_batch if "pick" in config.network.tasks else 0
         torch.manual_seed(config.seed)
-        self.network = Network(config.network, len(store.class_names))
+        self.network = Network(config.network, len(store.class_names), len(store.label_names))
         self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         if config.initial_model is not None:
-            load_initial(self.network, store.class_names, config.initial_model)
+            load_initial(self.network, store, config.initial_model)
         if self.original.cache is not None:
             unpack(store, self.original.cache)
         self.outputs: list[dict[str, Any]] = []
@@ -227,14 +232,17 @@ class TrainingModule(LightningModule):
         data = self.generations.take(first)
         # Only the store that was given has held-out rows.
         rows = np.arange(len(open_store(data.path))) if data.number else self.train_rows
+        tiles = None if data.number or not self.tiles else tile_rows(self.store, rows)
         batches = PlannedBatches(rows, config.batch_size, config.seed, first, count, data.number * self.generations.every)
-        return self._loader(SubtomogramDataset(data.path, config.augment, config.seed, crop_size, data.cache), batches)
+        return self._loader(SubtomogramDataset(data.path, config.augment, config.seed, crop_size, data.cache, self.tiles, tiles), batches)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         size = self.config.batch_size
         draws = [(int(row), i) for i, row in enumerate(self.validation_rows)]
         batches = [draws[i : i + size] for i in range(0, len(draws), size)]
-        return self._loader(SubtomogramDataset(self.original.path, None, self.config.seed, cache=self.original.cache), batches)
+        tiles = tile_rows(self.store, self.validation_rows) if self.tiles else None
+        dataset = SubtomogramDataset(self.original.path, None, self.config.seed, None, self.original.cache, self.tiles, tiles)
+        return self._loader(dataset, batches)
 
     def _loader(self, dataset: SubtomogramDataset, batches: Any) -> DataLoader[Batch]:
         workers = self.config.loader_workers
@@ -247,8 +255,9 @@ class TrainingModule(LightningModule):
         torch.manual_seed(self.config.seed * 1_000_003 + self.global_step)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        output = self.network(batch.subtomogram)
-        losses = task_losses(output, Truth(batch.label, batch.mask, batch.density), self.config.loss)
+        output = self.network(batch.subtomogram, batch.tile)
+        tiles = None if batch.tile_labels is None or batch.tile_heat is None else TileTruth(batch.tile_labels, batch.tile_heat)
+        losses = task_losses(output, Truth(batch.label, batch.mask, batch.density, tiles), self.config.loss)
         self.log_dict({f"loss_{task}": loss for task, loss in losses.items()})
         if output.class_logits is not None:
             self.log("train_accuracy", (output.class_logits.argmax(1) == batch.label).float().mean())
@@ -256,7 +265,7 @@ class TrainingModule(LightningModule):
         return total_loss(losses)
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        self.outputs.append(score(self.network(batch.subtomogram), batch))
+        self.outputs.append(score(self.network(batch.subtomogram, batch.tile), batch))
 
     def on_validation_epoch_end(self) -> None:
         figures = summarise(self.outputs, 1.0)
@@ -265,17 +274,17 @@ class TrainingModule(LightningModule):
         self.last_outputs, self.outputs = self.outputs, []
 
 
-def load_initial(network: Network, class_names: tuple[str, ...], folder: Path) -> None:
-    """Start from another model's weights; the class head only where the classes are the same."""
+def load_initial(network: Network, store: Store, folder: Path) -> None:
+    """Start from another model's weights; the heads that name things only where the names are the same."""
     initial = load_model(folder, device="cpu")
-    state = initial.network.state_dict()
-    if initial.card.class_names != class_names:
-        state = {name: tensor for name, tensor in state.items() if not name.startswith("classify.")}
+    keeps_class, keeps_pick = initial.card.class_names == store.class_names, initial.card.label_names == store.label_names
+    new = (*(() if keeps_class else (CLASS_HEAD,)), *(() if keeps_pick else (PICK_HEAD,)))
+    state = {name: tensor for name, tensor in initial.network.state_dict().items() if not name.startswith(new)}
     try:
         missing, unexpected = network.load_state_dict(state, strict=False)
     except RuntimeError as error:
         raise InputError(f"the network of {folder} has other sizes than the settings say: give it the same network settings") from error
-    if unexpected or any(not name.startswith("classify.") for name in missing):
+    if unexpected or any(not name.startswith((CLASS_HEAD, PICK_HEAD)) for name in missing):
         raise InputError(f"the network of {folder} has other tasks or blocks than the settings say: give it the same network settings")
 
 
@@ -289,7 +298,18 @@ def score(output: TaskOutput, batch: Batch) -> dict[str, Any]:
         result["iou"] = intersection_over_union((output.mask_logits > 0).cpu()[present], batch.mask.cpu()[present] > 0)
     if output.density is not None:
         result["correlation"] = density_correlation(output.density.float().cpu()[present], batch.density.cpu()[present])
+    if output.pick is not None and batch.tile_labels is not None:
+        result["tile_iou"], result["label_accuracy"] = score_tiles(output.pick, batch.tile_labels)
     return result
+
+
+def score_tiles(output: PickOutput, labels: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """IoU of the foreground, and the share of its cells that have the right label; of the tiles that have any."""
+    coarse = coarse_labels(labels)
+    here = (coarse > 0).flatten(1).any(1)
+    right = ((output.label_logits.argmax(1) + 1 == coarse) & (coarse > 0)).flatten(1).sum(1) / (coarse > 0).flatten(1).sum(1)
+    iou = intersection_over_union((output.foreground_logits > 0).cpu()[here.cpu()], labels.cpu()[here.cpu()] > 0)
+    return iou, right[here].cpu().numpy()
 
 
 def summarise(outputs: list[dict[str, Any]], temperature: float) -> dict[str, float]:
@@ -302,7 +322,7 @@ def summarise(outputs: list[dict[str, Any]], temperature: float) -> dict[str, fl
         figures["accuracy"] = float(correct.float().mean())
         figures["cross_entropy"] = float(F.cross_entropy(logits, label))
         figures["calibration_error"] = expected_calibration_error(probability.numpy(), correct.numpy())
-    for name in ("iou", "correlation"):
+    for name in ("iou", "correlation", "tile_iou", "label_accuracy"):
         values = np.concatenate([o[name] for o in outputs]) if name in outputs[0] else np.empty(0)
         if len(values):
             figures[name] = float(np.nanmean(values))
@@ -322,6 +342,9 @@ def finish(module: TrainingModule, config: TrainConfig) -> tuple[Model, dict[str
     outputs = module.last_outputs
     temperature = fit_temperature(outputs) if "logits" in outputs[0] else 1.0
     store = module.store
-    card = ModelCard(config.network, store.class_names, store.voxel_size, store.box_size, store.contrast, temperature=temperature)
+    labels = store.label_names if module.tiles else ()
+    card = ModelCard(
+        config.network, store.class_names, store.voxel_size, store.box_size, store.contrast, temperature=temperature, label_names=labels
+    )
     figures = {"particles": sum(len(o["label"]) for o in outputs), **summarise(outputs, temperature)}
     return Model(module.network, card, config.device, config.precision), figures

@@ -7,7 +7,7 @@ tomogram called "0012" must not become the number 12, and every number must come
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -230,3 +230,19 @@ def write_star(path: Path | str, blocks: Mapping[str, Block]) -> None:
     """
     with output_file(path) as part, part.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(line + "\n" for line in _lines(blocks))
+
+
+def probability_columns(class_names: Sequence[str]) -> list[str]:
+    """Columns of the probabilities of some classes; InputError where two would be the same."""
+    columns = [probability_column(name) for name in class_names]
+    if len(set(columns)) < len(columns):
+        raise InputError(f"class names differ in punctuation only ({', '.join(class_names)}), so STAR columns would be the same: rename them")
+    return columns
+
+
+def probability_column(class_name: str) -> str:
+    """ribosome_70s -> triptychProbabilityRibosome70s; InputError if the name has no letter or digit."""
+    words = re.findall(r"[A-Za-z0-9]+", class_name)
+    if not words:
+        raise InputError(f"the class name '{class_name}' has no letter or digit, so no STAR column can be named after it: rename the class")
+    return "triptychProbability" + "".join(word[0].upper() + word[1:] for word in words)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import zarr
@@ -48,6 +48,7 @@ ROW_ARRAYS: dict[str, tuple[str, tuple[int, ...], str]] = {
     "ctf_correction": ("int8", (), ", ".join(f"{i} {name}" for i, name in enumerate(get_args(CtfCorrection)))),
     "deconvolution_constant": ("float32", (), "c in CTF / (CTF^2 + c)"),
     "dose_weighting": ("int8", (), "1 if reconstructed with dose weighting"),
+    "cosine_weighting": ("int8", (), "1 if each tilt was weighted by its cosine"),
     "smoothing": ("int8", (), ", ".join(f"{i} {name}" for i, name in enumerate(get_args(Smoothing)))),
     "low_pass": ("float32", (), "resolution of the low-pass filter on the tomogram, Å; 0 for none"),
     "ice_thickness": ("float32", (), "Å"),
@@ -55,6 +56,19 @@ ROW_ARRAYS: dict[str, tuple[str, tuple[int, ...], str]] = {
     "cytosol": ("float32", (), "share of the volume between the particles that small proteins fill"),
     "occupancy": ("float32", (), "share of the ice's volume that particles fill"),
 }
+TILE_BOXES = {
+    "tiles/subtomogram": ("float16", "signal_scale x signal + noise; the noise has standard deviation 1"),
+    "tiles/signal": ("float16", "noise-free reconstruction; mean 0, in units of the tomogram's usual subtomogram"),
+    "tiles/labels": ("uint16", "0 for background, else number in label_names + 1"),
+    "tiles/centres": ("uint8", "1 in the voxel in which a particle has its centre"),
+}
+"""Boxes at random places of the tomograms, from which picking is learned. They lie in a group of their own: there are fewer or more of them."""
+TILE_ROWS: dict[str, tuple[str, tuple[int, ...], str]] = {
+    "tiles/tomogram": ("int32", (), "tomogram from which the tile was cut"),
+    "tiles/signal_scale": ("float32", (), "factor of the signal in the tile"),
+}
+BOXES = BOX_ARRAYS | TILE_BOXES
+ROWS = ROW_ARRAYS | TILE_ROWS
 REQUIRED = ("subtomogram", "label")
 
 
@@ -65,6 +79,7 @@ class Store:
     Attributes
     ----------
     voxel_size : Å; box_size : voxels; class_names : names of the labels; contrast : sign of the particles' grey values
+    label_names : names of the numbers from 1 in the tiles' label maps; empty without tiles
     attributes : everything that the group's attributes say
     unpacked : folder of an uncompressed copy of the boxes (see `unpack`)
     """
@@ -77,6 +92,10 @@ class Store:
     contrast: Contrast
     attributes: Mapping[str, Any] = field(default_factory=dict)
     unpacked: Path | None = None
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return tuple(str(name) for name in self.attributes.get("label_names", ())) if "tiles/labels" in self else ()
 
     def __len__(self) -> int:
         return int(self.array("subtomogram").shape[0])
@@ -96,8 +115,8 @@ class Store:
 
     def read_rows(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Some rows of an array, in the order asked for; from the unpacked copy where there is one."""
-        if self.unpacked is not None:
-            return np.asarray(np.load(self.unpacked / f"{name}.npy", mmap_mode="r", allow_pickle=False)[rows])
+        if self.unpacked is not None and name in BOXES:
+            return np.asarray(np.load(unpacked_file(self.unpacked, name), mmap_mode="r", allow_pickle=False)[rows])
         array = self.array(name)
         try:
             return np.asarray(array.get_orthogonal_selection((np.asarray(rows, dtype=np.int64),)))
@@ -120,24 +139,41 @@ def particle_name(row: int) -> str:
     return f"particle_{row:06d}"
 
 
-def create_store(
-    path: Path, count: int, rows_per_part: int, voxel_size: float, box_size: int, class_names: tuple[str, ...], attributes: Mapping[str, Any]
-) -> Store:
-    """An empty store; parts of `rows_per_part` rows share no chunk, so that different processes may write them at once.
+def unpacked_file(folder: Path, name: str) -> Path:
+    return folder / f"{name.replace('/', '_')}.npy"
 
-    Boxes are kept a few to a chunk: training reads them in random order, and one to a file would be too many files.
-    """
+
+class Rows(NamedTuple):
+    """Rows in all, and rows that are written together."""
+
+    total: int
+    per_part: int
+
+
+def create_store(
+    path: Path, particles: Rows, tiles: Rows, voxel_size: float, box_size: int, class_names: tuple[str, ...], attributes: Mapping[str, Any]
+) -> Store:
+    """An empty store; parts share no chunk, so that different processes may write them at once."""
     group = zarr.open_group(path, mode="w-", zarr_format=3)
     frame: dict[str, Any] = {"voxel_size": voxel_size, "box_size": box_size, "class_names": list(class_names), "contrast": "bright"}
     group.attrs.update({"format": FORMAT, "layout": LAYOUT, **frame, **attributes})
-    codec = BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle")
-    boxes_per_chunk = max(n for n in range(1, BOXES_PER_CHUNK + 1) if rows_per_part % n == 0)
-    arrays: dict[str, tuple[str, tuple[int, ...], str]] = {name: (dtype, (box_size,) * 3, text) for name, (dtype, text) in BOX_ARRAYS.items()}
-    for name, (dtype, shape, text) in {**arrays, **ROW_ARRAYS}.items():
-        rows = boxes_per_chunk if len(shape) == 3 else rows_per_part
-        array = group.create_array(name, shape=(count, *shape), dtype=dtype, chunks=(rows, *shape), compressors=codec)
-        array.attrs["description"] = text
+    create_arrays(group, particles, box_size, BOX_ARRAYS, ROW_ARRAYS)
+    if tiles.total:
+        create_arrays(group, tiles, box_size, TILE_BOXES, TILE_ROWS)
     return open_store(path, mode="r+")
+
+
+def create_arrays(
+    group: zarr.Group, rows: Rows, box_size: int, boxes: Mapping[str, tuple[str, str]], others: Mapping[str, tuple[str, tuple[int, ...], str]]
+) -> None:
+    """Boxes are kept a few to a chunk: training reads them in random order, and one to a file would be too many files."""
+    codec = BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle")
+    boxes_per_chunk = max(n for n in range(1, BOXES_PER_CHUNK + 1) if rows.per_part % n == 0)
+    arrays: dict[str, tuple[str, tuple[int, ...], str]] = {name: (dtype, (box_size,) * 3, text) for name, (dtype, text) in boxes.items()}
+    for name, (dtype, shape, text) in {**arrays, **others}.items():
+        chunk = boxes_per_chunk if name in boxes else rows.per_part
+        array = group.create_array(name, shape=(rows.total, *shape), dtype=dtype, chunks=(chunk, *shape), compressors=codec)
+        array.attrs["description"] = text
 
 
 def remove_leftovers(path: Path) -> None:
@@ -152,8 +188,8 @@ def unpack(store: Store, folder: Path) -> Store:
     Copies only what is not there yet; each array appears under its name when it is whole.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (name for name in BOX_ARRAYS if name in store):
-        target = folder / f"{name}.npy"
+    for name in (name for name in BOXES if name in store):
+        target = unpacked_file(folder, name)
         if target.exists():
             continue
         array, part = store.array(name), target.with_suffix(".part")
@@ -205,9 +241,11 @@ def check_store(store: Store) -> None:
     count = len(store)
     if count == 0:
         raise InputError(f"{store.path} holds no particles; write it anew with `triptych simulate`")
-    for name in (name for name in (*BOX_ARRAYS, *ROW_ARRAYS) if name in store):
+    tiles = store.array("tiles/labels").shape[0] if "tiles/labels" in store else 0
+    for name in (name for name in (*BOXES, *ROWS) if name in store):
         shape = store.array(name).shape
-        wanted = (count, *((store.box_size,) * 3 if name in BOX_ARRAYS else ROW_ARRAYS[name][1]))
+        rows = tiles if name in TILE_BOXES or name in TILE_ROWS else count
+        wanted = (rows, *((store.box_size,) * 3 if name in BOXES else ROWS[name][1]))
         if shape != wanted:
             raise InputError(f"array '{name}' of {store.path} has shape {shape}, but {wanted} was expected; write it anew with `triptych simulate`")
 
@@ -216,7 +254,7 @@ def check_complete(store: Store) -> None:
     """InputError if a chunk of an array is missing, which Zarr would read as zeros."""
     if int(store.attributes.get("layout", 1)) < 2:
         return
-    for name in (name for name in (*BOX_ARRAYS, *ROW_ARRAYS) if name in store):
+    for name in (name for name in (*BOXES, *ROWS) if name in store):
         array = store.array(name)
         lost = array.nchunks - array.nchunks_initialized
         if lost:
