@@ -1,0 +1,110 @@
+"""Whole tomograms, of which only the pieces that are looked at are read: MRC files and OME-Zarr groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from triptych.errors import InputError
+from triptych.io.mrc import bare_stem, check_values, is_mrc_name, mmap_mrc
+from triptych.io.source import mrc_files
+from triptych.volume import Volume
+
+ZARR_SUFFIX = ".zarr"
+UNITS = {"angstrom": 1.0, "nanometer": 10.0, "micrometer": 1e4}
+"""Å per unit of length."""
+
+
+def find_tomograms(inputs: Sequence[Path | str]) -> list[Path]:
+    """The tomograms that files, folders of files, and OME-Zarr groups stand for; InputError where there are none or a name comes twice."""
+    found: list[Path] = []
+    for item in map(Path, inputs):
+        if is_zarr(item) or item.is_file():
+            found.append(item)
+        elif item.is_dir():
+            inside = [*mrc_files(item), *sorted(path for path in item.iterdir() if is_zarr(path))]
+            if not inside:
+                raise InputError(f"the folder {item} holds no tomogram: MRC files or OME-Zarr groups were expected")
+            found += inside
+        else:
+            raise InputError(f"{item} does not exist: give tomograms as MRC files, OME-Zarr groups, or folders of them")
+    names = [tomogram_name(path) for path in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"several tomograms are called {twice[0]}: rename them, since results are written under that name")
+    return found
+
+
+def is_zarr(path: Path) -> bool:
+    return path.is_dir() and any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zattrs"))
+
+
+def tomogram_name(path: Path) -> str:
+    """File name without its endings."""
+    return bare_stem(path.name.removesuffix(ZARR_SUFFIX).removesuffix(".ome"))
+
+
+def open_tomogram(path: Path, voxel_size: float | None = None) -> Volume:
+    """A tomogram whose data are read when they are sliced.
+
+    Parameters
+    ----------
+    path : uncompressed MRC file, or OME-Zarr group (version 0.4 or 0.5), of which the finest level is taken
+    voxel_size : Å; None: as the file says
+    """
+    if not is_zarr(path):
+        if not is_mrc_name(path):
+            raise InputError(f"{path} is no tomogram that triptych reads: an MRC file (.mrc, .rec, .map) or an OME-Zarr group was expected")
+        return mmap_mrc(path, voxel_size)
+    try:
+        group = zarr.open_group(path, mode="r")
+        attributes: dict[str, Any] = dict(group.attrs)
+        image = attributes.get("ome", attributes)["multiscales"][0]
+        array = group[image["datasets"][0]["path"]]
+        stated = _stated_voxel_size(image)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} is not an OME-Zarr image ({reason}): a group with 'multiscales' was expected") from None
+    if not isinstance(array, zarr.Array) or array.ndim != 3:
+        raise InputError(f"the finest level of {path} is no array of 3 axes: an image with the axes z, y, x was expected")
+    if voxel_size is None and stated is None:
+        raise InputError(f"{path} does not say its voxel size in Å: say it with --set voxel_size=...")
+    return Volume(cast(NDArray[np.float32], array), voxel_size or cast(float, stated))
+
+
+def _stated_voxel_size(image: dict[str, Any]) -> float | None:
+    """Å per voxel of the finest level, None where it is not stated or differs between the axes."""
+    scales = [step["scale"] for step in image["datasets"][0].get("coordinateTransformations", ()) if step.get("type") == "scale"]
+    units = [UNITS.get(str(axis.get("unit", "angstrom")).lower()) for axis in image.get("axes", ()) if isinstance(axis, dict)]
+    if not scales or None in units or len(set(scales[0])) != 1:
+        return None
+    return float(scales[0][0]) * float((units or [1.0])[0] or 1.0)
+
+
+def cut_box(tomogram: Volume, center: NDArray[np.int64], shape: tuple[int, int, int], what: Path | str) -> NDArray[np.float32]:
+    """A box around a voxel.
+
+    Parameters
+    ----------
+    center : z, y, x of the voxel that becomes index ``n // 2`` of each axis
+    shape : of the box
+    what : named where values are not valid
+
+    Returns
+    -------
+    float32 array. What lies outside the tomogram gets the mean of what lies inside.
+    """
+    low = np.asarray(center) - np.array(shape) // 2
+    start, stop = np.maximum(low, 0), np.minimum(low + shape, tomogram.data.shape)
+    inside = np.array(tomogram.data[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))], dtype=np.float32)
+    check_values(inside, what)
+    if inside.shape == shape:
+        return inside
+    box = np.full(shape, inside.mean(dtype=np.float64), dtype=np.float32)
+    box[tuple(slice(a, b) for a, b in zip(start - low, stop - low, strict=True))] = inside
+    return box

@@ -1,0 +1,338 @@
+"""Model + whole tomograms -> particles, label maps and maps of the particles.
+
+Each tomogram is scanned in tiles, which marks and names what is there and finds the centres of particles; then every centre is
+looked at in a box of its own, as `predict` does. A row of tiles, and the boxes of a tomogram, are what is finished at once: a
+killed run goes on there, and memory does not grow with the tomogram.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from triptych.config import NONE_CLASS, PickConfig
+from triptych.errors import InputError
+from triptych.fourier import resample_to_shape
+from triptych.io.manifest import describe_input, hash_file, installed_version, write_manifest
+from triptych.io.mrc import new_mrc
+from triptych.io.relion import particle_columns
+from triptych.io.star import Block, probability_columns, write_star
+from triptych.io.tomogram import cut_box, find_tomograms, open_tomogram, tomogram_name
+from triptych.io.workspace import Workspace, choose_items, open_workspace
+from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, Model, Predictions, load_model
+from triptych.tiling import Cutout, Tile, find_centres, in_batches, label_voxels, paint, plan_tiles, suppress
+from triptych.volume import Volume, standardise
+
+logger = logging.getLogger(__name__)
+
+NEAREST = 30.0
+"""Å: two particles whose centres are nearer are one."""
+LOOK_STEPS = 0.5
+"""What looking at a tomogram's centres counts in the progress, over its number of tiles."""
+MAPS = {"labels": "u2", "instances": "u2", "densities": "f4"}
+"""Folders of the output, and the type of the values in their files."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A tomogram to pick from, and the tiles in which it is scanned."""
+
+    path: Path
+    name: str
+    shape: tuple[int, int, int]
+    voxel_size: float
+    rows: list[list[Tile]] = field(repr=False)
+    first: int
+    """Number of its first item: one for each row of tiles, then one for looking at the centres."""
+
+    @property
+    def items(self) -> range:
+        return range(self.first, self.first + len(self.rows) + 1)
+
+    def steps(self, item: int) -> int:
+        """What an item counts in the progress: tiles, or what takes as long."""
+        if item == self.items[-1]:
+            return max(1, round(LOOK_STEPS * sum(map(len, self.rows))))
+        return len(self.rows[item - self.first])
+
+
+class Picker:
+    """Everything that a run needs to do one of its items."""
+
+    def __init__(self, workspace: Workspace, jobs: Sequence[Job], folder: Path, config: PickConfig) -> None:
+        self.workspace, self.jobs, self.folder, self.config = workspace, jobs, folder, config
+
+    @cached_property
+    def model(self) -> Model:
+        return load_model(self.folder, self.config.device, self.config.precision)
+
+    @property
+    def sign(self) -> float:
+        return 1.0 if self.config.contrast == self.model.card.contrast else -1.0
+
+    def job(self, item: int) -> Job:
+        return next(job for job in self.jobs if item in job.items)
+
+    def steps(self, item: int) -> int:
+        return self.job(item).steps(item)
+
+    def do(self, item: int) -> int:
+        """Finish an item; return what it counts in the progress."""
+        job = self.job(item)
+        with self.workspace.desk() as desk:
+            note = desk / "note.npz"
+            if item == job.items[-1]:
+                np.savez_compressed(note, **self.look(job, desk))
+                for kind in MAPS:
+                    if (desk / f"{kind}.mrc").exists():
+                        (desk / f"{kind}.mrc").replace(self.workspace.result / kind / f"{job.name}.mrc")
+            else:
+                np.savez_compressed(note, **self.scan(job, job.rows[item - job.first]))
+            self.workspace.mark(item, note)
+        return job.steps(item)
+
+    def scan(self, job: Job, row: list[Tile]) -> dict[str, NDArray[Any]]:
+        """Label map of a row of tiles, and the centres in it: voxels (z, y, x) of the tomogram, and probabilities."""
+        tomogram = open_tomogram(job.path, job.voxel_size)
+        low, high = row[0].start[1], row[0].stop[1]
+        labels = np.zeros((job.shape[0], high - low, job.shape[2]), dtype=np.uint16)
+        places, heights = [], []
+        for tile in row:
+            out = self.model.scan(self.view(tomogram, tile, job.path)[None])
+            found, height = find_centres(np.asarray(out.centre_logits[0].sigmoid()), self.config.threshold)
+            where = tile.places(found)
+            own = ((where >= np.array(tile.start) - 0.5) & (where < np.array(tile.stop) - 0.5)).all(1)
+            places.append(where[own])
+            heights.append(height[own])
+            fine = label_voxels(np.asarray(out.foreground_logits[0].sigmoid()), np.asarray(out.label_logits[0].argmax(0)))
+            inside = np.ix_(*(tile.indices(axis) for axis in range(3)))
+            labels[tile.start[0] : tile.stop[0], :, tile.start[2] : tile.stop[2]] = fine[inside]
+        return {"labels": labels, "places": np.concatenate(places), "heights": np.concatenate(heights)}
+
+    def view(self, tomogram: Volume, tile: Tile, path: Path) -> NDArray[np.float32]:
+        """The model's view of a tile, standardised."""
+        box = Volume(cut_box(tomogram, tile.center, tile.reach, path), tomogram.voxel_size)
+        return standardise(self.sign * resample_to_shape(box, self.model.card.voxel_size, tile.shape))
+
+    def look(self, job: Job, desk: Path) -> dict[str, NDArray[Any]]:
+        """Classify, segment and recover what is at each centre, and keep the best where several claim the same voxels; writes the maps."""
+        notes = [self.workspace.note(item) for item in job.items[:-1]]
+        places, heights = (np.concatenate([np.load(note)[key] for note in notes]) for key in ("places", "heights"))
+        found, masks = self.recognise(job, places)
+        names = self.model.card.class_names
+        none = found["probabilities"][:, names.index(NONE_CLASS)] if NONE_CLASS in names else np.zeros(len(places))
+        score = heights * (1 - none)
+        wanted = np.flatnonzero((score >= self.config.min_score) & np.array([mask.count > 0 for mask in masks], dtype=bool))
+        best = suppress([masks[i] for i in wanted], score[wanted], places[wanted], self.config.max_overlap, NEAREST / job.voxel_size)
+        kept = wanted[best]
+        found = {name: values[kept] for name, values in found.items()}
+        self.write_maps(job, desk, [masks[i] for i in kept], places[kept], found["probabilities"])
+        return {"places": places[kept], "heights": heights[kept], "score": score[kept], **found}
+
+    def recognise(self, job: Job, places: NDArray[np.float64]) -> tuple[dict[str, NDArray[np.float32]], list[Cutout]]:
+        """Probabilities, embeddings and masks of what is at some places."""
+        card = self.model.card
+        probabilities = [np.empty((0, len(card.class_names)), np.float32)]
+        embedding = [np.empty((0, card.network.embedding_size), np.float32)]
+        masks: list[Cutout] = []
+        for batch in in_batches(places, self.config.batch_size):
+            result, starts = self.predict(job, batch)
+            if result.probabilities is None or result.masks is None:
+                raise InputError("this model was trained without the tasks class and mask, which picking needs: train one with all tasks")
+            probabilities.append(result.probabilities)
+            embedding.append(result.embedding)
+            masks += [Cutout.of(mask > MASK_LEVEL, start) for mask, start in zip(result.masks, starts, strict=True)]
+        return {"probabilities": np.concatenate(probabilities), "embedding": np.concatenate(embedding)}, masks
+
+    def predict(self, job: Job, places: NDArray[np.float64]) -> tuple[Predictions, list[NDArray[np.int64]]]:
+        """What the model says of boxes around some places; also the voxel of the tomogram at which each box starts."""
+        tomogram = open_tomogram(job.path, job.voxel_size)
+        size = 2 * int(np.ceil(self.model.card.box_size * self.model.card.voxel_size / job.voxel_size / 2))
+        centers = np.round(places).astype(np.int64)
+        boxes = [Volume(cut_box(tomogram, center, (size,) * 3, job.path), job.voxel_size) for center in centers]
+        return self.model.predict_batch(boxes, self.config.contrast, self.config.half_turns), list(centers - size // 2)
+
+    def write_maps(
+        self, job: Job, desk: Path, masks: Sequence[Cutout], places: NDArray[np.float64], probabilities: NDArray[np.float32]
+    ) -> None:
+        """Label map, instances and densities of a tomogram; where masks overlap, the better particle is in front."""
+        classes = self.class_labels(probabilities)
+        with new_mrc(desk / "labels.mrc", job.shape, MAPS["labels"], job.voxel_size) as labels:
+            for row, item in zip(job.rows, job.items[:-1], strict=True):
+                labels[:, row[0].start[1] : row[0].stop[1]] = np.load(self.workspace.note(item))["labels"]
+            for mask, label in reversed(list(zip(masks, classes, strict=True))):
+                if label:
+                    paint(labels, mask.mask, label, mask.start)
+        if self.config.write_instances:
+            with new_mrc(desk / "instances.mrc", job.shape, MAPS["instances"], job.voxel_size) as instances:
+                for number, mask in reversed(list(enumerate(masks, start=1))):
+                    paint(instances, mask.mask, number, mask.start)
+        if self.config.write_densities and "density" in self.model.card.network.tasks:
+            with new_mrc(desk / "densities.mrc", job.shape, MAPS["densities"], job.voxel_size) as densities:
+                for batch in in_batches(range(len(masks))[::-1], self.config.batch_size):
+                    result, starts = self.predict(job, places[list(batch)])
+                    for i, density, start in zip(batch, result.densities or (), starts, strict=True):
+                        paint(densities, masks[i].mask, density, start)
+
+    def class_labels(self, probabilities: NDArray[np.float32]) -> list[int]:
+        """The number in label maps of each particle's class; 0 where label maps do not know it."""
+        numbers = {name: number for number, name in enumerate(self.model.card.label_names, start=1)}
+        return [numbers.get(self.model.card.class_names[best], 0) for best in probabilities.argmax(1)]
+
+
+def pick(
+    tomograms: Sequence[Path | str],
+    out: Path | str,
+    model: Path | str | None = None,
+    config: PickConfig | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    part: tuple[int, int] | None = None,
+) -> Path:
+    """Find, classify, segment and recover the particles of whole tomograms.
+
+    The folder then holds ``particles.star``, ``labels/`` (numbers that ``classes.star`` names), ``instances/`` (``_triptychInstance`` of the
+    particles), perhaps ``densities/``, ``tomograms.star`` and ``embedding.npy``. What is finished is kept in a working folder beside `out`: the
+    same call goes on after a kill. With `part`, `out` exists when the last part is done.
+
+    Parameters
+    ----------
+    tomograms : MRC files, OME-Zarr groups, or folders of them
+    out : folder to make
+    model : model folder with the task pick; default: the one that ships with triptych
+    on_progress : called with (steps done, steps in all), first with those that an earlier run has finished
+    part : (k, n) to do only the k-th of n parts of the tomograms (k from 1)
+    """
+    config = config or PickConfig()
+    folder = Path(model or BUILT_IN_MODEL)
+    network = load_model(folder, config.device, config.precision)
+    check_model(network, folder)
+    jobs = plan_jobs(find_tomograms(tomograms), network, config)
+    settings = {
+        "version": installed_version(),
+        "tomograms": {job.name: describe_input(job.path) for job in jobs},
+        "model": hash_file(folder / "weights.safetensors"),
+        **config.model_dump(mode="json", exclude={"device", "batch_size"}),
+    }
+    kinds = [kind for kind in MAPS if kind == "labels" or getattr(config, f"write_{kind}")]
+    workspace = open_workspace(Path(out), settings, partial(make_folders, kinds))
+    picker = Picker(workspace, jobs, folder, config)
+    with workspace.until_finished(keep=part is not None):
+        items = [item for number in choose_items(len(jobs), part) for item in jobs[number].items]
+        workspace.fill(items, picker.do, picker.steps, 1, None, on_progress)
+        if len(workspace.done()) == sum(len(job.items) for job in jobs):
+            workspace.finish(partial(finish_run, picker))
+    return Path(out)
+
+
+def check_model(model: Model, folder: Path) -> None:
+    """InputError unless the model can pick."""
+    missing = [task for task in ("class", "mask", "pick") if task not in model.card.network.tasks]
+    if missing:
+        raise InputError(f"the model {folder} was trained without the task {missing[0]}, which picking needs: train one with network.tasks that has it")
+
+
+def plan_jobs(paths: Sequence[Path], model: Model, config: PickConfig) -> list[Job]:
+    """The tomograms with their tiles; InputError where one cannot be read."""
+    jobs: list[Job] = []
+    for path in paths:
+        volume = open_tomogram(path, config.voxel_size)
+        z, y, x = (int(n) for n in volume.data.shape)
+        ratio = model.card.voxel_size / volume.voxel_size
+        if ratio < 1 / 1.5:
+            text = "%s has %.4g Å per voxel, but the model was trained at %.4g Å: detail that it needs is missing"
+            logger.warning(text, path, volume.voxel_size, model.card.voxel_size)
+        # Stored voxel sizes differ in the last digits.
+        rows = plan_tiles((z, y, x), 1.0 if abs(ratio - 1) < 1e-3 else ratio, config.tile_size, config.margin)
+        jobs.append(Job(path, tomogram_name(path), (z, y, x), volume.voxel_size, rows, jobs[-1].items.stop if jobs else 0))
+    return jobs
+
+
+def make_folders(kinds: Sequence[str], folder: Path) -> None:
+    for kind in kinds:
+        (folder / kind).mkdir(parents=True)
+
+
+def finish_run(picker: Picker, folder: Path) -> None:
+    """The tables of all tomograms, and the manifest."""
+    jobs, card = picker.jobs, picker.model.card
+    notes = [dict(np.load(picker.workspace.note(job.items[-1]))) for job in jobs]
+    groups = optics_groups(jobs)
+    tables = [particle_table(job, note, card.class_names, groups[job.voxel_size]) for job, note in zip(jobs, notes, strict=True)]
+    table = pd.concat(tables, ignore_index=True)
+    labels = pd.DataFrame({"rlnClassNumber": range(1, len(card.label_names) + 1), "triptychClass": card.label_names})
+    files: dict[str, dict[str, Block]] = {
+        "particles.star": {"optics": optics_table(jobs), "particles": table},
+        "tomograms.star": {"global": tomogram_table(jobs, picker.workspace.out)},
+        "classes.star": {"classes": labels},
+    }
+    for name, blocks in files.items():
+        write_star(folder / name, blocks)
+    np.save(folder / "embedding.npy", np.concatenate([note["embedding"] for note in notes]))
+    about = {
+        "model": {**card.to_json(), "name": picker.folder.name, "sha256": hash_file(picker.folder / "weights.safetensors")},
+        "device": picker.model.device_name,
+        "particles": len(table),
+    }
+    write_manifest(folder, "pick", picker.config, [*(job.path for job in jobs), picker.folder], None, about)
+
+
+def particle_table(job: Job, note: dict[str, NDArray[Any]], class_names: Sequence[str], optics_group: int) -> pd.DataFrame:
+    """Rows of particles.star, best first. Picking finds no orientation: the angles are 0."""
+    positions = note["places"][:, ::-1] * job.voxel_size
+    unturned = np.broadcast_to(np.eye(3), (len(positions), 3, 3))
+    best = note["probabilities"].argmax(1) if len(positions) else np.empty(0, dtype=np.int64)
+    return pd.DataFrame(
+        {
+            "rlnTomoName": [job.name] * len(positions),
+            **particle_columns(positions, unturned, job.voxel_size, job.shape),
+            "rlnOpticsGroup": optics_group,
+            "rlnClassNumber": best + 1,
+            "rlnAutopickFigureOfMerit": note["score"],
+            "triptychInstance": np.arange(1, len(positions) + 1),
+            "triptychClass": [class_names[i] for i in best],
+            "triptychProbability": note["probabilities"].max(1, initial=0),
+            "triptychScore": note["score"],
+            "triptychCentreProbability": note["heights"],
+            **dict(zip(probability_columns(class_names), note["probabilities"].T, strict=True)),
+        }
+    )
+
+
+def optics_groups(jobs: Sequence[Job]) -> dict[float, int]:
+    """Number of the optics group of each voxel size."""
+    return {size: number for number, size in enumerate(dict.fromkeys(job.voxel_size for job in jobs), start=1)}
+
+
+def optics_table(jobs: Sequence[Job]) -> pd.DataFrame:
+    groups = optics_groups(jobs)
+    return pd.DataFrame(
+        {
+            "rlnOpticsGroup": list(groups.values()),
+            "rlnOpticsGroupName": [f"opticsGroup{number}" for number in groups.values()],
+            "rlnTomoTiltSeriesPixelSize": list(groups),
+        }
+    )
+
+
+def tomogram_table(jobs: Sequence[Job], out: Path) -> pd.DataFrame:
+    """One row for each tomogram; coordinates are in its own voxels, so that its binning is 1."""
+    rows = [
+        {
+            "rlnTomoName": job.name,
+            "rlnTomoReconstructedTomogram": os.path.relpath(job.path.absolute(), out),
+            "rlnTomoTiltSeriesPixelSize": job.voxel_size,
+            "rlnTomoTomogramBinning": 1.0,
+            **dict(zip(("rlnTomoSizeZ", "rlnTomoSizeY", "rlnTomoSizeX"), job.shape, strict=True)),
+        }
+        for job in jobs
+    ]
+    return pd.DataFrame(rows)

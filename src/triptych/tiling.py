@@ -1,0 +1,180 @@
+"""A tomogram in tiles, and particles from what is found in them: pure functions.
+
+Tiles are planned in the tomogram's own voxels, and each is brought to the model's voxel size around its own centre, so that no
+grid of the model's need lie over the whole tomogram. Indices are [z, y, x].
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+CELL = 2
+"""Voxels along each side of the cells in which centres and labels are found."""
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A part of a tomogram and the model's view of it.
+
+    Attributes
+    ----------
+    start, stop : the voxels of the tomogram that this tile answers for
+    shape : of the model's view, its voxels; the margin lies around the voxels that it answers for
+    ratio : model's voxel size over the tomogram's
+    """
+
+    start: Triple
+    stop: Triple
+    shape: Triple
+    ratio: float
+
+    @property
+    def center(self) -> NDArray[np.int64]:
+        """Voxel of the tomogram that is index n // 2 of the view."""
+        return (np.array(self.start) + np.array(self.stop)) // 2
+
+    @property
+    def reach(self) -> Triple:
+        """Shape of the box of the tomogram around `center` that holds the view and two voxels more on each side."""
+        z, y, x = (2 * math.ceil(n * self.ratio / 2) + 4 * (self.ratio != 1) for n in self.shape)
+        return z, y, x
+
+    def places(self, indices: NDArray[Any]) -> NDArray[np.float64]:
+        """Voxels of the tomogram (n, 3) for indices of the view."""
+        return np.asarray(self.center + (indices - np.array(self.shape) // 2) * self.ratio, dtype=np.float64)
+
+    def indices(self, axis: int) -> NDArray[np.int64]:
+        """For each voxel of the tomogram that the tile answers for, the nearest index of the view."""
+        own = np.arange(self.start[axis], self.stop[axis])
+        nearest = np.round((own - self.center[axis]) / self.ratio).astype(np.int64) + self.shape[axis] // 2
+        return np.clip(nearest, 0, self.shape[axis] - 1)
+
+
+def plan_tiles(shape: Triple, ratio: float, size: int, margin: int) -> list[list[Tile]]:
+    """Tiles that together answer for every voxel once, in rows of equal y.
+
+    Parameters
+    ----------
+    shape : of the tomogram
+    ratio : model's voxel size over the tomogram's
+    size, margin : most of the model's voxels that a tile answers for along an axis, and voxels around them that it sees too
+    """
+    axes = [split_axis(n, max(1, math.floor(size * ratio))) for n in shape]
+    rows = []
+    for y in axes[1]:
+        row = []
+        for z, x in itertools.product(axes[0], axes[2]):
+            spans = (z, y, x)
+            views = (8 * math.ceil((math.ceil((stop - start) / ratio) + 2 * margin) / 8) for start, stop in spans)
+            row.append(Tile(tuple(s[0] for s in spans), tuple(s[1] for s in spans), tuple(views), ratio))  # type: ignore[arg-type]
+        rows.append(row)
+    return rows
+
+
+def split_axis(length: int, most: int) -> list[tuple[int, int]]:
+    """Equal ranges of at most so many voxels that cover an axis."""
+    edges = np.linspace(0, length, math.ceil(length / most) + 1).round().astype(int)
+    return [(int(a), int(b)) for a, b in itertools.pairwise(edges)]
+
+
+def find_centres(probability: NDArray[np.float32], threshold: float) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Local maxima of a map of cells (d, h, w).
+
+    Returns
+    -------
+    indices : (n, 3) of the view's voxels, to a fraction: the centre of mass of the maximum and its neighbours
+    heights : (n,) probability at the maximum
+    """
+    peaks = np.argwhere((probability >= threshold) & (probability == ndimage.maximum_filter(probability, 3, mode="constant")))
+    padded = np.pad(probability, 1)
+    steps = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
+    weights = np.stack([padded[tuple((peaks + 1 + step).T)] for step in steps], 1) if len(peaks) else np.empty((0, 27))
+    shift = weights @ steps / np.maximum(weights.sum(1, keepdims=True), 1e-9)
+    return (peaks + shift) * CELL + (CELL - 1) / 2, probability[tuple(peaks.T)]
+
+
+def label_voxels(foreground: NDArray[np.float32], labels: NDArray[np.integer[Any]], level: float = 0.5) -> NDArray[np.uint16]:
+    """Label map of a view: the cells' labels (from 0) + 1 where the foreground's probability is at least `level`, else 0."""
+    fine = labels.repeat(CELL, 0).repeat(CELL, 1).repeat(CELL, 2)
+    return np.where(foreground >= level, fine + 1, 0).astype(np.uint16)
+
+
+@dataclass(frozen=True, eq=False)
+class Cutout:
+    """A mask (nz, ny, nx) whose voxel [0, 0, 0] is voxel `start` of a tomogram, kept as bits."""
+
+    start: NDArray[np.int64]
+    shape: Triple
+    bits: NDArray[np.uint8]
+    count: int
+
+    @classmethod
+    def of(cls, mask: NDArray[np.bool_], start: NDArray[np.int64]) -> Cutout:
+        nz, ny, nx = mask.shape
+        return cls(start, (nz, ny, nx), np.packbits(mask), int(mask.sum()))
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        return np.unpackbits(self.bits, count=math.prod(self.shape)).astype(bool).reshape(self.shape)
+
+    def window(self, start: Sequence[int] | NDArray[np.int64], stop: Sequence[int] | NDArray[np.int64]) -> NDArray[np.bool_]:
+        """The part between two voxels of the tomogram."""
+        return self.mask[tuple(slice(a, b) for a, b in zip(start - self.start, stop - self.start, strict=True))]
+
+
+def overlap(a: Cutout, b: Cutout) -> float:
+    """Voxels in both over voxels of the smaller one."""
+    start, stop = np.maximum(a.start, b.start), np.minimum(a.start + a.shape, b.start + b.shape)
+    if (stop <= start).any() or not min(a.count, b.count):
+        return 0.0
+    return float((a.window(start, stop) & b.window(start, stop)).sum() / min(a.count, b.count))
+
+
+def suppress(
+    masks: Sequence[Cutout], scores: NDArray[np.floating[Any]], places: NDArray[np.float64], most: float, nearest: float
+) -> NDArray[np.int64]:
+    """Particles to keep, best first: whose mask no better one covers by more than `most`, and whose place is not `nearest` to a better one's.
+
+    Parameters
+    ----------
+    places : (n, 3) voxels; nearest : voxels
+    """
+    if not len(masks):
+        return np.empty(0, dtype=np.int64)
+    reach = max(max(mask.shape) for mask in masks) * math.sqrt(3)
+    neighbours = cKDTree(places).query_ball_point(places, reach)
+    kept: set[int] = set()
+    for i in np.argsort(-np.asarray(scores), kind="stable"):
+        better = [j for j in neighbours[i] if j in kept]
+        clear = all(np.linalg.norm(places[i] - places[j]) > nearest for j in better)
+        if clear and all(overlap(masks[i], masks[j]) <= most for j in better):
+            kept.add(int(i))
+    return np.array(sorted(kept, key=lambda i: -scores[i]), dtype=np.int64)
+
+
+def paint(volume: NDArray[Any], mask: NDArray[np.bool_], values: Any, start: NDArray[np.int64]) -> None:
+    """Set the voxels of a mask, whose voxel [0, 0, 0] is voxel `start` of the volume; what sticks out is cut off."""
+    low, high = np.maximum(start, 0), np.minimum(start + mask.shape, volume.shape)
+    if (high <= low).any():
+        return
+    own = tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))
+    there = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    part = volume[there]
+    part[mask[own]] = values if np.isscalar(values) else values[own][mask[own]]
+    volume[there] = part
+
+
+def in_batches(items: Any, size: int) -> Iterator[Any]:
+    """Parts of a sequence or an array, one after another."""
+    for first in range(0, len(items), size):
+        yield items[first : first + size]

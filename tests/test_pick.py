@@ -1,0 +1,202 @@
+"""Picking from whole tomograms: with a model that sees bright blobs and nothing else, so that what should come out is known."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from test_model import small_model
+from tiny import SIMULATE, TRAIN, set_options, write_mrc
+from typer.testing import CliRunner
+
+from triptych.cli import app
+from triptych.config import NetworkConfig, PickConfig, PredictConfig, SimulateConfig, TrainConfig
+from triptych.errors import InputError
+from triptych.io.mrc import read_mrc
+from triptych.io.relion import particles_from_relion
+from triptych.io.source import open_particles
+from triptych.io.star import read_star
+from triptych.io.tomogram import open_tomogram
+from triptych.model import Model, ModelCard, Network, PickOutput, TaskOutput
+from triptych.pick import pick
+from triptych.settings import load_config
+from triptych.simulate import simulate
+from triptych.train import train
+
+SHAPE = (48, 70, 60)
+RADIUS = 55.0
+"""Å, of the blobs."""
+PLACES = np.array([[200.0, 150, 240], [330, 420, 130], [120, 610, 300], [480, 90, 400], [500, 560, 200]])
+"""x, y, z in Å."""
+TASKS = NetworkConfig(channels=(8, 8, 8), blocks=(1, 1, 1), embedding_size=8, tasks=("class", "mask", "density", "pick"))
+
+
+class SeesBlobs(Network):
+    """Blobs of class "blob"; everything else is none."""
+
+    def scan(self, tiles: torch.Tensor) -> PickOutput:
+        smooth = torch.nn.functional.avg_pool3d(tiles[:, None], 5, 1, 2)[:, 0]
+        cells = torch.nn.functional.avg_pool3d(smooth[:, None], 2)[:, 0]
+        wide = torch.nn.functional.avg_pool3d(cells[:, None], 5, 1, 2, count_include_pad=False)[:, 0]
+        return PickOutput(smooth * 10 - 10, torch.zeros_like(cells)[:, None], 20 * (wide - 0.75))
+
+    def forward(self, subtomograms: torch.Tensor, tiles: torch.Tensor | None = None) -> TaskOutput:
+        mask = subtomograms * 10 - 10
+        n = subtomograms.shape[-1] // 2
+        there = (mask[:, n - 2 : n + 3, n - 2 : n + 3, n - 2 : n + 3] > 0).float().mean((1, 2, 3)) > 0.5
+        logits = torch.stack([there * 8.0, ~there * 8.0], 1)
+        radius = torch.linalg.norm(torch.stack(torch.meshgrid(*[torch.arange(2 * n) - n] * 3, indexing="ij")).float(), dim=0)
+        return TaskOutput(logits, torch.where(radius < 12, mask, -10), mask, torch.zeros(len(mask), 8))
+
+
+def seeing_model(*_: Any) -> Model:
+    card = ModelCard(TASKS, ("blob", "none"), voxel_size=10.0, box_size=40, contrast="bright", label_names=("blob", "membrane"))
+    return Model(SeesBlobs(TASKS, 2, 2), card, device="cpu", precision="float32")
+
+
+@pytest.fixture
+def sees_blobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = sys.modules["triptych.pick"]
+    monkeypatch.setattr(module, "load_model", seeing_model)
+
+
+def blobs(voxel_size: float) -> np.ndarray:
+    """Dark balls in weak noise, as a tomogram has them."""
+    shape = [round(n * 10 / voxel_size) for n in SHAPE]
+    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)[..., ::-1] * voxel_size
+    distance = np.min([np.linalg.norm(grid - place, axis=-1) for place in PLACES], 0)
+    return np.random.default_rng(0).normal(0, 0.02, shape) - 1 / (1 + np.exp((distance - RADIUS) / 5))
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != "manifest.json")
+    return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+@pytest.mark.usefixtures("sees_blobs")
+@pytest.mark.parametrize(("voxel_size", "tile_size"), [(10.0, 64), (10.0, 24), (13.3, 24)])
+def test_every_blob_is_found_once_where_it_is(voxel_size: float, tile_size: int, tmp_path: Path) -> None:
+    path = write_mrc(tmp_path / "a.mrc", blobs(voxel_size), voxel_size)
+    out = pick([path], tmp_path / "picks", config=PickConfig(tile_size=tile_size, write_densities=True))
+    found = particles_from_relion(out / "particles.star")
+    assert found.positions is not None
+    nearest = np.linalg.norm(found.positions[:, None] - PLACES, axis=-1)
+    assert sorted(nearest.argmin(1)) == list(range(len(PLACES)))
+    assert nearest.min(1).max() < 15
+    assert set(found.table["triptychClass"]) == {"blob"}
+    assert (found.table["triptychScore"] > 0.5).all()
+    labels, instances, densities = (read_mrc(out / kind / "a.mrc", voxel_size).data for kind in ("labels", "instances", "densities"))
+    for number, position in zip(found.table["triptychInstance"], found.positions, strict=True):
+        z, y, x = np.round(position[::-1] / voxel_size).astype(int)
+        assert instances[z, y, x] == number
+        assert labels[z, y, x] == 1
+        volume = (instances == number).sum() * voxel_size**3
+        assert volume == pytest.approx(4 / 3 * np.pi * RADIUS**3, rel=0.35)
+    assert (densities[instances == 0] == 0).all()
+    assert densities[instances > 0].mean() > 5
+
+
+@pytest.mark.usefixtures("sees_blobs")
+def test_ome_zarr_is_read_as_mrc_is(tmp_path: Path) -> None:
+    data = blobs(10.0).astype(np.float32)
+    mrc = write_mrc(tmp_path / "a.mrc", data, 10.0)
+    group = zarr.create_group(tmp_path / "b.zarr")
+    group.create_array("0", data=data, chunks=(16, 16, 16))
+    axes = [{"name": name, "type": "space", "unit": "nanometer"} for name in "zyx"]
+    levels = [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1.0, 1.0, 1.0]}]}]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": levels}]}
+    assert open_tomogram(tmp_path / "b.zarr").voxel_size == 10.0
+    out = pick([mrc, tmp_path / "b.zarr"], tmp_path / "picks")
+    table = read_star(out / "particles.star")["particles"]
+    first, second = (table[table["rlnTomoName"] == name].drop(columns="rlnTomoName").reset_index(drop=True) for name in "ab")
+    assert len(first) == len(PLACES)
+    assert first.equals(second)
+
+
+@pytest.mark.usefixtures("sees_blobs")
+def test_stopped_and_in_parts_it_ends_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_mrc(tmp_path / f"tomograms/{name}.mrc", blobs(10.0), 10.0)
+    config = PickConfig(tile_size=24)
+    whole = hashes(pick([tmp_path / "tomograms"], tmp_path / "whole", config=config))
+
+    def stop(done: int, total: int) -> None:
+        if done > total / 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pick([tmp_path / "tomograms"], tmp_path / "stopped", config=config, on_progress=stop)
+    with pytest.raises(InputError, match="another threshold"):
+        pick([tmp_path / "tomograms"], tmp_path / "stopped", config=PickConfig(tile_size=24, threshold=0.5))
+    progress: list[int] = []
+    assert hashes(pick([tmp_path / "tomograms"], tmp_path / "stopped", config=config, on_progress=lambda done, _: progress.append(done))) == whole
+    assert progress[0] > 0
+    for number in (2, 1):
+        pick([tmp_path / "tomograms"], tmp_path / "parts", config=config, part=(number, 2))
+    assert hashes(tmp_path / "parts") == whole
+
+
+@pytest.mark.usefixtures("sees_blobs")
+def test_predict_reads_what_was_picked(tmp_path: Path) -> None:
+    path = write_mrc(tmp_path / "tomograms/a.mrc", blobs(10.0), 10.0)
+    out = pick([path], tmp_path / "deep/picks")
+    source = open_particles(out / "particles.star", PredictConfig(), 400.0)
+    assert len(source) == len(PLACES)
+    for i in range(len(source)):
+        assert source.read(i).data[18:23, 18:23, 18:23].mean() < -0.9
+
+
+@pytest.mark.usefixtures("sees_blobs")
+def test_an_empty_tomogram_gives_an_empty_list(tmp_path: Path) -> None:
+    path = write_mrc(tmp_path / "a.mrc", np.random.default_rng(0).normal(size=SHAPE), 10.0)
+    out = pick([path], tmp_path / "picks", config=PickConfig(threshold=0.9))
+    assert not read_mrc(out / "instances/a.mrc").data.any()
+    assert len(read_star(out / "particles.star")["particles"]) == 0
+
+
+def test_the_command_line_trains_and_picks(tmp_path: Path) -> None:
+    data = simulate(tmp_path / "data.zarr", load_config(SimulateConfig, None, [*SIMULATE, "tile_share=0.5"]))
+    settings = load_config(TrainConfig, None, [*TRAIN, "network.tasks=[class, mask, density, pick]", "tiles_per_batch=2"])
+    model = train(data, tmp_path / "model", settings)
+    path = write_mrc(tmp_path / "a.mrc", blobs(10.0)[:24, :24, :24], 10.0)
+    options = set_options(["threshold=0.01", "min_score=0", "device=cpu"])
+    result = CliRunner().invoke(app, ["pick", str(path), str(tmp_path / "picks"), "--model", str(model), *options])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "picks/manifest.json").is_file()
+    again = CliRunner().invoke(app, ["pick", str(path), str(tmp_path / "picks"), "--model", str(model), *options])
+    assert again.exit_code == 2
+    assert "exists" in again.output
+
+
+def test_bad_input_is_named(tmp_path: Path) -> None:
+    plain = small_model().save(tmp_path / "plain", TrainConfig(), [], seed=0)
+    path = write_mrc(tmp_path / "a.mrc", blobs(10.0), 10.0)
+    with pytest.raises(InputError, match="without the task pick"):
+        pick([path], tmp_path / "picks", plain)
+    module: Any = sys.modules["triptych.pick"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "load_model", seeing_model)
+        with pytest.raises(InputError, match="does not exist"):
+            pick([tmp_path / "none.mrc"], tmp_path / "picks")
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(InputError, match="holds no tomogram"):
+            pick([tmp_path / "empty"], tmp_path / "picks")
+        with pytest.raises(InputError, match="several tomograms are called a"):
+            pick([path, write_mrc(tmp_path / "b/a.mrc", blobs(10.0), 10.0)], tmp_path / "picks")
+        (tmp_path / "text.txt").write_text("x")
+        with pytest.raises(InputError, match="no tomogram that triptych reads"):
+            pick([tmp_path / "text.txt"], tmp_path / "picks")
+        group = zarr.create_group(tmp_path / "c.zarr")
+        with pytest.raises(InputError, match="not an OME-Zarr image"):
+            pick([tmp_path / "c.zarr"], tmp_path / "picks")
+        group.create_array("0", data=np.zeros((8, 8, 8), np.float32))
+        group.attrs["multiscales"] = [{"datasets": [{"path": "0"}]}]
+        with pytest.raises(InputError, match="does not say its voxel size"):
+            pick([tmp_path / "c.zarr"], tmp_path / "picks")
+    assert not (tmp_path / "picks").exists()
