@@ -332,7 +332,7 @@ def _open_star_images(file: RelionFile, config: PredictConfig) -> ParticleSource
     )
 
 
-def find_tomogram(name: str, files: Sequence[Path]) -> Path:
+def find_tomogram(name: str, files: Sequence[Path], how: str = "give its folder with --set tomograms=") -> Path:
     """The file of a tomogram: called as it is, or so with RELION's "rec_" before it, or the only one that starts so."""
     stem = _bare_tomogram_name(name)
     folder = files[0].parent if files else Path()
@@ -345,7 +345,7 @@ def find_tomogram(name: str, files: Sequence[Path]) -> Path:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise InputError(f"no tomogram called {stem} is in {folder} (.mrc, .rec or {stem}_*.mrc): give its folder with --set tomograms=")
+        raise InputError(f"no tomogram called {stem} is in {folder} (.mrc, .rec or {stem}_*.mrc): {how}")
     some = ", ".join(sorted(file.name for file in found)[:3])
     raise InputError(f"{len(found)} files in {folder} could be the tomogram {stem} ({some}): leave only one there")
 
