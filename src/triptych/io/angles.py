@@ -34,5 +34,4 @@ def rotations_from_dynamo(angles: NDArray[np.float64]) -> NDArray[np.float64]:
 def dynamo_from_rotations(rotations: NDArray[np.float64]) -> NDArray[np.float64]:
     """tdrot, tilt, narot, with tilt in [0, 180] as Dynamo writes it: half a turn about z on both sides turns the sign of a tilt."""
     phi, theta, psi = zxz_from_rotations(rotations).T
-    angles = np.stack([-psi - 180, theta, 180 - phi], axis=1)
-    return np.asarray((angles + 180) % 360 - 180, dtype=np.float64)
+    return np.stack([-psi % 360 - 180, theta, -phi % 360 - 180], axis=1)

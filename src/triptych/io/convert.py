@@ -235,7 +235,6 @@ def write_particles(path: Path | str, particles: Particles, target: str, known: 
     _check_target(path, target)
     frames = find_frames(particles, known)
     sizes = find_pixel_sizes(particles, known, target) if target in COUNTS_PIXELS else None
-    _warn_of_losses(particles, target)
     if sizes is not None:
         log.info("%s is written in pixels of %s Å", path, ", ".join(f"{size:g}" for size in np.unique(sizes)))
         _write_in_pixels(path, particles, target, sizes, frames)
@@ -246,6 +245,7 @@ def write_particles(path: Path | str, particles: Particles, target: str, known: 
         write_copick(path, particles)
     else:
         write_csv(path, particles)
+    _warn_of_losses(particles, target)
 
 
 def _write_in_pixels(path: Path, particles: Particles, target: str, sizes: NDArray[np.float64], frames: dict[str, Frame]) -> None:

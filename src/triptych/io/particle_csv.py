@@ -6,6 +6,7 @@ x, y, z), or RELION's angles rot, tilt, psi in degrees. tomogram, class, score a
 
 from __future__ import annotations
 
+import csv
 import io
 from pathlib import Path
 
@@ -30,12 +31,12 @@ KNOWN = ("tomogram", "class", "score", *PLACE, *MATRIX, *ANGLES, "pixel_size")
 def particles_from_csv(path: Path | str) -> Particles:
     """Particles of a CSV file; see above for its columns, of which x, y and z must be there."""
     path = Path(path)
+    text = read_text(path, "CSV file")
+    _check_rows(text, path)
     try:
         # names of tomograms and classes stay text: "0012" is not 12
-        table = pd.read_csv(io.StringIO(read_text(path, "CSV file")), dtype=dict.fromkeys(TEXT, "str"), keep_default_na=False, na_values=NOTHING)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+        table = pd.read_csv(io.StringIO(text), dtype=dict.fromkeys(TEXT, "str"), keep_default_na=False, na_values=NOTHING)
+    except ValueError as error:  # also the base of pandas' own
         raise InputError(f"{path} cannot be read as CSV ({' '.join(str(error).split())}): write it anew") from None
     missing = [name for name in PLACE if name not in table]
     if missing or table.empty:
@@ -50,6 +51,16 @@ def particles_from_csv(path: Path | str) -> Particles:
         scores=np.asarray(pd.to_numeric(table["score"], errors="coerce"), dtype=np.float64) if "score" in table else None,
         pixel_sizes=None if sizes is None else sizes[:, 0],
     )
+
+
+def _check_rows(text: str, path: Path) -> None:
+    """pandas would take a column more for names of rows, and a name that occurs twice for another name."""
+    rows = [row for row in csv.reader(io.StringIO(text), skipinitialspace=True) if row]
+    if not rows or len(set(rows[0])) < len(rows[0]):
+        raise InputError(f"{path} {'names a column twice' if rows else 'is empty'}, but a CSV file with a line of different names was expected")
+    wrong = next((number for number, row in enumerate(rows) if len(row) != len(rows[0])), None)
+    if wrong is not None:
+        raise InputError(f"row {wrong} of {path} holds {len(rows[wrong])} values, but there are {len(rows[0])} columns: the file is garbled")
 
 
 def _finite(table: pd.DataFrame, names: list[str], path: Path) -> NDArray[np.float64] | None:
