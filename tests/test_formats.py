@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
@@ -270,7 +269,8 @@ def test_csv(tmp_path: Path) -> None:
 
 def write_relion_4(folder: Path) -> Path:
     optics = {
-        "rlnOpticsGroup": [1], "rlnOpticsGroupName": ["gain1"], "rlnVoltage": [300.0], "rlnTomoTiltSeriesPixelSize": [2.0], "rlnImagePixelSize": [8.0],
+        "rlnOpticsGroup": [1], "rlnOpticsGroupName": ["gain1"], "rlnVoltage": [300.0],
+        "rlnTomoTiltSeriesPixelSize": [2.0], "rlnImagePixelSize": [8.0],
     }  # fmt: skip
     table = {
         "rlnTomoName": ["a", "b"], "rlnTomoParticleId": [7, 8], "rlnCoordinateX": [100.0, 50.0], "rlnCoordinateY": [200.0, 60.0],
@@ -445,7 +445,7 @@ def test_bad_files_get_one_sentence(tmp_path: Path, name: str, write: Callable[[
     [
         ({"unit": "nanometer"}, "nanometer"),
         ({"points": [{"location": {"x": 1, "y": 2}}]}, "location"),
-        ({"points": [{"location": {"x": 1, "y": 2, "z": 3}, "transformation_": [[2, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]}]}, "rotation"),
+        ({"points": [{"location": {"x": 1, "y": 2, "z": 3}, "transformation_": np.diag([2, 1, 1, 1]).tolist()}]}, "rotation"),
         ({"points": 5}, "points"),
         ({"pickable_object_name": None}, "pickable_object_name"),
     ],
