@@ -279,7 +279,7 @@ def test_bad_tables(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["general", "optics"])
-def test_tilt_stacks_are_refused(tmp_path: Path, how: str) -> None:
+def test_tilt_stacks_without_projections_are_refused(tmp_path: Path, how: str) -> None:
     write_cube(tmp_path / "a.mrcs")
     optics = {"rlnOpticsGroup": 1, "rlnImagePixelSize": 10.0, "rlnImageDimensionality": 2 if how == "optics" else 3}
     general = {"rlnTomoSubTomosAre2DStacks": 1} if how == "general" else None
@@ -466,14 +466,25 @@ def test_real_particles(shared_data: Path) -> None:
 
 @pytest.mark.parametrize("name", ["particles", "optimisation_set"])
 def test_real_tilt_stacks(shared_data: Path, name: str) -> None:
+    """Reconstructed when they are read; another program's reconstructions of the same particles are dark, the stacks are bright."""
     path = shared_data / "ribosome_70s_tilt_stacks" / f"{name}.star"
-    with pytest.raises(InputError, match="2-D tilt-stack"):
-        open_it(path)
+    stacks, volumes = open_it(path), open_it(shared_data / "ribosome_70s_real" / "particles.star")
+    assert (len(stacks), voxel_sizes(stacks), stacks.description) == (20, [12.0], "Warp (RELION 5 columns) STAR file of 20 stacks of tilt images")
+    found = {row: stacks.read(row) for row in (0, 9, 10, 19)}
+    assert found[0].shape == (32, 32, 32)
+    own = [-correlate(found[row].data, volumes.read(row).data) for row in found]
+    others = [-correlate(found[row].data, volumes.read((row + 3) % 20).data) for row in found]
+    assert min(own) > 0.25
+    assert max(np.abs(others)) < 0.15
     # WarpTools counts in pixels of the export: only so do the particles fill the tomograms of 7335 x 10002 x 2334 Å
     positions = particles_from_relion(path).positions
     assert positions is not None
     assert (positions.max(axis=0) > [6000, 9000, 2000]).all()
     assert (positions.max(axis=0) < [7335, 10002, 2334]).all()
+
+
+def correlate(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
+    return float(np.corrcoef(first.ravel(), second.ravel())[0, 1])
 
 
 def test_real_angles(shared_data: Path) -> None:
@@ -528,6 +539,7 @@ def test_describe_real_particles(shared_data: Path) -> None:
     assert "dark" in facts["contrast"]
     assert "little" not in facts["contrast"]
     result = describe_file(shared_data / "ribosome_70s_tilt_stacks" / "particles.star")
-    assert "2-D" in result.warnings[0]
+    assert dict(result.facts)["images"] == "20 of 20 found, stacks of 2-D tilt images"
+    assert dict(result.facts)["boxes"] == "32 voxels"
     assert any("0 Å per voxel" in text for text in describe_file(shared_data / "tomograms_labelled" / "tomo01.mrc.gz").warnings)
     assert dict(describe_file(shared_data / "structures" / "3j9i.pdb.gz").facts)["chains"] == "28 in the first model"

@@ -316,6 +316,28 @@ def report(
 
 
 @app.command()
+def convert(
+    particles: Annotated[Path, typer.Argument(metavar="IN", help="STAR, .tbl, .em, .mod or .csv file, or the folder of a copick project or models.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="File to write; a folder for relion5, copick, and imod with several tomograms.")],
+    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="relion3.1, relion4, relion5, warp, dynamo, em, imod, copick or csv.")],
+    voxel_size: Annotated[float | None, typer.Option(help="Å per pixel in which OUT counts, where IN does not tell.")] = None,
+    input_voxel_size: Annotated[float | None, typer.Option(help="Å per pixel in which IN counts, where it does not tell.")] = None,
+    tomogram_size: Annotated[tuple[int, int, int] | None, typer.Option(metavar="X Y Z", help="Voxels of the tomograms, of --voxel-size.")] = None,
+    tomograms: Annotated[Path | None, typer.Option(metavar="FOLDER", help="MRC files, or a tomograms.star, that tell sizes and voxel sizes.")] = None,
+    tomogram: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the tomogram, where IN does not tell.")] = None,
+    class_name: Annotated[str | None, typer.Option("--class", metavar="NAME", help="What the particles are, where IN does not tell.")] = None,
+) -> None:
+    """A list of particles from one program's format to another's."""
+    from triptych.io.convert import FORMATS, Known, convert_particles
+
+    known = Known(voxel_size, input_voxel_size, tomogram_size, tomograms, tomogram, class_name)
+    found = convert_particles(particles, output, to, known)
+    places = f" in {len(set(found.tomograms))} tomograms" if found.tomograms is not None else ""
+    out.print(f"{len(found)} particles{places}", soft_wrap=True)
+    print_path(FORMATS[to], output)
+
+
+@app.command()
 def info(file: Annotated[Path, typer.Argument(metavar="FILE", help="Any file or folder that triptych reads or writes.")]) -> None:
     """What is this file, as triptych reads it?"""
     from triptych.io.describe import describe_file

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,9 +13,24 @@ from numpy.typing import NDArray
 from triptych.errors import InputError
 
 
+@dataclass(frozen=True)
+class Frame:
+    """The box of a tomogram, in the voxels in which its size is stated."""
+
+    size: tuple[int, int, int]
+    """Voxels along x, y, z."""
+    voxel_size: float
+    """Å."""
+
+    @property
+    def center(self) -> NDArray[np.float64]:
+        """x, y, z in Å from the first voxel to N / 2, which is where RELION 5 counts from."""
+        return np.array(self.size, dtype=np.float64) / 2 * self.voxel_size
+
+
 @dataclass(frozen=True, eq=False)
 class Particles:
-    """A list of particles.
+    """A list of particles and all that its file says of them; None: the file doesn't say.
 
     Attributes
     ----------
@@ -24,16 +40,32 @@ class Particles:
         x, y, z in Å from the centre of voxel [0, 0, 0] of the particle's tomogram, origin shifts applied.
     rotations : float array (n, 3, 3) or None
         Matrices reference -> tomogram, acting on (x, y, z) columns.
+    tomograms, classes : n names or None
+    scores : float array (n,) or None
+        The higher, the surer.
+    pixel_sizes : float array (n,) or None
+        Å, of the pixels in which the input counts or which it states.
+    frames : the boxes of the tomograms whose size is known, by name
+    blocks : what else is in the particles' STAR file (optics, general), by block name
+    tomogram_blocks : what is in the STAR file of their tomograms, by block name
     """
 
     table: pd.DataFrame
     positions: NDArray[np.float64] | None = None
     rotations: NDArray[np.float64] | None = None
+    tomograms: list[str] | None = None
+    classes: list[str] | None = None
+    scores: NDArray[np.float64] | None = None
+    pixel_sizes: NDArray[np.float64] | None = None
+    frames: Mapping[str, Frame] = field(default_factory=dict)
+    blocks: Mapping[str, Any] = field(default_factory=dict)
+    tomogram_blocks: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, array in (("positions", self.positions), ("rotations", self.rotations)):
-            if array is not None and len(array) != len(self.table):
-                raise InputError(f"{len(array)} {name} came with {len(self.table)} particles")
+        for name in ("positions", "rotations", "tomograms", "classes", "scores", "pixel_sizes"):
+            values = getattr(self, name)
+            if values is not None and len(values) != len(self.table):
+                raise InputError(f"{len(values)} {name} came with {len(self.table)} particles")
 
     def __len__(self) -> int:
         return len(self.table)
@@ -41,8 +73,20 @@ class Particles:
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Particles:
         """The particles of the given rows, in that order."""
         index = np.asarray(rows, dtype=np.int64)
-        return Particles(
-            self.table.iloc[index].reset_index(drop=True),
-            None if self.positions is None else self.positions[index],
-            None if self.rotations is None else self.rotations[index],
+
+        def pick(values: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+            return None if values is None else values[index]
+
+        def pick_names(names: list[str] | None) -> list[str] | None:
+            return None if names is None else [names[row] for row in index]
+
+        return replace(
+            self,
+            table=self.table.iloc[index].reset_index(drop=True),
+            positions=pick(self.positions),
+            rotations=pick(self.rotations),
+            tomograms=pick_names(self.tomograms),
+            classes=pick_names(self.classes),
+            scores=pick(self.scores),
+            pixel_sizes=pick(self.pixel_sizes),
         )

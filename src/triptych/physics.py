@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from triptych.config import CtfCorrection, Smoothing
 from triptych.potential import PROTEIN_CONTRAST
+from triptych.tilt_images import electron_wavelength
 
 FINER = 4
 """Detector columns per voxel in projection and back-projection."""
@@ -84,12 +85,6 @@ def draw_log_uniform(rng: np.random.Generator, limits: tuple[float, float]) -> f
     """A positive number whose logarithm is uniform between the limits."""
     low, high = np.log(limits)
     return float(np.exp(rng.uniform(low, high)))
-
-
-def electron_wavelength(voltage_kv: float) -> float:
-    """Relativistic wavelength in Å; h / sqrt(2 m e V (1 + e V / 2 m c^2)), CODATA constants."""
-    volts = voltage_kv * 1e3
-    return 12.2642596 / math.sqrt(volts * (1 + 0.978475598e-6 * volts))
 
 
 def contrast_transfer(k: Tensor, defocus_um: Tensor | float, voltage_kv: float, spherical_aberration_mm: float, amplitude_contrast: float) -> Tensor:

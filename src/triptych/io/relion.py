@@ -14,10 +14,10 @@ The rules, each of which has been got wrong by some importer:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ from scipy.spatial.transform import Rotation
 
 from triptych.errors import InputError
 from triptych.io.star import Block, read_star
-from triptych.particles import Particles
+from triptych.particles import Frame, Particles
 
 AXES = ("X", "Y", "Z")
 COORDINATES = tuple(f"rlnCoordinate{axis}" for axis in AXES)
@@ -34,6 +34,10 @@ CENTERED = tuple(f"rlnCenteredCoordinate{axis}Angst" for axis in AXES)
 ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 SUBTOMOGRAM_ANGLES = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi")
 TOMOSTAR = ".tomostar"
+SCORES = ("triptychProbability", "rlnAutopickFigureOfMerit", "rlnLCCmax", "rlnMaxValueProbDistribution")
+"""Columns that may say how sure a particle is; the first that is there counts."""
+CLASSES = ("triptychClass", "rlnClassNumber")
+FrameFinder: TypeAlias = Callable[[Sequence[str]], Mapping[str, Frame]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +54,8 @@ class RelionFile:
     """The table of tomograms (``data_global``), from the same folder or named by an optimisation set."""
     folders: tuple[Path, ...] = field(default=())
     """Where relative paths may start: the file's folder, then each folder above it (one is the project's root)."""
+    tomogram_blocks: dict[str, Block] = field(default_factory=dict)
+    """Every block of the file that `tomograms` came from, if it came from another file: RELION 4 and Warp have one for each tomogram."""
 
     @property
     def table(self) -> pd.DataFrame:
@@ -153,7 +159,7 @@ class RelionFile:
             return image
         raise InputError(
             f"{self.path} has coordinates in pixels, but does not state the pixel's size ({', '.join(unbinned)} or rlnPixelSize): "
-            "give it in Å with --set coordinate_pixel_size="
+            "give it in Å with --set coordinate_pixel_size= (predict) or --input-voxel-size (convert)"
         )
 
     def coordinates(self, pixel_size: float | None = None) -> tuple[NDArray[np.float64], bool]:
@@ -333,30 +339,80 @@ def read_relion(path: Path | str) -> RelionFile:
     if tomograms_file is None and name != "global" and (path.parent / "tomograms.star").is_file() and path.name != "tomograms.star":
         tomograms_file = path.parent / "tomograms.star"
     others = {key: block for key, block in blocks.items() if key != name}
+    tomogram_blocks = read_star(tomograms_file) if tomograms_file is not None and tomograms_file.is_file() else {}
     return RelionFile(
         path=path,
         blocks=blocks,
         block=name,
         optics=optics if isinstance(optics, pd.DataFrame) and not optics.empty else None,
-        tomograms=_tomogram_table(read_star(tomograms_file)) if tomograms_file is not None and tomograms_file.is_file() else _tomogram_table(others),
+        tomograms=_tomogram_table(tomogram_blocks or others),
         folders=folders,
+        tomogram_blocks=tomogram_blocks,
     )
 
 
-def particles_from_relion(path: Path | str, coordinate_pixel_size: float | None = None) -> Particles:
-    """Particles of a STAR file: its table, and positions and rotations where it has them.
+def read_frames(table: pd.DataFrame | None, path: Path) -> dict[str, Frame]:
+    """The tomograms' boxes, in unbinned pixels, where a table of tomograms states them (RELION writes -999 for "unknown")."""
+    labels = [*(f"rlnTomoSize{axis}" for axis in AXES), "rlnTomoTiltSeriesPixelSize"]
+    if table is None or not {"rlnTomoName", *labels} <= set(table.columns):
+        return {}
+    values = np.stack([numbers(table, label, path) for label in labels], axis=1)
+    return {
+        str(name): Frame((round(x), round(y), round(z)), float(pixel_size))
+        for name, (x, y, z, pixel_size) in zip(table["rlnTomoName"], values, strict=True)
+        if min(x, y, z, pixel_size) > 0
+    }
 
-    RELION 5's coordinates become positions from the first voxel only where a table of tomograms states their size.
+
+def _column(file: RelionFile, labels: Sequence[str]) -> pd.Series | None:
+    """The first of the columns that is there."""
+    return next((file.table[label] for label in labels if label in file.table), None)
+
+
+def _positions(file: RelionFile, pixel_size: float | None, find_frames: FrameFinder | None) -> NDArray[np.float64] | None:
+    labels = set(file.table.columns)
+    if not (set(COORDINATES) <= labels or set(CENTERED) <= labels):
+        return None
+    positions, centered = file.coordinates(pixel_size)
+    if not centered:
+        return positions
+    names = file.tomogram_names
+    if find_frames is not None and names is not None:
+        frames = find_frames(names)
+        return positions + np.stack([frames[name].center for name in names])
+    centers = file.tomogram_centers()
+    if centers is None:
+        raise InputError(
+            f"{file.path} counts positions from the tomograms' centres, but no tomograms.star with rlnTomoSizeX/Y/Z is beside it: put it there, "
+            "or give convert the tomograms with --tomograms"
+        )
+    return positions + centers
+
+
+def _pixel_sizes(file: RelionFile, given: float | None) -> NDArray[np.float64] | None:
+    labels = set(file.table.columns)
+    if set(CENTERED) <= labels:
+        return file.values("rlnTomoTiltSeriesPixelSize")
+    return file.coordinate_pixel_size(given) if set(COORDINATES) <= labels else None
+
+
+def particles_from_relion(path: Path | str, coordinate_pixel_size: float | None = None, find_frames: FrameFinder | None = None) -> Particles:
+    """Particles of a STAR file: its table, and whatever of positions, rotations, classes and scores is in it.
+
+    RELION 5's coordinates become positions from the first voxel only where `find_frames` finds the boxes of the tomograms that it
+    is given the names of, or a table of tomograms states their size.
     """
     file = read_relion(path)
-    labels = set(file.table.columns)
-    positions: NDArray[np.float64] | None = None
-    if set(COORDINATES) <= labels or set(CENTERED) <= labels:
-        positions, centered = file.coordinates(coordinate_pixel_size)
-        centers = file.tomogram_centers() if centered else None
-        if centered and centers is None:
-            raise InputError(
-                f"{file.path} counts positions from the tomograms' centres, but no tomograms.star with rlnTomoSizeX/Y/Z is beside it: put it there"
-            )
-        positions = positions if centers is None else positions + centers
-    return Particles(file.table, positions, file.rotations())
+    score, name = _column(file, SCORES), _column(file, CLASSES)
+    return Particles(
+        file.table,
+        _positions(file, coordinate_pixel_size, find_frames),
+        file.rotations(),
+        tomograms=file.tomogram_names,
+        classes=None if name is None else [str(value) for value in name],
+        scores=None if score is None else np.asarray(pd.to_numeric(score, errors="coerce"), dtype=np.float64),
+        pixel_sizes=_pixel_sizes(file, coordinate_pixel_size),
+        frames=read_frames(file.tomograms, file.path),
+        blocks={key: block for key, block in file.blocks.items() if key != file.block},
+        tomogram_blocks=file.tomogram_blocks,
+    )

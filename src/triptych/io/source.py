@@ -26,6 +26,7 @@ from triptych.errors import InputError
 from triptych.io.mrc import MrcHeader, bare_stem, check_values, is_mrc_name, mmap_mrc, read_header, read_mrc, stated_voxel_size
 from triptych.io.relion import CENTERED, COORDINATES, TOMOSTAR, RelionFile, find_file, read_relion
 from triptych.io.star import Block
+from triptych.io.tilt_stacks import TiltStacks, open_tilt_stacks
 from triptych.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -306,19 +307,15 @@ def _locate_images(file: RelionFile) -> tuple[list[str], list[int | None]]:
     return paths, counts
 
 
-def _refuse_tilt_stacks(file: RelionFile) -> None:
-    if file.tilt_stacks:
-        raise InputError(
-            f"the images of {file.path} are 2-D tilt-stack pseudo-subtomograms, which triptych does not read yet: export 3-D subtomograms instead "
-            '(WarpTools: ts_export_particles --3d; RELION 5: switch off "Write output as 2D stacks"), or give the tomograms with --set tomograms='
-        )
-
-
 def _open_star_images(file: RelionFile, config: PredictConfig) -> ParticleSource:
-    _refuse_tilt_stacks(file)
     paths, counts = _locate_images(file)
-    stated = file.image_voxel_size() if config.voxel_size is None else np.full(len(file), config.voxel_size)
-    _check_images(paths, counts, stated, config.voxel_size, lambda index: f"the image of row {index + 1} of {file.path}")
+    reader: Reader
+    if file.tilt_stacks:
+        reader = open_tilt_stacks(file, paths)
+    else:
+        stated = file.image_voxel_size() if config.voxel_size is None else np.full(len(file), config.voxel_size)
+        _check_images(paths, counts, stated, config.voxel_size, lambda index: f"the image of row {index + 1} of {file.path}")
+        reader = _Images(paths, counts, stated)
     stems = [bare_stem(path) if number is None else f"{bare_stem(path)}_{number:06d}" for path, number in zip(paths, counts, strict=True)]
     prefixes = [_bare_tomogram_name(name) for name in file.tomogram_names or [Path(path).parent.name for path in paths]]
     return ParticleSource(
@@ -326,13 +323,13 @@ def _open_star_images(file: RelionFile, config: PredictConfig) -> ParticleSource
         names=unique_names(stems, prefixes),
         blocks=file.blocks,
         block=file.block,
-        reader=_Images(paths, counts, stated),
+        reader=reader,
         files=[file.path],
-        description=f"{file.dialect} STAR file of {len(file)} 3-D images",
+        description=f"{file.dialect} STAR file of {len(file)} {'stacks of tilt images' if file.tilt_stacks else '3-D images'}",
     )
 
 
-def find_tomogram(name: str, files: Sequence[Path]) -> Path:
+def find_tomogram(name: str, files: Sequence[Path], how: str = "give its folder with --set tomograms=") -> Path:
     """The file of a tomogram: called as it is, or so with RELION's "rec_" before it, or the only one that starts so."""
     stem = _bare_tomogram_name(name)
     folder = files[0].parent if files else Path()
@@ -345,7 +342,7 @@ def find_tomogram(name: str, files: Sequence[Path]) -> Path:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise InputError(f"no tomogram called {stem} is in {folder} (.mrc, .rec or {stem}_*.mrc): give its folder with --set tomograms=")
+        raise InputError(f"no tomogram called {stem} is in {folder} (.mrc, .rec or {stem}_*.mrc): {how}")
     some = ", ".join(sorted(file.name for file in found)[:3])
     raise InputError(f"{len(found)} files in {folder} could be the tomogram {stem} ({some}): leave only one there")
 
@@ -567,7 +564,7 @@ def voxel_sizes(source: ParticleSource) -> list[float]:
         return sorted(set(reader.voxel_sizes))
     if isinstance(reader, _Rows):
         return [reader.voxel_size]
-    if isinstance(reader, _Images) and reader.voxel_sizes is not None:
+    if isinstance(reader, _Images | TiltStacks) and reader.voxel_sizes is not None:
         return sorted({float(size) for size in reader.voxel_sizes})
     return [source.read(0).voxel_size]
 

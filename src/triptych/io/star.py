@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from triptych.errors import InputError
+from triptych.io.files import read_text
 from triptych.io.manifest import output_file
 
 Block: TypeAlias = pd.DataFrame | dict[str, Any]
@@ -25,24 +26,6 @@ _LEADING_ZERO = re.compile(r"[+-]?0\d")
 _TEXT_LABELS = re.compile(r"(Name|File|Path|Image|Tomogram|Micrograph|Class|Mask|Density)$")
 _NUMBER_LABELS = "triptychProbability"  # followed by the name of a class, which may end like a label of text
 _MISSING = ("<NA>", "nan", "NaN", "NAN")
-_PROBE_BYTES = 4096
-
-
-def _read_text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            start = file.read(_PROBE_BYTES)
-            if b"\0" in start:
-                raise InputError(f"{path} is not a text file, but a STAR file was expected: check the name")
-            return (start + file.read()).decode("utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist: check the name") from None
-    except IsADirectoryError:
-        raise InputError(f"{path} is a folder, but a STAR file was expected") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not a text file in UTF-8, as STAR files are: convert it, for example with iconv") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be opened ({error}): check the file and your rights to read it") from None
 
 
 def _split(line: str) -> list[str]:
@@ -86,7 +69,7 @@ class _Reader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.lines = _read_text(path).splitlines()
+        self.lines = read_text(path, "STAR file").splitlines()
         self.next = 0
 
     def peek(self) -> str | None:

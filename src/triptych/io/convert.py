@@ -1,0 +1,333 @@
+"""Lists of particles from one program's format to another's; docs/formats.md tells the rule of each, and what gets lost in it.
+
+What a format needs and the input doesn't say (a voxel size, a tomogram's size, a name) is asked for, never guessed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triptych.errors import InputError
+from triptych.io.copick import find_config, particles_from_copick, write_copick
+from triptych.io.dynamo import COLUMNS, particles_from_dynamo, write_dynamo
+from triptych.io.imod import particles_from_imod, write_imod_particles
+from triptych.io.motive_list import ROWS, particles_from_motive_list, write_motive_list
+from triptych.io.mrc import bare_stem, read_header, stated_voxel_size
+from triptych.io.particle_csv import particles_from_csv, write_csv
+from triptych.io.particle_star import OPTIMISATION_SET, STAR_LABEL, UNDERSTOOD, write_relion_3_or_4, write_relion_5, write_warp
+from triptych.io.relion import TOMOSTAR, FrameFinder, find_file, particles_from_relion, read_frames
+from triptych.io.source import find_tomogram, mrc_files
+from triptych.io.star import read_star
+from triptych.particles import Frame, Particles
+
+log = logging.getLogger(__name__)
+
+FORMATS = {
+    "relion3.1": "RELION 3.1 STAR",
+    "relion4": "RELION 4 STAR",
+    "relion5": "RELION 5 STAR",
+    "warp": "Warp STAR",
+    "dynamo": "Dynamo table",
+    "em": "motive list",
+    "imod": "IMOD model",
+    "copick": "copick project",
+    "csv": "CSV",
+}
+ENDINGS = {"relion3.1": ".star", "relion4": ".star", "warp": ".star", "dynamo": ".tbl", "em": ".em", "csv": ".csv"}
+"""Formats that are one file; the others are folders (an IMOD model of one tomogram may be a file)."""
+COUNTS_PIXELS = ("relion3.1", "relion4", "warp", "dynamo", "em", "imod")
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the user says because the input does not; None: nothing."""
+
+    voxel_size: float | None = None
+    """Å per pixel in which the output counts."""
+    input_voxel_size: float | None = None
+    """Å per pixel in which the input counts."""
+    tomogram_size: tuple[int, int, int] | None = None
+    """Voxels along x, y, z, of the voxel size that is given with it."""
+    tomograms: Path | None = None
+    """A folder of MRC files, or a STAR file of tomograms."""
+    tomogram: str | None = None
+    """Name of the one tomogram."""
+    class_name: str | None = None
+    """What all of the particles are."""
+
+    def __post_init__(self) -> None:
+        for name, size in (("--voxel-size", self.voxel_size), ("--input-voxel-size", self.input_voxel_size)):
+            if size is not None and not 0 < size < np.inf:
+                raise InputError(f"{name} is {size:g} Å, but must be above 0: give the right one")
+        if self.tomogram_size is not None and min(self.tomogram_size) < 1:
+            raise InputError(f"--tomogram-size is {self.tomogram_size}, but must be three numbers of voxels above 0: give the right ones")
+        if self.tomogram_size is not None and self.tomograms is not None:
+            raise InputError("both --tomogram-size and --tomograms were given, but each says how large the tomograms are: give one of them")
+        if self.tomograms is not None and not self.tomograms.exists():
+            raise InputError(f"--tomograms {self.tomograms} does not exist: give a folder of MRC files, or a tomograms.star")
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def read_particles(path: Path | str, known: Known | None = None) -> Particles:
+    """Particles of any format; the file's name and content tell which.
+
+    Raises
+    ------
+    InputError
+        Unknown, missing or damaged file, no positions in it, or something that the file doesn't say and `known` neither.
+    """
+    path, known = Path(path), known or Known()
+    particles = _read(path, known)
+    if particles.positions is None:
+        raise InputError(f"{path} has no coordinates (rlnCoordinateX/Y/Z or rlnCenteredCoordinateX/Y/ZAngst), so there is nothing to convert")
+    if not np.isfinite(particles.positions).all():
+        raise InputError(f"{path} has positions that are NaN or infinite, but finite numbers were expected: write it anew")
+    if known.tomogram is not None:
+        if particles.tomograms is not None and len(set(particles.tomograms)) > 1:
+            raise InputError(f"{path} names {len(set(particles.tomograms))} tomograms, but --tomogram gives one name for all: leave it out")
+        particles = replace(particles, tomograms=[known.tomogram] * len(particles))
+    if known.class_name is not None:
+        if particles.classes is not None:
+            raise InputError(f"{path} states the class of each particle, but --class gives one for all: leave it out")
+        particles = replace(particles, classes=[known.class_name] * len(particles))
+    return particles
+
+
+def guess_format(path: Path) -> str:
+    """star, dynamo, em, imod, copick or csv, after the name and, of folders, what lies in them."""
+    if not path.exists():
+        raise InputError(f"{path} does not exist: check the name")
+    endings = {".star": "star", ".tbl": "dynamo", ".em": "em", ".mod": "imod", ".csv": "csv", ".json": "copick"}
+    if path.is_file() and path.suffix.lower() in endings:
+        return endings[path.suffix.lower()]
+    if path.is_dir():
+        if (path / OPTIMISATION_SET).is_file():
+            return "star"
+        if any(path.glob("*.mod")):
+            return "imod"
+        if find_config(path) is not None:
+            return "copick"
+    raise InputError(
+        f"{path} is no list of particles that triptych knows: give a .star, .tbl, .em, .mod or .csv file, a folder of IMOD models, "
+        f"or a folder with {OPTIMISATION_SET} or of a copick project"
+    )
+
+
+def _read(path: Path, known: Known) -> Particles:
+    kind = guess_format(path)
+    if kind == "dynamo":
+        return particles_from_dynamo(path, known.input_voxel_size)
+    if kind == "em":
+        return particles_from_motive_list(path, known.input_voxel_size)
+    if kind == "imod":
+        return particles_from_imod(path, known.input_voxel_size)
+    if kind == "copick":
+        return particles_from_copick(path)
+    if kind == "csv":
+        return particles_from_csv(path)
+    return particles_from_relion(path / OPTIMISATION_SET if path.is_dir() else path, known.input_voxel_size, _frame_finder(known))
+
+
+def _frame_finder(known: Known) -> FrameFinder | None:
+    if known.tomograms is None and known.tomogram_size is None:
+        return None
+    given = replace(known, voxel_size=known.input_voxel_size or known.voxel_size)
+    return lambda names: _given_frames(names, given)
+
+
+# -------------------------------------------------------------------------------------------------- sizes of tomograms
+
+
+def _given_frames(names: Sequence[str], known: Known) -> dict[str, Frame]:
+    """The boxes that the user's options state, by name; InputError where they don't."""
+    unique = list(dict.fromkeys(names))
+    if known.tomogram_size is not None:
+        if known.voxel_size is None:
+            raise InputError("--tomogram-size counts voxels, but their size was not given: add --voxel-size in Å")
+        return {name: Frame(known.tomogram_size, known.voxel_size) for name in unique}
+    if known.tomograms is None:
+        return {}
+    if known.tomograms.suffix.lower() == ".star":
+        return _frames_of_table(known.tomograms, unique)
+    files = [known.tomograms] if known.tomograms.is_file() else mrc_files(known.tomograms)
+    if known.tomograms.is_file() and len(unique) > 1:
+        raise InputError(f"the particles are in {len(unique)} tomograms, but --tomograms names one file: give the folder of all")
+    found = {name: files[0] if known.tomograms.is_file() else find_tomogram(name, files, "check --tomograms") for name in unique}
+    return {name: _frame_of_file(file, known.voxel_size) for name, file in found.items()}
+
+
+def _frames_of_table(path: Path, names: Sequence[str]) -> dict[str, Frame]:
+    tables = [block for block in read_star(path).values() if hasattr(block, "columns") and "rlnTomoName" in block]
+    frames = {_bare(name): frame for table in tables for name, frame in read_frames(table, path).items()}
+    missing = [name for name in names if _bare(name) not in frames]
+    if missing:
+        raise InputError(f"{path} does not state the size of the tomogram {missing[0]} (rlnTomoSizeX/Y/Z, rlnTomoTiltSeriesPixelSize): add it there")
+    return {name: frames[_bare(name)] for name in names}
+
+
+def _frame_of_file(path: Path, voxel_size: float | None) -> Frame:
+    header = read_header(path)
+    size = voxel_size or stated_voxel_size(header)
+    if size is None:
+        raise InputError(f"the header of {path} states no usable voxel size: give it in Å with --voxel-size")
+    nz, ny, nx = header.shape
+    return Frame((nx, ny, nz), size)
+
+
+def _bare(name: str) -> str:
+    return bare_stem(name.removesuffix(TOMOSTAR))
+
+
+def find_frames(particles: Particles, known: Known) -> dict[str, Frame]:
+    """The boxes of the particles' tomograms: as given, else as the input states them; what neither tells is left out."""
+    names = list(dict.fromkeys(particles.tomograms or ()))
+    if known.tomograms is not None or known.tomogram_size is not None:
+        return _given_frames(names, known)
+    stated = {_bare(name): frame for name, frame in particles.frames.items()}
+    return {name: stated[_bare(name)] for name in names if _bare(name) in stated}
+
+
+def find_pixel_sizes(particles: Particles, known: Known, target: str) -> NDArray[np.float64]:
+    """Å per pixel in which to write each particle: as given, else of the given tomograms, else as in the input."""
+    if known.voxel_size is not None:
+        return np.full(len(particles), known.voxel_size)
+    if known.tomograms is not None and particles.tomograms is not None:
+        frames = _given_frames(particles.tomograms, known)
+        return np.array([frames[name].voxel_size for name in particles.tomograms])
+    images = _image_pixel_sizes(particles) if target == "warp" else None
+    sizes = particles.pixel_sizes if images is None else images
+    if sizes is None:
+        raise InputError(f"the format {target} counts in pixels, but the input does not say of what size: give it in Å with --voxel-size")
+    return sizes
+
+
+def _image_pixel_sizes(particles: Particles) -> NDArray[np.float64] | None:
+    """Å per pixel of the particles' images, which are the pixels that Warp counts in."""
+    if "rlnImageName" not in particles.table:
+        return None
+    optics = particles.blocks.get("optics")
+    for table in (particles.table, optics):
+        if table is not None and "rlnImagePixelSize" in table and table["rlnImagePixelSize"].nunique() == 1:
+            return np.full(len(particles), float(table["rlnImagePixelSize"].iloc[0]))
+    return None
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def write_particles(path: Path | str, particles: Particles, target: str, known: Known | None = None) -> None:
+    """Write particles in one of `FORMATS`; nothing is overwritten, and what the format has no place for is said in a warning.
+
+    Raises
+    ------
+    InputError
+        The output exists, or the format needs what neither the particles nor `known` say.
+    """
+    path, known = Path(path), known or Known()
+    _check_target(path, target)
+    frames = find_frames(particles, known)
+    sizes = find_pixel_sizes(particles, known, target) if target in COUNTS_PIXELS else None
+    if sizes is not None:
+        log.info("%s is written in pixels of %s Å", path, ", ".join(f"{size:g}" for size in np.unique(sizes)))
+        _write_in_pixels(path, particles, target, sizes, frames)
+    elif target == "relion5":
+        _check_frames(particles, frames)
+        write_relion_5(path, particles, frames)
+    elif target == "copick":
+        write_copick(path, particles)
+    else:
+        write_csv(path, particles)
+    _warn_of_losses(particles, target)
+
+
+def _write_in_pixels(path: Path, particles: Particles, target: str, sizes: NDArray[np.float64], frames: dict[str, Frame]) -> None:
+    if target == "warp":
+        _check_images(particles, sizes)
+        write_warp(path, particles, sizes)
+    elif target == "dynamo":
+        write_dynamo(path, particles, sizes)
+    elif target == "em":
+        write_motive_list(path, particles, sizes)
+    elif target == "imod":
+        write_imod_particles(path, particles, sizes, frames)
+    else:
+        write_relion_3_or_4(path, particles, sizes, target)
+
+
+def _check_target(path: Path, target: str) -> None:
+    if target not in FORMATS:
+        raise InputError(f"--to is {target!r}, but triptych writes {', '.join(FORMATS)}: choose one of them")
+    ending = ENDINGS.get(target)
+    if ending is not None and path.suffix.lower() != ending:
+        raise InputError(f"the output is {path}, but the name of a file for {target} ends in {ending}: name it so")
+    if target in ("relion5", "copick") and path.suffix:
+        raise InputError(f"the output is {path}, but {target} is written as a folder: give it a name without an ending")
+    if path.is_file() or path.is_symlink() or (ending is not None and path.exists()):
+        raise InputError(f"{path} exists already: choose another name or delete it")
+
+
+def _check_frames(particles: Particles, frames: Mapping[str, Frame]) -> None:
+    missing = [name for name in dict.fromkeys(particles.tomograms or ()) if name not in frames]
+    if missing:
+        raise InputError(
+            f"RELION 5 counts from the tomograms' centres, but the input does not state the size of {missing[0]}: give --tomograms FOLDER "
+            "(of MRC files, or a tomograms.star), or --tomogram-size with --voxel-size"
+        )
+
+
+def _check_images(particles: Particles, sizes: NDArray[np.float64]) -> None:
+    images = _image_pixel_sizes(particles)
+    if images is not None and not np.allclose(images, sizes, rtol=1e-3):
+        raise InputError(
+            f"Warp counts in the pixels of the particles' images, which have {images[0]:g} Å, but {sizes[0]:g} Å was given: leave out --voxel-size"
+        )
+
+
+def _warn_of_losses(particles: Particles, target: str) -> None:
+    if particles.rotations is None and target in ("dynamo", "em"):
+        log.warning("the input has no angles: the %s says 0 for all of them", FORMATS[target])
+    lost = []
+    if target == "imod":
+        lost += ["angles"] * (particles.rotations is not None) + ["scores"] * (particles.scores is not None)
+    others = [str(name) for name in particles.table if not _has_place(str(name), target)]
+    if others:
+        lost.append(f"{len(others)} further columns ({', '.join(others[:3])}{', ...' if len(others) > 3 else ''})")
+    if lost:
+        log.warning("there is no place for %s in the format %s: not written", " and ".join(lost), target)
+
+
+def _has_place(column: str, target: str) -> bool:
+    """Whether a column of the input, or what it says, is in the output."""
+    if target == "csv" or column in UNDERSTOOD:
+        return True
+    if target in ("relion3.1", "relion4", "relion5", "warp"):
+        return STAR_LABEL.fullmatch(column) is not None
+    return column in {"dynamo": COLUMNS, "em": ROWS, "copick": ("instance_id", "user_id", "session_id", "triptychInstance")}.get(target, ())
+
+
+def convert_particles(source: Path | str, output: Path | str, target: str, known: Known | None = None) -> Particles:
+    """Read particles of any format and write them in another; what was read is returned."""
+    source, output = Path(source), Path(output)
+    _check_target(output, target)
+    particles = read_particles(source, known)
+    write_particles(output, particles, target, known)
+    _warn_of_images(particles, source, output)
+    return particles
+
+
+def _warn_of_images(particles: Particles, source: Path, output: Path) -> None:
+    """Names of images are kept as they are, so they may lead nowhere from the new place."""
+    if "rlnImageName" not in particles.table:
+        return
+    name = str(particles.table["rlnImageName"].iloc[0]).split("@")[-1]
+    before, now = (Path(place).absolute() for place in (source, output))
+    if find_file(name, [*before.parents]) is not None and find_file(name, [*now.parents]) is None:
+        log.warning("the images keep their names (%s ...), which are relative to %s: put the output there", name, before.parent)

@@ -1,0 +1,211 @@
+"""copick projects on disk: a config.json, and ExperimentRuns/<run>/Picks/<user>_<session>_<object>.json with the points.
+
+Written and read by ourselves, after copick's own data model, so that copick (which may want an older Zarr) need not be installed.
+
+- Points are Å from the tomogram's first voxel. The 4 x 4 matrix takes the object to the tomogram; its translation, which other programs
+  use for shifts, is added to the point.
+- Session "0" says that a program made the picks. Names of objects, users and sessions hold neither spaces nor underscores.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import json
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from triptych.errors import InputError
+from triptych.io.files import read_json
+from triptych.io.manifest import output_folder
+from triptych.io.mrc import bare_stem
+from triptych.particles import Particles
+
+log = logging.getLogger(__name__)
+
+CONFIG, RUNS = "config.json", "ExperimentRuns"
+USER, SESSION = "triptych", "0"
+_UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f\s_]')
+
+
+def find_config(path: Path) -> Path | None:
+    """The configuration of a project that is named by it or by its folder."""
+    if path.is_file():
+        return path if path.suffix.lower() == ".json" else None
+    candidates = [path / CONFIG, path / "copick_config.json", *sorted(path.glob("*.json"))]
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def _roots(config: dict[str, Any], path: Path) -> list[Path]:
+    """The folders of a project on this machine: where the configuration says, and the one that it lies in."""
+    stated = [str(config.get(key) or "") for key in ("static_root", "overlay_root")]
+    local = [Path(re.sub(r"^(local|file)://", "", text)) for text in stated if text and not re.match(r"(?!local|file)\w+://", text)]
+    folders = [path.parent, *(folder if folder.is_absolute() else path.parent / folder for folder in local)]
+    return [folder for folder in dict.fromkeys(folder.resolve() for folder in folders) if (folder / RUNS).is_dir()]
+
+
+def particles_from_copick(path: Path | str) -> Particles:
+    """Every point of a project on disk, by run and then by file; the object is the class, the run the tomogram."""
+    path = Path(path)
+    file = find_config(path)
+    if file is None:
+        raise InputError(f"{path} is no copick project (it holds no {CONFIG}): give the project's folder or its configuration")
+    config = read_json(file, "copick configuration")
+    if not isinstance(config, dict) or not isinstance(config.get("pickable_objects"), list):
+        raise InputError(f"{file} is no copick configuration (it lists no pickable_objects): give the project's folder or its configuration")
+    picks = [pick for root in _roots(config, file) for pick in sorted(root.glob(f"{RUNS}/*/Picks/*.json"))]
+    columns: list[dict[str, Any]] = []
+    places, matrices, trusted = [], [], []
+    for pick in picks:
+        content = _check_picks(read_json(pick, "copick file of picks"), pick)
+        for number, point in enumerate(content.get("points") or [], 1):
+            place, matrix = _read_point(point, number, pick)
+            places.append(place)
+            matrices.append(matrix)
+            trusted.append(content.get("trust_orientation") is not False)
+            columns.append(_point_columns(point, content, pick))
+    if not columns:
+        raise InputError(f"{path} holds no picks on this machine ({RUNS}/<run>/Picks/*.json with points): give a project with picks")
+    table = pd.DataFrame(columns)
+    scores, spacings = (np.asarray(pd.to_numeric(table[name], errors="coerce"), dtype=np.float64) for name in ("score", "voxel_spacing"))
+    return Particles(
+        table[["instance_id", "user_id", "session_id"]],
+        np.array(places),
+        np.array(matrices) if any(trusted) else None,
+        tomograms=table["run_name"].tolist(),
+        classes=table["pickable_object_name"].tolist(),
+        scores=scores if np.isfinite(scores).any() else None,
+        pixel_sizes=spacings if np.isfinite(spacings).all() and (spacings > 0).all() else None,
+    )
+
+
+def _check_picks(content: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(content, dict) or not isinstance(content.get("pickable_object_name"), str) or not isinstance(content.get("points") or [], list):
+        raise InputError(f"{path} is no copick file of picks (pickable_object_name and points were expected): write it anew")
+    if content.get("unit", "angstrom") != "angstrom":
+        raise InputError(f"{path} counts in {content['unit']!r}, but copick's unit is angstrom: write it anew")
+    return content
+
+
+def _read_point(point: Any, number: int, path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Place in Å and rotation."""
+    try:
+        place = np.array([float(point["location"][axis]) for axis in "xyz"])
+        matrix = np.array(point.get("transformation_") or np.eye(4), dtype=np.float64).reshape(4, 4)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise InputError(f"point {number} of {path} lacks a location (x, y, z) or has no 4 x 4 transformation_: write it anew") from None
+    rotation = matrix[:3, :3]
+    if not np.isfinite(place).all() or not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3) or np.linalg.det(rotation) < 0:
+        raise InputError(f"point {number} of {path} has a place that is no number, or a matrix that is no rotation: write it anew")
+    return place + matrix[:3, 3], rotation
+
+
+def _point_columns(point: dict[str, Any], content: dict[str, Any], path: Path) -> dict[str, Any]:
+    return {
+        "run_name": path.parent.parent.name,
+        "pickable_object_name": content["pickable_object_name"],
+        "instance_id": point.get("instance_id") or 0,
+        "score": point.get("score"),
+        "user_id": str(content.get("user_id") or path.stem.split("_")[0]),
+        "session_id": str(content.get("session_id") or SESSION),
+        "voxel_spacing": content.get("voxel_spacing"),
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def clean_name(name: str) -> str:
+    """A name as copick allows it."""
+    return _UNSAFE.sub("-", name).strip("-") or "unnamed"
+
+
+def _clean_names(names: Sequence[str], what: str) -> dict[str, str]:
+    clean = {name: clean_name(name) for name in dict.fromkeys(names)}
+    changed = [name for name in clean if clean[name] != name]
+    if len(set(clean.values())) < len(clean):
+        raise InputError(f"copick allows no spaces or underscores in names, and without them two of {', '.join(clean)} are the same: rename one")
+    if changed:
+        log.warning("copick allows neither spaces nor underscores in the names of %s: %s became %s", what, changed[0], clean[changed[0]])
+    return clean
+
+
+def _color(number: int) -> list[int]:
+    red, green, blue = colorsys.hsv_to_rgb(number * 0.618034 % 1, 0.65, 0.95)
+    return [round(255 * red), round(255 * green), round(255 * blue), 255]
+
+
+def write_copick(path: Path | str, particles: Particles) -> None:
+    """Write a project: a folder with its configuration, which points to this very folder, and the picks."""
+    path = Path(path)
+    if particles.tomograms is None or particles.classes is None:
+        what = "the particles' tomogram: name it with --tomogram" if particles.tomograms is None else "what they are: say it with --class"
+        raise InputError(f"a copick project needs names of tomograms and objects, but the input does not tell {what}")
+    runs = {name: bare_stem(name.removesuffix(".tomostar")) for name in dict.fromkeys(particles.tomograms)}
+    if len(set(runs.values())) < len(runs):
+        raise InputError(f"{len(runs)} tomograms would become {len(set(runs.values()))} runs of copick, for they differ in folders only: rename them")
+    objects = _clean_names(sorted(set(particles.classes)), "objects")
+    config = {
+        "config_type": "filesystem",
+        "name": path.absolute().name,
+        "description": "particles written by triptych",
+        "version": "1.0.0",
+        "pickable_objects": [
+            {"name": name, "is_particle": True, "label": number, "color": _color(number)} for number, name in enumerate(objects.values(), 1)
+        ],
+        "overlay_root": f"local://{path.absolute()}/",
+        "overlay_fs_args": {"auto_mkdir": True},
+    }
+    with output_folder(path) as folder:
+        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        for run, name, user, session, rows in _groups(particles):
+            picks = _picks(particles.take(rows), objects[name], user, session, runs[run])
+            place = folder / RUNS / runs[run] / "Picks" / f"{user}_{session}_{objects[name]}.json"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(json.dumps(picks, indent=1) + "\n", encoding="utf-8")
+
+
+def _groups(particles: Particles) -> list[tuple[str, str, str, str, NDArray[np.int64]]]:
+    """Run, object, user, session and rows of each file."""
+    count = len(particles)
+    users, sessions = (
+        [clean_name(str(value)) for value in particles.table[name]] if name in particles.table else [default] * count
+        for name, default in (("user_id", USER), ("session_id", SESSION))
+    )
+    keys = list(zip(particles.tomograms or (), particles.classes or (), users, sessions, strict=True))
+    rows: dict[tuple[str, str, str, str], list[int]] = {}
+    for row, key in enumerate(keys):
+        rows.setdefault(key, []).append(row)
+    return [(*key, np.array(numbers)) for key, numbers in rows.items()]
+
+
+def _picks(particles: Particles, name: str, user: str, session: str, run: str) -> dict[str, Any]:
+    assert particles.positions is not None
+    sizes = particles.pixel_sizes
+    label = next((key for key in ("instance_id", "triptychInstance") if key in particles.table), None)
+    instances = [0] * len(particles) if label is None else [int(value) for value in particles.table[label]]
+    points = []
+    for row, (x, y, z) in enumerate(particles.positions.tolist()):
+        matrix = np.eye(4)
+        if particles.rotations is not None:
+            matrix[:3, :3] = particles.rotations[row]
+        point = {"location": {"x": x, "y": y, "z": z}, "transformation_": matrix.tolist(), "instance_id": instances[row]}
+        if particles.scores is not None and np.isfinite(particles.scores[row]):
+            point["score"] = float(particles.scores[row])
+        points.append(point)
+    return {
+        "pickable_object_name": name,
+        "user_id": user,
+        "session_id": session,
+        "run_name": run,
+        "voxel_spacing": None if sizes is None else float(sizes[0]),
+        "unit": "angstrom",
+        "points": points,
+        "trust_orientation": particles.rotations is not None,
+    }

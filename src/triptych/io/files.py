@@ -1,0 +1,62 @@
+"""Files that may not be there, or not be what they are said to be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from triptych.errors import InputError
+
+_PROBE_BYTES = 4096
+
+
+def read_bytes(path: Path, kind: str, limit: int = -1) -> bytes:
+    """All of a file, or its first bytes; `kind` is what the messages call it, as in "STAR file"."""
+    try:
+        with path.open("rb") as file:
+            return file.read(limit)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: check the name") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder, but a {kind} was expected") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be opened ({error}): check the file and your rights to read it") from None
+
+
+def read_text(path: Path, kind: str) -> str:
+    """The text of a file in UTF-8."""
+    if b"\0" in read_bytes(path, kind, _PROBE_BYTES):
+        raise InputError(f"{path} is not a text file, but a {kind} was expected: check the name")
+    try:
+        return read_bytes(path, kind).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not a text file in UTF-8, as {kind}s are: convert it, for example with iconv") from None
+
+
+def read_json(path: Path, kind: str) -> Any:
+    """What a JSON file holds."""
+    try:
+        return json.loads(read_text(path, kind))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} cannot be read as JSON ({error}), but a {kind} was expected: write it anew") from None
+
+
+def read_numbers(path: Path, kind: str) -> list[list[float]]:
+    """The rows of a table of numbers that white space separates, all of one length."""
+    rows: list[list[float]] = []
+    for number, line in enumerate(read_text(path, kind).splitlines(), 1):
+        words = line.split()
+        if not words:
+            continue
+        try:
+            rows.append([float(word) for word in words])
+        except ValueError:
+            raise InputError(f"line {number} of {path} holds text, but a {kind} holds numbers only: check the name, or write it anew") from None
+        if len(rows[-1]) != len(rows[0]):
+            raise InputError(f"line {number} of {path} holds {len(words)} values, but the first {len(rows[0])}: the file is garbled, write it anew")
+    if not rows:
+        raise InputError(f"{path} is empty, but a {kind} with at least one particle was expected")
+    return rows

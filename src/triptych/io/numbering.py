@@ -1,0 +1,94 @@
+"""Names as numbers, for the tables that hold numbers only: tomograms and classes in Dynamo's tables and in motive lists.
+
+Names that are numbers stay these numbers. Others are numbered from 1; the tomograms' names are kept in a small file beside the table
+("1 TS_01" on each line, its name that of the table with ".doc"), which is Dynamo's table map.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triptych.errors import InputError
+from triptych.io.files import read_text
+from triptych.io.manifest import output_file
+from triptych.io.mrc import bare_stem
+
+log = logging.getLogger(__name__)
+
+_WHOLE = re.compile(r"[1-9]\d{0,7}")
+LARGEST = 2**24
+"""Up to here a 4-byte float, of which motive lists are made, holds every whole number."""
+
+
+def are_numbers(names: Sequence[str]) -> bool:
+    """Whether every name is a whole number above 0, written as such, that a table can hold."""
+    return all(_WHOLE.fullmatch(name) and int(name) <= LARGEST for name in names)
+
+
+def number_names(names: Sequence[str]) -> dict[str, int]:
+    """A number for each of the names, in the order of their first occurrence."""
+    unique = list(dict.fromkeys(names))
+    return {name: int(name) if are_numbers(unique) else number for number, name in enumerate(unique, 1)}
+
+
+def number_classes(names: Sequence[str] | None, count: int, *, keeps_names: bool = False) -> NDArray[np.int64]:
+    """A number for each particle, by the names in alphabetical order; 0: not known. A warning where the names get lost by it."""
+    if names is None:
+        return np.zeros(count, dtype=np.int64)
+    known = number_names(sorted(set(names)))
+    if not are_numbers(list(known)) and not keeps_names:
+        log.warning("the classes became numbers: %s", ", ".join(f"{number} is {name}" for name, number in known.items()))
+    return np.array([known[name] for name in names], dtype=np.int64)
+
+
+def class_names(numbers: NDArray[np.float64]) -> list[str] | None:
+    """The numbers as names; None where all are 0."""
+    return [f"{number:g}" for number in numbers] if numbers.any() else None
+
+
+def index_path(path: Path) -> Path:
+    """The file beside a table that names its tomograms."""
+    return path.with_suffix(".doc")
+
+
+def number_tomograms(path: Path, names: Sequence[str] | None, count: int) -> NDArray[np.int64]:
+    """A number for each particle's tomogram (0: not known), with a file of names beside the table where they are no numbers."""
+    if names is None:
+        return np.zeros(count, dtype=np.int64)
+    known = number_names(names)
+    if not are_numbers(list(known)):
+        index = index_path(path)
+        if index.exists():
+            raise InputError(f"{index}, which is to name the tomograms of {path.name}, exists already: choose another name or delete it")
+        with output_file(index) as part:
+            part.write_text("".join(f"{number} {name}\n" for name, number in known.items()), encoding="utf-8")
+    return np.array([known[name] for name in names], dtype=np.int64)
+
+
+def tomogram_names(path: Path, numbers: NDArray[np.float64]) -> list[str] | None:
+    """Names of the tomograms of a table: from the file beside it, else their numbers; None where all are 0."""
+    names = _read_index(index_path(path)) if index_path(path).is_file() else {}
+    if not numbers.any():
+        return None
+    missing = sorted({int(number) for number in numbers} - set(names)) if names else []
+    if missing:
+        raise InputError(f"{path} names the tomogram {missing[0]}, which is not in {index_path(path)}: add it there")
+    return [names.get(int(number), f"{number:g}") for number in numbers]
+
+
+def _read_index(path: Path) -> dict[int, str]:
+    names: dict[int, str] = {}
+    for row, line in enumerate(read_text(path, "table map").splitlines(), 1):
+        words = line.split(maxsplit=1)
+        if not words:
+            continue
+        if len(words) != 2 or not words[0].isdigit():
+            raise InputError(f'line {row} of {path} should be a number and the name of a tomogram, but is "{line[:60]}": correct it')
+        names[int(words[0])] = bare_stem(words[1].strip())
+    return names

@@ -1,0 +1,104 @@
+"""Particles as a CSV file, for everything else: commas, a line of names, UTF-8.
+
+x, y, z are Å from the centre of the first voxel. The rotation reference -> tomogram is r11 ... r33 (row, column; acting on columns
+x, y, z), or RELION's angles rot, tilt, psi in degrees. tomogram, class, score and pixel_size (Å) may follow; every further column is kept.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from triptych.errors import InputError
+from triptych.io.files import read_text
+from triptych.io.manifest import output_file
+from triptych.io.relion import numbers, rotations_from_angles
+from triptych.particles import Particles
+
+PLACE = ["x", "y", "z"]
+MATRIX = [f"r{row}{column}" for row in "123" for column in "123"]
+ANGLES = ["rot", "tilt", "psi"]
+TEXT = ("tomogram", "class")
+NOTHING = {"score": ["", "nan", "NaN", "NA"]}
+KNOWN = ("tomogram", "class", "score", *PLACE, *MATRIX, *ANGLES, "pixel_size")
+
+
+def particles_from_csv(path: Path | str) -> Particles:
+    """Particles of a CSV file; see above for its columns, of which x, y and z must be there."""
+    path = Path(path)
+    text = read_text(path, "CSV file")
+    _check_rows(text, path)
+    try:
+        # names of tomograms and classes stay text: "0012" is not 12
+        table = pd.read_csv(io.StringIO(text), dtype=dict.fromkeys(TEXT, "str"), keep_default_na=False, na_values=NOTHING)
+    except ValueError as error:  # also the base of pandas' own
+        raise InputError(f"{path} cannot be read as CSV ({' '.join(str(error).split())}): write it anew") from None
+    missing = [name for name in PLACE if name not in table]
+    if missing or table.empty:
+        raise InputError(f"{path} {f'lacks the column {missing[0]}' if missing else 'lists no particles'}: x, y, z in Å were expected")
+    sizes = _finite(table, ["pixel_size"], path)
+    return Particles(
+        table[[name for name in table if name not in KNOWN]],
+        _finite(table, PLACE, path),
+        _rotations(table, path),
+        tomograms=_names(table, "tomogram", path),
+        classes=_names(table, "class", path),
+        scores=np.asarray(pd.to_numeric(table["score"], errors="coerce"), dtype=np.float64) if "score" in table else None,
+        pixel_sizes=None if sizes is None else sizes[:, 0],
+    )
+
+
+def _check_rows(text: str, path: Path) -> None:
+    """pandas would take a column more for names of rows, and a name that occurs twice for another name."""
+    rows = [row for row in csv.reader(io.StringIO(text), skipinitialspace=True) if row]
+    if not rows or len(set(rows[0])) < len(rows[0]):
+        raise InputError(f"{path} {'names a column twice' if rows else 'is empty'}, but a CSV file with a line of different names was expected")
+    wrong = next((number for number, row in enumerate(rows) if len(row) != len(rows[0])), None)
+    if wrong is not None:
+        raise InputError(f"row {wrong} of {path} holds {len(rows[wrong])} values, but there are {len(rows[0])} columns: the file is garbled")
+
+
+def _finite(table: pd.DataFrame, names: list[str], path: Path) -> NDArray[np.float64] | None:
+    return np.stack([numbers(table, name, path) for name in names], axis=1) if set(names) <= set(table) else None
+
+
+def _names(table: pd.DataFrame, name: str, path: Path) -> list[str] | None:
+    if name not in table:
+        return None
+    names = [str(value).strip() for value in table[name]]
+    if "" in names:
+        raise InputError(f"the column {name} of {path} is empty in row {names.index('') + 1}: fill it, or leave out the column")
+    return names
+
+
+def _rotations(table: pd.DataFrame, path: Path) -> NDArray[np.float64] | None:
+    matrices, angles = _finite(table, MATRIX, path), _finite(table, ANGLES, path)
+    if matrices is None:
+        return None if angles is None else rotations_from_angles(angles)
+    matrices = matrices.reshape(-1, 3, 3)
+    wrong = (np.abs(matrices @ matrices.swapaxes(1, 2) - np.eye(3)).max(axis=(1, 2)) > 1e-3) | (np.linalg.det(matrices) < 0)
+    if wrong.any():
+        raise InputError(f"r11 ... r33 in row {int(np.argmax(wrong)) + 1} of {path} are no rotation: correct them")
+    return matrices
+
+
+def write_csv(path: Path | str, particles: Particles) -> None:
+    """Write all that is known of the particles, and every column of their table."""
+    assert particles.positions is not None
+    columns: dict[str, object] = {}
+    for name, values in (("tomogram", particles.tomograms), ("class", particles.classes), ("score", particles.scores)):
+        if values is not None:
+            columns[name] = values
+    columns |= dict(zip(PLACE, particles.positions.T, strict=True))
+    if particles.rotations is not None:
+        columns |= dict(zip(MATRIX, particles.rotations.reshape(-1, 9).T, strict=True))
+    if particles.pixel_sizes is not None:
+        columns["pixel_size"] = particles.pixel_sizes
+    columns |= {name: particles.table[name].to_numpy() for name in particles.table if name not in KNOWN}
+    with output_file(path) as part:
+        pd.DataFrame(columns).to_csv(part, index=False, lineterminator="\n")

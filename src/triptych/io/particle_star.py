@@ -1,0 +1,190 @@
+"""Particles as STAR files for RELION 3.1, 4 and 5 and for Warp; what their columns mean is told in `relion`.
+
+Every column of a STAR file that was read is kept, in its place, but for those that say where a particle is and how it is turned:
+
+- positions have the origin shifts applied, so the origins (rlnOriginX/Y/ZAngst) become 0;
+- rlnTomoSubtomogramRot/Tilt/Psi stay, and rlnAngleRot/Tilt/Psi are what is then missing to the whole rotation;
+- the columns of coordinates of another dialect go.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from triptych.errors import InputError
+from triptych.io.manifest import output_folder
+from triptych.io.mrc import bare_stem
+from triptych.io.numbering import are_numbers, number_classes
+from triptych.io.relion import (
+    ANGLES,
+    AXES,
+    CENTERED,
+    CLASSES,
+    COORDINATES,
+    SCORES,
+    SUBTOMOGRAM_ANGLES,
+    TOMOSTAR,
+    angles_from_rotations,
+    rotations_from_angles,
+)
+from triptych.io.star import Block, write_star
+from triptych.particles import Frame, Particles
+
+PARTICLES, TOMOGRAMS, OPTIMISATION_SET = "particles.star", "tomograms.star", "optimisation_set.star"
+STAR_LABEL = re.compile(r"[a-z]+[A-Z]\w*")
+_UNBINNED = ("rlnTomoTiltSeriesPixelSize", "rlnMicrographOriginalPixelSize", "rlnMicrographPixelSize")
+_OF_IMAGES = ("rlnImagePixelSize", "rlnImageSize", "rlnImageDimensionality")
+UNDERSTOOD = {
+    *COORDINATES, *CENTERED, *ANGLES, *SUBTOMOGRAM_ANGLES, *CLASSES, *SCORES, *_UNBINNED, "rlnTomoName", "rlnMicrographName",
+    *(f"rlnOrigin{axis}{unit}" for axis in AXES for unit in ("Angst", "")), "rlnOpticsGroup", "rlnPixelSize",
+    "rlnDetectorPixelSize", "rlnMagnification",
+}  # fmt: skip
+"""Columns whose meaning is in the particles' positions, rotations, names, classes and scores."""
+_SCORE = "rlnAutopickFigureOfMerit"
+
+
+def _subtomogram_matrices(table: pd.DataFrame) -> NDArray[np.float64]:
+    if not set(SUBTOMOGRAM_ANGLES) <= set(table):
+        return np.broadcast_to(np.eye(3), (len(table), 3, 3))
+    return rotations_from_angles(table[list(SUBTOMOGRAM_ANGLES)].to_numpy(dtype=np.float64))
+
+
+def _start_table(particles: Particles) -> pd.DataFrame:
+    """The columns that may stay as they are, and all that is the same in every dialect."""
+    table = particles.table[[name for name in particles.table if STAR_LABEL.fullmatch(str(name))]].copy()
+    for axis in AXES:
+        for label in (f"rlnOrigin{axis}Angst", f"rlnOrigin{axis}"):
+            if label in table:
+                table[label] = 0.0
+    if particles.rotations is not None:
+        missing = _subtomogram_matrices(table).swapaxes(1, 2) @ particles.rotations
+        table[list(ANGLES)] = angles_from_rotations(missing)
+    if particles.classes is not None and not set(CLASSES) & set(table):
+        table["rlnClassNumber"] = number_classes(particles.classes, len(particles), keeps_names=True)
+        if not are_numbers(particles.classes):
+            table["triptychClass"] = particles.classes
+    if particles.scores is not None and not set(SCORES) & set(table):
+        table[_SCORE] = particles.scores
+    return table
+
+
+def _tomogram_names(particles: Particles) -> list[str]:
+    if particles.tomograms is None:
+        raise InputError("a STAR file names the tomogram of each particle, but the input does not tell it: give it with --tomogram")
+    return particles.tomograms
+
+
+def _without_tomostar(names: Sequence[str]) -> list[str]:
+    """Warp's ending would say that pixels are counted as Warp does."""
+    return [name.removesuffix(TOMOSTAR) for name in names]
+
+
+def _optics(particles: Particles, groups: NDArray[np.int64], sizes: NDArray[np.float64], label: str) -> tuple[pd.DataFrame, NDArray[np.int64]]:
+    """A table of optics in which a group has one pixel size, and each particle's group; groups stay where that is so already."""
+    old = particles.blocks.get("optics")
+    if not isinstance(old, pd.DataFrame) or "rlnOpticsGroup" not in old:
+        old = pd.DataFrame({"rlnOpticsGroup": np.unique(groups)})
+    keys = list(dict.fromkeys(zip(groups.tolist(), sizes.tolist(), strict=True)))
+    keeps = len({group for group, _ in keys}) == len(keys)
+    rows, numbers = [], {}
+    for number, (group, size) in enumerate(sorted(keys), 1):
+        row = old[old["rlnOpticsGroup"] == group].iloc[0].to_dict()
+        numbers[group, size] = group if keeps else number
+        rows.append(row | {"rlnOpticsGroup": numbers[group, size], label: size})
+    for row in rows:
+        name = row.get("rlnOpticsGroupName")
+        row["rlnOpticsGroupName"] = name if isinstance(name, str) and keeps else f"opticsGroup{row['rlnOpticsGroup']}"
+    new = pd.DataFrame(rows).drop(columns=[name for name in _UNBINNED if name != label], errors="ignore")
+    return new, np.array([numbers[key] for key in zip(groups.tolist(), sizes.tolist(), strict=True)], dtype=np.int64)
+
+
+def _groups(table: pd.DataFrame) -> NDArray[np.int64]:
+    return table["rlnOpticsGroup"].to_numpy(dtype=np.int64) if "rlnOpticsGroup" in table else np.ones(len(table), dtype=np.int64)
+
+
+def _blocks(particles: Particles, optics: pd.DataFrame | None, table: pd.DataFrame) -> dict[str, Block]:
+    """The blocks of the source in their order, with other optics, and the particles last."""
+    others: dict[str, Block] = {name: block for name, block in particles.blocks.items() if name != "optics"}
+    return {**others, **({} if optics is None else {"optics": optics}), "particles": table}
+
+
+def write_relion_3_or_4(path: Path | str, particles: Particles, pixel_sizes: NDArray[np.float64], version: str) -> None:
+    """Write coordinates in pixels from the centre of the first voxel.
+
+    Parameters
+    ----------
+    pixel_sizes : (n,), Å per pixel of the unbinned tilt series (micrograph)
+    version : "relion3.1" (rlnMicrographName) or "relion4" (rlnTomoName)
+    """
+    assert particles.positions is not None
+    name, size = ("rlnTomoName", _UNBINNED[0]) if version == "relion4" else ("rlnMicrographName", _UNBINNED[1])
+    table = _start_table(particles)
+    table[name] = _without_tomostar(_tomogram_names(particles))
+    table[list(COORDINATES)] = particles.positions / pixel_sizes[:, None]
+    unwanted = [*CENTERED, *_UNBINNED, *(["rlnTomoName"] if name != "rlnTomoName" else [])]
+    optics, table["rlnOpticsGroup"] = _optics(particles, _groups(table), pixel_sizes, size)
+    write_star(path, _blocks(particles, optics, table.drop(columns=unwanted, errors="ignore")))
+
+
+def write_warp(path: Path | str, particles: Particles, pixel_sizes: NDArray[np.float64]) -> None:
+    """Write coordinates in pixels of the export, whose size is that of the particles' images if there are any.
+
+    Parameters
+    ----------
+    pixel_sizes : (n,), Å per pixel
+    """
+    assert particles.positions is not None
+    table = _start_table(particles)
+    optics = particles.blocks.get("optics")
+    if isinstance(optics, pd.DataFrame):
+        keep = ("rlnImageName",) if "rlnImageName" in table else ()
+        optics = optics.drop(columns=[*_UNBINNED, *(() if keep else _OF_IMAGES)], errors="ignore")
+    table["rlnMicrographName"] = [bare_stem(name.removesuffix(TOMOSTAR)) + TOMOSTAR for name in _tomogram_names(particles)]
+    table[list(COORDINATES)] = particles.positions / pixel_sizes[:, None]
+    table["rlnMagnification"], table["rlnDetectorPixelSize"], table["rlnPixelSize"] = 10000.0, pixel_sizes, pixel_sizes
+    unwanted = [*CENTERED, *_UNBINNED, "rlnTomoName"]
+    write_star(path, _blocks(particles, optics if isinstance(optics, pd.DataFrame) else None, table.drop(columns=unwanted, errors="ignore")))
+
+
+def _tomogram_blocks(particles: Particles, frames: Mapping[str, Frame]) -> dict[str, Any]:
+    """The tomograms' blocks as they were, with the boxes that are used; rows for the tomograms that had none."""
+    blocks = dict(particles.tomogram_blocks)
+    key = next((name for name in ("global", "tomograms", "") if isinstance(blocks.get(name), pd.DataFrame)), "global")
+    old = blocks.get(key, pd.DataFrame({"rlnTomoName": pd.Series([], dtype="str")}))
+    new = [name for name in frames if name not in set(old["rlnTomoName"].astype(str))]
+    table = pd.concat([old, pd.DataFrame({"rlnTomoName": new})], ignore_index=True) if new else old.copy()
+    columns: dict[str, dict[str, float]] = {_UNBINNED[0]: {name: frame.voxel_size for name, frame in frames.items()}}
+    columns |= {f"rlnTomoSize{axis}": {name: frame.size[number] for name, frame in frames.items()} for number, axis in enumerate(AXES)}
+    for label, values in columns.items():
+        before = table[label] if label in table else pd.Series([None] * len(table))
+        table[label] = [values.get(str(name), value) for name, value in zip(table["rlnTomoName"], before, strict=True)]
+    return {**({key: table} if key not in blocks else {}), **{name: table if name == key else block for name, block in blocks.items()}}
+
+
+def write_relion_5(path: Path | str, particles: Particles, frames: Mapping[str, Frame]) -> None:
+    """Write a folder with the particles (Å from the tomogram's centre, N / 2), their tomograms, and an optimisation set of both.
+
+    Parameters
+    ----------
+    frames : the box of each tomogram, by its name; best in unbinned pixels of the tilt series, as RELION has it
+    """
+    assert particles.positions is not None
+    names = _tomogram_names(particles)
+    table = _start_table(particles)
+    table["rlnTomoName"] = names
+    table[list(CENTERED)] = particles.positions - np.stack([frames[name].center for name in names])
+    sizes = np.array([frames[name].voxel_size for name in names])
+    optics, table["rlnOpticsGroup"] = _optics(particles, _groups(table), sizes, _UNBINNED[0])
+    blocks = _blocks(particles, optics, table.drop(columns=[*COORDINATES, *_UNBINNED], errors="ignore"))
+    tomograms = _tomogram_blocks(particles, {name: frames[name] for name in dict.fromkeys(names)})
+    with output_folder(path) as folder:
+        write_star(folder / PARTICLES, blocks)
+        write_star(folder / TOMOGRAMS, tomograms)
+        write_star(folder / OPTIMISATION_SET, {"": {"rlnTomoParticlesFile": PARTICLES, "rlnTomoTomogramsFile": TOMOGRAMS}})

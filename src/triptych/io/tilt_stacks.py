@@ -1,0 +1,120 @@
+"""2-D pseudo-subtomograms of RELION 5 and WarpTools: a stack of tilt images for each particle, made into a volume when it is read.
+
+image (x, y) = the first two rows of the tilt's rlnTomoProjX/Y/Z, applied to the volume, which lies as the tomogram does. The defocus of
+the tomogram's table is that of its centre; a particle above or below it has another (rlnTomoHand says which).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from triptych.errors import InputError
+from triptych.io.mrc import check_values, read_sections
+from triptych.io.relion import RelionFile, numbers
+from triptych.tilt_images import TiltOptics, reconstruct
+from triptych.volume import Volume
+
+MATRIX = ("rlnTomoProjX", "rlnTomoProjY", "rlnTomoProjZ")
+DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
+OPTICS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
+_HOW = "export 3-D subtomograms instead (WarpTools: ts_export_particles --3d), or give the tomograms with --set tomograms="
+
+
+def _rows(texts: Sequence[object], label: str, path: Path) -> NDArray[np.float64]:
+    """Lists of numbers such as "[0.1,0,0.9,0]"."""
+    try:
+        rows = np.array([[float(word) for word in str(text).strip("[] ").split(",")] for text in texts])
+    except ValueError:
+        raise InputError(f"{label} of {path} holds something else than lists of numbers: export the file again") from None
+    if rows.ndim != 2 or not np.isfinite(rows).all():
+        raise InputError(f"{label} of {path} holds lists of different lengths or no finite numbers: export the file again")
+    return rows
+
+
+@dataclass(frozen=True, eq=False)
+class TiltStacks:
+    """Reads one particle at a time."""
+
+    paths: list[str]
+    voxel_sizes: NDArray[np.float64]
+    optics: list[TiltOptics]
+    visible: list[NDArray[np.bool_]]
+    """Which tilts of its tomogram show the particle. WarpTools writes all of them into a stack, RELION these only."""
+
+    def read(self, index: int) -> Volume:
+        path = Path(self.paths[index])
+        images = np.stack(list(read_sections(path))).astype(np.float64)
+        check_values(images, path)
+        visible = self.visible[index]
+        if len(images) == len(visible):
+            images = images[visible]
+        if len(images) != visible.sum() or images.shape[1] != images.shape[2]:
+            raise InputError(f"{path} holds {images.shape} values (images, y, x), but {len(visible)} square images were expected: export it again")
+        size = float(self.voxel_sizes[index])
+        return Volume(reconstruct(images, self.optics[index], size), size)
+
+
+def open_tilt_stacks(file: RelionFile, paths: list[str]) -> TiltStacks:
+    """The stacks of a STAR file, whose tomograms' table must hold the projections of every tilt."""
+    names, sizes = file.tomogram_names, file.image_voxel_size()
+    missing = [name for name in names or ["of every particle"] if not isinstance(file.tomogram_blocks.get(name), pd.DataFrame)]
+    if names is None or missing or sizes is None:
+        what = f"no table of the tilts of {missing[0]} is in a tomograms.star beside them" if missing else "their pixel size is not stated"
+        raise InputError(f"the images of {file.path} are 2-D tilt-stack pseudo-subtomograms, but {what}: {_HOW}")
+    tilts = {name: file.tomogram_blocks[name] for name in dict.fromkeys(names)}
+    for name, table in tilts.items():
+        lacking = [label for label in (*MATRIX, *DEFOCUS) if label not in table]
+        if lacking:
+            raise InputError(f"the table of the tilts of {name} lacks the column {lacking[0]}, which 2-D tilt stacks need: {_HOW}")
+    visible = _visible(file, [len(tilts[name]) for name in names])
+    if not all(seen.any() for seen in visible):
+        raise InputError(f"{file.path} says of a particle that no tilt shows it (rlnTomoVisibleFrames): leave such particles out")
+    return TiltStacks(paths, sizes, _particle_optics(file, names, tilts, visible), visible)
+
+
+def _visible(file: RelionFile, counts: list[int]) -> list[NDArray[np.bool_]]:
+    label = "rlnTomoVisibleFrames"
+    if label not in file.table:
+        return [np.ones(count, dtype=bool) for count in counts]
+    visible = [_rows([text], label, file.path)[0] > 0 for text in file.table[label]]
+    wrong = next((row for row, (seen, count) in enumerate(zip(visible, counts, strict=True)) if len(seen) != count), None)
+    if wrong is not None:
+        raise InputError(f"row {wrong + 1} of {file.path} tells of {len(visible[wrong])} tilts, its tomogram of {counts[wrong]}: export it again")
+    return visible
+
+
+def _particle_optics(
+    file: RelionFile, names: list[str], tilts: dict[str, pd.DataFrame], visible: list[NDArray[np.bool_]]
+) -> list[TiltOptics]:
+    values = {label: file.values(label) for label in (*OPTICS, "rlnTomoHand", "rlnCtfDataAreCtfPremultiplied")}
+    lacking = [label for label in OPTICS if values[label] is None]
+    if lacking:
+        raise InputError(f"{file.path} does not state {lacking[0]}, which 2-D tilt stacks need: {_HOW}")
+    voltage, aberration, contrast = (np.asarray(values[label]) for label in OPTICS)
+    hand, premultiplied = values["rlnTomoHand"], values["rlnCtfDataAreCtfPremultiplied"]
+    matrices = {name: np.stack([_rows(table[label].tolist(), label, file.path)[:, :3] for label in MATRIX], axis=1) for name, table in tilts.items()}
+    defoci = {name: np.stack([numbers(table, label, file.path) for label in DEFOCUS]) for name, table in tilts.items()}
+    offsets = _offsets(file)
+    optics = []
+    for row, (name, seen) in enumerate(zip(names, visible, strict=True)):
+        matrix, (u, v, angle) = matrices[name][seen], defoci[name][:, seen]
+        depth = 0.0 if hand is None or offsets is None else hand[row] * matrix[:, 2] @ offsets[row]
+        stated = float(voltage[row]), float(aberration[row]), float(contrast[row])
+        optics.append(TiltOptics(matrix, u + depth, v + depth, angle, *stated, premultiplied is None or bool(premultiplied[row])))
+    return optics
+
+
+def _offsets(file: RelionFile) -> NDArray[np.float64] | None:
+    """x, y, z in Å from the tomogram's centre to each particle, where the file tells."""
+    try:
+        positions, centered = file.coordinates()
+    except InputError:  # no coordinates: the defocus of the tomogram's centre has to do
+        return None
+    centers = file.tomogram_centers()
+    return positions if centered else None if centers is None else positions - centers

@@ -1,0 +1,543 @@
+"""Lists of particles in other programs' formats: every pair of formats, tiny files with known answers, and what is wrong with files."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+from typer.testing import CliRunner
+
+from triptych.cli import app
+from triptych.errors import InputError
+from triptych.io.angles import dynamo_from_rotations, rotations_from_dynamo, rotations_from_zxz, zxz_from_rotations
+from triptych.io.convert import FORMATS, Known, convert_particles, guess_format, read_particles, write_particles
+from triptych.io.copick import clean_name
+from triptych.io.em import read_em, read_em_volume, write_em
+from triptych.io.imod import ImodObject, read_imod, write_imod
+from triptych.io.mrc import write_mrc
+from triptych.io.relion import read_relion
+from triptych.io.star import read_star, write_star
+from triptych.particles import Frame, Particles
+from triptych.volume import Volume
+
+VOXEL = 7.5
+SIZE = (960, 900, 300)
+KNOWN = Known(voxel_size=VOXEL, input_voxel_size=VOXEL, tomogram_size=SIZE)
+OUTPUT = {name: {"relion5": "a", "imod": "a", "copick": "a", "dynamo": "a.tbl", "em": "a.em", "csv": "a.csv"}.get(name, "a.star") for name in FORMATS}
+TURN = Rotation.from_euler("ZXZ", [20, 50, -70], degrees=True).as_matrix()
+
+
+def make_particles(count: int = 1000, seed: int = 1) -> Particles:
+    """By tomogram and class, which is the order in which copick and IMOD keep them; numbers for names, as tables have them."""
+    rng = np.random.default_rng(seed)
+    tomograms, classes = np.sort(rng.integers(1, 4, count)), rng.integers(1, 3, count)
+    rows = np.lexsort((classes, tomograms))
+    return Particles(
+        pd.DataFrame(index=range(count)),
+        (rng.random((count, 3)) * SIZE * VOXEL)[rows],
+        Rotation.random(count, random_state=seed).as_matrix(),
+        tomograms=[f"{number}" for number in tomograms[rows]],
+        classes=[f"{number}" for number in classes[rows]],
+        scores=rng.random(count).round(6),
+    )
+
+
+def names(particles: Particles) -> list[str]:
+    assert particles.tomograms is not None
+    return [name.removesuffix(".tomostar") for name in particles.tomograms]
+
+
+def assert_same(found: Particles, expected: Particles, *, angles: bool = True) -> None:
+    """Positions within 0.01 Å, rotations within 0.01°."""
+    assert found.positions is not None
+    assert expected.positions is not None
+    assert np.abs(found.positions - expected.positions).max() < 0.01
+    assert names(found) == names(expected)
+    assert found.classes == expected.classes
+    if angles:
+        assert found.rotations is not None
+        assert expected.rotations is not None
+        turns = Rotation.from_matrix(found.rotations) * Rotation.from_matrix(expected.rotations).inv()
+        assert np.degrees(turns.magnitude()).max() < 0.01
+        assert found.scores is not None
+        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
+
+
+@pytest.mark.parametrize(("first", "second"), list(product(FORMATS, FORMATS)))
+def test_every_pair_of_formats(tmp_path: Path, first: str, second: str) -> None:
+    """1,000 particles there, on, and read again: what was read is what was written."""
+    particles = make_particles()
+    (tmp_path / "first").mkdir()
+    (tmp_path / "second").mkdir()
+    write_particles(tmp_path / "first" / OUTPUT[first], particles, first, KNOWN)
+    once = convert_particles(tmp_path / "first" / OUTPUT[first], tmp_path / "second" / OUTPUT[second], second, KNOWN)
+    assert_same(once, particles, angles=first != "imod")
+    twice = read_particles(tmp_path / "second" / OUTPUT[second], Known(input_voxel_size=VOXEL))
+    assert_same(twice, particles, angles="imod" not in (first, second))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_reading_what_was_written_is_the_identity(tmp_path: Path, name: str) -> None:
+    """Once written and read, nothing changes any more: every column, name and number."""
+    path, again = tmp_path / OUTPUT[name], tmp_path / "again" / OUTPUT[name]
+    write_particles(path, make_particles(50), name, KNOWN)
+    first = convert_particles(path, again, name, Known(input_voxel_size=VOXEL))
+    second = read_particles(again, Known(input_voxel_size=VOXEL))
+    pd.testing.assert_frame_equal(first.table, second.table, check_exact=False, rtol=1e-6, atol=1e-6)
+    assert_same(second, first, angles=name != "imod")
+    assert second.pixel_sizes is None or np.allclose(second.pixel_sizes, VOXEL)
+
+
+@given(st.lists(st.tuples(*[st.floats(-180, 180)] * 3), min_size=1, max_size=5))
+def test_angles_are_those_of_the_matrices(angles: list[tuple[float, float, float]]) -> None:
+    """ZXZ about fixed axes, checked by scipy; and back, where only a sum of angles is determined too."""
+    zxz = np.array(angles)
+    matrices = rotations_from_zxz(zxz)
+    np.testing.assert_allclose(matrices, Rotation.from_euler("zxz", zxz, degrees=True).as_matrix(), atol=1e-12)
+    np.testing.assert_allclose(rotations_from_dynamo(zxz), Rotation.from_euler("zxz", zxz, degrees=True).inv().as_matrix(), atol=1e-9)
+    np.testing.assert_allclose(rotations_from_zxz(zxz_from_rotations(matrices)), matrices, atol=1e-6)
+    np.testing.assert_allclose(rotations_from_dynamo(dynamo_from_rotations(matrices)), matrices, atol=1e-6)
+    assert (dynamo_from_rotations(matrices)[:, 1] >= 0).all()
+
+
+# --------------------------------------------------------------------------------------------- files with known answers
+
+TBL = "3 1 1 0.5 0 -1 {} 0.25 0 0 1 -60 60 0 0 0 0 7 0 2 0 10.5 20.5 31.5"
+
+
+def test_dynamo_counts_from_the_corner_of_the_first_voxel(tmp_path: Path) -> None:
+    (tmp_path / "a.tbl").write_text(TBL.format("30 40 50") + "\n")
+    found = read_particles(tmp_path / "a.tbl", Known(input_voxel_size=10))
+    np.testing.assert_allclose(found.positions, [[105, 200, 300]])
+    np.testing.assert_allclose(found.rotations, [Rotation.from_euler("ZXZ", [-30, -40, -50], degrees=True).as_matrix()], atol=1e-12)
+    assert (found.tomograms, found.classes, found.table["tag"].tolist()) == (["7"], ["2"], [3])
+    assert found.scores == pytest.approx([0.25])
+    (tmp_path / "a.doc").write_text("7 /data/TS_07.rec\n")
+    assert read_particles(tmp_path / "a.tbl", Known(input_voxel_size=10)).tomograms == ["TS_07"]
+    convert_particles(tmp_path / "a.tbl", tmp_path / "b.tbl", "dynamo", Known(input_voxel_size=10))
+    row = [float(word) for word in (tmp_path / "b.tbl").read_text().split()]
+    assert row[:6] == [3, 1, 1, 0, 0, 0]
+    assert row[13:15] == [-60, 60]
+    np.testing.assert_allclose(row[23:26], [11, 20.5, 30.5])
+    assert row[35] == 10
+    assert (tmp_path / "b.doc").read_text() == "1 TS_07\n"
+
+
+def test_dynamo_of_a_turn_about_z(tmp_path: Path) -> None:
+    """A quarter turn from x to y: narot counts the other way round."""
+    quarter = Rotation.from_euler("z", 90, degrees=True).as_matrix()
+    np.testing.assert_allclose(rotations_from_dynamo(np.array([[0, 0, -90.0]]))[0], quarter, atol=1e-12)
+    np.testing.assert_allclose(rotations_from_zxz(np.array([[90.0, 0, 0]]))[0], quarter, atol=1e-12)
+    np.testing.assert_allclose(rotations_from_zxz(np.array([[0, 90.0, 0]]))[0] @ [0, 0, 1], [0, -1, 0], atol=1e-12)
+
+
+def write_motives(path: Path, order: str = "<") -> None:
+    """Bytes put together by hand: one particle."""
+    rows = [0.5, 0, 0, 11, 4, 0, 0, 11, 21, 31, 0.5, -1, 0, 0, 0, 0, 10, 30, 20, 3]
+    head = bytes([6 if order == "<" else 3, 0, 0, 5]) + struct.pack(order + "3i", 20, 1, 1) + bytes(496)
+    path.write_bytes(head + struct.pack(order + "20f", *rows))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_motive_lists_count_from_one(tmp_path: Path, order: str) -> None:
+    write_motives(tmp_path / "a.em", order)
+    found = read_particles(tmp_path / "a.em", Known(input_voxel_size=10))
+    np.testing.assert_allclose(found.positions, [[105, 190, 300]])
+    z, x = (lambda angle: Rotation.from_euler("z", angle, degrees=True)), Rotation.from_euler("x", 20, degrees=True)
+    np.testing.assert_allclose(found.rotations, [(z(30) * x * z(10)).as_matrix()], atol=1e-12)
+    assert (found.tomograms, found.classes, found.table["subtomogram_id"].tolist()) == (["4"], ["3"], [11])
+    assert found.scores == pytest.approx([0.5])
+    convert_particles(tmp_path / "a.em", tmp_path / "b.em", "em", Known(input_voxel_size=10))
+    raw = (tmp_path / "b.em").read_bytes()
+    assert raw[:16] == bytes([6, 0, 0, 5]) + struct.pack("<3i", 20, 1, 1)
+    np.testing.assert_allclose(struct.unpack("<20f", raw[512:]), [0.5, 0, 0, 11, 4, 0, 0, 12, 20, 31, -0.5, 0, 0, 0, 0, 0, 10, 30, 20, 3], atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["i1", "i2", "i4", "f4", "f8"])
+def test_em_files_of_every_kind(tmp_path: Path, dtype: str) -> None:
+    data = np.arange(24).reshape(2, 3, 4).astype(dtype)
+    write_em(tmp_path / "a.em", data)
+    again = read_em(tmp_path / "a.em")
+    assert again.dtype == data.dtype
+    np.testing.assert_array_equal(again, data)
+    volume = read_em_volume(tmp_path / "a.em", 5.0)
+    assert (volume.voxel_size, volume.shape) == (5.0, (2, 3, 4))
+
+
+def write_model(path: Path, *, flags: int = 0xF400, reference: bytes = b"", pixel: float = 1.2, unit: int = -9) -> None:
+    """A model put together by hand: an unnamed object with two contours, with a mesh and a chunk in between; then a named one."""
+    head = b"IMODV1.2" + bytes(128) + struct.pack(">4iI4i6f5ifi", 100, 80, 60, 2, flags, 1, 0, 0, 255, *[0.0] * 3, *[1.0] * 3, *[0] * 5, pixel, unit)
+    thing = struct.pack(">I2i3fi8B2i", 1 << 9, 0, 0, 0, 1, 0, 5, *[0] * 8, 0, 0)
+    first = b"OBJT" + bytes(128) + struct.pack(">i", 2) + thing
+    first += b"CONT" + struct.pack(">iI2i3f", 1, 0, 0, 0, 10.5, 20.5, 30)
+    first += b"SIZE" + struct.pack(">if", 4, 3.0)
+    first += b"CONT" + struct.pack(">iI2i3f", 1, 0, 0, 0, 0.5, 0.5, 0)
+    first += b"MESH" + struct.pack(">iiI2h3fi", 1, 1, 0, 0, 0, 9, 9, 9, -1)
+    second = b"OBJT" + b"vault".ljust(64, b"\0") + bytes(64) + struct.pack(">i", 1) + thing
+    second += b"CONT" + struct.pack(">iI2i3f", 1, 0, 0, 0, 1.5, 2.5, 3.25)
+    path.write_bytes(head + struct.pack(">i3f", 0, 0, 0, 0) + first + second + reference + b"IEOF")
+
+
+def test_imod_counts_from_the_corner_in_x_and_y_only(tmp_path: Path) -> None:
+    """The centre of the first voxel is at 0.5, 0.5, 0; the pixel's size is in nanometres here."""
+    write_model(tmp_path / "TS_5.mod")
+    found = read_particles(tmp_path / "TS_5.mod")
+    np.testing.assert_allclose(found.positions, np.array([[10, 20, 30], [0, 0, 0], [1, 2, 3.25]]) * 12)
+    assert (found.tomograms, found.classes) == (["TS_5"] * 3, ["1", "1", "vault"])
+    assert found.rotations is None
+    origin = struct.pack(">18f", *[1] * 3, 50, 0, 0, *[0] * 3, *[5] * 3, 30, 0, 0, *[0] * 3)
+    write_model(tmp_path / "part.mod", reference=b"MINX" + struct.pack(">i", 72) + origin)
+    # made on a part of the volume that begins 4 voxels of 5 Å into it
+    np.testing.assert_allclose(read_particles(tmp_path / "part.mod").positions[0], np.array([14, 20, 30]) * 5)
+
+
+def test_imod_bytes(tmp_path: Path) -> None:
+    write_imod(tmp_path / "a.mod", [ImodObject("vault", np.array([[1.0, 2.0, 3.0]]))], 10.0, (40, 30, 20))
+    raw = (tmp_path / "a.mod").read_bytes()
+    assert raw[:8] == b"IMODV1.2"
+    assert struct.unpack(">4i", raw[136:152]) == (40, 30, 20, 1)
+    assert raw[240:249] == b"OBJTvault"
+    assert raw[420:424] == b"CONT"
+    assert struct.unpack(">iI2i3f", raw[424:452]) == (1, 0, 0, 0, 1.5, 2.5, 3.0)
+    assert raw[452:456] == b"MINX"
+    assert struct.unpack(">i18f", raw[456:532])[10:13] == (10.0, 10.0, 10.0)
+    assert raw[532:] == b"IEOF"
+    model = read_imod(tmp_path / "a.mod")
+    assert (model.voxel_size, model.objects[0].name) == (10.0, "vault")
+    np.testing.assert_array_equal(model.objects[0].points, [[1, 2, 3]])
+
+
+def write_copick_project(folder: Path, **changes: Any) -> Path:
+    """As copick itself writes one."""
+    matrix = [[0.0, -1.0, 0.0, 5.0], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
+    point = {"location": {"x": 10.0, "y": 20.0, "z": 30.0}, "transformation_": matrix, "instance_id": 3, "score": 0.5}
+    picks = {"pickable_object_name": "ribosome", "user_id": "ann", "session_id": "17", "run_name": "TS_1", "voxel_spacing": 10.0} | changes
+    place = folder / "ExperimentRuns" / "TS_1" / "Picks" / "ann_17_ribosome.json"
+    place.parent.mkdir(parents=True)
+    place.write_text(json.dumps({"unit": "angstrom", "points": [point, {"location": {"x": 1, "y": 2, "z": 3}}]} | picks))
+    things = [{"name": "ribosome", "is_particle": True, "label": 1, "color": [255, 0, 0, 255]}]
+    (folder / "config.json").write_text(json.dumps({"name": "test", "pickable_objects": things, "overlay_root": f"local://{folder}/"}))
+    return folder
+
+
+def test_copick_projects(tmp_path: Path) -> None:
+    """Å from the first voxel, the matrix object -> tomogram, its translation a shift."""
+    found = read_particles(write_copick_project(tmp_path / "project"))
+    np.testing.assert_allclose(found.positions, [[15, 20, 30], [1, 2, 3]])
+    np.testing.assert_allclose(found.rotations, [Rotation.from_euler("z", 90, degrees=True).as_matrix(), np.eye(3)], atol=1e-12)
+    assert (found.tomograms, found.classes) == (["TS_1"] * 2, ["ribosome"] * 2)
+    assert found.table["instance_id"].tolist() == [3, 0]
+    np.testing.assert_array_equal(found.scores, [0.5, np.nan])
+    convert_particles(tmp_path / "project" / "config.json", tmp_path / "copy", "copick")
+    file = tmp_path / "copy" / "ExperimentRuns" / "TS_1" / "Picks" / "ann_17_ribosome.json"
+    written = json.loads(file.read_text())
+    assert (written["user_id"], written["session_id"], written["voxel_spacing"], written["unit"]) == ("ann", "17", 10, "angstrom")
+    assert written["points"][0]["location"] == {"x": 15, "y": 20, "z": 30}
+    assert "score" not in written["points"][1]
+    config = json.loads((tmp_path / "copy" / "config.json").read_text())
+    assert config["overlay_root"] == f"local://{tmp_path / 'copy'}/"
+    assert [(thing["name"], thing["label"]) for thing in config["pickable_objects"]] == [("ribosome", 1)]
+
+
+def test_copick_whose_angles_are_not_to_be_trusted(tmp_path: Path) -> None:
+    assert read_particles(write_copick_project(tmp_path / "a", trust_orientation=False)).rotations is None
+    assert clean_name("80S ribosome_2") == "80S-ribosome-2"
+
+
+def test_csv(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("tomogram,x,y,z,rot,tilt,psi,class,score,note\n0012,1,2,3,10,20,30,NA,0.5,hello\n0012,4,5,6,0,0,0,b,,\n")
+    found = read_particles(tmp_path / "a.csv")
+    np.testing.assert_allclose(found.positions, [[1, 2, 3], [4, 5, 6]])
+    np.testing.assert_allclose(found.rotations[0], Rotation.from_euler("ZYZ", [10, 20, 30], degrees=True).inv().as_matrix(), atol=1e-12)
+    assert (found.tomograms, found.classes) == (["0012"] * 2, ["NA", "b"])
+    assert found.table["note"].tolist()[0] == "hello"
+    np.testing.assert_array_equal(found.scores, [0.5, np.nan])
+
+
+# ----------------------------------------------------------------------------------------------------------- STAR files
+
+
+def write_relion_4(folder: Path) -> Path:
+    optics = {
+        "rlnOpticsGroup": [1], "rlnOpticsGroupName": ["gain1"], "rlnVoltage": [300.0],
+        "rlnTomoTiltSeriesPixelSize": [2.0], "rlnImagePixelSize": [8.0],
+    }  # fmt: skip
+    table = {
+        "rlnTomoName": ["a", "b"], "rlnTomoParticleId": [7, 8], "rlnCoordinateX": [100.0, 50.0], "rlnCoordinateY": [200.0, 60.0],
+        "rlnCoordinateZ": [300.0, 70.0], "rlnOriginXAngst": [4.0, 0.0], "rlnOriginYAngst": [0.0, 0.0], "rlnOriginZAngst": [0.0, -6.0],
+        "rlnAngleRot": [0.0, 10.0], "rlnAngleTilt": [0.0, 20.0], "rlnAnglePsi": [30.0, 40.0], "rlnClassNumber": [2, 1], "rlnOpticsGroup": [1, 1],
+        "rlnTomoSubtomogramRot": [10.0, 0.0], "rlnTomoSubtomogramTilt": [90.0, 0.0], "rlnTomoSubtomogramPsi": [0.0, 0.0], "rlnOwnColumn": ["x", "y"],
+    }  # fmt: skip
+    write_star(folder / "particles.star", {"optics": pd.DataFrame(optics), "particles": pd.DataFrame(table)})
+    return folder / "particles.star"
+
+
+def test_relion_4_to_5_and_back(tmp_path: Path) -> None:
+    source = write_relion_4(tmp_path)
+    before = convert_particles(source, tmp_path / "five", "relion5", Known(voxel_size=2.0, tomogram_size=(400, 500, 600)))
+    file = read_relion(tmp_path / "five" / "optimisation_set.star")
+    assert file.dialect == "RELION 5"
+    assert set(before.table) - set(file.table) == {"rlnCoordinateX", "rlnCoordinateY", "rlnCoordinateZ"}
+    # 50 px of 2 Å are 100 Å, no shift in x; the centre is at 400 Å; and the shift of -6 Å is subtracted from z
+    assert file.table[[f"rlnCenteredCoordinate{axis}Angst" for axis in "XYZ"]].to_numpy()[1].tolist() == pytest.approx([-300, -380, -454])
+    assert file.table["rlnOriginZAngst"].tolist() == [0, 0]
+    assert file.table["rlnAngleTilt"].to_numpy() == pytest.approx(before.table["rlnAngleTilt"].to_numpy(), abs=1e-6)
+    assert file.table["rlnTomoSubtomogramTilt"].tolist() == [90, 0]
+    assert file.optics is not None
+    assert file.optics.iloc[0].to_dict() == {
+        "rlnOpticsGroup": 1, "rlnOpticsGroupName": "gain1", "rlnVoltage": 300, "rlnTomoTiltSeriesPixelSize": 2, "rlnImagePixelSize": 8,
+    }  # fmt: skip
+    after = convert_particles(tmp_path / "five", tmp_path / "four.star", "relion4")
+    assert_same(after, before, angles=False)
+    np.testing.assert_allclose(after.rotations, before.rotations, atol=1e-9)
+    again = read_particles(tmp_path / "four.star")
+    assert_same(again, before, angles=False)
+    assert read_relion(tmp_path / "four.star").dialect == "RELION 4"
+    assert set(again.table) == set(before.table)
+
+
+def test_relion_5_keeps_what_its_tomograms_say(tmp_path: Path) -> None:
+    table = {"rlnTomoName": ["a"], "rlnTomoHand": [-1.0], "rlnTomoTiltSeriesPixelSize": [2.5], "rlnTomoSizeX": [400], "rlnTomoSizeY": [300]}
+    blocks = {"global": pd.DataFrame(table | {"rlnTomoSizeZ": [200]}), "a": pd.DataFrame({"rlnDefocusU": [1.0, 2.0]})}
+    write_star(tmp_path / "tomograms.star", blocks)
+    place = {f"rlnCenteredCoordinate{axis}Angst": [value] for axis, value in zip("XYZ", [10.0, -20.0, 0.0], strict=True)}
+    write_star(tmp_path / "in.star", {"particles": pd.DataFrame({"rlnTomoName": ["a"]} | place)})
+    convert_particles(tmp_path / "in.star", tmp_path / "out", "relion5")
+    written = read_star(tmp_path / "out" / "tomograms.star")
+    assert list(written) == ["global", "a"]
+    pd.testing.assert_frame_equal(written["global"], blocks["global"])
+    np.testing.assert_allclose(read_particles(tmp_path / "out").positions, [[510, 355, 250]])
+
+
+def test_optics_groups_are_split_by_pixel_size(tmp_path: Path) -> None:
+    particles = make_particles(4)
+    sizes = np.array([2.0, 2.0, 3.0, 2.0])
+    mixed = Particles(particles.table, particles.positions, particles.rotations, tomograms=particles.tomograms, pixel_sizes=sizes)
+    write_particles(tmp_path / "a.star", mixed, "relion4")
+    found = read_particles(tmp_path / "a.star")
+    np.testing.assert_allclose(found.positions, mixed.positions)
+    assert found.pixel_sizes is not None
+    assert found.pixel_sizes.tolist() == sizes.tolist()
+
+
+def test_warp_counts_in_pixels_of_the_images(tmp_path: Path) -> None:
+    source = write_relion_4(tmp_path)
+    table = read_star(source)
+    assert isinstance(table["particles"], pd.DataFrame)
+    table["particles"]["rlnImageName"] = ["a.mrc", "b.mrc"]
+    write_star(source, table)
+    convert_particles(source, tmp_path / "warp.star", "warp")
+    file = read_relion(tmp_path / "warp.star")
+    assert file.is_warp
+    np.testing.assert_allclose(file.coordinate_pixel_size(), 8)
+    np.testing.assert_allclose(read_particles(tmp_path / "warp.star").positions, read_particles(source).positions)
+    with pytest.raises(InputError, match="leave out --voxel-size"):
+        convert_particles(source, tmp_path / "other.star", "warp", Known(voxel_size=2.0))
+    # without its ending, the name no longer says that pixels are counted as Warp does
+    convert_particles(tmp_path / "warp.star", tmp_path / "four.star", "relion4")
+    assert read_particles(tmp_path / "four.star").tomograms == ["a", "b"]
+    np.testing.assert_allclose(read_particles(tmp_path / "four.star").positions, read_particles(source).positions)
+
+
+def test_sizes_come_from_the_tomograms(tmp_path: Path) -> None:
+    (tmp_path / "tomograms").mkdir()
+    for name, shape in (("1", (20, 30, 40)), ("2", (24, 30, 40)), ("3", (20, 30, 40))):
+        write_mrc(tmp_path / "tomograms" / f"{name}_10.00Apx.mrc", Volume(np.zeros(shape, dtype=np.int8), 10.0))
+    particles = make_particles(20)
+    write_particles(tmp_path / "out", particles, "relion5", Known(tomograms=tmp_path / "tomograms"))
+    found = read_particles(tmp_path / "out")
+    assert found.frames == {"1": Frame((40, 30, 20), 10), "2": Frame((40, 30, 24), 10), "3": Frame((40, 30, 20), 10)}
+    assert_same(found, particles)
+    write_particles(tmp_path / "a.tbl", particles, "dynamo", Known(tomograms=tmp_path / "tomograms"))
+    assert_same(read_particles(tmp_path / "a.tbl"), particles)
+    # a list of tomograms does as well, where RELION 5's own is not beside the particles
+    (tmp_path / "out" / "tomograms.star").rename(tmp_path / "list.star")
+    with pytest.raises(InputError, match="--tomograms"):
+        read_particles(tmp_path / "out" / "particles.star")
+    assert_same(read_particles(tmp_path / "out" / "particles.star", Known(tomograms=tmp_path / "list.star")), particles)
+
+
+def test_what_gets_lost_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    convert_particles(write_relion_4(tmp_path), tmp_path / "models", "imod", Known(voxel_size=2.0))
+    assert len(caplog.records) == 1
+    assert "angles" in caplog.text
+    assert "rlnOwnColumn" in caplog.text
+
+
+def test_names_become_numbers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.csv").write_text("tomogram,class,x,y,z\nTS_b,vault,1,2,3\nTS_a,ribosome,4,5,6\n")
+    convert_particles(tmp_path / "a.csv", tmp_path / "b.em", "em", Known(voxel_size=10))
+    assert "1 is ribosome, 2 is vault" in caplog.text
+    assert (tmp_path / "b.doc").read_text() == "1 TS_b\n2 TS_a\n"
+    found = read_particles(tmp_path / "b.em", Known(input_voxel_size=10))
+    assert (found.tomograms, found.classes) == (["TS_b", "TS_a"], ["2", "1"])
+
+
+# ------------------------------------------------------------------------------------------------------------ bad input
+
+
+def text(content: str) -> Callable[[Path], None]:
+    return lambda path: path.write_text(content) and None
+
+
+def raw(content: bytes) -> Callable[[Path], None]:
+    return lambda path: path.write_bytes(content) and None
+
+
+EM_HEAD = bytes([6, 0, 0, 5]) + struct.pack("<3i", 20, 1, 1) + bytes(496)
+BAD = [
+    ("a.tbl", text(""), "empty"),
+    ("a.tbl", text("1 2 three\n"), "text"),
+    ("a.tbl", text("1 2 3\n"), "at least 26"),
+    ("a.tbl", text(TBL.format("0 0 nan") + "\n"), "finite"),
+    ("a.tbl", text(TBL.format("0 0 0") + "\n1 2\n"), "2 values"),
+    ("a.tbl", raw(b"\0\1"), "not a text file"),
+    ("a.em", raw(b"\6"), "512"),
+    ("a.em", raw(EM_HEAD), "truncated"),
+    ("a.em", raw(bytes([6, 0, 0, 8]) + EM_HEAD[4:] + bytes(160)), "real numbers"),
+    ("a.em", raw(bytes([77]) + EM_HEAD[1:] + bytes(80)), "first byte"),
+    ("a.em", raw(EM_HEAD[:4] + struct.pack("<3i", 19, 1, 1) + EM_HEAD[16:] + bytes(80)), "20 for each"),
+    ("a.em", raw(EM_HEAD[:4] + struct.pack("<3i", 2**31 - 1, 2**31 - 1, 9) + EM_HEAD[16:]), "promised"),
+    ("a.mod", raw(b"nonsense"), "no IMOD model"),
+    ("a.mod", raw(b"imod 1\n"), "text"),
+    ("a.mod", raw(b"IMODV1.2" + bytes(232)), "truncated"),
+    ("a.mod", raw(b"IMODV1.2" + bytes(232) + b"IEOF"), "no points"),
+    ("a.mod", raw(b"IMODV1.2" + bytes(232) + b"CONT" + struct.pack(">iI2i", 2**31 - 1, 0, 0, 0)), "truncated"),
+    ("a.mod", raw(b"IMODV1.2" + bytes(232) + b"VIEW" + struct.pack(">i", -5)), "damaged"),
+    ("a.csv", text(""), "empty"),
+    ("a.csv", text("x,y,z\n"), "lists no particles"),
+    ("a.csv", text("x,y\n1,2\n"), "column z"),
+    ("a.csv", text("x,y,z\n1,2,three\n"), "text"),
+    ("a.csv", text("x,y,z\n1,2,3,4\n"), "4 values"),
+    ("a.csv", text("x,y,z,x\n1,2,3,4\n"), "twice"),
+    ("a.csv", text("x,y,z,class\n1,2,3,\n"), "empty in row 1"),
+    ("a.csv", text("x,y,z," + ",".join(f"r{i}{j}" for i in "123" for j in "123") + "\n1,2,3" + ",1" * 9 + "\n"), "no rotation"),
+    ("a.json", text("{"), "JSON"),
+    ("a.json", text("[]"), "pickable_objects"),
+    ("a.json", text('{"pickable_objects": []}'), "no picks"),
+    ("a.star", text("data_particles\n\nloop_\n_rlnImageName #1\nx.mrc\n"), "no coordinates"),
+    ("a.star", text("data_particles\n\nloop_\n_rlnCoordinateX\n_rlnCoordinateY\n_rlnCoordinateZ\n1 2 3\n"), "size"),
+    ("a.xyz", text("1 2 3\n"), "no list of particles"),
+]
+
+
+@pytest.mark.parametrize(("name", "write", "words"), BAD)
+def test_bad_files_get_one_sentence(tmp_path: Path, name: str, write: Callable[[Path], None], words: str) -> None:
+    write(tmp_path / name)
+    known = Known(input_voxel_size=None if name == "a.star" else 10.0)
+    with pytest.raises(InputError, match=words) as error:
+        read_particles(tmp_path / name, known)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"unit": "nanometer"}, "nanometer"),
+        ({"points": [{"location": {"x": 1, "y": 2}}]}, "location"),
+        ({"points": [{"location": {"x": 1, "y": 2, "z": 3}, "transformation_": np.diag([2, 1, 1, 1]).tolist()}]}, "rotation"),
+        ({"points": 5}, "points"),
+        ({"pickable_object_name": None}, "pickable_object_name"),
+    ],
+)
+def test_bad_picks(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        read_particles(write_copick_project(tmp_path / "a", **change))
+
+
+def test_nothing_is_guessed(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x,y,z\n1,2,3\n")
+    source = tmp_path / "a.csv"
+    for target, name, words in (
+        ("dynamo", "b.tbl", "--voxel-size"),
+        ("em", "b.em", "--voxel-size"),
+        ("imod", "b.mod", "--voxel-size"),
+        ("relion4", "b.star", "--voxel-size"),
+    ):
+        with pytest.raises(InputError, match=words):
+            convert_particles(source, tmp_path / name, target)
+    with pytest.raises(InputError, match="--tomogram"):
+        convert_particles(source, tmp_path / "b.star", "relion4", Known(voxel_size=10))
+    with pytest.raises(InputError, match="--tomograms FOLDER"):
+        convert_particles(source, tmp_path / "b", "relion5", Known(tomogram="a"))
+    with pytest.raises(InputError, match="--class"):
+        convert_particles(source, tmp_path / "b", "copick", Known(tomogram="a"))
+    with pytest.raises(InputError, match="--voxel-size"):
+        convert_particles(source, tmp_path / "b", "relion5", Known(tomogram="a", tomogram_size=(1, 2, 3)))
+    (tmp_path / "c.tbl").write_text(TBL.format("0 0 0") + "\n")
+    write_motives(tmp_path / "c.em")
+    for name in ("c.tbl", "c.em"):
+        with pytest.raises(InputError, match="--input-voxel-size"):
+            convert_particles(tmp_path / name, tmp_path / "b.csv", "csv")
+    write_model(tmp_path / "c.mod", unit=0)
+    with pytest.raises(InputError, match="--input-voxel-size"):
+        read_particles(tmp_path / "c.mod")
+    write_model(tmp_path / "d.mod", flags=1 << 16)
+    with pytest.raises(InputError, match="swapped"):
+        read_particles(tmp_path / "d.mod")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "c.em", "c.mod", "c.tbl", "d.mod"]
+
+
+@pytest.mark.parametrize("options", [{"voxel_size": 0.0}, {"input_voxel_size": -1.0}, {"tomogram_size": (0, 1, 1)}, {"tomograms": Path("nowhere")}])
+def test_impossible_options(options: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        Known(**options)
+
+
+def test_formats_are_recognised(tmp_path: Path) -> None:
+    for name, expected in (("a.STAR", "star"), ("a.tbl", "dynamo"), ("a.em", "em"), ("a.mod", "imod"), ("a.csv", "csv"), ("a.json", "copick")):
+        (tmp_path / name).touch()
+        assert guess_format(tmp_path / name) == expected
+    with pytest.raises(InputError, match="does not exist"):
+        guess_format(tmp_path / "nothing.star")
+
+
+# --------------------------------------------------------------------------------------------------------- command line
+
+
+def run(*words: str | Path) -> Any:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_convert_from_the_command_line(tmp_path: Path) -> None:
+    source = write_relion_4(tmp_path)
+    result = run("convert", source, tmp_path / "five", "--to", "relion5", "--tomogram-size", "400", "500", "600", "--voxel-size", "2")
+    assert result.exit_code == 0, result.output
+    assert "2 particles in 2 tomograms" in result.stdout
+    assert sorted(path.name for path in (tmp_path / "five").iterdir()) == ["optimisation_set.star", "particles.star", "tomograms.star"]
+    again = run("convert", tmp_path / "five", tmp_path / "table.tbl", "--to", "dynamo")
+    assert again.exit_code == 0, again.output
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["particles.star", "out.star", "--to", "nonsense"], "choose one"),
+        (["particles.star", "out.txt", "--to", "csv"], "ends in .csv"),
+        (["particles.star", "out.star", "--to", "relion5"], "folder"),
+        (["particles.star", "particles.star", "--to", "relion4"], "exists already"),
+        (["particles.star", "out.mod", "--to", "imod", "--voxel-size", "2"], "name a folder"),
+        (["particles.star", "out.csv", "--to", "csv", "--tomogram", "x"], "--tomogram"),
+        (["particles.star", "out.csv", "--to", "csv", "--class", "x"], "--class"),
+        (["nothing.star", "out.csv", "--to", "csv"], "does not exist"),
+    ],
+)
+def test_what_the_command_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], expected: str) -> None:
+    write_relion_4(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    result = run("convert", *words)
+    assert result.exit_code == 2, result.output
+    assert expected in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["particles.star"]
