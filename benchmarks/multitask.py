@@ -35,7 +35,6 @@ from results import write_result
 
 from triptych.config import AugmentConfig, LossConfig, NetworkConfig, Task, TrainConfig
 from triptych.model import Network, load_model
-from triptych.train import train
 
 ALL: tuple[Task, ...] = get_args(Task)
 
@@ -91,6 +90,8 @@ def train_config(size: Size, cell: Cell, seed: int) -> TrainConfig:
 
 
 def run_cell(work: Path, size: Size, name: str, seed: int, results: Path) -> None:
+    from triptych.train import train  # takes seconds, which the loader processes would take too, as they import this file
+
     config = train_config(size, CELLS[name], seed)
     folder = work / f"model_{name}_{seed}"
     stopped, done = folder.with_name(f"{folder.name}.training").exists(), folder.exists()

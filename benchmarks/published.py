@@ -335,7 +335,7 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=CORE)
     parser.add_argument("--subset", type=int, default=60, help="particles for template matching")
-    parser.add_argument("--rotations", type=int, default=2000, help="of each template; 2000 are about 19° apart")
+    parser.add_argument("--rotations", type=int, default=2000, help="of each template; neighbours among 2000 are 15° apart")
     arguments, size = read_arguments(parser)
     for seed in arguments.seeds:
         for name in arguments.cells:

@@ -56,6 +56,7 @@ def fit_wiener(boxes: np.ndarray, truth: np.ndarray, shells: np.ndarray) -> np.n
     """The factor of each Fourier term, the same throughout a shell, with which boxes come nearest to the truth; none beyond Nyquist."""
     fa, fb = (np.fft.rfftn(x, axes=AXES) for x in (boxes, truth))
     factor = metrics.share((fa.conj() * fb).real.sum(0).ravel() @ shells, (np.abs(fa) ** 2).sum(0).ravel() @ shells)
+    factor[0] = 0  # a standardised box has no mean
     return ((shells > 0) @ factor).reshape(fa.shape[1:])
 
 
