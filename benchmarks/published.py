@@ -183,7 +183,7 @@ def train_plainly(runner: Runner, path: Path, cache: Path, checkpoint: Path, siz
         optimiser.step()
         schedule.step()
         if done % max(1, updates // 8) == 0:
-            print(f"update {done} of {updates}: loss {float(loss):.3f}", flush=True)
+            print(f"update {done} of {updates}: loss {loss.item():.3f}", flush=True)
             state = {"updates": done, "network": network.state_dict(), "optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()}
             torch.save(state, checkpoint.with_suffix(".part"))
             checkpoint.with_suffix(".part").rename(checkpoint)
