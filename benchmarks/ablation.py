@@ -10,7 +10,6 @@ file exists are skipped, and a training that was stopped goes on, so that the co
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import time
 from pathlib import Path
@@ -18,29 +17,17 @@ from typing import Any
 
 import numpy as np
 import zarr
+from cells import ACQUISITION, SPECIMEN, judge_model
 from real_ribosomes import DATA, describe, make_controls
 from results import FOLDER, write_result
 
-from triptych.config import AcquisitionConfig, AugmentConfig, NetworkConfig, PredictConfig, ReportConfig, SimulateConfig, SpecimenConfig, TrainConfig
+from triptych.config import AcquisitionConfig, AugmentConfig, NetworkConfig, PredictConfig, SimulateConfig, SpecimenConfig, TrainConfig
 from triptych.io.source import open_particles
 from triptych.model import load_model
 from triptych.parallel import keep_freed_memory
-from triptych.predict import predict
-from triptych.report import report
 from triptych.simulate import simulate
 from triptych.train import train
 
-SPECIMEN: dict[str, Any] = {"occupancy": (0.02, 0.15), "cytosol": (0.0, 0.2), "voxel_size_error": (0.95, 1.05)}
-ACQUISITION: dict[str, Any] = {
-    "tilt_max": (50, 66),
-    "tilt_step": (2, 4),
-    "tilt_jitter": (0, 1),
-    "shift_jitter": (0, 10),
-    "defocus_um": (1.5, 6),
-    "astigmatism_um": (0, 0.4),
-    "dose_e_per_a2": (60, 160),
-    "b_factor": (0, 1000),
-}
 AUGMENT: dict[str, Any] = {"snr": (0.03, 0.5)}
 CENTRAL: dict[str, Any] = {
     "tilt_max": (60, 60),
@@ -121,15 +108,6 @@ def training_data(work: Path, cell: str, particles: int, seed: int) -> Path:
     return white
 
 
-def test_figures(model: Path, test: Path, folder: Path) -> dict[str, Any]:
-    """Figures of a report on the test set."""
-    shutil.rmtree(folder, ignore_errors=True)
-    predict(test, folder / "predictions", model, PredictConfig())
-    report(folder / "predictions", folder / "report", test, ReportConfig(gallery=0))
-    metrics = json.loads((folder / "report" / "metrics.json").read_text())
-    return {key: metrics[key] for key in ("accuracy", "mean_iou", "mean_density_correlation", "expected_calibration_error")}
-
-
 def real_figures(folder: Path) -> dict[str, Any] | None:
     """The real ribosomes and their controls; None where they are not at hand."""
     if not DATA.is_dir():
@@ -160,7 +138,7 @@ def run_cell(work: Path, cell: str, seed: int, updates: int, particles: int, tes
         "left_out": cell,
         "updates": updates,
         "particles": particles,
-        "test": test_figures(model, test, work / f"test_{cell}_{seed}"),
+        "test": judge_model(model, test, work / f"test_{cell}_{seed}"),
         "real": real_figures(model),
         "training_seconds": time.perf_counter() - started,
     }

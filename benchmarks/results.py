@@ -16,8 +16,8 @@ from triptych.model import Model
 FOLDER = Path(__file__).parent / "results"
 
 
-def write_result(name: str, seed: int, figures: dict[str, object], model: Model | None = None) -> Path:
-    """Write results/<name>.json and print it."""
+def write_result(name: str, seed: int, figures: dict[str, object], model: Model | None = None, folder: Path = FOLDER) -> Path:
+    """Write <name>.json into the folder of the results and print it."""
     content = {
         "benchmark": name,
         "command": f"python {Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip(),
@@ -29,7 +29,8 @@ def write_result(name: str, seed: int, figures: dict[str, object], model: Model 
         "seed": seed,
         **figures,
     }
-    path = FOLDER / f"{name}.json"
+    path = folder / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n")
     print(json.dumps(content, indent=2))
     return path

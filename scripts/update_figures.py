@@ -1,4 +1,4 @@
-"""Put the figures of benchmarks/results/*.json into the pages that show them, between their markers.
+"""Put the figures of benchmarks/results/ into the pages that show them, between their markers.
 
     python scripts/update_figures.py [--check]
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 CARD = "src/triptych/data/models/base/README.md"
-PAGES = tuple(ROOT / name for name in ("README.md", "docs/real_data.md", "docs/simulation.md", CARD))
+PAGES = tuple(ROOT / name for name in ("README.md", "docs/real_data.md", "docs/simulation.md", "docs/benchmarks.md", CARD))
 BLOCK = re.compile(r"<!-- figures: (\w+) -->\n.*?<!-- end of figures -->", re.DOTALL)
 
 
@@ -42,9 +43,9 @@ def demo() -> str:
     content = read("demo")
     names = {"accuracy": "accuracy", "mean_iou": "mean IoU of the masks", "mean_density_correlation": "mean density correlation"}
     rows = [[text, f"{content[key]:.3f}"] for key, text in names.items()]
-    about = f"{content['particles']} particles, {content['classes']} classes, "
-    about += f"SNR {content['snr']:g}, averaged over half turns, {content['seconds']:.0f} s in all"
-    return f"{table(['measure', 'value'], rows)}\n\n{about} {source('demo', content)}"
+    scale = f"{content['particles']} particles, {content['classes']} classes, "
+    scale += f"SNR {content['snr']:g}, averaged over half turns, {content['seconds']:.0f} s in all"
+    return f"{table(['measure', 'value'], rows)}\n\n{scale} {source('demo', content)}"
 
 
 def simulated() -> str:
@@ -143,7 +144,183 @@ def spectra() -> str:
     return f"{table(header, rows)}\n\n{seen}\n\n{source('real_spectra', content)}"
 
 
-FIGURES: dict[str, Callable[[], str]] = {f.__name__: f for f in (demo, simulated, classes, real, recovered, cytosol, simulator, spectra)}
+SNRS = ("0.3", "0.1", "0.03")
+SEEDS = (0, 1, 2)
+MEASURES = {"accuracy": "accuracy", "mean_iou": "IoU", "mean_density_correlation": "correlation"}
+AT_SNR = [f"{text} at SNR 0.3 / 0.1 / 0.03" for text in MEASURES.values()]
+Runs = dict[str, list[dict[str, Any]]]
+
+
+def read_runs(folder: str, cells: tuple[str, ...]) -> Runs:
+    """The result files of each cell of a table, one per seed; none where it is still to be run."""
+    return {cell: [json.loads(path.read_text()) for path in sorted((RESULTS / folder).glob(f"{cell}_[0-9]*.json"))] for cell in cells}
+
+
+def spread(values: list[float | None], form: str = ".3f") -> str:
+    """Mean over the seeds, and their standard deviation."""
+    numbers = [value for value in values if value is not None]
+    if not numbers:
+        return "–"
+    deviation = f" ± {statistics.stdev(numbers):{form}}" if len(numbers) > 1 else ""
+    return f"{statistics.mean(numbers):{form}}{deviation}"
+
+
+def over_snr(runs: list[dict[str, Any]]) -> list[str]:
+    """A text per measure: means at each SNR, and the largest standard deviation over the seeds."""
+    texts = []
+    for key in MEASURES:
+        columns = [[run["tests"][snr][key] for run in runs] for snr in SNRS]
+        if None in columns[0]:
+            texts.append("–")
+            continue
+        largest = f" (± {max(map(statistics.stdev, columns)):.3f})" if len(runs) > 1 else ""
+        texts.append(" / ".join(f"{statistics.mean(column):.3f}" for column in columns) + largest)
+    return texts
+
+
+def still_to_run(script: str, size: str, folder: str, cells: Runs, once: tuple[str, ...] = ()) -> str:
+    """The commands of the cells that have no result file; those of `once` have no seed."""
+    lines = []
+    for seed in SEEDS:
+        missing = [cell for cell in cells if not (RESULTS / folder / f"{cell}_{seed}.json").exists() and not (seed and cell in once)]
+        if missing:
+            lines.append(f"    python benchmarks/{script}.py work_{size} --size {size} --seeds {seed} --cells {' '.join(missing)}")
+    return "\n\nStill to run:\n\n" + "\n".join(lines) if lines else ""
+
+
+def about(runs: Runs) -> str:
+    """Where the figures of a table come from."""
+    found = [run for items in runs.values() for run in items]
+    if not found:
+        return "No results yet."
+    counts = [f"{found[0][key]:,} {key.replace('_', ' ')}" for key in ("particles", "test_particles") if key in found[0]]
+    seeds = max(len(items) for items in runs.values())
+    devices = ", ".join(sorted({run["device"] for run in found}))
+    return f"{', '.join(counts)} at each SNR, {seeds} seed{'s' * (seeds > 1)} (±: standard deviation), triptych {found[0]['triptych']}, {devices}."
+
+
+def with_places(rows: list[list[str]], header: list[str], runs: Runs) -> str:
+    """The table, with a row for each cell that is still to be run; nothing as long as all are."""
+    full = [[*row, *["–"] * (len(header) - len(row))] for row in rows]
+    return f"{table(header, full)}\n\n" if any(runs.values()) else ""
+
+
+MULTITASK = {
+    "class": "class",
+    "mask": "mask",
+    "density": "density",
+    "all": "all three",
+    "class_long": "class, arithmetic of all three",
+    "class_mask": "class, mask",
+    "class_density": "class, density",
+    "mask_density": "mask, density",
+    "all_uncertainty": "all three, losses weighted by uncertainty",
+    "all_gradient": "all three, gradients equalised",
+    "all_wide": "all three, 1.5 x the channels",
+}
+
+
+def multitask(size: str = "cpu") -> str:
+    """Tasks together and apart."""
+    folder = "multitask" if size == "cpu" else f"{size}/multitask"
+    runs = read_runs(folder, tuple(MULTITASK))
+    header = ["heads", "samples", "MMACs per particle", *AT_SNR]
+    rows = []
+    for cell, text in MULTITASK.items():
+        if not runs[cell]:
+            rows.append([text, "to run"])
+            continue
+        first = runs[cell][0]
+        rows.append([text, f"{first['samples']:,}", f"{first['macs_per_particle'] / 1e6:,.0f}", *over_snr(runs[cell])])
+    return f"{with_places(rows, header, runs)}{about(runs)}{picture('multitask', size)}{still_to_run('multitask', size, folder, runs)}"
+
+
+def multitask_gpu() -> str:
+    return multitask("gpu")
+
+
+PUBLISHED = {
+    "dsrf3d": "DSRF3D, equal samples",
+    "ssn3d_ed_equal_arithmetic": "SSN3D-ED, equal arithmetic",
+    "template_matching": "template matching, true templates",
+    "ssn3d_ed": "SSN3D-ED, equal samples",
+    "dsrf3d_equal_arithmetic": "DSRF3D, equal arithmetic",
+}
+
+
+def published(size: str = "cpu") -> str:
+    """Networks and a method of others beside ours."""
+    folder = "published" if size == "cpu" else f"{size}/published"
+    runs = read_runs(folder, tuple(PUBLISHED))
+    ours = read_runs("multitask" if size == "cpu" else f"{size}/multitask", ("all",))
+    names = {"all": "triptych, all three", **PUBLISHED}
+    header = ["method", "samples", "parameters", "MMACs per particle", "particles/s", *AT_SNR]
+    rows = []
+    for cell, items in {**ours, **runs}.items():
+        if not items:
+            rows.append([names[cell], "to run"])
+            continue
+        first = items[0]
+        size_of = [f"{first[key]:,}" if key in first else "–" for key in ("samples", "parameters")]
+        macs = f"{first['macs_per_particle'] / 1e6:,.0f}" if "macs_per_particle" in first else "–"
+        rate = spread([run["particles_per_second"] for run in items], ".3g").split(" ± ")[0]
+        rows.append([names[cell], *size_of, macs, rate, *over_snr(items)])
+        same = first.get("triptych_on_the_same_particles")
+        if same:
+            rows.append([f"triptych on the same {first['test_particles']} particles", *["–"] * 4, *over_snr([{"tests": same}])])
+    to_run = still_to_run("published", size, folder, runs, once=("template_matching",))
+    return f"{with_places(rows, header, runs)}{about(runs)}{to_run}"
+
+
+def published_gpu() -> str:
+    return published("gpu")
+
+
+RECOVERY = {
+    "recovered": "recovered density",
+    "input": "the subtomogram itself",
+    "wiener": "the subtomogram, Wiener-filtered",
+    "class_true_pose": "mean of the named class, true pose",
+    "class_random_pose": "mean of the named class, random pose",
+}
+
+
+def recovery() -> str:
+    """FSC with the truth, in and out of the missing wedge."""
+    runs = read_runs("recovery", ("all",))
+    header = ["density", "SNR", "correlation", "mean FSC, measured", "mean FSC, missing wedge", "FSC 0.5 at, measured", "FSC 0.5 at, missing wedge"]
+    rows = []
+    for key, text in RECOVERY.items():
+        for snr in SNRS if runs["all"] else ():
+            parts = [run["tests"][snr][key] for run in runs["all"]]
+            fsc = [spread([part[where]["mean_fsc"] for part in parts]) for where in ("measured", "missing")]
+            half = [spread([part[where]["half_at_angstrom"] for part in parts], ".0f") for where in ("measured", "missing")]
+            rows.append([text, snr, spread([part["correlation"] for part in parts]), *fsc, *(f"{h} Å" if h != "–" else h for h in half)])
+    return f"{with_places(rows, header, runs)}{about(runs)}{picture('recovery')}{still_to_run('recovery', 'cpu', 'recovery', runs)}"
+
+
+def calibration() -> str:
+    """Calibration error before and after the temperature."""
+    runs = read_runs("calibration", ("all",))
+    header = ["SNR", "accuracy", "ECE before", "ECE after", "temperature that this SNR asks for"]
+    rows = []
+    for snr in ("1", *SNRS, "0.01") if runs["all"] else ():
+        tests = [run["tests"][snr] for run in runs["all"]]
+        errors = [spread([test[when]["expected_calibration_error"] for test in tests]) for when in ("before", "after")]
+        rows.append([snr, spread([test["accuracy"] for test in tests]), *errors, spread([test["best_temperature"] for test in tests], ".2f")])
+    fitted = f" Temperature {spread([run['temperature'] for run in runs['all']], '.2f')}." if runs["all"] else ""
+    return f"{with_places(rows, header, runs)}{about(runs)}{fitted}{picture('calibration')}{still_to_run('calibration', 'cpu', 'calibration', runs)}"
+
+
+def picture(name: str, size: str = "cpu") -> str:
+    """A drawing of benchmarks/draw.py, where it has been drawn."""
+    file = f"{name}.png" if size == "cpu" else f"{name}_{size}.png"
+    return f"\n\n![{name}](images/{file})" if (ROOT / "docs" / "images" / file).exists() else ""
+
+
+TABLES = (demo, simulated, classes, real, recovered, cytosol, simulator, spectra)
+TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration)
+FIGURES: dict[str, Callable[[], str]] = {f.__name__: f for f in TABLES}
 
 
 def fill(text: str) -> str:

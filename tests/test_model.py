@@ -12,7 +12,18 @@ from torch.nn import functional as F
 
 from triptych.config import LossConfig, NetworkConfig, TrainConfig
 from triptych.errors import InputError
-from triptych.losses import TileTruth, Truth, coarse_labels, density_loss, mask_loss, pick_loss, task_losses, total_loss
+from triptych.losses import (
+    TileTruth,
+    Truth,
+    coarse_labels,
+    density_loss,
+    equalising_weights,
+    mask_loss,
+    pick_loss,
+    task_losses,
+    total_loss,
+    uncertainty_loss,
+)
 from triptych.model import HALF_TURNS, Model, ModelCard, Network, PickOutput, depth_to_space, load_model, space_to_depth, turn
 from triptych.volume import Volume
 
@@ -95,6 +106,20 @@ def test_loss_of_picking_is_least_for_the_truth() -> None:
         assert float(pick_loss(worse, truth)) > 0.1
     empty = TileTruth(torch.zeros_like(labels), torch.zeros_like(heat))
     assert torch.isfinite(pick_loss(perfect, empty))
+
+
+def test_balanced_losses() -> None:
+    shared = torch.tensor([1.0, 2.0], requires_grad=True)
+    losses = {"class": (3 * shared).sum(), "mask": (shared * torch.tensor([1.0, -1.0])).sum()}
+    weights = equalising_weights(losses, shared)
+    norms = [torch.autograd.grad(w * loss, shared, retain_graph=True)[0].norm() for w, loss in zip(weights, losses.values(), strict=True)]
+    assert float(norms[0]) == pytest.approx(float(norms[1]))
+    assert float(weights.mean()) == pytest.approx(1)
+    # The learned weights come to rest at 1 / (2 L).
+    fixed = {"class": torch.tensor(0.3), "mask": torch.tensor(2.0)}
+    s = torch.log(2 * torch.tensor([0.3, 2.0])).requires_grad_()
+    (gradient,) = torch.autograd.grad(uncertainty_loss(fixed, s), s)
+    assert float(gradient.abs().max()) < 1e-6
 
 
 def test_space_to_depth_and_back() -> None:

@@ -21,7 +21,7 @@ from triptych.model import HALF_TURNS, load_model, turn
 from triptych.predict import predict
 from triptych.settings import load_config
 from triptych.simulate import simulate
-from triptych.train import train
+from triptych.train import settings_to_keep, train, with_defaults
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +183,21 @@ def test_resumed_run_equals_an_undisturbed_one(data: Path, tmp_path: Path) -> No
     assert done[0] >= 2  # did not begin anew
     a, b = (load_file(folder / "weights.safetensors") for folder in (straight, resumed))
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("balance", ["uncertainty", "gradient"])
+def test_training_with_balanced_losses(balance: str, data: Path, tmp_path: Path) -> None:
+    settings = [*TRAIN, f"loss.balance={balance}"]
+    folder = train(data, tmp_path / "model", load_config(TrainConfig, None, settings))
+    weights = load_file(folder / "weights.safetensors")
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    assert not any("log_variance" in name or "loss_weights" in name for name in weights)
+
+
+def test_a_setting_newer_than_the_run_had_its_default() -> None:
+    config = settings_to_keep(load_config(TrainConfig, None, TRAIN))
+    older = {**config, "loss": {name: value for name, value in config["loss"].items() if name != "balance"}}
+    assert with_defaults(older) == config
 
 
 def test_stop_after_follows_the_whole_schedule(data: Path, tmp_path: Path) -> None:

@@ -164,6 +164,7 @@ class AugmentConfig(Settings):
 class LossConfig(Settings):
     """Weights of the losses of the tasks."""
 
+    balance: Annotated[Literal["fixed", "uncertainty", "gradient"], Field(description="further weights that change while training; fixed: none; uncertainty: learned (Kendall et al. 2018); gradient: such that every task pulls at the shared layers with the same force")] = "fixed"
     class_weight: Annotated[float, Field(ge=0, description="cross-entropy")] = 1.0
     mask_weight: Annotated[float, Field(ge=0, description="10 x binary cross-entropy + soft Jaccard loss")] = 1.0
     density_weight: Annotated[float, Field(ge=0, description="squared error + (1 - correlation)")] = 1.0

@@ -107,5 +107,25 @@ def task_losses(output: TaskOutput, truth: Truth, config: LossConfig) -> dict[st
     return losses
 
 
-def total_loss(losses: dict[str, Tensor]) -> Tensor:
-    return torch.stack(list(losses.values())).sum()
+def total_loss(losses: dict[str, Tensor], weights: Tensor | None = None) -> Tensor:
+    """Sum of the losses; with the weights of the tasks (t,), the weighted sum."""
+    stacked = torch.stack(list(losses.values()))
+    return stacked.sum() if weights is None else (weights * stacked).sum()
+
+
+def uncertainty_loss(losses: dict[str, Tensor], log_variance: Tensor) -> Tensor:
+    """Losses weighted by what is learned of their noise: sum of exp(-s) L + s / 2, s (t,) (Kendall, Gal & Cipolla, CVPR 2018, eq. 10).
+
+    At its minimum every task has the weight 1 / (2 L), whether its loss is a squared error or a cross-entropy.
+    """
+    return total_loss(losses, torch.exp(-log_variance)) + log_variance.sum() / 2
+
+
+def equalising_weights(losses: dict[str, Tensor], shared: Tensor) -> Tensor:
+    """Weights (t,), 1 on average, that give all losses gradients of the same norm with respect to a shared parameter.
+
+    The balance that GradNorm strives for where all tasks learn at the same rate (Chen et al., ICML 2018, alpha = 0), without its descent.
+    """
+    gradients = [torch.autograd.grad(loss, shared, retain_graph=True)[0] for loss in losses.values()]
+    inverse = 1 / torch.stack([gradient.float().norm() for gradient in gradients]).clamp_min(1e-12)
+    return inverse / inverse.mean()

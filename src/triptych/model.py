@@ -183,6 +183,11 @@ class Network(nn.Module):
         if "class" in config.tasks:
             self.classify = nn.Sequential(nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(config.embedding_size, classes))
 
+    @property
+    def shared_weight(self) -> Tensor:
+        """The deepest weights that every task uses: the last convolution at 1/4."""
+        return self.level2[-1].conv2.weight  # type: ignore[union-attr, return-value]
+
     def forward(self, subtomograms: Tensor, tiles: Tensor | None = None) -> TaskOutput:
         """Standardised subtomograms, and perhaps tiles, protein bright, (b, d, h, w); each side a multiple of 8 -> TaskOutput."""
         count = len(subtomograms)

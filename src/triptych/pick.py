@@ -237,7 +237,7 @@ def check_model(model: Model, folder: Path) -> None:
     """InputError unless the model can pick."""
     missing = [task for task in ("class", "mask", "pick") if task not in model.card.network.tasks]
     if missing:
-        raise InputError(f"the model {folder} was trained without the task {missing[0]}, which picking needs: train one with network.tasks that has it")
+        raise InputError(f"the model {folder} was trained without the task {missing[0]}, which picking needs: train one with it in network.tasks")
 
 
 def plan_jobs(paths: Sequence[Path], model: Model, config: PickConfig) -> list[Job]:

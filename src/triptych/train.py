@@ -29,13 +29,15 @@ from triptych.errors import InputError
 from triptych.generations import Generations, Refresh
 from triptych.io.manifest import describe_input
 from triptych.io.store import Store, open_store, unpack
-from triptych.losses import TileTruth, Truth, coarse_labels, task_losses, total_loss
+from triptych.losses import TileTruth, Truth, coarse_labels, equalising_weights, task_losses, total_loss, uncertainty_loss
 from triptych.metrics import density_correlation, expected_calibration_error, intersection_over_union
 from triptych.model import Model, ModelCard, Network, PickOutput, TaskOutput, choose_device, choose_precision, load_model
 
 SMALLEST_HALF_BOX = 24
 """On a grid of 2^3, which a box of 16 has at 1/8, the weight gradients of torch 2.13's bfloat16 convolutions on CPUs are garbage."""
 CLASS_HEAD, PICK_HEAD = "classify.", "to_picks."
+UPDATES_PER_BALANCE, BALANCE_RATE = 10, 0.1
+"""How often the gradients of the tasks are compared, and the share of what is new in their running mean."""
 Progress = Callable[[int, int], None]
 logger = logging.getLogger(__name__)
 
@@ -132,11 +134,17 @@ def prepare_run(run: Path, data: Path, config: TrainConfig, resume: bool) -> str
     if not resume:
         raise InputError(f"{run} holds a training run that was stopped: add --resume to go on with it, or remove that folder to start anew")
     found = json.loads((run / "run.json").read_text()) if (run / "run.json").is_file() else {}
-    # A setting that is newer than the run had its default.
-    if found | {"config": settings_to_keep(TrainConfig()) | found.get("config", {})} != settings:
+    if found | {"config": with_defaults(found.get("config", {}))} != settings:
         raise InputError(f"the run in {run} was started with other data or settings: resume it with those, or remove that folder to start anew")
     last = run / "checkpoints" / "last.ckpt"
     return str(last) if last.is_file() else None
+
+
+def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """What a run was started with, and the defaults of settings that are newer than the run."""
+    defaults = settings_to_keep(TrainConfig())
+    nested = {name: defaults[name] | value for name, value in config.items() if isinstance(value, dict) and name in defaults}
+    return defaults | config | nested
 
 
 def settings_to_keep(config: TrainConfig) -> dict[str, Any]:
@@ -194,6 +202,8 @@ class ReportProgress(Callback):
 class TrainingModule(LightningModule):
     """Network, losses, schedule and loaders. An epoch here is the updates between two checkpoints."""
 
+    loss_weights: Tensor
+
     def __init__(self, generations: Generations, config: TrainConfig) -> None:
         super().__init__()
         self.generations, self.config = generations, config
@@ -208,12 +218,19 @@ class TrainingModule(LightningModule):
             load_initial(self.network, store, config.initial_model)
         if self.original.cache is not None:
             unpack(store, self.original.cache)
+        if config.loss.balance == "uncertainty":
+            self.log_variance = torch.nn.Parameter(torch.zeros(len(config.network.tasks)))
+        if config.loss.balance == "gradient":
+            self.register_buffer("loss_weights", torch.ones(len(config.network.tasks)))
         self.outputs: list[dict[str, Any]] = []
         self.last_outputs: list[dict[str, Any]] = []
 
     def configure_optimizers(self) -> Any:
         config = self.config
-        optimiser = torch.optim.AdamW(self.network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+        groups: list[dict[str, Any]] = [{"params": list(self.network.parameters())}]
+        if config.loss.balance == "uncertainty":
+            groups.append({"params": [self.log_variance], "weight_decay": 0.0})
+        optimiser = torch.optim.AdamW(groups, config.learning_rate, weight_decay=config.weight_decay)
         warmup = max(1, round(config.warmup_share * config.updates))
 
         def factor(step: int) -> float:
@@ -262,6 +279,17 @@ class TrainingModule(LightningModule):
         if output.class_logits is not None:
             self.log("train_accuracy", (output.class_logits.argmax(1) == batch.label).float().mean())
         self.log("learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        return self.balance(losses)
+
+    def balance(self, losses: dict[str, Tensor]) -> Tensor:
+        """The loss to descend."""
+        if self.config.loss.balance == "uncertainty":
+            return uncertainty_loss(losses, self.log_variance)
+        if self.config.loss.balance == "gradient":
+            if self.global_step % UPDATES_PER_BALANCE == 0:
+                weights = equalising_weights(losses, self.network.shared_weight)
+                self.loss_weights = weights if self.global_step == 0 else torch.lerp(self.loss_weights, weights, BALANCE_RATE)
+            return total_loss(losses, self.loss_weights)
         return total_loss(losses)
 
     def validation_step(self, batch: Batch, _: int) -> None:

@@ -1,0 +1,68 @@
+"""Whether stated probabilities are right: calibration error before and after the temperature, at SNRs within and beyond the training range.
+
+    python benchmarks/calibration.py WORK [--size cpu|gpu] [--seeds 0 1 2] [--cells all class]
+
+Judges the models that multitask.py left in WORK. Their temperature was fitted on held-out tomograms of the training set (SNR 0.02-0.5);
+the tests are at 0.3, 0.1 and 0.03, and at 1 and 0.01, which no network saw. `best_temperature` is the one that each test would have asked for.
+One JSON per model: benchmarks/results/calibration/CELL_SEED.json; one that exists is skipped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from cells import TEST_SNRS, Size, make_parser, make_test_store, read_arguments, read_boxes
+from results import write_result
+
+from triptych import metrics
+from triptych.io.store import Store, open_store
+from triptych.model import Model, load_model
+from triptych.report import to_plain
+from triptych.train import fit_temperature
+
+SNRS = (1.0, *TEST_SNRS, 0.01)
+BATCH = 64
+
+
+def run_test(model: Model, store: Store) -> dict[str, Any]:
+    groups = np.array_split(np.arange(len(store)), -(-len(store) // BATCH))
+    logits = torch.cat([logits for rows in groups if (logits := model.run(read_boxes(store, rows)).class_logits) is not None])
+    label = torch.from_numpy(np.asarray(store["label"][:], np.int64))
+    correct = (logits.argmax(1) == label).numpy()
+    result: dict[str, Any] = {
+        "particles": len(store),
+        "accuracy": float(correct.mean()),
+        "best_temperature": fit_temperature([{"logits": logits, "label": label}]),
+    }
+    for name, temperature in (("before", 1.0), ("after", model.card.temperature)):
+        probability = (logits / temperature).softmax(1).max(1).values.numpy()
+        result[name] = {
+            "mean_probability": float(probability.mean()),
+            "expected_calibration_error": metrics.expected_calibration_error(probability, correct),
+            "reliability": to_plain(metrics.reliability_curve(probability, correct)._asdict()),
+        }
+    return result
+
+
+def run_cell(work: Path, size: Size, name: str, seed: int, results: Path) -> None:
+    model = load_model(work / f"model_{name}_{seed}")
+    tests = {f"{snr:g}": run_test(model, open_store(make_test_store(work, size, snr))) for snr in SNRS}
+    figures = {"cell": name, "test_particles": size.test_particles, "temperature": model.card.temperature, "tests": tests}
+    write_result(f"calibration/{name}_{seed}", seed, figures, model, results)
+
+
+def main() -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument("--cells", nargs="+", default=["all"], help="of multitask.py, with the class task")
+    arguments, size = read_arguments(parser)
+    for seed in arguments.seeds:
+        for name in arguments.cells:
+            if not (arguments.results / "calibration" / f"{name}_{seed}.json").exists():
+                run_cell(arguments.work, size, name, seed, arguments.results)
+
+
+if __name__ == "__main__":
+    main()

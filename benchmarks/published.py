@@ -1,0 +1,351 @@
+"""Two networks and a method of others on the data of multitask.py: DSRF3D, SSN3D-ED and template matching.
+
+    python benchmarks/published.py WORK [--size cpu|gpu] [--seeds 0 1 2] [--cells dsrf3d ssn3d_ed ...] [--subset 60] [--rotations 2000]
+
+The networks are written anew from their published descriptions:
+
+* DSRF3D (Xu et al., Bioinformatics 33:i13, 2017; Che et al., Mach. Vis. Appl. 29:1227, 2018): two blocks of two 3^3 convolutions, 32 then 64
+  channels, each followed by 2^3 max pooling, two dense layers of 512, softmax over the classes
+* SSN3D-ED (Liu et al., ICIP 2018, arXiv:1802.04087): encoder of 32-32, 64-64 and 128-128 channels with three poolings, a decoder of transposed
+  convolutions with skips, softmax over the classes at each voxel
+
+They see the samples of the cell `all` of multitask.py, in the same order, with the same optimiser and schedule, in as many updates; or, as
+*_equal_arithmetic, in as many as give them the arithmetic of that cell. They have no normalisation layers, so that their learning rate
+is lower. Template matching has the true structures and searches rotations and shifts on the first particles of each test set.
+Each cell writes benchmarks/results/published/CELL_SEED.json; one whose file exists is skipped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from cells import (
+    TEST_SNRS,
+    TRAINING_SNR,
+    Size,
+    count_macs,
+    count_parameters,
+    judge_outputs,
+    judge_rows,
+    make_parser,
+    make_test_store,
+    measure_rate,
+    peak_memory,
+    read_arguments,
+    read_boxes,
+    run_apart,
+    training_store,
+    wedge,
+)
+from multitask import CELLS as MULTITASK
+from multitask import macs_per_particle, train_config
+from results import write_result
+from scipy.spatial.transform import Rotation
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from triptych.config import NONE_CLASS, AcquisitionConfig, AugmentConfig, CtfCorrection, SceneConfig
+from triptych.dataset import Batch, PlannedBatches, SubtomogramDataset, keep_batch, split_rows
+from triptych.fourier import frequency_grid
+from triptych.io.store import Store, open_store, unpack
+from triptych.model import choose_device, choose_precision, load_model, name_device
+from triptych.physics import contrast_transfer, pose
+from triptych.scene import prepare_templates
+from triptych.specimen import OVERSAMPLING, Template
+
+NETWORKS = ("dsrf3d", "ssn3d_ed")
+CORE = ("dsrf3d", "ssn3d_ed_equal_arithmetic", "template_matching")
+CELLS = (*CORE, "ssn3d_ed", "dsrf3d_equal_arithmetic")
+LEARNING_RATE = 5e-4
+
+
+def double_convolution(inputs: int, outputs: int) -> nn.Sequential:
+    first, second = nn.Conv3d(inputs, outputs, 3, padding=1), nn.Conv3d(outputs, outputs, 3, padding=1)
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU())
+
+
+class DSRF3D(nn.Module):
+    """Subtomograms (b, d, h, w) -> class logits (b, classes)."""
+
+    def __init__(self, classes: int, box_size: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(double_convolution(1, 32), nn.MaxPool3d(2), double_convolution(32, 64), nn.MaxPool3d(2), nn.Flatten())
+        inputs = 64 * (box_size // 4) ** 3
+        self.classify = nn.Sequential(
+            nn.Linear(inputs, 512), nn.ReLU(), nn.Dropout(0.5), nn.Linear(512, 512), nn.ReLU(), nn.Dropout(0.5), nn.Linear(512, classes)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(self.features(x[:, None]))
+
+    def loss(self, output: Tensor, batch: Batch, none: int) -> Tensor:
+        return F.cross_entropy(output, batch.label)
+
+    def answer(self, output: Tensor, none: int) -> tuple[Tensor, Tensor | None]:
+        """Class probabilities, and the mask if there is one."""
+        return output.softmax(1), None
+
+
+class SSN3DED(nn.Module):
+    """Subtomograms (b, d, h, w) -> class logits of each voxel (b, classes, d, h, w); the class "none" is the background."""
+
+    def __init__(self, classes: int, box_size: int) -> None:
+        super().__init__()
+        widths = (32, 64, 128)
+        self.down = nn.ModuleList(double_convolution(a, b) for a, b in zip((1, 32, 64), widths, strict=True))
+        self.up = nn.ModuleList(nn.ConvTranspose3d(a, b, 2, stride=2) for a, b in zip((128, 128, 64), widths[::-1], strict=True))
+        self.merge = nn.ModuleList(double_convolution(2 * width, width) for width in widths[::-1])
+        self.classify = nn.Conv3d(32, classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, skips = x[:, None], []
+        for block in self.down:
+            skips.append(block(x))
+            x = F.max_pool3d(skips[-1], 2)
+        for up, merge, skip in zip(self.up, self.merge, skips[::-1], strict=True):
+            x = merge(torch.cat([up(x), skip], 1))
+        return self.classify(x)
+
+    def loss(self, output: Tensor, batch: Batch, none: int) -> Tensor:
+        return F.cross_entropy(output, torch.where(batch.mask > 0, batch.label[:, None, None, None], none))
+
+    def answer(self, output: Tensor, none: int) -> tuple[Tensor, Tensor | None]:
+        """The class that most voxels of the particle are given; "none" where none is given another."""
+        named = F.one_hot(output.argmax(1), output.shape[1]).flatten(1, 3).sum(1).float()
+        named[:, none] = 1e-3
+        return named / named.sum(1, keepdim=True), output.argmax(1) != none
+
+
+def make_network(name: str, classes: int, box_size: int) -> nn.Module:
+    return (DSRF3D if name.startswith("dsrf3d") else SSN3DED)(classes, box_size)
+
+
+class Runner:
+    """A network on its device and in its precision, as triptych's own chooses them."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.device = choose_device("auto")
+        self.dtype = choose_precision("auto", self.device)
+        self.device_name = name_device(self.device)
+        self.network = network.to(self.device).to(memory_format=torch.channels_last_3d)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.network(x.to(self.device)).float()
+
+    @torch.inference_mode()
+    def answer(self, boxes: np.ndarray, none: int) -> tuple[Tensor, Tensor | None]:
+        self.network.eval()
+        return self.network.answer(self(torch.from_numpy(boxes)), none)
+
+
+def train_plainly(runner: Runner, path: Path, cache: Path, checkpoint: Path, size: Size, updates: int, seed: int) -> None:
+    """AdamW, warm-up and cosine decay, over the batches that the cells of multitask.py see; goes on from its checkpoint."""
+    config = train_config(size, MULTITASK["all"], seed)
+    store = open_store(path)
+    unpack(store, cache)
+    rows, _ = split_rows(store, config.validation_share, config.validation_particles, seed)
+    none = store.class_names.index(NONE_CLASS)
+    network = runner.network
+    optimiser = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=config.weight_decay)
+    warmup = max(1, round(config.warmup_share * updates))
+
+    def factor(step: int) -> float:
+        return (step + 1) / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, updates - warmup)))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+    first = 0
+    if checkpoint.exists():
+        kept = torch.load(checkpoint, weights_only=True)
+        first = kept["updates"]
+        for part, name in ((network, "network"), (optimiser, "optimiser"), (schedule, "schedule")):
+            part.load_state_dict(kept[name])
+    dataset = SubtomogramDataset(path, AugmentConfig(snr=TRAINING_SNR), seed, cache=cache)
+    batches = PlannedBatches(rows, size.batch_size, seed, first, updates - first)
+    workers = size.loader_workers
+    loader: Any = DataLoader(
+        dataset, batch_sampler=batches, collate_fn=keep_batch, num_workers=workers, multiprocessing_context="spawn" if workers else None
+    )
+    network.train()
+    for done, batch in enumerate(loader, first + 1):
+        torch.manual_seed(seed * 1_000_003 + done)
+        there = Batch(*(part.to(runner.device) for part in batch))
+        loss = network.loss(runner(there.subtomogram), there, none)
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
+        optimiser.step()
+        schedule.step()
+        if done % max(1, updates // 8) == 0:
+            print(f"update {done} of {updates}: loss {loss.item():.3f}", flush=True)
+            state = {"updates": done, "network": network.state_dict(), "optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()}
+            torch.save(state, checkpoint.with_suffix(".part"))
+            checkpoint.with_suffix(".part").rename(checkpoint)
+
+
+def judge_network(runner: Runner, path: Path) -> dict[str, Any]:
+    store = open_store(path)
+    none = store.class_names.index(NONE_CLASS)
+    groups = np.array_split(np.arange(len(store)), -(-len(store) // 32))
+    parts = [runner.answer(read_boxes(store, rows), none) for rows in groups]
+    masks = None if parts[0][1] is None else torch.cat([mask for _, mask in parts if mask is not None]).cpu().numpy()
+    return judge_outputs(store, np.arange(len(store)), torch.cat([p for p, _ in parts]).cpu().numpy(), masks)
+
+
+def run_network(work: Path, size: Size, name: str, seed: int, results: Path) -> None:
+    path = training_store(work, size)
+    classes = len(open_store(path).class_names)
+    torch.manual_seed(seed)
+    runner = Runner(make_network(name, classes, size.box_size))
+    macs = count_macs(runner.network, size.box_size)
+    share = macs_per_particle(size, MULTITASK["all"]) / macs if name.endswith("equal_arithmetic") else 1
+    updates = max(1, round(share * size.updates))
+    checkpoint = work / f"{name}_{seed}.checkpoint"
+    resumed = checkpoint.exists()
+    started = time.perf_counter()
+    train_plainly(runner, path, work / "train.unpacked", checkpoint, size, updates, seed)
+    seconds = time.perf_counter() - started
+    tests = {f"{snr:g}": judge_network(runner, make_test_store(work, size, snr)) for snr in TEST_SNRS}
+    figures = {
+        "cell": name,
+        "particles": size.particles,
+        "test_particles": size.test_particles,
+        "learning_rate": LEARNING_RATE,
+        "updates": updates,
+        "samples": updates * size.batch_size,
+        "tests": tests,
+        "parameters": count_parameters(runner.network),
+        "macs_per_particle": macs,
+        "particles_per_second": measure_rate(lambda boxes: runner.answer(boxes, 0), size.box_size),
+        "training_seconds": None if resumed else round(seconds, 1),
+        "memory": peak_memory(),
+    }
+    write_result(f"published/{name}_{seed}", seed, figures, runner, results)
+    checkpoint.unlink(missing_ok=True)
+
+
+# -------------------------------------------------------------------------------------------------- template matching
+
+
+def even_rotations(count: int) -> np.ndarray:
+    """(count, 3, 3), evenly spread over all rotations: a super-Fibonacci spiral (Alexa, CVPR 2022)."""
+    s = np.arange(count) + 0.5
+    inner, outer = np.sqrt(s / count), np.sqrt(1 - s / count)
+    a, b = 2 * np.pi * s / np.sqrt(2), 2 * np.pi * s / 1.533751168755204288118041413
+    return Rotation.from_quat(np.stack([inner * np.sin(a), inner * np.cos(a), outer * np.sin(b), outer * np.cos(b)], 1)).as_matrix()
+
+
+def expected_transfer(store: Store, row: int) -> Tensor:
+    """Missing wedge and CTF of a particle, as far as the acquisition is known: tilt range, defocus, treatment of the CTF."""
+    numbers = {name: float(store[name][row]) for name in ("tilt_min", "tilt_max", "defocus_um", "ctf_correction", "deconvolution_constant")}
+    k = torch.from_numpy(frequency_grid((store.box_size,) * 3, store.voxel_size))
+    optics = AcquisitionConfig()
+    ctf = contrast_transfer(k, numbers["defocus_um"], optics.voltage_kv, optics.spherical_aberration_mm, optics.amplitude_contrast)
+    treated = {"none": ctf, "phase_flip": ctf.abs(), "deconvolve": ctf**2 / (ctf**2 + numbers["deconvolution_constant"])}
+    return treated[get_args(CtfCorrection)[int(numbers["ctf_correction"])]] * wedge(store.box_size, numbers["tilt_min"], numbers["tilt_max"])
+
+
+def whitening(spectrum: Tensor, measured: Tensor) -> Tensor:
+    """1 / mean power of each shell, of what is measured."""
+    n = spectrum.shape[0]
+    shell = torch.from_numpy(frequency_grid((n,) * 3, 1 / n)).round().long()
+    power, number = (torch.bincount(shell.flatten(), values.flatten()) for values in (spectrum.abs() ** 2 * measured, measured))
+    return measured / (power / number.clamp_min(1)).clamp_min(1e-12)[shell]
+
+
+def match_templates(
+    store: Store, rows: np.ndarray, templates: list[Template], rotations: np.ndarray, chunk: int = 64
+) -> list[tuple[int, int, np.ndarray]]:
+    """Template, rotation and shift (x, y, z in voxels) of the highest normalised correlation for each row.
+
+    The correlation is over the measured Fourier terms, whitened by the particle's own power spectrum; every template gets the particle's wedge
+    and CTF. Shifts go as far as the particles may lie off the centre.
+    """
+    device, n = choose_device("auto"), store.box_size
+    reach = round(store.attributes["config"]["max_shift"] / store.voxel_size)
+    near = torch.arange(-reach, reach + 1, device=device)
+    twice = torch.full((n // 2 + 1,), 2.0, device=device)  # rfftn leaves out the mirror images
+    twice[[0, -1]] = 1
+    particles, weights = [], []
+    for row, box in zip(rows, read_boxes(store, rows), strict=True):
+        transfer, spectrum = expected_transfer(store, int(row)), torch.fft.rfftn(torch.from_numpy(box))
+        white = whitening(spectrum, (transfer != 0).float())
+        particles.append((white * transfer * spectrum).to(device))
+        weights.append((white * transfer**2).to(device) * twice)
+    best: list[tuple[float, int, int, np.ndarray]] = [(-math.inf, 0, 0, np.zeros(3))] * len(rows)
+    centre = torch.zeros(3, device=device)
+    for label, template in enumerate(templates):
+        fine = template.fine.to(device)
+        for first in range(0, len(rotations), chunk):
+            turns = torch.from_numpy(rotations[first : first + chunk]).to(device)
+            posed = torch.fft.rfftn(torch.stack([pose(fine, OVERSAMPLING, turn, centre, n) for turn in turns]), dim=(-3, -2, -1))
+            power = posed.abs() ** 2
+            for i, (particle, weight) in enumerate(zip(particles, weights, strict=True)):
+                correlation = torch.fft.irfftn(particle * posed.conj(), s=(n, n, n), dim=(-3, -2, -1))
+                window = correlation[:, near][:, :, near][:, :, :, near].flatten(1)
+                scores = window / (power * weight).sum((-3, -2, -1)).sqrt()[:, None]
+                score, place = scores.flatten().max(0)
+                if float(score) > best[i][0]:
+                    number, shift = divmod(int(place), window.shape[1])
+                    z, y, x = np.unravel_index(shift, (len(near),) * 3)
+                    best[i] = (float(score), label, first + number, np.array([x, y, z]) - reach)
+    return [(label, number, shift) for _, label, number, shift in best]
+
+
+def run_template_matching(work: Path, size: Size, seed: int, results: Path, subset: int, count: int) -> None:
+    tests: dict[str, Any] = {}
+    same: dict[str, Any] = {}
+    templates, rotations = prepare_templates(SceneConfig()), even_rotations(count)
+    rivals = work / f"model_all_{seed}"
+    started = time.perf_counter()
+    for snr in TEST_SNRS:
+        store = open_store(make_test_store(work, size, snr))
+        none = store.class_names.index(NONE_CLASS)
+        rows = np.flatnonzero(np.asarray(store["label"][:]) != none)[:subset]  # correlation alone cannot say "none"
+        found = match_templates(store, rows, templates, rotations)
+        boxes = [
+            pose(templates[label].fine, OVERSAMPLING, torch.from_numpy(rotations[turn]), torch.from_numpy(shift), store.box_size).numpy()
+            for label, turn, shift in found
+        ]
+        masks = np.stack([box > templates[label].contour for box, (label, _, _) in zip(boxes, found, strict=True)])
+        labels = np.array([label for label, _, _ in found])
+        tests[f"{snr:g}"] = judge_outputs(store, rows, None, masks, np.stack(boxes), labels)
+        if rivals.exists():
+            same[f"{snr:g}"] = judge_rows(load_model(rivals), store, rows)
+    seconds = time.perf_counter() - started
+    figures = {
+        "cell": "template_matching",
+        "test_particles": subset,
+        "rotations": count,
+        "tests": tests,
+        "triptych_on_the_same_particles": same or None,
+        "particles_per_second": round(len(TEST_SNRS) * subset / seconds, 3),
+        "memory": peak_memory(),
+    }
+    write_result(f"published/template_matching_{seed}", seed, figures, None, results)
+
+
+def main() -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument("--cells", nargs="+", choices=CELLS, default=CORE)
+    parser.add_argument("--subset", type=int, default=60, help="particles for template matching")
+    parser.add_argument("--rotations", type=int, default=2000, help="of each template; neighbours among 2000 are 15° apart")
+    arguments, size = read_arguments(parser)
+    for seed in arguments.seeds:
+        for name in arguments.cells:
+            if (arguments.results / "published" / f"{name}_{seed}.json").exists():
+                continue
+            if name != "template_matching":
+                run_apart(run_network, arguments.work, size, name, seed, arguments.results)
+            elif seed == arguments.seeds[0]:  # it has no random numbers
+                run_apart(run_template_matching, arguments.work, size, seed, arguments.results, arguments.subset, arguments.rotations)
+
+
+if __name__ == "__main__":
+    main()
