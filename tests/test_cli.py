@@ -143,13 +143,19 @@ def test_other_errors_keep_their_traceback(stub_report: SimpleNamespace) -> None
 
 @pytest.mark.parametrize(
     ("stage", "words", "how"),
-    [("report", ["a", "b"], "start over"), ("train", ["a", "b"], "--resume"), ("simulate", ["a"], "same command again to go on")],
+    [
+        ("report", ["a", "b"], "start over"),
+        ("train", ["a", "b"], "--resume"),
+        ("simulate", ["a"], "same command again to go on"),
+        ("simulate-tomograms", ["a"], "same command again to go on"),
+    ],
 )
 def test_ctrl_c_says_how_to_go_on(stage: str, words: list[str], how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(sys.modules, f"triptych.{stage}", SimpleNamespace(**{stage: stop}, count_missing=None, simulate_again=None))
+    names = {stage.replace("-", "_"): stop, "count_missing": None, "simulate_again": None}
+    monkeypatch.setitem(sys.modules, f"triptych.{stage.removeprefix('simulate-')}", SimpleNamespace(**names))
     result = run(stage, *words)
     assert result.exit_code == 130
     assert "stopped by you" in result.stderr
