@@ -256,6 +256,13 @@ def test_structures_list_names_the_built_in_ones() -> None:
     assert "PDB" in text
 
 
+def test_help_names_what_a_source_takes() -> None:
+    from triptych.structures import _SPEC_KEYS
+
+    text = " ".join(succeed("structures", "make", "--help").split())
+    assert all(key in text for key in _SPEC_KEYS)
+
+
 def test_structures_fetch_takes_what_was_downloaded_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIPTYCH_CACHE", str(tiny.write_cache(tmp_path / "cache")))
     assert "1aon.cif.gz" in succeed("structures", "fetch", "1AON", tmp_path / "entries").replace("\n", "")

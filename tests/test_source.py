@@ -509,6 +509,26 @@ def test_describe_what_predict_takes(tmp_path: Path) -> None:
     assert dict(describe_file(tmp_path / "images").facts)["files"] == "2"
 
 
+def test_describe_index_of_structures(tmp_path: Path) -> None:
+    index = tmp_path / "structures.csv"
+    index.write_text("name,file,entry\nfirst,first.pdb,1ABC\nsecond,second.pdb,\n")
+    (tmp_path / "first.pdb").touch()
+    result = describe_file(index)
+    assert dict(result.facts)["structures"] == "2: first, second"
+    assert dict(result.facts)["use"].startswith(f"triptych structures make {index} LIBRARY")
+    assert len(result.warnings) == 1
+    assert "1 of their files are not beside it (second.pdb)" in result.warnings[0]
+    index.write_text("name,file\nfirst,first.pdb\nfirst,first.pdb\n")
+    assert describe_file(index).warnings == ["More than one is called first: give each its own name."]
+    for text in ("a,b\n1,2\n", "", "name,file\n"):
+        index.write_text(text)
+        with pytest.raises(InputError, match="no rows with the columns name and file"):
+            describe_file(index)
+    index.write_bytes(b"name,file\n\xff,b\n")
+    with pytest.raises(InputError, match="cannot be read as CSV"):
+        describe_file(index)
+
+
 def test_describe_warns(tmp_path: Path) -> None:
     with mrcfile.new(tmp_path / "a.mrc") as file:
         file.set_data(np.array([[[1, 5], [2, 3]]], dtype="f4"))

@@ -149,7 +149,11 @@ def make_structures(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Library folder to write.")],
     voxel_size: Annotated[float | None, typer.Option(help="Å per voxel; default: as in simulate.")] = None,
 ) -> None:
-    """Turn coordinates and maps into a library to simulate from."""
+    """Turn coordinates and maps into a library to simulate from.
+
+    A source may be followed by :key=value, several times: assembly (auto, none, or a name in the file), model (from 1), chains (A+B+C, or
+    first16 for the first 16), mass (kDa), source (free text); and for a map voxel_size (Å) and contour (its grey value).
+    """
     from triptych.config import SimulateConfig
     from triptych.structures import make_library
 
