@@ -63,6 +63,28 @@ def write_images(folder: Path, count: int = 3, **optics: Any) -> Path:
     )
 
 
+def test_images_are_named_so_that_they_are_found_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = tmp_path / "project"
+    source = open_particles(write_images(project), PredictConfig(), 100.0)
+    given = source.table["rlnImageName"].tolist()
+    for beside in (project / "out", project / "deeper" / "out"):
+        assert source.table_for(beside)["rlnImageName"].tolist() == given
+    assert source.table_for(tmp_path / "out")["rlnImageName"].tolist() == [f"../project/{name}" for name in given]
+    write_images(tmp_path / "other")  # the same names, but other files
+    assert source.table_for(tmp_path / "other" / "out")["rlnImageName"][0] == "../../project/images/p0.mrc"
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "away")
+    assert source.table_for(tmp_path / "link" / "out")["rlnImageName"][0] == "../../../project/images/p0.mrc"
+    absolute = str(project / "images" / "p0.mrc")
+    write_particles(project / "particles.star", rlnImageName=[absolute, "1@images/p1.mrc"], rlnImagePixelSize=[10.0] * 2)
+    source = open_particles(project / "particles.star", PredictConfig(), 100.0)
+    assert source.table_for(tmp_path / "out")["rlnImageName"].tolist() == [absolute, "1@../project/images/p1.mrc"]
+    monkeypatch.chdir(project)
+    source = open_particles("images", PredictConfig(), 100.0)
+    assert source.table_for(Path("out"))["rlnImageName"].tolist() == given
+    assert source.table_for(Path("../out"))["rlnImageName"][0] == "../project/images/p0.mrc"
+
+
 # ------------------------------------------------------------------------------------------------- angles and positions
 
 
@@ -220,7 +242,7 @@ def test_stated_voxel_size_wins_over_the_header(tmp_path: Path, caplog: pytest.L
         source = open_it(path)
     assert "states 12 Å" in caplog.text
     assert source.read(0).voxel_size == 12
-    assert voxel_sizes(source) == [12]
+    assert voxel_sizes(source, source.read(0)) == [12]
     caplog.clear()
     assert open_it(path, voxel_size=9.0).read(0).voxel_size == 9
     assert not caplog.text
