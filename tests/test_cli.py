@@ -143,13 +143,19 @@ def test_other_errors_keep_their_traceback(stub_report: SimpleNamespace) -> None
 
 @pytest.mark.parametrize(
     ("stage", "words", "how"),
-    [("report", ["a", "b"], "start over"), ("train", ["a", "b"], "--resume"), ("simulate", ["a"], "same command again to go on")],
+    [
+        ("report", ["a", "b"], "start over"),
+        ("train", ["a", "b"], "--resume"),
+        ("simulate", ["a"], "same command again to go on"),
+        ("simulate-tomograms", ["a"], "same command again to go on"),
+    ],
 )
 def test_ctrl_c_says_how_to_go_on(stage: str, words: list[str], how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(sys.modules, f"triptych.{stage}", SimpleNamespace(**{stage: stop}, count_missing=None, simulate_again=None))
+    names = {stage.replace("-", "_"): stop, "count_missing": None, "simulate_again": None}
+    monkeypatch.setitem(sys.modules, f"triptych.{stage.removeprefix('simulate-')}", SimpleNamespace(**names))
     result = run(stage, *words)
     assert result.exit_code == 130
     assert "stopped by you" in result.stderr
@@ -248,6 +254,13 @@ def test_structures_list_names_the_built_in_ones() -> None:
     for name in ("ribosome_70s", "proteasome_20s", "tric", "groel", "apoferritin", "rubisco"):
         assert name in text
     assert "PDB" in text
+
+
+def test_help_names_what_a_source_takes() -> None:
+    from triptych.structures import _SPEC_KEYS
+
+    text = " ".join(succeed("structures", "make", "--help").split())
+    assert all(key in text for key in _SPEC_KEYS)
 
 
 def test_structures_fetch_takes_what_was_downloaded_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The same dataset, byte for byte, however its simulation was interrupted or divided: processes, parts, kills, a cluster."""
+"""The same bytes, of a dataset or of tomograms, however their simulation was interrupted or divided: processes, parts, kills, a cluster."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,17 +18,23 @@ from tiny import SIMULATE, set_options
 from typer.testing import CliRunner
 
 import triptych.parallel
+import triptych.scene
 from triptych.cli import app
-from triptych.config import SimulateConfig
+from triptych.config import SimulateConfig, SpecimenConfig, TomogramConfig
 from triptych.errors import InputError
+from triptych.io.star import read_star
 from triptych.io.store import BOXES, ROWS
+from triptych.io.workspace import count_unfinished
 from triptych.parallel import map_items
 from triptych.settings import load_config
 from triptych.simulate import count_missing, simulate
+from triptych.tomograms import MAPS, simulate_tomograms
 
 SETTINGS = [*SIMULATE, "classes=[apoferritin, groel]"]
 CONFIG = load_config(SimulateConfig, None, SETTINGS)
 TOMOGRAMS = 3
+WHOLE_SETTINGS = ["tomograms=3", "classes=[apoferritin]", "specimen.shape=[32, 64, 64]", "workers=1"]
+WHOLE = load_config(TomogramConfig, None, WHOLE_SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +83,8 @@ def test_impossible_part(tmp_path: Path) -> None:
     for part in ((0, 2), (3, 2), (1, 0)):
         with pytest.raises(InputError, match="numbered from 1 to"):
             simulate(tmp_path / "data.zarr", CONFIG, part=part)
+        with pytest.raises(InputError, match="numbered from 1 to"):
+            simulate_tomograms(tmp_path / "out", WHOLE, part=part)
     assert not list(tmp_path.iterdir())
 
 
@@ -133,7 +142,7 @@ def test_another_process_was_faster(reference: dict[str, str], monkeypatch: pyte
         monkeypatch.setattr(module, "simulate_rows", plain)
         rows = plain(*args)
         with pytest.MonkeyPatch.context() as other:
-            other.setattr(module, "_one_at_a_time", module.threading.Lock())
+            other.setattr(triptych.scene, "_one_at_a_time", threading.Lock())
             simulate(out, CONFIG)
         return rows
 
@@ -169,6 +178,104 @@ def command_of(pid: str) -> str:
         return ""
 
 
+# --------------------------------------------------------------------------------------------------------- whole tomograms
+
+
+@pytest.fixture(scope="module")
+def whole_reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return hashes(simulate_tomograms(tmp_path_factory.mktemp("whole") / "tomograms", WHOLE))
+
+
+@pytest.fixture
+def simulated_whole(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Numbers of the whole tomograms that this process simulates, as it goes."""
+    module: Any = sys.modules["triptych.tomograms"]
+    numbers: list[int] = []
+    plain = module.simulate_maps
+
+    def simulate_maps(folder: Path, name: str, config: TomogramConfig, number: int) -> Any:
+        numbers.append(number)
+        return plain(folder, name, config, number)
+
+    monkeypatch.setattr(module, "simulate_maps", simulate_maps)
+    return numbers
+
+
+def test_tomograms_of_two_workers(whole_reference: dict[str, str], tmp_path: Path) -> None:
+    out = simulate_tomograms(tmp_path / "out", WHOLE.model_copy(update={"workers": 2}))
+    assert hashes(out) == whole_reference
+    assert len(whole_reference) == 3 * len(MAPS) + 4
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_tomograms_in_parts(whole_reference: dict[str, str], simulated_whole: list[int], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    progress: list[tuple[int, int]] = []
+    simulate_tomograms(out, WHOLE, part=(2, 2), on_progress=lambda done, total: progress.append((done, total)))
+    assert progress == [(0, 1), (1, 1)]
+    assert not out.exists()
+    assert count_unfinished(out, 3) == 2
+    simulate_tomograms(out, WHOLE, part=(2, 2))  # nothing is done twice
+    simulate_tomograms(out, WHOLE, part=(1, 2))
+    assert simulated_whole == [1, 0, 2]
+    assert count_unfinished(out, 3) == 0
+    assert hashes(out) == whole_reference
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_tomograms_killed_and_started_again(whole_reference: dict[str, str], simulated_whole: list[int], tmp_path: Path) -> None:
+    code = """
+import os, pathlib, signal, sys
+from triptych.cli import app
+plain = pathlib.Path.replace
+def replace(self, target):
+    if str(target).endswith("classes/tomogram_0001.mrc"):  # two of the four maps are there
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(self, target)
+pathlib.Path.replace = replace
+app(["simulate-tomograms", *sys.argv[1:]])
+"""
+    out = tmp_path / "out"
+    killed = subprocess.run([sys.executable, "-c", code, str(out), *set_options(WHOLE_SETTINGS)], check=False, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [".out.part"]
+    assert count_unfinished(out, 3) == 2
+    with pytest.raises(InputError, match="another seed: go on with the same settings, or remove that folder"):
+        simulate_tomograms(out, WHOLE.model_copy(update={"seed": 1}))
+    progress: list[int] = []
+    simulate_tomograms(out, WHOLE.model_copy(update={"workers": 2}), part=(1, 3))  # is there already
+    simulate_tomograms(out, WHOLE, on_progress=lambda done, _: progress.append(done))
+    assert simulated_whole == [1, 2]
+    assert progress == [1, 2, 3]
+    assert hashes(out) == whole_reference
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_another_process_made_the_tomograms(whole_reference: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    module: Any = sys.modules["triptych.tomograms"]
+    plain = module.simulate_maps
+
+    def overtaken(*args: Any) -> Any:
+        monkeypatch.setattr(module, "simulate_maps", plain)
+        with pytest.MonkeyPatch.context() as other:
+            other.setattr(triptych.scene, "_one_at_a_time", threading.Lock())
+            simulate_tomograms(out, WHOLE)
+        return plain(*args)
+
+    monkeypatch.setattr(module, "simulate_maps", overtaken)
+    assert simulate_tomograms(out, WHOLE) == out
+    assert hashes(out) == whole_reference
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_tomogram_without_particles(tmp_path: Path) -> None:
+    specimen = SpecimenConfig(shape=(32, 64, 64), occupancy=(1e-9, 1e-9))
+    out = simulate_tomograms(tmp_path / "out", WHOLE.model_copy(update={"specimen": specimen, "tomograms": 1}))
+    assert read_star(out / "particles.star")["particles"].empty
+    assert len(read_star(out / "tomograms.star")["global"]) == 1
+
+
 # ------------------------------------------------------------------------------------------------------------ command line
 
 
@@ -179,9 +286,17 @@ def test_command_line_says_what_is_missing(tmp_path: Path) -> None:
     assert second.stdout.startswith("dataset: ")
 
 
+def test_command_line_says_which_tomograms_are_missing(tmp_path: Path) -> None:
+    words = ["simulate-tomograms", str(tmp_path / "out"), *set_options(WHOLE_SETTINGS), "--part"]
+    first, second = (CliRunner().invoke(app, [*words, part]) for part in ("1/2", "2/2"))
+    assert first.stdout == "part 1/2 is done; 1 of 3 tomograms are still missing\n"
+    assert second.stdout.startswith("tomograms: ")
+
+
+@pytest.mark.parametrize("command", ["simulate", "simulate-tomograms"])
 @pytest.mark.parametrize("part", ["1", "0/2", "3/2", "1/0", "a/b", "-1/2", "1/2/3", ""])
-def test_bad_part_is_one_sentence(part: str, tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["simulate", str(tmp_path / "data.zarr"), f"--part={part}"])
+def test_bad_part_is_one_sentence(command: str, part: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, [command, str(tmp_path / "data.zarr"), f"--part={part}"])
     assert result.exit_code == 2
     assert result.stderr.startswith(f"error: --part got '{part}', but K/N was expected")
     assert not list(tmp_path.iterdir())
@@ -205,6 +320,11 @@ def cluster() -> Iterator[Any]:
 def test_cluster_gives_the_same_bytes(cluster: Any, reference: dict[str, str], tmp_path: Path) -> None:
     out = simulate(tmp_path / "data.zarr", CONFIG, scheduler=cluster.scheduler_address)
     assert hashes(out) == reference
+
+
+def test_cluster_gives_the_same_tomograms(cluster: Any, whole_reference: dict[str, str], tmp_path: Path) -> None:
+    out = simulate_tomograms(tmp_path / "out", WHOLE, scheduler=cluster.scheduler_address)
+    assert hashes(out) == whole_reference
 
 
 def test_errors_of_a_cluster_are_sentences(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:

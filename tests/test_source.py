@@ -63,6 +63,28 @@ def write_images(folder: Path, count: int = 3, **optics: Any) -> Path:
     )
 
 
+def test_images_are_named_so_that_they_are_found_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = tmp_path / "project"
+    source = open_particles(write_images(project), PredictConfig(), 100.0)
+    given = source.table["rlnImageName"].tolist()
+    for beside in (project / "out", project / "deeper" / "out"):
+        assert source.table_for(beside)["rlnImageName"].tolist() == given
+    assert source.table_for(tmp_path / "out")["rlnImageName"].tolist() == [f"../project/{name}" for name in given]
+    write_images(tmp_path / "other")  # the same names, but other files
+    assert source.table_for(tmp_path / "other" / "out")["rlnImageName"][0] == "../../project/images/p0.mrc"
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "away")
+    assert source.table_for(tmp_path / "link" / "out")["rlnImageName"][0] == "../../../project/images/p0.mrc"
+    absolute = str(project / "images" / "p0.mrc")
+    write_particles(project / "particles.star", rlnImageName=[absolute, "1@images/p1.mrc"], rlnImagePixelSize=[10.0] * 2)
+    source = open_particles(project / "particles.star", PredictConfig(), 100.0)
+    assert source.table_for(tmp_path / "out")["rlnImageName"].tolist() == [absolute, "1@../project/images/p1.mrc"]
+    monkeypatch.chdir(project)
+    source = open_particles("images", PredictConfig(), 100.0)
+    assert source.table_for(Path("out"))["rlnImageName"].tolist() == given
+    assert source.table_for(Path("../out"))["rlnImageName"][0] == "../project/images/p0.mrc"
+
+
 # ------------------------------------------------------------------------------------------------- angles and positions
 
 
@@ -220,7 +242,7 @@ def test_stated_voxel_size_wins_over_the_header(tmp_path: Path, caplog: pytest.L
         source = open_it(path)
     assert "states 12 Å" in caplog.text
     assert source.read(0).voxel_size == 12
-    assert voxel_sizes(source) == [12]
+    assert voxel_sizes(source, source.read(0)) == [12]
     caplog.clear()
     assert open_it(path, voxel_size=9.0).read(0).voxel_size == 9
     assert not caplog.text
@@ -518,6 +540,26 @@ def test_describe_what_predict_takes(tmp_path: Path) -> None:
     assert dict(result.facts)["grey values"].startswith("0 to 1.929e+05")
     assert dict(describe_file(write_coordinates(tmp_path, [1.0], [1.0], [1.0])).facts)["coordinates"].startswith("pixels of 2.5 Å")
     assert dict(describe_file(tmp_path / "images").facts)["files"] == "2"
+
+
+def test_describe_index_of_structures(tmp_path: Path) -> None:
+    index = tmp_path / "structures.csv"
+    index.write_text("name,file,entry\nfirst,first.pdb,1ABC\nsecond,second.pdb,\n")
+    (tmp_path / "first.pdb").touch()
+    result = describe_file(index)
+    assert dict(result.facts)["structures"] == "2: first, second"
+    assert dict(result.facts)["use"].startswith(f"triptych structures make {index} LIBRARY")
+    assert len(result.warnings) == 1
+    assert "1 of their files are not beside it (second.pdb)" in result.warnings[0]
+    index.write_text("name,file\nfirst,first.pdb\nfirst,first.pdb\n")
+    assert describe_file(index).warnings == ["More than one is called first: give each its own name."]
+    for text in ("a,b\n1,2\n", "", "name,file\n"):
+        index.write_text(text)
+        with pytest.raises(InputError, match="no rows with the columns name and file"):
+            describe_file(index)
+    index.write_bytes(b"name,file\n\xff,b\n")
+    with pytest.raises(InputError, match="cannot be read as CSV"):
+        describe_file(index)
 
 
 def test_describe_warns(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from triptych.config import AugmentConfig, PredictConfig, SimulateConfig, TrainC
 from triptych.dataset import PlannedBatches, SubtomogramDataset, centre_heat, scramble_phases, split_rows, tile_rows
 from triptych.errors import InputError
 from triptych.io.mrc import read_mrc
+from triptych.io.source import ParticleSource, open_particles
 from triptych.io.star import probability_columns, read_star
 from triptych.io.store import open_store
 from triptych.model import HALF_TURNS, load_model, turn
@@ -255,6 +256,16 @@ def test_predict_a_star_file(model: Path, tmp_path: Path) -> None:
         assert volume.voxel_size == pytest.approx(12.0)
     assert np.load(out / "embedding.npy", allow_pickle=False).shape == (3, 8)
     assert "optics" in read_star(out / "particles.star")
+    before, after = (open_particles(path, PredictConfig(), 400.0).read(2).data for path in (star, out / "particles.star"))
+    assert np.array_equal(before, after)
+
+
+def test_first_particle_is_read_for_all_checks_at_once(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    plain = ParticleSource.read
+    monkeypatch.setattr(ParticleSource, "read", lambda self, row: rows.append(row) or plain(self, row))
+    predict(write_particles(tmp_path / "project", count=2), tmp_path / "out", model)
+    assert rows == [0, 1, 0, 1]
 
 
 def test_inverted_contrast_is_noticed(model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

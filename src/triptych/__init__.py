@@ -69,7 +69,8 @@ def train(
 ) -> Path:
     """Train a network on a dataset store and write a model folder.
 
-    This is the stage of that name, given what simulates fresh data, which one stage must not import from another.
+    This is the stage of that name, given what simulates fresh data, which one stage must not import from another. Until it is finished,
+    checkpoints and logs are kept in the folder ``<out>.training`` beside it.
 
     Parameters
     ----------
@@ -77,6 +78,11 @@ def train(
     out : model folder to make
     resume : go on from the last checkpoint of a run that was stopped
     on_progress : called with (updates done, updates in all)
+
+    Raises
+    ------
+    InputError
+        If the data cannot train the tasks asked for, `out` exists, or there is a stopped run and no word whether to resume.
     """
     stage = import_module("triptych.train").train
     path: Path = stage(data, out, config, resume, on_progress, import_module("triptych.simulate").simulate_again)

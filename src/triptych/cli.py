@@ -54,7 +54,7 @@ class Commands(TyperGroup):
         except KeyboardInterrupt as interrupt:
             if ctx.invoked_subcommand == "train":
                 how = "give the same command with --resume to go on from the last checkpoint"
-            elif ctx.invoked_subcommand == "simulate":
+            elif ctx.invoked_subcommand in ("simulate", "simulate-tomograms"):
                 how = "the tomograms that are finished are kept; give the same command again to go on"
             else:
                 how = "nothing half-made is left under the output's name; give the same command again to start over"
@@ -73,6 +73,10 @@ app.add_typer(structures_app, name="structures")
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="YAML file of settings; `triptych config STAGE` prints one.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as seed=7; may be given several times.")]
+Part = Annotated[str | None, typer.Option("--part", metavar="K/N", help="Do the K-th of N parts only, as a job array wants it.")]
+Scheduler = Annotated[
+    str | None, typer.Option("--scheduler", metavar="ADDRESS", help="Dask scheduler, such as tcp://host:8786, whose workers do it.")
+]
 
 
 # -------------------------------------------------------------------------------------------------------------- commands
@@ -145,7 +149,11 @@ def make_structures(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Library folder to write.")],
     voxel_size: Annotated[float | None, typer.Option(help="Å per voxel; default: as in simulate.")] = None,
 ) -> None:
-    """Turn coordinates and maps into a library to simulate from."""
+    """Turn coordinates and maps into a library to simulate from.
+
+    A source may be followed by :key=value, several times: assembly (auto, none, or a name in the file), model (from 1), chains (A+B+C, or
+    first16 for the first 16), mass (kDa), source (free text); and for a map voxel_size (Å) and contour (its grey value).
+    """
     from triptych.config import SimulateConfig
     from triptych.structures import make_library
 
@@ -174,8 +182,8 @@ def simulate(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Zarr store to write.")],
     config: ConfigFile = None,
     overrides: Overrides = None,
-    part: Annotated[str | None, typer.Option(metavar="K/N", help="Do the K-th of N parts only, as a job array wants it.")] = None,
-    scheduler: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler, such as tcp://host:8786, whose workers do it.")] = None,
+    part: Part = None,
+    scheduler: Scheduler = None,
 ) -> None:
     """Labelled subtomograms from structures; the same command goes on after an interruption."""
     from triptych.config import SimulateConfig
@@ -189,11 +197,7 @@ def simulate(
 
     with show_progress("simulate", "particles", "CPU" if scheduler is None else scheduler, resumed=True) as on_progress:
         path = stage(output, settings, on_progress=on_progress, part=numbers, scheduler=scheduler)
-    missing, total = count_missing(path, settings)
-    if missing:
-        out.print(f"part {part} is done; {missing} of {total} tomograms are still missing")
-    else:
-        print_path("dataset", path)
+    print_simulated("dataset", path, part, *count_missing(path, settings))
 
 
 def parse_part(text: str) -> tuple[int, int]:
@@ -209,18 +213,23 @@ def simulate_tomograms(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
     config: ConfigFile = None,
     overrides: Overrides = None,
+    part: Part = None,
+    scheduler: Scheduler = None,
 ) -> None:
-    """Whole tomograms with labels, densities and particle lists."""
+    """Whole tomograms with labels, densities and particle lists; the same command goes on after an interruption."""
     from triptych.config import TomogramConfig
     from triptych.settings import load_config
 
+    numbers = None if part is None else parse_part(part)
     settings = load_config(TomogramConfig, config, overrides or ())
 
+    from triptych.io.workspace import count_unfinished
     from triptych.tomograms import simulate_tomograms as stage
 
-    with show_progress("simulate", "tomograms", device_name(settings.device)) as on_progress:
-        path = stage(output, settings, on_progress=on_progress)
-    print_path("tomograms", path)
+    device = device_name(settings.device) if scheduler is None else scheduler
+    with show_progress("simulate", "tomograms", device, resumed=True) as on_progress:
+        path = stage(output, settings, on_progress=on_progress, part=numbers, scheduler=scheduler)
+    print_simulated("tomograms", path, part, count_unfinished(path, settings.tomograms), settings.tomograms)
 
 
 @app.command()
@@ -389,6 +398,14 @@ def make_table(*columns: str, numbers: tuple[int, ...] = (), title: str | None =
 
 def print_path(what: str, path: Path) -> None:
     out.print(f"{what}: {escape(str(path))}", soft_wrap=True)
+
+
+def print_simulated(what: str, path: Path, part: str | None, missing: int, total: int) -> None:
+    """Where the output is, or how much of it other parts have still to do."""
+    if missing:
+        out.print(f"part {part} is done; {missing} of {total} tomograms are still missing")
+    else:
+        print_path(what, path)
 
 
 def print_classes(predictions: Path) -> None:

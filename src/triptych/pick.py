@@ -91,12 +91,13 @@ class Picker:
         with self.workspace.desk() as desk:
             note = desk / "note.npz"
             if item == job.items[-1]:
-                np.savez_compressed(note, **self.look(job, desk))
+                found = self.look(job, desk)
                 for kind in MAPS:
                     if (desk / f"{kind}.mrc").exists():
                         (desk / f"{kind}.mrc").replace(self.workspace.result / kind / f"{job.name}.mrc")
             else:
-                np.savez_compressed(note, **self.scan(job, job.rows[item - job.first]))
+                found = self.scan(job, job.rows[item - job.first])
+            np.savez_compressed(note, **found)  # type: ignore[arg-type]
             self.workspace.mark(item, note)
         return job.steps(item)
 

@@ -50,13 +50,16 @@ def predict(
     folder = Path(model or BUILT_IN_MODEL)
     network = load_model(folder, config.device, config.precision)
     source = open_particles(particles, config, network.card.voxel_size * network.card.box_size)
-    check_voxel_size(source, network)
-    check_box(source, network)
-    contrast, warning = choose_contrast(source, config)
+    sample = read_sample(source)
+    sizes = voxel_sizes(source, sample[0])
+    check_voxel_size(max(sizes), network)
+    check_box(source.names[0], sample[0], network)
+    contrast, warning = choose_contrast(sample, source.contrast, config)
     started = time.monotonic()
     out = Path(out)
     with output_folder(out) as part:
-        table = run_batches(source, network, contrast, config, part, on_progress)
+        probabilities = run_batches(source, network, contrast, config, part, on_progress)
+        table = fill_table(source.table_for(out), source.names, network, probabilities, config)
         write_star(part / "particles.star", source.blocks_with(table))
         seconds = time.monotonic() - started
         described = {
@@ -64,7 +67,7 @@ def predict(
                 "path": os.path.abspath(particles),
                 "kind": source.kind,
                 "count": len(source),
-                "voxel_size": voxel_sizes(source)[0],
+                "voxel_size": sizes[0],
                 "contrast": contrast,
                 "contrast_warning": warning,
             },
@@ -78,33 +81,35 @@ def predict(
     return out
 
 
-def check_voxel_size(source: ParticleSource, model: Model) -> None:
+def read_sample(source: ParticleSource) -> list[Volume]:
+    """Particles from all over the input, the first among them."""
+    rows = np.unique(np.linspace(0, len(source) - 1, min(CONTRAST_SAMPLE, len(source))).astype(int))
+    return [source.read(int(row)) for row in rows]
+
+
+def check_voxel_size(coarsest: float, model: Model) -> None:
     """Warn if the input cannot hold the detail that the model was trained on."""
-    coarsest = max(voxel_sizes(source))
     if coarsest > 1.5 * model.card.voxel_size:
         trained = model.card.voxel_size
         logger.warning("the input has %.4g Å per voxel, but the model was trained at %.4g Å: detail that it needs is missing", coarsest, trained)
 
 
-def check_box(source: ParticleSource, model: Model) -> None:
+def check_box(name: str, first: Volume, model: Model) -> None:
     """Warn if most of the first box lies beyond what the model looks at: it may be a whole tomogram."""
-    first = source.read(0)
     width, seen = max(first.shape) * first.voxel_size, model.card.box_size * model.card.voxel_size
     if width > 2 * seen:
         text = "%s is %.0f Å wide, but the model looks at the %.0f Å in its middle only: a tomogram needs a list of particles"
-        logger.warning(text, source.names[0], width, seen)
+        logger.warning(text, name, width, seen)
 
 
-def choose_contrast(source: ParticleSource, config: PredictConfig) -> tuple[Contrast, str | None]:
+def choose_contrast(sample: list[Volume], file_contrast: Contrast | None, config: PredictConfig) -> tuple[Contrast, str | None]:
     """The sign of the particles' grey values, and a warning if the data look otherwise."""
-    rows = np.unique(np.linspace(0, len(source) - 1, min(CONTRAST_SAMPLE, len(source))).astype(int))
-    sample = [source.read(int(row)) for row in rows]
     if config.contrast == "auto":
         sign, z_score = guess_contrast(sample)
         seen: Contrast = "bright" if sign > 0 else "dark"
-        logger.warning("contrast: the particles look %s (z = %.1f over %d of them) and are taken as such", seen, z_score, len(rows))
+        logger.warning("contrast: the particles look %s (z = %.1f over %d of them) and are taken as such", seen, z_score, len(sample))
         return seen, None
-    stated = config.contrast or source.contrast or DEFAULT_CONTRAST
+    stated = config.contrast or file_contrast or DEFAULT_CONTRAST
     warning = contrast_warning(sample, stated)
     if warning:
         warning += f"; if they are, run again with --set contrast={OTHER[stated]}"
@@ -114,8 +119,8 @@ def choose_contrast(source: ParticleSource, config: PredictConfig) -> tuple[Cont
 
 def run_batches(
     source: ParticleSource, model: Model, contrast: Contrast, config: PredictConfig, folder: Path, on_progress: Callable[[int, int], None] | None
-) -> pd.DataFrame:
-    """Predict all particles, write their maps and embeddings into the folder, and return the table to write."""
+) -> NDArray[np.float32] | None:
+    """Predict all particles, write their maps and embeddings into the folder, and return the probabilities of their classes."""
     count = len(source)
     if on_progress:
         on_progress(0, count)
@@ -141,7 +146,7 @@ def run_batches(
     if empty:
         more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
         logger.warning("%s%s of %d: all values are the same, so what is said of them means nothing", empty[0], more, count)
-    return fill_table(source, model, np.concatenate(probabilities) if probabilities else None, config)
+    return np.concatenate(probabilities) if probabilities else None
 
 
 def write_maps(folder: Path, names: list[str], volumes: list[Volume], result: Predictions, config: PredictConfig) -> None:
@@ -159,11 +164,12 @@ def make_path(folder: Path, kind: str, name: str) -> Path:
     return folder / kind / f"{name}.mrc"
 
 
-def fill_table(source: ParticleSource, model: Model, probabilities: NDArray[np.float32] | None, config: PredictConfig) -> pd.DataFrame:
+def fill_table(
+    table: pd.DataFrame, particles: list[str], model: Model, probabilities: NDArray[np.float32] | None, config: PredictConfig
+) -> pd.DataFrame:
     """Every input column in its order, then what was found."""
-    table = source.table.copy()
     table = table.drop(columns=[name for name in table if name.startswith("triptychProbability")])  # of an earlier model
-    new: dict[str, Any] = {"triptychName": source.names}
+    new: dict[str, Any] = {"triptychName": particles}
     if probabilities is not None:
         names = model.card.class_names
         best = probabilities.argmax(1)
@@ -175,8 +181,8 @@ def fill_table(source: ParticleSource, model: Model, probabilities: NDArray[np.f
             new["triptychInputClassNumber"] = table.get("triptychInputClassNumber", given)
         new["rlnClassNumber"] = best + 1
     if config.write_masks and "mask" in model.card.network.tasks:
-        new["triptychMask"] = [f"masks/{name}.mrc" for name in source.names]
+        new["triptychMask"] = [f"masks/{name}.mrc" for name in particles]
     if config.write_densities and "density" in model.card.network.tasks:
-        new["triptychDensity"] = [f"densities/{name}.mrc" for name in source.names]
+        new["triptychDensity"] = [f"densities/{name}.mrc" for name in particles]
     table = table.drop(columns=[name for name in new if name in table])
     return pd.concat([table, pd.DataFrame(new, index=table.index)], axis=1)

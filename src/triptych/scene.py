@@ -7,9 +7,11 @@ slabs of rows, and the memory that it takes depends on the tomogram's images, no
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import numpy as np
@@ -19,6 +21,8 @@ from torch import Tensor
 
 from triptych.config import AcquisitionConfig, CtfCorrection, SceneConfig, Smoothing, TiltOrder
 from triptych.errors import InputError
+from triptych.io.manifest import installed_version
+from triptych.io.workspace import Workspace, open_workspace
 from triptych.model import choose_device
 from triptych.physics import (
     Acquisition,
@@ -48,7 +52,7 @@ from triptych.specimen import (
     fill_specimen,
     make_template,
 )
-from triptych.structures import Structure, load_library
+from triptych.structures import Structure, hash_structures, load_library
 
 MARGIN = 32
 """Voxels beyond the tomogram's edge that are simulated too: they hold the outer neighbours, and what the CTF spreads."""
@@ -57,6 +61,7 @@ SLAB_VOXELS = 2**26
 STEEPEST_TILT = 85.0
 """Degrees."""
 Word = TypeVar("Word", bound=str)
+Config = TypeVar("Config", bound=SceneConfig)
 logger = logging.getLogger(__name__)
 
 
@@ -106,6 +111,23 @@ def check_scene(config: SceneConfig, library: Sequence[Structure]) -> None:
         raise InputError(f"acquisition.tilt_max and tilt_centre reach {steepest:g}°, but less than {STEEPEST_TILT:g}° was expected")
 
 
+def open_run(out: Path, config: SceneConfig, library: Sequence[Structure], create: Callable[[Path], object]) -> tuple[Workspace, str]:
+    """The working folder with what `create` makes, or that of an interrupted run; and a hash of the structures."""
+    library_hash = hash_structures(library)
+    agreed = {"version": installed_version(), "content of the library": library_hash, **settings_to_keep(config)}
+    return open_workspace(out, agreed, create), library_hash
+
+
+def settings_to_keep(config: SceneConfig) -> dict[str, Any]:
+    """The settings on which the result depends."""
+    return config.model_dump(mode="json", exclude={"workers", "device"})
+
+
+def make_portable(config: Config) -> Config:
+    """The settings for a worker, which may have another working directory."""
+    return config.model_copy(update={"structures": config.structures and config.structures.absolute()})
+
+
 def worker_count(config: SceneConfig) -> int:
     """Processes to compute in, 0 for one per CPU core; several would only get in each other's way on a GPU."""
     return config.workers or (0 if choose_device(config.device).type == "cpu" else 1)
@@ -121,11 +143,6 @@ def prepare_templates(config: SceneConfig) -> list[Template]:
         _templates.clear()
         _templates[key] = [make_template(structure, config.voxel_size) for structure in choose_structures(config)]
     return _templates[key]
-
-
-def forget_templates() -> None:
-    """Make them anew when they are needed next: the library has changed."""
-    _templates.clear()
 
 
 def simulate_scene(rng: np.random.Generator, config: SceneConfig, templates: Sequence[Template], device: torch.device) -> Scene:
@@ -148,15 +165,28 @@ def tomogram_rng(seed: int, number: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number,)))
 
 
+_one_at_a_time = threading.Lock()
+_known_library = ""
+
+
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute in one thread, where tomograms are what is spread over the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+def one_tomogram(library_hash: str) -> Iterator[None]:
+    """Compute a tomogram of that library.
+
+    The number of threads, on which sums depend, and the templates belong to the whole process: so one at a time. Tomograms, not
+    threads, are what is spread over the cores.
+    """
+    global _known_library
+    with _one_at_a_time:
+        if library_hash != _known_library:  # a library may change under its path while a worker of a cluster lives
+            _templates.clear()
+            _known_library = library_hash
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 def slabs(shape: tuple[int, int, int], margin: int) -> Iterator[tuple[int, int]]:

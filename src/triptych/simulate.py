@@ -7,10 +7,8 @@ stream, spawned from the seed and its number, and writes its own rows: the resul
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,19 +21,20 @@ from numpy.typing import NDArray
 
 from triptych.config import NONE_CLASS, SceneConfig, SimulateConfig
 from triptych.errors import InputError
-from triptych.io.manifest import installed_version, write_manifest
+from triptych.io.manifest import write_manifest
 from triptych.io.store import BOXES, ROWS, Rows, create_store, open_store, remove_leftovers
-from triptych.io.workspace import Workspace, open_workspace
+from triptych.io.workspace import Workspace, choose_items, count_unfinished
 from triptych.model import choose_device
-from triptych.parallel import map_items
 from triptych.physics import draw_log_uniform
 from triptych.scene import (
     check_scene,
     choose_structures,
-    forget_templates,
-    one_thread,
+    make_portable,
+    one_tomogram,
+    open_run,
     prepare_templates,
     reconstruct_rows,
+    settings_to_keep,
     simulate_scene,
     tomogram_rng,
     worker_count,
@@ -72,24 +71,16 @@ def simulate(
     InputError
         If a class is not in the library, the box does not fit the tomogram, or a run with other settings was begun under this name.
     """
-    number, parts = part or (1, 1)
-    if not 1 <= number <= parts:
-        raise InputError(f"part {number} of {parts} was asked for, but the parts are numbered from 1 to {parts}")
+    wanted = choose_items(count_tomograms(config), part)
     library = choose_structures(config)
     check_scene(config, library)
     check_sizes(config)
-    workspace, library_hash = open_run(Path(out), config, library)
-    try:
-        write_tomograms(workspace, config, library_hash, range(count_tomograms(config))[number - 1 :: parts], on_progress, scheduler)
+    workspace, library_hash = open_run(Path(out), config, library, partial(create_empty, config, library))
+    with workspace.until_finished(keep=part is not None):
+        write = partial(write_tomogram, workspace, make_portable(config), library_hash)
+        workspace.fill(wanted, write, partial(count_rows, config), worker_count(config), scheduler, on_progress)
         if len(workspace.done()) == count_tomograms(config):
             finish_run(workspace, config, library)
-    except (InputError, OSError):
-        if workspace.is_finished():
-            workspace.clear()  # another process had the same tomograms to do, and was faster
-            return Path(out)
-        if workspace.is_new and part is None and not workspace.done():
-            workspace.clear()
-        raise
     return Path(out)
 
 
@@ -104,19 +95,13 @@ def simulate_again(data: Path, out: Path, seed: int, workers: int = 0) -> Path:
     return simulate(out, config)
 
 
-def open_run(out: Path, config: SimulateConfig, library: Sequence[Structure]) -> tuple[Workspace, str]:
-    """The working folder with an empty store, or that of an interrupted run; and a hash of the structures."""
-    settings = config.model_dump(mode="json", exclude={"workers", "device"})
-    library_hash = hash_structures(library)
-
-    def create(path: Path) -> None:
-        particles = Rows(config.particles, count_rows(config, 0))
-        tiles = Rows(sum(count_tiles(config, index) for index in range(count_tomograms(config))), count_tiles(config, 0))
-        names = class_names(library)
-        attributes = {"seed": config.seed, "config": settings, "label_names": [*names[:-1], *NOT_PARTICLES]}
-        create_store(path, particles, tiles, config.voxel_size, config.box_size, names, attributes)
-
-    return open_workspace(out, {"version": installed_version(), "content of the library": library_hash, **settings}, create), library_hash
+def create_empty(config: SimulateConfig, library: Sequence[Structure], path: Path) -> None:
+    """An empty store."""
+    particles = Rows(config.particles, count_rows(config, 0))
+    tiles = Rows(sum(count_tiles(config, index) for index in range(count_tomograms(config))), count_tiles(config, 0))
+    names = class_names(library)
+    about = {"seed": config.seed, "config": settings_to_keep(config), "label_names": [*names[:-1], *NOT_PARTICLES]}
+    create_store(path, particles, tiles, config.voxel_size, config.box_size, names, about)
 
 
 def finish_run(workspace: Workspace, config: SimulateConfig, library: Sequence[Structure]) -> None:
@@ -129,10 +114,7 @@ def finish_run(workspace: Workspace, config: SimulateConfig, library: Sequence[S
 def count_missing(out: Path | str, config: SimulateConfig) -> tuple[int, int]:
     """How many tomograms of a store are still to be simulated, and how many it has in all."""
     total = count_tomograms(config)
-    try:
-        return total - len(Workspace(Path(out).absolute()).done()), total
-    except FileNotFoundError:
-        return (0 if Path(out).exists() else total), total
+    return count_unfinished(out, total), total
 
 
 def count_tomograms(config: SimulateConfig) -> int:
@@ -153,50 +135,16 @@ def class_names(library: Sequence[Structure]) -> tuple[str, ...]:
     return (*(structure.name for structure in library), NONE_CLASS)
 
 
-def hash_structures(library: Sequence[Structure]) -> str:
-    """SHA-256 of all that the simulation takes from a library."""
-    digest = hashlib.sha256()
-    for structure in library:
-        density = structure.density
-        digest.update(repr((structure.name, structure.contour, density.voxel_size, density.data.shape)).encode())
-        digest.update(np.ascontiguousarray(density.data).tobytes())
-    return digest.hexdigest()
-
-
 def check_sizes(config: SimulateConfig) -> None:
     """InputError if no box fits into the tomogram."""
     if min(config.specimen.shape) < config.box_size + 8:
         raise InputError(f"specimen.shape is {config.specimen.shape}, but each side must exceed box_size ({config.box_size}) by at least 8 voxels")
 
 
-def write_tomograms(
-    workspace: Workspace, config: SimulateConfig, library_hash: str, wanted: Sequence[int], on_progress: Progress | None, scheduler: str | None
-) -> None:
-    """Simulate those of the wanted tomograms that are not there yet."""
-    finished = workspace.done()
-    total, done = sum(count_rows(config, i) for i in wanted), sum(count_rows(config, i) for i in wanted if i in finished)
-    # A worker may have another working directory.
-    portable = config.model_copy(update={"structures": config.structures and config.structures.absolute()})
-    write = partial(write_tomogram, workspace, portable, library_hash)
-    for count in itertools.chain([0], map_items(write, [i for i in wanted if i not in finished], worker_count(config), scheduler)):
-        done += count
-        if on_progress:
-            on_progress(done, total)
-
-
-_one_at_a_time = threading.Lock()
-_known_library = ""
-
-
 def write_tomogram(workspace: Workspace, config: SimulateConfig, library_hash: str, index: int) -> int:
     """Simulate tomogram `index`, write its rows into the store and note that they are there; return their number."""
-    global _known_library
-    with _one_at_a_time:  # the number of threads, on which sums depend, and the templates belong to the whole process
-        if library_hash != _known_library:  # a library may change under its path while a worker of a cluster lives
-            forget_templates()
-            _known_library = library_hash
-        with one_thread():
-            particles, tiles = simulate_rows(config, index)
+    with one_tomogram(library_hash):
+        particles, tiles = simulate_rows(config, index)
     store = open_store(workspace.result, mode="r+")
     for arrays, rows in ((particles, count_rows(config, 0)), (tiles, count_tiles(config, 0))):
         for name, values in arrays.items():

@@ -7,6 +7,7 @@ A structure file names its parts in ``NAME=FILE:key=value:...``, for example
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import logging
 import math
@@ -383,6 +384,16 @@ def load_library(path: Path | str | None = None) -> list[Structure]:
         ]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise InputError(f"{index} is not the index of a structure library ({error!r}): make it again with `triptych structures make`") from error
+
+
+def hash_structures(library: Iterable[Structure]) -> str:
+    """SHA-256 of all that a simulation takes from a library."""
+    digest = hashlib.sha256()
+    for structure in library:
+        density = structure.density
+        digest.update(repr((structure.name, structure.contour, density.voxel_size, density.data.shape)).encode())
+        digest.update(np.ascontiguousarray(density.data).tobytes())
+    return digest.hexdigest()
 
 
 def write_library(structures: Iterable[Structure], out: Path | str, half: bool = False) -> list[Structure]:

@@ -41,7 +41,7 @@ class Tile:
     @property
     def center(self) -> NDArray[np.int64]:
         """Voxel of the tomogram that is index n // 2 of the view."""
-        return (np.array(self.start) + np.array(self.stop)) // 2
+        return np.asarray((np.array(self.start) + np.array(self.stop)) // 2, dtype=np.int64)
 
     @property
     def reach(self) -> Triple:
@@ -57,7 +57,7 @@ class Tile:
         """For each voxel of the tomogram that the tile answers for, the nearest index of the view."""
         own = np.arange(self.start[axis], self.stop[axis])
         nearest = np.round((own - self.center[axis]) / self.ratio).astype(np.int64) + self.shape[axis] // 2
-        return np.clip(nearest, 0, self.shape[axis] - 1)
+        return np.asarray(np.clip(nearest, 0, self.shape[axis] - 1), dtype=np.int64)
 
 
 def plan_tiles(shape: Triple, ratio: float, size: int, margin: int) -> list[list[Tile]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,20 @@ import numpy as np
 import pandas as pd
 
 from triptych.config import TomogramConfig
-from triptych.io.manifest import output_folder, write_manifest
+from triptych.io.manifest import write_manifest
 from triptych.io.mrc import new_mrc
 from triptych.io.relion import particle_columns
-from triptych.io.star import Block, write_star
+from triptych.io.star import Block, read_star, write_star
+from triptych.io.workspace import Workspace, choose_items
 from triptych.model import choose_device
-from triptych.parallel import map_items
 from triptych.physics import draw_log_uniform
 from triptych.scene import (
     Scene,
     check_scene,
     choose_structures,
-    one_thread,
+    make_portable,
+    one_tomogram,
+    open_run,
     prepare_templates,
     reconstruct_rows,
     simulate_scene,
@@ -35,71 +37,107 @@ from triptych.scene import (
     worker_count,
 )
 from triptych.specimen import NOT_PARTICLES, Template, draw_labels, draw_particles
+from triptych.structures import Structure
 
 MAPS = {"tomograms": "f4", "densities": "f4", "classes": "i2", "instances": "u2"}
 """Folders of the output, and the type of the values in their files."""
-Tables = tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]
 
 
-def simulate_tomograms(out: Path | str, config: TomogramConfig, on_progress: Callable[[int, int], None] | None = None) -> Path:
+def simulate_tomograms(
+    out: Path | str,
+    config: TomogramConfig,
+    on_progress: Callable[[int, int], None] | None = None,
+    part: tuple[int, int] | None = None,
+    scheduler: str | None = None,
+) -> Path:
     """Write simulated tomograms and all that is true of them.
 
     The folder then holds ``tomograms/`` (mean 0; the noise has standard deviation 1), ``densities/`` (of the particles alone; protein
     about 1), ``classes/`` (0 for background, then the numbers that ``classes.star`` names), ``instances/`` (0 for none, else
     ``_triptychInstance`` of the particles), ``particles.star``, ``tomograms.star`` and ``tilts.star``.
 
+    Finished tomograms are kept in a working folder beside `out`: the same call goes on after a kill. With `part`, `out` exists
+    when the last part is done.
+
     Parameters
     ----------
     out : the folder to make
     config : settings; same seed, same bytes, for any number of workers
-    on_progress : called with (tomograms done, tomograms in all)
+    on_progress : called with (tomograms done, tomograms in all), first with those that an earlier run has finished
+    part : (k, n) to do only the k-th of n parts (k from 1), each perhaps on a machine of its own that sees the same folder
+    scheduler : address of a Dask scheduler whose workers simulate instead of processes on this machine
+
+    Raises
+    ------
+    InputError
+        If a class is not in the library, or a run with other settings was begun under this name.
     """
+    wanted = choose_items(config.tomograms, part)
     library = choose_structures(config)
     check_scene(config, library)
-    names = [structure.name for structure in library]
-    with output_folder(out) as part:
-        for folder in MAPS:
-            (part / folder).mkdir()
-        tables: dict[int, Tables] = {}
-        for number, rows in map_items(partial(write_tomogram, part, config), range(config.tomograms), worker_count(config)):
-            tables[number] = rows
-            if on_progress:
-                on_progress(len(tables), config.tomograms)
-        write_tables(part, config, names, [tables[number] for number in range(config.tomograms)])
-        inputs = [] if config.structures is None else [config.structures]
-        write_manifest(part, "simulate-tomograms", config, inputs, config.seed, {"class_names": names})
+    workspace, library_hash = open_run(Path(out), config, library, make_folders)
+    with workspace.until_finished(keep=part is not None):
+        write = partial(write_tomogram, workspace, make_portable(config), library_hash)
+        workspace.fill(wanted, write, lambda _: 1, worker_count(config), scheduler, on_progress)
+        if len(workspace.done()) == config.tomograms:
+            workspace.finish(partial(finish_run, workspace, config, library))
     return Path(out)
 
 
-def write_tomogram(folder: Path, config: TomogramConfig, number: int) -> tuple[int, Tables]:
-    """Simulate one tomogram and write its files; return its rows of the tables of particles, tomograms and tilts."""
-    name = tomogram_name(number)
-    with nullcontext() if worker_count(config) == 1 else one_thread():
-        rng = tomogram_rng(config.seed, number)
-        templates = prepare_templates(config)
-        scene = simulate_scene(rng, config, templates, choose_device(config.device))
-        snr = None if config.snr is None else draw_log_uniform(rng, config.snr)
-        drawn = write_maps(folder, name, config, templates, scene, snr)
-    return number, (particle_table(name, config, scene, templates), tomogram_table(name, config, scene, drawn), tilt_table(name, scene))
+def make_folders(folder: Path) -> None:
+    """The folders of the maps."""
+    for kind in MAPS:
+        (folder / kind).mkdir(parents=True)
 
 
-def tomogram_name(number: int) -> str:
-    return f"tomogram_{number:04d}"
+def write_tomogram(workspace: Workspace, config: TomogramConfig, library_hash: str, number: int) -> int:
+    """Simulate one tomogram, put its maps into the result, and keep its rows of the tables until all are there; return 1."""
+    name = f"tomogram_{number:04d}"
+    with workspace.desk() as desk:
+        with one_tomogram(library_hash):
+            tables = simulate_maps(desk, name, config, number)
+        for kind in MAPS:
+            (desk / f"{kind}.mrc").replace(workspace.result / kind / f"{name}.mrc")
+        write_star(desk / "tables.star", tables)
+        workspace.mark(number, desk / "tables.star")
+    return 1
 
 
-def write_maps(folder: Path, name: str, config: TomogramConfig, templates: Sequence[Template], scene: Scene, snr: float | None) -> dict[str, float]:
+def simulate_maps(folder: Path, name: str, config: TomogramConfig, number: int) -> dict[str, Block]:
+    """Write the maps of a tomogram; return its rows of the tables."""
+    rng = tomogram_rng(config.seed, number)
+    templates = prepare_templates(config)
+    scene = simulate_scene(rng, config, templates, choose_device(config.device))
+    snr = None if config.snr is None else draw_log_uniform(rng, config.snr)
+    drawn = write_maps(folder, config, templates, scene, snr)
+    return {
+        "particles": particle_table(name, config, scene, templates),
+        "tomograms": tomogram_table(name, config, scene, drawn),
+        "tilts": tilt_table(name, scene),
+    }
+
+
+def finish_run(workspace: Workspace, config: TomogramConfig, library: Sequence[Structure], folder: Path) -> None:
+    """The tables of all tomograms, and the manifest."""
+    names = [structure.name for structure in library]
+    write_tables(folder, config, names, [read_star(workspace.note(number)) for number in range(config.tomograms)])
+    inputs = [] if config.structures is None else [config.structures]
+    write_manifest(folder, "simulate-tomograms", config, inputs, config.seed, {"class_names": names})
+
+
+def write_maps(folder: Path, config: TomogramConfig, templates: Sequence[Template], scene: Scene, snr: float | None) -> dict[str, float]:
     """Write the four maps of a tomogram, slab by slab; return its SNR, and the one that the dose would give."""
     measured, noise_deviation = measure_snr(scene)
     scale = 1.0 if snr is None else math.sqrt(snr / measured) if measured > 0 else 0.0
     unit = (1 if config.contrast == "bright" else -1) / noise_deviation
     with ExitStack() as stack:
-        path = {kind: folder / kind / f"{name}.mrc" for kind in MAPS}
-        maps = {kind: stack.enter_context(new_mrc(path[kind], config.specimen.shape, dtype, config.voxel_size)) for kind, dtype in MAPS.items()}
+        shape, voxel_size = config.specimen.shape, config.voxel_size
+        maps = {kind: stack.enter_context(new_mrc(folder / f"{kind}.mrc", shape, dtype, voxel_size)) for kind, dtype in MAPS.items()}
         for rows, signal, noise in reconstruct_rows(scene):
             here = slice(*rows)
             maps["tomograms"][:, here] = unit * (scale * signal + noise)
             maps["densities"][:, here] = draw_particles(scene.particles, rows, 0)
-            maps["classes"][:, here], maps["instances"][:, here] = draw_labels(scene.particles, rows, config.voxel_size)
+            maps["classes"][:, here], maps["instances"][:, here] = draw_labels(scene.particles, rows, voxel_size)
     return {"snr": measured * scale**2, "dose_snr": measured}
 
 
@@ -175,9 +213,9 @@ def tilt_table(name: str, scene: Scene) -> pd.DataFrame:
     )
 
 
-def write_tables(folder: Path, config: TomogramConfig, names: list[str], tables: list[Tables]) -> None:
+def write_tables(folder: Path, config: TomogramConfig, names: list[str], tables: list[dict[str, Block]]) -> None:
     """particles.star, tomograms.star, tilts.star and classes.star."""
-    particles, tomograms, tilts = (pd.concat(parts, ignore_index=True) for parts in zip(*tables, strict=True))
+    particles, tomograms, tilts = (pd.concat([blocks[name] for blocks in tables], ignore_index=True) for name in ("particles", "tomograms", "tilts"))
     optics = pd.DataFrame(
         {
             "rlnOpticsGroup": [1],

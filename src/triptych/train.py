@@ -50,22 +50,11 @@ def train(
     on_progress: Progress | None = None,
     refresh: Refresh | None = None,
 ) -> Path:
-    """Train a network on a dataset store and write a model folder.
-
-    Until it is finished, checkpoints and logs are kept in the folder ``<out>.training`` beside it.
+    """What `triptych.train` does and documents, with one parameter that it fills in.
 
     Parameters
     ----------
-    data : dataset store
-    out : model folder to make
-    resume : go on from the last checkpoint of a run that was stopped
-    on_progress : called with (updates done, updates in all)
-    refresh : what simulates fresh data in the background, for the setting `refresh_every`; `triptych.train` knows it
-
-    Raises
-    ------
-    InputError
-        If the data cannot train the tasks asked for, `out` exists, or there is a stopped run and no word whether to resume.
+    refresh : what simulates fresh data in the background, for the setting `refresh_every`
     """
     data, out = Path(data), Path(out)
     store = open_store(data)

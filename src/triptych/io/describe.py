@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections import Counter
@@ -48,7 +49,8 @@ def describe_file(path: Path | str) -> Description:
 
     Parameters
     ----------
-    path : MRC, STAR, PDB or mmCIF file; folder of MRC files; dataset, model, structure library or predictions of triptych
+    path : MRC, STAR, PDB or mmCIF file; index of structures (CSV); folder of MRC files; dataset, model, structure library or predictions of
+        triptych
     """
     path = Path(path)
     if not path.exists():
@@ -62,6 +64,8 @@ def describe_file(path: Path | str) -> Description:
         return _describe_atoms(path)
     if is_mrc_name(path):
         return _describe_mrc(path)
+    if name.endswith(".csv"):
+        return _describe_index(path)
     raise InputError(f"{path} is of no kind that triptych knows: give an MRC, STAR, PDB or mmCIF file, or a folder that triptych wrote")
 
 
@@ -336,6 +340,29 @@ def _describe_library(path: Path) -> Description:
         result.add(str(entry.get("name")), f"{entry.get('mass_kda')} kDa, {entry.get('voxel_size')} Å, {entry.get('source')}")
         if not (path / Path(str(entry.get("file"))).name).is_file():
             result.warnings.append(f"The map {entry.get('file')} is missing: make the library anew.")
+    return result
+
+
+def _describe_index(path: Path) -> Description:
+    """The table of sources that `triptych structures make` takes."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as CSV ({error}): check the file") from None
+    if not rows or not {"name", "file"} <= rows[0].keys():
+        raise InputError(f"{path} has no rows with the columns name and file, so it is no index of structures, the only CSV file that triptych reads")
+    result = Description("index of structures")
+    counts = Counter(row["name"] for row in rows)
+    result.add("structures", f"{len(rows)}: {', '.join(map(str, counts))}")
+    result.add("use", f"triptych structures make {path} LIBRARY makes a library of them to simulate from")
+    missing = [str(row["file"]) for row in rows if not row["file"] or not (path.parent / row["file"]).is_file()]
+    if missing:
+        some = ", ".join(missing[:3])
+        result.warnings.append(f"{len(missing)} of their files are not beside it ({some}): fetch them with `triptych structures fetch`.")
+    twice = [str(name) for name, count in counts.items() if count > 1]
+    if twice:
+        result.warnings.append(f"More than one is called {', '.join(twice)}: give each its own name.")
     return result
 
 

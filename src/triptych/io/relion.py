@@ -289,7 +289,8 @@ def find_file(name: str, folders: Sequence[Path]) -> Path | None:
     return next((folder / name for folder in folders if (folder / name).exists()), None)
 
 
-def _search_folders(path: Path) -> tuple[Path, ...]:
+def search_folders(path: Path) -> tuple[Path, ...]:
+    """Where the relative names in a STAR file may start: its own folder, then each folder above it."""
     folder = path.absolute().parent
     return (path.parent, *folder.parents)
 
@@ -323,7 +324,7 @@ def read_relion(path: Path | str) -> RelionFile:
     """
     path = Path(path)
     blocks = read_star(path)
-    folders = _search_folders(path)
+    folders = search_folders(path)
     tomograms_file: Path | None = None
     pairs = next((block for block in blocks.values() if isinstance(block, dict) and "rlnTomoParticlesFile" in block), None)
     if pairs is not None:
@@ -332,7 +333,7 @@ def read_relion(path: Path | str) -> RelionFile:
             missing = pairs["rlnTomoParticlesFile"]
             raise InputError(f"{path} names the particles {missing}, which do not exist: correct the name, or give the particles' STAR file itself")
         tomograms_file = find_file(str(pairs.get("rlnTomoTomogramsFile", "")) or "\0", folders)
-        path, blocks, folders = named, read_star(named), _search_folders(named)
+        path, blocks, folders = named, read_star(named), search_folders(named)
 
     name = _particle_block(blocks, path)
     optics = blocks.get("optics")

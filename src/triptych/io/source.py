@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from triptych.config import Contrast, PredictConfig
 from triptych.errors import InputError
 from triptych.io.mrc import MrcHeader, bare_stem, check_values, is_mrc_name, mmap_mrc, read_header, read_mrc, stated_voxel_size
-from triptych.io.relion import CENTERED, COORDINATES, TOMOSTAR, RelionFile, find_file, read_relion
+from triptych.io.relion import CENTERED, COORDINATES, TOMOSTAR, RelionFile, find_file, read_relion, search_folders
 from triptych.io.star import Block
 from triptych.io.tilt_stacks import TiltStacks, open_tilt_stacks
 from triptych.volume import Volume
@@ -88,6 +88,15 @@ class ParticleSource:
     def blocks_with(self, table: pd.DataFrame) -> dict[str, Block]:
         """What to write: the input's blocks in their order, with another table of particles, in a block "particles"."""
         return {"particles" if name == self.block else name: table if name == self.block else block for name, block in self.blocks.items()}
+
+    def table_for(self, folder: Path) -> pd.DataFrame:
+        """The table for a STAR file in a folder: an image that would not be found from there by its name is named anew."""
+        if not isinstance(self.reader, _Images):
+            return self.table
+        folder = Path(os.path.realpath(folder))  # however it is called: ".." is taken from where a link leads to
+        folders = search_folders(folder / "particles.star")
+        names = (str(name) for name in self.table["rlnImageName"])
+        return self.table.assign(rlnImageName=[_name_from(folder, folders, *image) for image in zip(names, self.reader.paths, strict=True)])
 
     def read(self, index: int) -> Volume:
         """Grey values as stored, float32, of particle ``index``; its origin is that of the box where it was cut out of a tomogram."""
@@ -278,6 +287,15 @@ def _bare_tomogram_name(name: str) -> str:
 def _split_number(name: str) -> tuple[int | None, str]:
     match = _NUMBERED.fullmatch(name)
     return (int(match[1]), match[2]) if match else (None, name)
+
+
+def _name_from(folder: Path, folders: Sequence[Path], name: str, path: str) -> str:
+    """The name under which a STAR file in `folder` finds an image: its own where that does, else the way there."""
+    _, plain = _split_number(name)
+    found = find_file(plain, folders)
+    if found is not None and os.path.samefile(found, path):
+        return name
+    return name.removesuffix(plain) + os.path.relpath(os.path.realpath(path), folder)
 
 
 def _locate_images(file: RelionFile) -> tuple[list[str], list[int | None]]:
@@ -557,8 +575,8 @@ def open_particles(path: Path | str, config: PredictConfig, box_size_angstrom: f
     raise InputError(f"{path} does not exist: give a STAR file, an MRC file, a folder or pattern of MRC files, or a triptych dataset")
 
 
-def voxel_sizes(source: ParticleSource) -> list[float]:
-    """The distinct voxel sizes of a source as far as known without reading its volumes, in Å, ascending."""
+def voxel_sizes(source: ParticleSource, first: Volume) -> list[float]:
+    """The distinct voxel sizes of a source, or of its first particle where only the headers tell, in Å, ascending."""
     reader = source.reader
     if isinstance(reader, _Crops):
         return sorted(set(reader.voxel_sizes))
@@ -566,5 +584,5 @@ def voxel_sizes(source: ParticleSource) -> list[float]:
         return [reader.voxel_size]
     if isinstance(reader, _Images | TiltStacks) and reader.voxel_sizes is not None:
         return sorted({float(size) for size in reader.voxel_sizes})
-    return [source.read(0).voxel_size]
+    return [first.voxel_size]
 

@@ -1,28 +1,33 @@
 """A working folder beside an output, which several processes or machines fill at once, and with which a killed run goes on.
 
 There are no locks, which shared file systems often lack: every step is one rename or one new file, and whoever comes second
-finds it done. In the folder lie the settings that the run was started with, an empty file for each item that is finished, and
-the result, which gets its final name when there is nothing left to do.
+finds it done. In the folder lie the settings that the run was started with, a file for each item that is finished (empty, or
+with what is to be remembered of it), and the result, which gets its final name when there is nothing left to do.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import platform
 import shutil
+import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from triptych.errors import InputError
 from triptych.io.manifest import MANIFEST, check_output_folder, partial_name
+from triptych.parallel import map_items
 
 SETTINGS = "settings.json"
 DONE = "done"
+DESK = "desk"
 RESULT = "result"
+CLEARINGS = 5
 
 
 @dataclass(frozen=True)
@@ -44,24 +49,84 @@ class Workspace:
             raise InputError(f"{result} is not there on {platform.node()}: every machine must see the output's folder under this very path")
         return result
 
-    def mark(self, item: int) -> None:
-        """Note that all of an item is in the result."""
-        (self.folder / DONE / str(item)).touch()
+    @contextmanager
+    def desk(self) -> Iterator[Path]:
+        """A folder of one's own in which to make what is then moved into the result; removed at the end."""
+        desk = _unique(self.result.with_name(DESK))
+        desk.mkdir()
+        try:
+            yield desk
+        finally:
+            shutil.rmtree(desk, ignore_errors=True)
+
+    def mark(self, item: int, note: Path | None = None) -> None:
+        """Say that all of an item is in the result; a note, a file on a desk, becomes what is kept of it."""
+        if note is None:
+            self.note(item).touch()
+        else:
+            note.replace(self.note(item))
+
+    def note(self, item: int) -> Path:
+        """The file that says that an item is finished."""
+        return self.folder / DONE / str(item)
 
     def done(self) -> set[int]:
         """The items that are finished."""
         return {int(file.name) for file in (self.folder / DONE).iterdir()}
 
+    def fill(
+        self,
+        items: Sequence[int],
+        write: Callable[[int], int],
+        size: Callable[[int], int],
+        workers: int,
+        scheduler: str | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Do those of the items that are not finished.
+
+        Parameters
+        ----------
+        write : puts an item into the result, marks it and returns its size; picklable
+        size : how much an item counts in the progress
+        workers, scheduler : as `map_items` has them
+        on_progress : called with (done, in all), first with what an earlier run has finished
+        """
+        finished = self.done()
+        total, done = sum(map(size, items)), sum(size(item) for item in items if item in finished)
+        missing = [item for item in items if item not in finished]
+        for count in itertools.chain([0], map_items(write, missing, workers, scheduler)):
+            done += count
+            if on_progress:
+                on_progress(done, total)
+
     def is_finished(self) -> bool:
         """Whether the result, which has its manifest only then, has got its final name, perhaps from another process."""
         return (self.out / MANIFEST).is_file()
 
-    def finish(self, write_manifest: Callable[[Path], Path]) -> None:
-        """Put the manifest, which is first written into a folder of its own, into the result, and give that its final name."""
-        desk = _unique(self.folder / MANIFEST)
+    @contextmanager
+    def until_finished(self, keep: bool = False) -> Iterator[None]:
+        """Work on the result; what goes wrong because another process had the same to do, and was faster, is no error.
+
+        Otherwise the working folder is removed where this process has made it and nothing is done, unless it is to be kept.
+        """
         try:
-            desk.mkdir()
-            write_manifest(desk).replace(self.folder / RESULT / MANIFEST)
+            yield
+        except (InputError, OSError):
+            if self.is_finished():
+                self.clear()
+                return
+            if self.is_new and not keep and not self.done():
+                self.clear()
+            raise
+
+    def finish(self, write: Callable[[Path], object]) -> None:
+        """Put the files that are the work of all, the manifest among them, into the result, and give that its final name."""
+        try:
+            with self.desk() as desk:
+                write(desk)
+                for file in sorted(desk.iterdir(), key=lambda file: file.name == MANIFEST):  # the manifest last
+                    file.replace(self.folder / RESULT / file.name)
             (self.folder / RESULT).replace(self.out)
         except (InputError, OSError):
             if not self.is_finished():
@@ -73,7 +138,11 @@ class Workspace:
         rubbish = _unique(self.folder)
         with suppress(OSError):  # another process is doing it
             self.folder.rename(rubbish)
-            shutil.rmtree(rubbish, ignore_errors=True)
+            for attempt in range(CLEARINGS):  # somebody may just be making a desk in it
+                time.sleep(0.1 * attempt)
+                shutil.rmtree(rubbish, ignore_errors=True)
+                if not rubbish.exists():
+                    break
 
 
 def open_workspace(out: Path, settings: Mapping[str, Any], create: Callable[[Path], object]) -> Workspace:
@@ -93,6 +162,23 @@ def open_workspace(out: Path, settings: Mapping[str, Any], create: Callable[[Pat
         check_output_folder(workspace.out)
     _check_settings(workspace, settings)
     return workspace
+
+
+def choose_items(total: int, part: tuple[int, int] | None) -> range:
+    """The items of the k-th of n parts, for `part` (k, n) with k from 1; all of them where there are no parts."""
+    number, parts = part or (1, 1)
+    if not 1 <= number <= parts:
+        raise InputError(f"part {number} of {parts} was asked for, but the parts are numbered from 1 to {parts}")
+    return range(total)[number - 1 :: parts]
+
+
+def count_unfinished(out: Path | str, total: int) -> int:
+    """How many of an output's items are still to be done."""
+    out = Path(out).absolute()
+    try:
+        return total - len(Workspace(out).done())
+    except FileNotFoundError:
+        return 0 if out.exists() else total
 
 
 def _unique(path: Path) -> Path:
