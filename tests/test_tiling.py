@@ -62,7 +62,7 @@ def test_a_blob_is_found_where_it_is_at_any_voxel_size(voxel_size: float) -> Non
             where = tile.places(find_centres(cells, 0.5)[0])
             found += [p for p in where if ((p >= np.array(tile.start) - 0.5) & (p < np.array(tile.stop) - 0.5)).all()]
     assert len(found) == 1
-    assert np.linalg.norm(found[0] - place) * voxel_size < 7
+    assert np.linalg.norm(found[0] - place) * voxel_size < 10  # half a cell
 
 
 def test_maxima_are_found_to_a_fraction_of_a_cell() -> None:
