@@ -126,7 +126,7 @@ def run_cell(work: Path, cell: str, seed: int, updates: int, particles: int, tes
         updates=updates,
         updates_per_checkpoint=max(1, updates // 4),
         validation_particles=256,
-        network=NetworkConfig(channels=(24, 64, 128)),
+        network=NetworkConfig(channels=(24, 64, 128), tasks=("class", "mask", "density")),
         augment=AugmentConfig(**{**AUGMENT, **CELLS[cell][2]}),
         seed=seed,
     )

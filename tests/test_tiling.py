@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import special
 
 from triptych.fourier import resample_to_shape
 from triptych.io.tomogram import cut_box
@@ -59,7 +60,7 @@ def test_a_blob_is_found_where_it_is_at_any_voxel_size(voxel_size: float) -> Non
         for tile in row:
             view = resample_to_shape(Volume(cut_box(volume, tile.center, tile.reach, "it"), voxel_size), 10.0, tile.shape)
             cells = view.reshape(tile.shape[0] // 2, 2, tile.shape[1] // 2, 2, tile.shape[2] // 2, 2).mean((1, 3, 5))
-            where = tile.places(find_centres(cells, 0.5)[0])
+            where = tile.places(find_centres(special.logit(cells.clip(1e-6, 1 - 1e-6)), 0.5)[0])
             found += [p for p in where if ((p >= np.array(tile.start) - 0.5) & (p < np.array(tile.stop) - 0.5)).all()]
     assert len(found) == 1
     assert np.linalg.norm(found[0] - place) * voxel_size < 10  # half a cell
@@ -69,10 +70,11 @@ def test_maxima_are_found_to_a_fraction_of_a_cell() -> None:
     grid = np.stack(np.meshgrid(*[np.arange(20)] * 3, indexing="ij"), -1)
     places = np.array([[4.0, 5.0, 6.0], [12.4, 11.0, 15.0]])
     heat = np.max([np.exp(-((grid - place) ** 2).sum(-1) / 2) for place in places], 0).astype(np.float32)
-    found, height = find_centres(heat, 0.4)
+    logits = special.logit(heat.clip(1e-6, 1 - 1e-6))
+    found, height = find_centres(logits, 0.4)
     assert np.allclose(found[np.argsort(found[:, 0])], places * CELL + 0.5, atol=0.6)
     assert (height > 0.8).all()
-    assert len(find_centres(heat, 1.1)[0]) == 0
+    assert len(find_centres(logits, 1.1)[0]) == 0
 
 
 def test_labels_are_where_the_foreground_is() -> None:

@@ -24,6 +24,7 @@ SIMULATE = [
 TRAIN = [
     "updates=2",
     "batch_size=4",
+    "tiles_per_batch=2",
     "updates_per_checkpoint=1",
     "validation_particles=4",
     "network.channels=[8, 8, 8]",

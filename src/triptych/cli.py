@@ -240,7 +240,7 @@ def train(
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
 ) -> None:
-    """Train any subset of the three tasks."""
+    """Train any subset of the tasks."""
     from triptych.config import TrainConfig
     from triptych.settings import load_config
 

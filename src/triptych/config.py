@@ -138,7 +138,7 @@ class TomogramConfig(SceneConfig):
 class NetworkConfig(Settings):
     """The network."""
 
-    tasks: Annotated[tuple[Task, ...], Field(min_length=1, description="heads to build: any of class, mask, density, and pick, which marks and names everything in a tile")] = ("class", "mask", "density")
+    tasks: Annotated[tuple[Task, ...], Field(min_length=1, description="heads to build: any of class, mask, density, and pick, which marks and names everything in a tile")] = ("class", "mask", "density", "pick")
     channels: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(description="channels at 1/2, 1/4 and 1/8 of the resolution")] = (32, 96, 192)
     blocks: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(description="residual blocks of the encoder at 1/2, 1/4 and 1/8")] = (1, 2, 2)
     embedding_size: Annotated[int, Field(gt=0, description="length of the embedding vector")] = 128

@@ -109,7 +109,7 @@ class Picker:
         places, heights = [], []
         for tile in row:
             out = self.model.scan(self.view(tomogram, tile, job.path)[None])
-            found, height = find_centres(np.asarray(out.centre_logits[0].sigmoid()), self.config.threshold)
+            found, height = find_centres(np.asarray(out.centre_logits[0]), self.config.threshold)
             where = tile.places(found)
             own = ((where >= np.array(tile.start) - 0.5) & (where < np.array(tile.stop) - 0.5)).all(1)
             places.append(where[own])

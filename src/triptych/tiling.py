@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, special
 from scipy.spatial import cKDTree
 
 CELL = 2
@@ -87,15 +87,18 @@ def split_axis(length: int, most: int) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in itertools.pairwise(edges)]
 
 
-def find_centres(probability: NDArray[np.float32], threshold: float) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Local maxima of a map of cells (d, h, w).
+def find_centres(logits: NDArray[np.float32], threshold: float) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Local maxima of a map of cells (d, h, w) whose probability is at least `threshold`.
+
+    Logits are compared, since probabilities near 1 are all the same.
 
     Returns
     -------
     indices : (n, 3) of the view's voxels, to a fraction: the centre of mass of the maximum and its neighbours
     heights : (n,) probability at the maximum
     """
-    peaks = np.argwhere((probability >= threshold) & (probability == ndimage.maximum_filter(probability, 3, mode="constant")))
+    probability = special.expit(logits)
+    peaks = np.argwhere((probability >= threshold) & (logits == ndimage.maximum_filter(logits, 3, mode="nearest")))
     padded = np.pad(probability, 1)
     steps = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
     weights = np.stack([padded[tuple((peaks + 1 + step).T)] for step in steps], 1) if len(peaks) else np.empty((0, 27))

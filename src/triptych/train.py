@@ -294,7 +294,8 @@ class TrainingModule(LightningModule):
 def load_initial(network: Network, store: Store, folder: Path) -> None:
     """Start from another model's weights; the heads that name things only where the names are the same."""
     initial = load_model(folder, device="cpu")
-    keeps_class, keeps_pick = initial.card.class_names == store.class_names, initial.card.label_names == store.label_names
+    keeps_class = initial.card.class_names == store.class_names
+    keeps_pick = "pick" in network.tasks and initial.card.label_names == store.label_names
     new = (*(() if keeps_class else (CLASS_HEAD,)), *(() if keeps_pick else (PICK_HEAD,)))
     state = {name: tensor for name, tensor in initial.network.state_dict().items() if not name.startswith(new)}
     try:
