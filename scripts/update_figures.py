@@ -312,6 +312,43 @@ def calibration() -> str:
     return f"{with_places(rows, header, runs)}{about(runs)}{fitted}{picture('calibration')}{still_to_run('calibration', 'cpu', 'calibration', runs)}"
 
 
+ABLATION = {
+    "full": "nothing left out",
+    "ctf": "CTF",
+    "dose": "radiation damage and dose weighting",
+    "misalignment": "misalignment",
+    "membranes": "membranes",
+    "neighbours": "neighbours and cytosol",
+    "cytosol": "cytosol",
+    "noise_spectrum": "spectrum of the noise (white instead)",
+    "randomisation": "randomisation (every range at its middle)",
+    "augmentation": "filters while loading",
+}
+
+
+def ablation() -> str:
+    """What each piece of the physics is worth."""
+    runs = read_runs("ablation", tuple(ABLATION))
+    header = ["left out in training", *MEASURES.values(), "real: called a ribosome", "real: mean p(ribosome)", "controls: called a ribosome, at most"]
+    rows = []
+    for cell, text in ABLATION.items():
+        items = runs[cell]
+        if not items:
+            rows.append([text, "to run"])
+            continue
+        figures = [spread([run["test"][key] for run in items]) for key in MEASURES]
+        real = [spread([run["real"]["real"][key] for run in items], ".2f") for key in ("share_called_ribosome", "mean_probability_ribosome")]
+        worst = [max(found["share_called_ribosome"] for name, found in run["real"].items() if name != "real") for run in items]
+        rows.append([text, *figures, *real, spread(worst, ".2f")])
+    found = [run for items in runs.values() for run in items]
+    if not found:
+        return "No results yet."
+    seeds = max(len(items) for items in runs.values())
+    first = found[0]
+    told = f"{first['updates']} updates, {first['particles']:,} particles, {seeds} seed{'s' * (seeds > 1)}; "
+    return f"{with_places(rows, header, runs)}{told}`{first['command']}`, triptych {first['triptych']}, {first['device']}."
+
+
 def picture(name: str, size: str = "cpu") -> str:
     """A drawing of benchmarks/draw.py, where it has been drawn."""
     file = f"{name}.png" if size == "cpu" else f"{name}_{size}.png"
@@ -319,7 +356,7 @@ def picture(name: str, size: str = "cpu") -> str:
 
 
 TABLES = (demo, simulated, classes, real, recovered, cytosol, simulator, spectra)
-TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration)
+TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, ablation)
 FIGURES: dict[str, Callable[[], str]] = {f.__name__: f for f in TABLES}
 
 
