@@ -47,7 +47,7 @@ class SeesBlobs(Network):
         return PickOutput(smooth * 10 - 10, torch.zeros_like(cells)[:, None], 20 * (wide - 0.75))
 
     def forward(self, subtomograms: torch.Tensor, tiles: torch.Tensor | None = None) -> TaskOutput:
-        mask = subtomograms * 10 - 10
+        mask = subtomograms * 10 - 45
         n = subtomograms.shape[-1] // 2
         there = (mask[:, n - 2 : n + 3, n - 2 : n + 3, n - 2 : n + 3] > 0).float().mean((1, 2, 3)) > 0.5
         logits = torch.stack([there * 8.0, ~there * 8.0], 1)
@@ -175,7 +175,8 @@ def test_the_command_line_trains_and_picks(tmp_path: Path) -> None:
 
 
 def test_bad_input_is_named(tmp_path: Path) -> None:
-    plain = small_model().save(tmp_path / "plain", TrainConfig(), [], seed=0)
+    three = TASKS.model_copy(update={"tasks": ("class", "mask", "density")})
+    plain = small_model(three).save(tmp_path / "plain", TrainConfig(), [], seed=0)
     path = write_mrc(tmp_path / "a.mrc", blobs(10.0), 10.0)
     with pytest.raises(InputError, match="without the task pick"):
         pick([path], tmp_path / "picks", plain)
