@@ -58,7 +58,7 @@ def subtomograms(folder: Path, library: Path | None) -> dict[str, float]:
     """A dataset store, from nothing to the disk."""
     stage = import_module("triptych.simulate").simulate
     count = 2 * available_cores() * PARTICLES
-    config = SimulateConfig(structures=library, specimen=SPECIMEN, particles=count, particles_per_tomogram=PARTICLES)
+    config = SimulateConfig(structures=library, specimen=SPECIMEN, particles=count, particles_per_tomogram=PARTICLES, tile_share=0)
     started = time.perf_counter()
     stage(folder / "data.zarr", config)
     seconds = time.perf_counter() - started

@@ -491,7 +491,8 @@ def test_real_tilt_stacks(shared_data: Path, name: str) -> None:
     """Reconstructed when they are read; another program's reconstructions of the same particles are dark, the stacks are bright."""
     path = shared_data / "ribosome_70s_tilt_stacks" / f"{name}.star"
     stacks, volumes = open_it(path), open_it(shared_data / "ribosome_70s_real" / "particles.star")
-    assert (len(stacks), voxel_sizes(stacks, stacks.read(0)), stacks.description) == (20, [12.0], "Warp (RELION 5 columns) STAR file of 20 stacks of tilt images")
+    assert (len(stacks), voxel_sizes(stacks, stacks.read(0))) == (20, [12.0])
+    assert stacks.description == "Warp (RELION 5 columns) STAR file of 20 stacks of tilt images"
     found = {row: stacks.read(row) for row in (0, 9, 10, 19)}
     assert found[0].shape == (32, 32, 32)
     own = [-correlate(found[row].data, volumes.read(row).data) for row in found]

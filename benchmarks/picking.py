@@ -1,0 +1,152 @@
+"""How many of the particles of whole simulated tomograms are found, and called by their name, and how long it takes.
+
+    python benchmarks/picking.py WORK [--model FOLDER] [--library FOLDER] [--shape 200 512 512] [--snr 0.1 0.03] [--tomograms 1] [--name picking]
+
+Full physics: crowded, in a cytosol, with membranes and gold. A pick is right where it lies nearer to the centre of a particle than half its
+radius (at least 40 Å), each particle being found once. Tomograms and picks are kept in WORK, where a run that was stopped goes on.
+Writes benchmarks/results/NAME.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from results import write_result
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial import cKDTree
+
+from triptych.config import SpecimenConfig, TomogramConfig
+from triptych.io.relion import particles_from_relion
+from triptych.io.star import read_star
+from triptych.model import BUILT_IN_MODEL, load_model
+from triptych.scene import prepare_templates
+from triptych.tomograms import simulate_tomograms
+
+NEAR = 40.0
+"""Å: a pick may always be so far from a centre."""
+SEED = 77
+SIZES = {"below 400 kDa": (0, 400), "400 to 1,000 kDa": (400, 1000), "above 1,000 kDa": (1000, np.inf)}
+
+
+def make_tomograms(out: Path, library: Path | None, shape: tuple[int, int, int], snr: float, count: int) -> TomogramConfig:
+    specimen = SpecimenConfig(shape=shape, occupancy=(0.06, 0.06), cytosol=(0.1, 0.1), vesicles=(3, 3), gold_beads=(6, 6), ice_thickness=(1800, 1800))
+    config = TomogramConfig(tomograms=count, structures=library, snr=(snr, snr), seed=SEED, specimen=specimen)
+    if not out.exists():
+        simulate_tomograms(out, config)
+    return config
+
+
+def run_pick(tomograms: Path, out: Path, model: Path) -> dict[str, float]:
+    """Pick in a process of its own; seconds and peak memory."""
+    cost = out.with_suffix(".json")
+    if not out.exists() or not cost.exists():
+        code = f"from triptych.cli import app; app(['pick', {str(tomograms)!r}, {str(out)!r}, '--model', {str(model)!r}])"
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True)
+        seconds = time.perf_counter() - started
+        cost.write_text(json.dumps({"seconds": seconds, "peak_gb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20}))
+    figures: dict[str, float] = json.loads(cost.read_text())
+    return figures
+
+
+def match(truth: NDArray[np.float64], reach: NDArray[np.float64], found: NDArray[np.float64]) -> list[tuple[int, int]]:
+    """Pairs (particle, pick) within reach, as many and as near as can be."""
+    pairs = cKDTree(truth).sparse_distance_matrix(cKDTree(found), float(reach.max()), output_type="ndarray") if len(found) and len(truth) else []
+    near = [(int(p["i"]), int(p["j"]), float(p["v"])) for p in pairs if p["v"] <= reach[p["i"]]]
+    if not near:
+        return []
+    rows, columns = sorted({i for i, _, _ in near}), sorted({j for _, j, _ in near})
+    cost = np.full((len(rows), len(columns)), 1e6)
+    for i, j, distance in near:
+        cost[rows.index(i), columns.index(j)] = distance
+    return [(rows[a], columns[b]) for a, b in zip(*linear_sum_assignment(cost), strict=True) if cost[a, b] < 1e6]
+
+
+def f1(right: int, picks: int, particles: int) -> float:
+    return 2 * right / max(picks + particles, 1)
+
+
+def judge(tomograms: Path, picks: Path, radius: dict[str, float]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The particles with the pick that found each, and the picks with the particle that each found."""
+    truth, found = (particles_from_relion(folder / "particles.star") for folder in (tomograms, picks))
+    assert truth.positions is not None
+    assert found.positions is not None
+    wanted, picked = truth.table[["rlnTomoName", "triptychClass"]].copy(), found.table[["rlnTomoName", "triptychClass", "triptychScore"]].copy()
+    wanted["found_as"], picked["is"] = None, None
+    for name in wanted["rlnTomoName"].unique():
+        ours, theirs = np.flatnonzero(wanted["rlnTomoName"] == name), np.flatnonzero(picked["rlnTomoName"] == name)
+        reach = np.array([max(NEAR, radius[kind] / 2) for kind in wanted["triptychClass"].iloc[ours]])
+        for i, j in match(truth.positions[ours], reach, found.positions[theirs]):
+            wanted.loc[ours[i], "found_as"] = picked["triptychClass"][theirs[j]]
+            picked.loc[theirs[j], "is"] = wanted["triptychClass"][ours[i]]
+    return wanted, picked
+
+
+def best_threshold(wanted: pd.DataFrame, picked: pd.DataFrame) -> tuple[float, dict[str, float]]:
+    """The score above which location is found best, and the figures there."""
+    best = (0.0, {"f1": -1.0})
+    for threshold in np.round(np.arange(0.1, 0.96, 0.05), 2):
+        kept = picked[picked["triptychScore"] >= threshold]
+        right = int(kept["is"].notna().sum())
+        figures = {
+            "f1": f1(right, len(kept), len(wanted)),
+            "precision": right / max(len(kept), 1),
+            "recall": right / len(wanted),
+            "f1_with_class": f1(int((kept["is"] == kept["triptychClass"]).sum()), len(kept), len(wanted)),
+        }
+        if figures["f1"] > best[1]["f1"]:
+            best = (float(threshold), figures)
+    return best
+
+
+def per_class(wanted: pd.DataFrame, picked: pd.DataFrame) -> dict[str, dict[str, float]]:
+    result = {}
+    for name in sorted(wanted["triptychClass"].unique()):
+        ours, theirs = wanted[wanted["triptychClass"] == name], picked[picked["triptychClass"] == name]
+        right = int((theirs["is"] == name).sum())
+        result[name] = {"particles": len(ours), "located": float(ours["found_as"].notna().mean()), "f1": f1(right, len(theirs), len(ours))}
+    return result
+
+
+def measure(arguments: argparse.Namespace, snr: float) -> dict[str, Any]:
+    tomograms = arguments.work / f"tomograms_{snr:g}"
+    config = make_tomograms(tomograms, arguments.library, tuple(arguments.shape), snr, arguments.tomograms)
+    picks = arguments.work / f"{arguments.name}_{snr:g}"
+    cost = run_pick(tomograms / "tomograms", picks, arguments.model)
+    radius = {template.name: template.radius * config.voxel_size for template in prepare_templates(config)}
+    wanted, picked = judge(tomograms, picks, radius)
+    threshold, figures = best_threshold(wanted, picked)
+    kept = picked[picked["triptychScore"] >= threshold]
+    classes = per_class(wanted, kept)
+    mean = float(np.mean([row["f1"] for row in classes.values()]))
+    labels = len(read_star(picks / "classes.star")["classes"])
+    return {"particles": len(wanted), "labels": labels, "threshold": threshold, **figures, "mean_class_f1": mean, **cost, "classes": classes}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--model", type=Path, default=BUILT_IN_MODEL)
+    parser.add_argument("--library", type=Path)
+    parser.add_argument("--shape", type=int, nargs=3, default=[200, 512, 512])
+    parser.add_argument("--snr", type=float, nargs="+", default=[0.1, 0.03])
+    parser.add_argument("--tomograms", type=int, default=1)
+    parser.add_argument("--name", default="picking")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    tests = {f"{snr:g}": measure(arguments, snr) for snr in arguments.snr}
+    write_result(arguments.name, SEED, {"shape": arguments.shape, "tomograms": arguments.tomograms, "tests": tests}, load_model(arguments.model))
+
+
+if __name__ == "__main__":
+    main()
