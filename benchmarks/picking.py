@@ -48,7 +48,7 @@ def make_tomograms(out: Path, library: Path | None, shape: tuple[int, int, int],
 
 def run_pick(tomograms: Path, out: Path, model: Path) -> dict[str, float]:
     """Pick in a process of its own; seconds and peak memory."""
-    cost = out.with_suffix(".json")
+    cost = out.with_name(f"{out.name}.json")
     if not out.exists() or not cost.exists():
         code = f"from triptych.cli import app; app(['pick', {str(tomograms)!r}, {str(out)!r}, '--model', {str(model)!r}])"
         started = time.perf_counter()

@@ -233,6 +233,28 @@ def simulate_tomograms(
 
 
 @app.command()
+def cut(
+    tomograms: Annotated[list[Path], typer.Argument(metavar="TOMOGRAM...", help="MRC files, OME-Zarr groups, or folders of them.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Zarr store to write.")],
+    labels: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Label maps, whose names begin with those of the tomograms.")] = None,
+    particles: Annotated[Path | None, typer.Option(metavar="FILE", help="Particles with classes, in any format that convert reads.")] = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Training data from tomograms that somebody has annotated."""
+    from triptych.config import CutConfig
+    from triptych.settings import load_config
+
+    settings = load_config(CutConfig, config, overrides or ())
+
+    from triptych.cut import cut as stage
+
+    with show_progress("cut", "tomograms") as on_progress:
+        path = stage(tomograms, output, labels, particles, settings, on_progress=on_progress)
+    print_path("dataset", path)
+
+
+@app.command()
 def train(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Zarr store made by simulate.")],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Model folder to write.")],
@@ -355,7 +377,9 @@ def info(file: Annotated[Path, typer.Argument(metavar="FILE", help="Any file or 
 
 
 @app.command("config")
-def print_config(stage: Annotated[str, typer.Argument(metavar="STAGE", help="simulate, simulate-tomograms, train, predict or report.")]) -> None:
+def print_config(
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="simulate, simulate-tomograms, cut, train, predict, pick or report.")],
+) -> None:
     """The annotated defaults of a stage, as YAML to save and edit."""
     from triptych.settings import format_defaults, stage_settings
 

@@ -7,7 +7,7 @@ defaults with their descriptions. Lengths are in Å and angles in degrees unless
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -48,7 +48,7 @@ class Settings(BaseModel):
             value = getattr(self, name)
             if field.annotation in RANGES and value is not None and value[0] > value[1]:
                 raise ValueError(f"{name} is a range [low, high], but {value[0]:g} is above {value[1]:g}")
-            if isinstance(value, dict) and not sum(value.values()) > 0:
+            if isinstance(value, dict) and get_origin(get_args(field.annotation)[0]) is Literal and not sum(value.values()) > 0:
                 raise ValueError(f"{name} holds relative frequencies, but none is above 0")
         return self
 
@@ -133,6 +133,24 @@ class TomogramConfig(SceneConfig):
     snr: Annotated[PositiveRange | None, Field(description="var(signal)/var(noise) over the whole tomogram; drawn log-uniform per tomogram; none: what the dose gives")] = None
     contrast: Annotated[Contrast, Field(description="sign of the particles in the tomograms that are written")] = DEFAULT_CONTRAST
     specimen: Annotated[SpecimenConfig, Field(description="what is in the ice")] = SpecimenConfig(shape=(200, 512, 512), cytosol=(0.05, 0.15), gold_beads=(4, 10))
+
+
+class CutConfig(Settings):
+    """`triptych cut`: annotated tomograms -> labelled subtomograms and tiles to train on."""
+
+    voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of the tomograms; none: as the files say")] = None
+    model_voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of what is written, such as 10 to go on from the shipped model; none: as the first tomogram")] = None
+    contrast: Annotated[Contrast, Field(description="sign of the particles' grey values in the tomograms")] = DEFAULT_CONTRAST
+    names: Annotated[dict[int, str], Field(description="names of the numbers in the label maps, where no classes.star in or beside their folder tells them; others are called class_1, class_2 ...")] = {}
+    not_particles: Annotated[tuple[str, ...], Field(description="names of labels that are no particles, such as membranes")] = ("membrane", "gold")
+    radius: Annotated[dict[str, PositiveFloat], Field(description="Å, for each class of a list of particles without label maps: the radius of the ball that stands for it")] = {}
+    particles_per_tomogram: Annotated[int, Field(gt=0, description="subtomograms cut from each tomogram, as many of each class as of any other; a particle is cut several times, each time with another shift")] = 256
+    tiles_per_tomogram: Annotated[int, Field(ge=0, description="tiles cut from each tomogram, from which picking is learned")] = 64
+    none_share: Annotated[float, Field(ge=0, lt=1, description='share of the subtomograms of the class "none"')] = 0.1
+    none_distance: Annotated[float, Field(ge=0, description='least distance of the class "none" from the centre of any particle, Å')] = 100.0
+    box_size: Annotated[int, Field(gt=0, multiple_of=8, description="voxels along each side of a subtomogram and a tile")] = 40
+    max_shift: Annotated[float, Field(ge=0, description="the particle's centre is at most this far from the box's centre along each axis, Å")] = 20.0
+    seed: Annotated[int, Field(ge=0, description="same seed, same bytes")] = 0
 
 
 class NetworkConfig(Settings):
@@ -251,6 +269,7 @@ class ReportConfig(Settings):
 STAGES: dict[str, type[Settings]] = {
     "simulate": SimulateConfig,
     "simulate-tomograms": TomogramConfig,
+    "cut": CutConfig,
     "train": TrainConfig,
     "predict": PredictConfig,
     "pick": PickConfig,

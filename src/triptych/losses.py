@@ -15,11 +15,11 @@ VOXELS = (-3, -2, -1)
 
 
 class Truth(NamedTuple):
-    """Truth of a batch: label (b,), mask (b, d, h, w) of 0 and 1, density (b, d, h, w); and of its tiles."""
+    """Truth of a batch: label (b,), mask (b, d, h, w) of 0 and 1, density (b, d, h, w) where it is known; and of its tiles."""
 
     label: Tensor
     mask: Tensor
-    density: Tensor
+    density: Tensor | None
     tiles: TileTruth | None = None
 
 
@@ -100,7 +100,7 @@ def task_losses(output: TaskOutput, truth: Truth, config: LossConfig) -> dict[st
         losses["class"] = config.class_weight * cross_entropy
     if output.mask_logits is not None:
         losses["mask"] = config.mask_weight * mask_loss(output.mask_logits.float(), truth.mask)
-    if output.density is not None:
+    if output.density is not None and truth.density is not None:
         losses["density"] = config.density_weight * density_loss(output.density.float(), truth.density)
     if output.pick is not None and truth.tiles is not None:
         losses["pick"] = config.pick_weight * pick_loss(output.pick, truth.tiles)

@@ -253,7 +253,8 @@ def _describe_type(kind: Any, bounds: Sequence[str] = ()) -> str:
     if origin is tuple:
         return _describe_list(kind, parts, bounds)
     if origin is dict:
-        return f"a table {{key: {_describe_type(parts[1])}}} with keys of {', '.join(map(str, get_args(parts[0])))}"
+        keys = f" with keys of {', '.join(map(str, get_args(parts[0])))}" if get_args(parts[0]) else ""
+        return f"a table {{key: {_describe_type(parts[1])}}}{keys}"
     return " ".join([KINDS.get(kind, "a value"), *([" and ".join(bounds)] if bounds else [])])
 
 

@@ -102,7 +102,9 @@ def join_logs(folder: Path) -> str:
 def check_tasks(store: Store, config: TrainConfig) -> None:
     """InputError if the store lacks the truth of a task."""
     for task in ("mask", "density"):
-        if task in config.network.tasks and task not in store:
+        # A model that recovers densities may learn other things from data without them, and does not unlearn it at once.
+        kept = task == "density" and config.initial_model is not None and config.loss.balance == "fixed"
+        if task in config.network.tasks and task not in store and not kept:
             raise InputError(f"{store.path} has no array '{task}', which the task '{task}' needs; set network.tasks to the others")
     if "pick" in config.network.tasks and not (store.label_names and config.tiles_per_batch):
         raise InputError(f"the task pick learns from tiles: simulate {store.path} with tile_share above 0, and train with tiles_per_batch above 0")
@@ -263,7 +265,8 @@ class TrainingModule(LightningModule):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         output = self.network(batch.subtomogram, batch.tile)
         tiles = None if batch.tile_labels is None or batch.tile_heat is None else TileTruth(batch.tile_labels, batch.tile_heat)
-        losses = task_losses(output, Truth(batch.label, batch.mask, batch.density, tiles), self.config.loss)
+        density = batch.density if "density" in self.store else None
+        losses = task_losses(output, Truth(batch.label, batch.mask, density, tiles), self.config.loss)
         self.log_dict({f"loss_{task}": loss for task, loss in losses.items()})
         if output.class_logits is not None:
             self.log("train_accuracy", (output.class_logits.argmax(1) == batch.label).float().mean())
@@ -314,7 +317,7 @@ def score(output: TaskOutput, batch: Batch) -> dict[str, Any]:
         result["logits"] = output.class_logits.float().cpu()
     if output.mask_logits is not None:
         result["iou"] = intersection_over_union((output.mask_logits > 0).cpu()[present], batch.mask.cpu()[present] > 0)
-    if output.density is not None:
+    if output.density is not None and batch.density.any():
         result["correlation"] = density_correlation(output.density.float().cpu()[present], batch.density.cpu()[present])
     if output.pick is not None and batch.tile_labels is not None:
         result["tile_iou"], result["label_accuracy"] = score_tiles(output.pick, batch.tile_labels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -151,27 +151,33 @@ class Rows(NamedTuple):
 
 
 def create_store(
-    path: Path, particles: Rows, tiles: Rows, voxel_size: float, box_size: int, class_names: tuple[str, ...], attributes: Mapping[str, Any]
+    path: Path,
+    particles: Rows,
+    tiles: Rows,
+    voxel_size: float,
+    box_size: int,
+    class_names: tuple[str, ...],
+    attributes: Mapping[str, Any],
+    names: Collection[str] = (*BOXES, *ROWS),
 ) -> Store:
-    """An empty store; parts share no chunk, so that different processes may write them at once."""
+    """An empty store with the arrays of some names; parts share no chunk, so that different processes may write them at once."""
     group = zarr.open_group(path, mode="w-", zarr_format=3)
     frame: dict[str, Any] = {"voxel_size": voxel_size, "box_size": box_size, "class_names": list(class_names), "contrast": "bright"}
     group.attrs.update({"format": FORMAT, "layout": LAYOUT, **frame, **attributes})
-    create_arrays(group, particles, box_size, BOX_ARRAYS, ROW_ARRAYS)
+    create_arrays(group, particles, box_size, [name for name in names if name in BOX_ARRAYS or name in ROW_ARRAYS])
     if tiles.total:
-        create_arrays(group, tiles, box_size, TILE_BOXES, TILE_ROWS)
+        create_arrays(group, tiles, box_size, [name for name in names if name in TILE_BOXES or name in TILE_ROWS])
     return open_store(path, mode="r+")
 
 
-def create_arrays(
-    group: zarr.Group, rows: Rows, box_size: int, boxes: Mapping[str, tuple[str, str]], others: Mapping[str, tuple[str, tuple[int, ...], str]]
-) -> None:
+def create_arrays(group: zarr.Group, rows: Rows, box_size: int, names: Sequence[str]) -> None:
     """Boxes are kept a few to a chunk: training reads them in random order, and one to a file would be too many files."""
     codec = BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle")
     boxes_per_chunk = max(n for n in range(1, BOXES_PER_CHUNK + 1) if rows.per_part % n == 0)
-    arrays: dict[str, tuple[str, tuple[int, ...], str]] = {name: (dtype, (box_size,) * 3, text) for name, (dtype, text) in boxes.items()}
-    for name, (dtype, shape, text) in {**arrays, **others}.items():
-        chunk = boxes_per_chunk if name in boxes else rows.per_part
+    about = ROWS | {name: (dtype, (box_size,) * 3, text) for name, (dtype, text) in BOXES.items()}
+    for name in names:
+        dtype, shape, text = about[name]
+        chunk = boxes_per_chunk if name in BOXES else rows.per_part
         array = group.create_array(name, shape=(rows.total, *shape), dtype=dtype, chunks=(chunk, *shape), compressors=codec)
         array.attrs["description"] = text
 

@@ -1,0 +1,352 @@
+"""Annotated tomograms -> dataset store: what `simulate` writes, cut from a user's own tomograms.
+
+The annotations are label maps, a list of particles, or both. From label maps alone, each connected piece of a label is a particle; from
+a list alone, each particle is a ball. There is no noise-free signal and no clean density: the task density learns nothing from it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from triptych.config import NONE_CLASS, CutConfig
+from triptych.errors import InputError
+from triptych.fourier import resample
+from triptych.io.convert import read_particles
+from triptych.io.manifest import output_folder, write_manifest
+from triptych.io.mrc import read_mrc
+from triptych.io.source import find_tomogram, mrc_files
+from triptych.io.star import read_star
+from triptych.io.store import Rows, create_store
+from triptych.io.tomogram import cut_box, find_tomograms, is_zarr, open_tomogram, tomogram_name
+from triptych.particles import Particles
+from triptych.tiling import paint
+from triptych.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+SMALLEST_PIECE = 0.2
+"""A connected piece of a label map is a particle if it has this share of the voxels of its label's median piece."""
+NONE_TRIES = 100
+ARRAYS = ("subtomogram", "mask", "label", "tomogram", "position", "rotation", "shift")
+TILE_ARRAYS = ("tiles/subtomogram", "tiles/labels", "tiles/centres", "tiles/tomogram")
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Annotations:
+    """All that is known beforehand.
+
+    Attributes
+    ----------
+    names : of the labels, those of particles first
+    classes : how many of them are particles
+    numbers : the label map's number of each name
+    maps : label map of each tomogram, by the tomogram's name
+    """
+
+    names: tuple[str, ...]
+    classes: int
+    numbers: dict[int, int]
+    maps: dict[str, Path]
+    particles: Particles | None
+
+
+@dataclass(frozen=True, eq=False)
+class Annotated:
+    """A tomogram at the voxel size that is written, with what is in it.
+
+    Attributes
+    ----------
+    volume : protein bright
+    labels : (nz, ny, nx) 0 for background, else index of the name + 1
+    owner : (nz, ny, nx) 0 for none, else row of `places` + 1
+    places, label, rotations : of the particles: (n, 3) voxels z, y, x; index of the name; (n, 3, 3)
+    """
+
+    volume: Volume
+    labels: NDArray[np.uint16]
+    owner: NDArray[np.int32]
+    places: NDArray[np.float64]
+    label: NDArray[np.int64]
+    rotations: NDArray[np.float64]
+
+
+def cut(
+    tomograms: Sequence[Path | str],
+    out: Path | str,
+    labels: Path | str | None = None,
+    particles: Path | str | None = None,
+    config: CutConfig | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write a dataset store from annotated tomograms.
+
+    Parameters
+    ----------
+    tomograms : MRC files, OME-Zarr groups, or folders of them
+    out : the store to make, e.g. "own.zarr"
+    labels : folder of label maps, whose names begin with those of the tomograms
+    particles : list of particles with classes, in any format that `triptych convert` reads
+    on_progress : called with (tomograms done, tomograms in all)
+
+    Raises
+    ------
+    InputError
+        If there is no annotation, or it does not fit the tomograms.
+    """
+    config = config or CutConfig()
+    paths = find_tomograms(tomograms)
+    known = read_annotations(paths, labels, particles, config)
+    classes = (*known.names[: known.classes], NONE_CLASS)
+    with output_folder(out) as part:
+        attributes = {"seed": config.seed, "config": config.model_dump(mode="json"), "label_names": list(known.names)}
+        particle_rows, tile_rows = (Rows(len(paths) * n, n) for n in (config.particles_per_tomogram, config.tiles_per_tomogram))
+        size = config.model_voxel_size or open_volume(paths[0], config).voxel_size
+        store = create_store(part, particle_rows, tile_rows, size, config.box_size, classes, attributes, (*ARRAYS, *TILE_ARRAYS))
+        for number, path in enumerate(paths):
+            rng = np.random.default_rng((config.seed, number))
+            annotated = read_annotated(path, known, config, size)
+            for name, values in cut_rows(rng, annotated, config, number, known.classes).items():
+                store.write(name, number * len(values), values)
+            if on_progress:
+                on_progress(number + 1, len(paths))
+        inputs = [*paths, *(Path(path) for path in (labels, particles) if path is not None)]
+        write_manifest(part, "cut", config, inputs, config.seed, {"class_names": list(classes)})
+    return Path(out)
+
+
+# -------------------------------------------------------------------------------------------------------- annotations
+
+
+def read_annotations(paths: Sequence[Path], labels: Path | str | None, particles: Path | str | None, config: CutConfig) -> Annotations:
+    """Which label map belongs to which tomogram, and what the numbers and classes are called."""
+    if labels is None and particles is None:
+        raise InputError("no annotation came: give --labels, --particles, or both")
+    listed = None if particles is None else read_particles(particles)
+    if listed is not None and (listed.positions is None or listed.classes is None or listed.tomograms is None):
+        raise InputError(f"{particles} does not say where each particle is, in which tomogram and of what class: give a list that does")
+    maps: dict[str, Path] = {}
+    if labels is not None:
+        if not Path(labels).is_dir():
+            raise InputError(f"--labels {labels} is no folder: give the folder of the label maps")
+        files = [file for file in mrc_files(Path(labels)) if file.resolve() not in {path.resolve() for path in paths}]
+        maps = {tomogram_name(path): find_tomogram(tomogram_name(path), files, "a label map was expected there") for path in paths}
+    of_list = sorted(set(listed.classes or ())) if listed is not None else []
+    of_maps = sorted({int(number) for path in maps.values() for number in np.unique(read_mrc(path, config.voxel_size).data)} - {0})
+    stated = {} if labels is None else stated_names(Path(labels)) | config.names
+    names = {number: stated.get(number, f"class_{number}") for number in of_maps}
+    # A name of the list that no label map has is that of a class without voxels.
+    classes = sorted({name for name in (*of_list, *names.values()) if name not in config.not_particles})
+    if NONE_CLASS in classes:
+        raise InputError(f"a class is called '{NONE_CLASS}', which here means that there is no particle: rename it")
+    others = [name for name in names.values() if name in config.not_particles]
+    every = (*classes, *others)
+    return Annotations(every, len(classes), {number: every.index(name) for number, name in names.items()}, maps, listed)
+
+
+def stated_names(folder: Path) -> dict[int, str]:
+    """What a classes.star in or beside the folder of label maps, as we write it, calls their numbers."""
+    for path in (folder / "classes.star", folder.absolute().parent / "classes.star"):
+        if path.is_file():
+            table = read_star(path).get("classes")
+            if isinstance(table, pd.DataFrame) and {"rlnClassNumber", "triptychClass"} <= set(table):
+                return {int(number): str(name) for number, name in zip(table["rlnClassNumber"], table["triptychClass"], strict=True)}
+    return {}
+
+
+def open_volume(path: Path, config: CutConfig) -> Volume:
+    """A whole tomogram, as it is."""
+    if not is_zarr(path):
+        return read_mrc(path, config.voxel_size)
+    tomogram = open_tomogram(path, config.voxel_size)
+    return tomogram.with_data(np.asarray(tomogram.data[:], dtype=np.float32))
+
+
+def read_annotated(path: Path, known: Annotations, config: CutConfig, voxel_size: float) -> Annotated:
+    """A tomogram with its annotations, at another voxel size."""
+    raw, name = open_volume(path, config), tomogram_name(path)
+    volume = resample(raw, voxel_size)
+    sign = np.float32(1 if config.contrast == "bright" else -1)
+    places, label, rotations = listed_particles(name, known, voxel_size)
+    if name in known.maps:
+        labels = read_labels(known.maps[name], raw, volume, known, config)
+        if known.particles is None:
+            places, label = find_pieces(labels, known.classes)
+            rotations = np.broadcast_to(np.eye(3), (len(places), 3, 3))
+        owner = assign_voxels(labels, places, label)
+    else:
+        labels, owner = draw_balls(volume, places, label, known, config)
+    if not len(places):
+        logger.warning("%s has no annotated particle", path)
+    return Annotated(volume.with_data(sign * volume.data), labels, owner, places, label, rotations)
+
+
+def listed_particles(name: str, known: Annotations, voxel_size: float) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+    """Places, labels and rotations of a tomogram's particles in the list."""
+    particles = known.particles
+    if particles is None:
+        return np.empty((0, 3)), np.empty(0, np.int64), np.empty((0, 3, 3))
+    assert particles.positions is not None
+    assert particles.tomograms is not None
+    assert particles.classes is not None
+    rows = [i for i, tomogram in enumerate(particles.tomograms) if tomogram_name(Path(tomogram.removesuffix(".tomostar"))) == name]
+    label = np.array([known.names.index(particles.classes[i]) for i in rows], dtype=np.int64)
+    unturned = np.broadcast_to(np.eye(3), (len(rows), 3, 3))
+    return particles.positions[rows][:, ::-1] / voxel_size, label, unturned if particles.rotations is None else particles.rotations[rows]
+
+
+def read_labels(path: Path, raw: Volume, volume: Volume, known: Annotations, config: CutConfig) -> NDArray[np.uint16]:
+    """A label map on the voxels of the resampled tomogram, each taking the nearest value."""
+    data = read_mrc(path, config.voxel_size or raw.voxel_size).data
+    if data.shape != raw.shape:
+        raise InputError(f"the label map {path} has {data.shape} voxels, but its tomogram has {raw.shape}: give maps on the tomogram's own voxels")
+    renumber = np.zeros(int(data.max(initial=0)) + 1, dtype=np.uint16)
+    for number, index in known.numbers.items():
+        if number < len(renumber):
+            renumber[number] = index + 1
+    nearest = []
+    for new, old in zip(volume.shape, raw.shape, strict=True):
+        at = np.round((np.arange(new) - new // 2) * volume.voxel_size / raw.voxel_size).astype(int) + old // 2
+        nearest.append(np.clip(at, 0, old - 1))
+    return renumber[data.astype(np.int64)][np.ix_(*nearest)]
+
+
+def find_pieces(labels: NDArray[np.uint16], classes: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Centres of mass of the connected pieces of each class's label, and their labels; crumbs are left out."""
+    places, label = [np.empty((0, 3))], []
+    for index in range(classes):
+        pieces, count = ndimage.label(labels == index + 1, np.ones((3, 3, 3)))
+        sizes = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
+        whole = [i + 1 for i in range(count) if sizes[i] >= SMALLEST_PIECE * np.median(sizes)]
+        if whole:
+            places.append(np.array(ndimage.center_of_mass(pieces > 0, pieces, whole)))
+            label += [index] * len(whole)
+    return np.concatenate(places), np.array(label, dtype=np.int64)
+
+
+def assign_voxels(labels: NDArray[np.uint16], places: NDArray[np.float64], label: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Each voxel of a class's label belongs to the nearest particle of that class."""
+    owner = np.zeros(labels.shape, dtype=np.int32)
+    for index in np.unique(label):
+        rows = np.flatnonzero(label == index)
+        voxels = np.argwhere(labels == index + 1)
+        if len(voxels):
+            owner[tuple(voxels.T)] = rows[cKDTree(places[rows]).query(voxels)[1]] + 1
+    return owner
+
+
+def draw_balls(
+    volume: Volume, places: NDArray[np.float64], label: NDArray[np.int64], known: Annotations, config: CutConfig
+) -> tuple[NDArray[np.uint16], NDArray[np.int32]]:
+    """Label map and owners of particles of which only the place is known."""
+    labels, owner = np.zeros(volume.shape, dtype=np.uint16), np.zeros(volume.shape, dtype=np.int32)
+    for number, (place, index) in enumerate(zip(places, label, strict=True), start=1):
+        radius = config.radius.get(known.names[index])
+        if radius is None:
+            raise InputError(f"there is no label map, and radius names no radius for {known.names[index]}: set radius={{{known.names[index]}: Å}}")
+        reach = int(np.ceil(radius / volume.voxel_size)) + 1
+        center = np.round(place).astype(np.int64)
+        grid = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 3, indexing="ij"), -1)
+        ball = np.linalg.norm(grid + center - place, axis=-1) <= radius / volume.voxel_size
+        paint(labels, ball, index + 1, center - reach)
+        paint(owner, ball, number, center - reach)
+    return labels, owner
+
+
+# ------------------------------------------------------------------------------------------------------------- cutting
+
+
+def cut_rows(rng: np.random.Generator, annotated: Annotated, config: CutConfig, number: int, classes: int) -> dict[str, NDArray[Any]]:
+    """All arrays of the store for one tomogram."""
+    nones = round(config.particles_per_tomogram * config.none_share) if len(annotated.places) else config.particles_per_tomogram
+    chosen = choose_evenly(rng, annotated.label, config.particles_per_tomogram - nones)
+    rows = [particle_row(rng, annotated, config, int(i)) for i in chosen] + [none_row(rng, annotated, config, classes) for _ in range(nones)]
+    tiles = [tile_row(rng, annotated, config) for _ in range(config.tiles_per_tomogram)]
+    arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    arrays |= {f"tiles/{name}": np.stack([tile[name] for tile in tiles]) for name in (tiles[0] if tiles else ())}
+    arrays["tomogram"] = np.full(len(rows), number)
+    return arrays | ({"tiles/tomogram": np.full(len(tiles), number)} if tiles else {})
+
+
+def choose_evenly(rng: np.random.Generator, label: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Rows of particles, each class as often as any other."""
+    if not len(label):
+        return np.empty(0, dtype=np.int64)
+    members = [np.flatnonzero(label == index) for index in np.unique(label)]
+    return np.array([rng.choice(members[rng.integers(len(members))]) for _ in range(count)])
+
+
+def box_of(data: NDArray[Any], center: NDArray[np.int64], size: int, volume: Volume) -> NDArray[Any]:
+    """A cube; what lies outside the tomogram is the mean of what lies inside for grey values, and 0 for labels."""
+    if data is volume.data:
+        return cut_box(volume, center, (size,) * 3, "the tomogram")
+    box = np.zeros((size,) * 3, dtype=data.dtype)
+    low = center - size // 2
+    start, stop = np.maximum(low, 0), np.minimum(low + size, data.shape)
+    there = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+    box[tuple(slice(a, b) for a, b in zip(start - low, stop - low, strict=True))] = data[there]
+    return box
+
+
+def scaled(box: Array) -> Array:
+    """Grey values that half precision holds: mean 0, standard deviation 1."""
+    return np.asarray((box - box.mean()) / (float(box.std()) or 1.0), dtype=np.float32)
+
+
+def particle_row(rng: np.random.Generator, annotated: Annotated, config: CutConfig, row: int) -> dict[str, Any]:
+    """A box around a particle, shifted at random."""
+    volume, place = annotated.volume, annotated.places[row]
+    reach = config.max_shift / volume.voxel_size
+    center = np.clip(np.round(place + rng.uniform(-reach, reach, 3)).astype(np.int64), 0, np.array(volume.shape) - 1)
+    return {
+        "subtomogram": scaled(box_of(volume.data, center, config.box_size, volume)),
+        "mask": box_of(annotated.owner, center, config.box_size, volume) == row + 1,
+        "label": annotated.label[row],
+        "position": place[::-1] * volume.voxel_size,
+        "rotation": annotated.rotations[row],
+        "shift": (place - center)[::-1] * volume.voxel_size,
+    }
+
+
+def none_row(rng: np.random.Generator, annotated: Annotated, config: CutConfig, classes: int) -> dict[str, Any]:
+    """A box whose middle belongs to no particle: the farthest from them of many, or nearly."""
+    volume = annotated.volume
+    centers = rng.integers(0, volume.shape, (NONE_TRIES, 3))
+    if len(annotated.places):
+        distance = cKDTree(annotated.places).query(centers)[0]
+        far = np.flatnonzero((distance * volume.voxel_size > config.none_distance) & (annotated.owner[tuple(centers.T)] == 0))
+        centers = centers[far] if len(far) else centers[[distance.argmax()]]
+    center = centers[0].astype(np.int64)
+    return {
+        "subtomogram": scaled(box_of(volume.data, center, config.box_size, volume)),
+        "mask": np.zeros((config.box_size,) * 3, dtype=bool),
+        "label": classes,
+        "position": center[::-1] * volume.voxel_size,
+        "rotation": np.eye(3),
+        "shift": np.zeros(3),
+    }
+
+
+def tile_row(rng: np.random.Generator, annotated: Annotated, config: CutConfig) -> dict[str, Any]:
+    """A box anywhere, with all that is in it."""
+    volume, half = annotated.volume, config.box_size // 2
+    room = np.maximum(np.array(volume.shape) - config.box_size, 0)
+    center = half + np.floor(rng.random(3) * (room + 1)).astype(np.int64)
+    centres = np.zeros((config.box_size,) * 3, dtype=np.uint8)
+    inside = np.round(annotated.places).astype(np.int64) - (center - half)
+    centres[tuple(inside[((inside >= 0) & (inside < config.box_size)).all(1)].T)] = 1
+    return {
+        "subtomogram": scaled(box_of(volume.data, center, config.box_size, volume)),
+        "labels": box_of(annotated.labels, center, config.box_size, volume),
+        "centres": centres,
+    }

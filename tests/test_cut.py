@@ -1,0 +1,141 @@
+"""Training data cut from annotated tomograms: the truth that is written is the annotation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import TRAIN, set_options, write_mrc
+from typer.testing import CliRunner
+
+from triptych.cli import app
+from triptych.config import CutConfig
+from triptych.cut import assign_voxels, cut, find_pieces
+from triptych.errors import InputError
+from triptych.io.store import Store, open_store
+
+SHAPE = (32, 56, 64)
+PLACES = {1: [(12, 14, 15), (16, 40, 20)], 2: [(15, 18, 46)], 7: [(20, 44, 50)]}
+"""z, y, x of balls by their label; 7 is a membrane."""
+RADIUS = 5
+NAMES = {1: "small", 2: "large", 7: "membrane"}
+CONFIG = CutConfig(names=NAMES, particles_per_tomogram=20, tiles_per_tomogram=6, box_size=16, max_shift=20, none_share=0.2, none_distance=90)
+
+
+def label_map() -> np.ndarray:
+    grid = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), -1)
+    labels = np.zeros(SHAPE)
+    for label, places in PLACES.items():
+        for place in places:
+            labels[np.linalg.norm(grid - place, axis=-1) <= RADIUS] = label
+    return labels
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two dark tomograms whose annotated voxels stand out."""
+    labels = label_map()
+    for number in range(2):
+        noise = np.random.default_rng(number).normal(0, 0.3, SHAPE)
+        write_mrc(tmp_path / f"tomograms/t{number}.mrc", noise - (labels > 0), 10.0)
+        write_mrc(tmp_path / f"labels/t{number}_labels.mrc", labels, 10.0)
+    return tmp_path
+
+
+def write_list(path: Path) -> Path:
+    rows = [f"t{number},{x * 10},{y * 10},{z * 10},{NAMES[label]}" for number in range(2) for label in (1, 2) for z, y, x in PLACES[label]]
+    path.write_text("tomogram,x,y,z,class\n" + "\n".join(rows) + "\n")
+    return path
+
+
+def check(store: Store, names: tuple[str, ...]) -> None:
+    """Every box shows its particle where the mask and the shift say."""
+    assert store.class_names == ("large", "small", "none")
+    assert store.label_names == names
+    boxes, masks, labels, shifts = (store[name][:] for name in ("subtomogram", "mask", "label", "shift"))
+    for box, mask, label, shift in zip(boxes.astype(float), masks > 0, labels, shifts, strict=True):
+        if label == 2:
+            assert not mask.any()
+            continue
+        assert box[mask].mean() > box[~mask].mean() + 1
+        middle = np.argwhere(mask).mean(0)[::-1] - 8
+        if mask.sum() > 500:  # not cut off by the box
+            assert np.allclose(middle * 10, shift, atol=6)
+        assert np.abs(shift).max() <= 26
+    assert {0, 1, 2} == set(labels)
+    tiles, truth, centres = (store[f"tiles/{name}"][:] for name in ("subtomogram", "labels", "centres"))
+    assert tiles[truth > 0].mean() > tiles[truth == 0].mean() + 1
+    assert (truth[centres > 0] > 0).all()
+    assert (centres[truth == 3] == 0).all()
+
+
+def test_label_maps_alone(folder: Path) -> None:
+    out = cut([folder / "tomograms"], folder / "own.zarr", labels=folder / "labels", config=CONFIG)
+    store = open_store(out)
+    check(store, ("large", "small", "membrane"))
+    assert set(store["tiles/labels"][:].ravel()) <= {0, 1, 2, 3}
+    again = cut([folder / "tomograms"], folder / "again.zarr", labels=folder / "labels", config=CONFIG)
+    assert np.array_equal(open_store(again)["subtomogram"][:], store["subtomogram"][:])
+
+
+def test_list_and_label_maps(folder: Path) -> None:
+    particles = write_list(folder / "particles.csv")
+    out = cut([folder / "tomograms"], folder / "own.zarr", labels=folder / "labels", particles=particles, config=CONFIG)
+    check(open_store(out), ("large", "small", "membrane"))
+
+
+def test_list_alone_draws_balls(folder: Path) -> None:
+    particles = write_list(folder / "particles.csv")
+    config = CONFIG.model_copy(update={"radius": {"small": 50.0, "large": 50.0}})
+    check(open_store(cut([folder / "tomograms"], folder / "own.zarr", particles=particles, config=config)), ("large", "small"))
+    with pytest.raises(InputError, match="radius names no radius for"):
+        cut([folder / "tomograms"], folder / "other.zarr", particles=particles, config=CONFIG)
+    assert not (folder / "other.zarr").exists()
+
+
+def test_another_voxel_size(folder: Path) -> None:
+    config = CONFIG.model_copy(update={"model_voxel_size": 12.5})
+    store = open_store(cut([folder / "tomograms"], folder / "own.zarr", labels=folder / "labels", config=config))
+    assert store.voxel_size == 12.5
+    masks = store["mask"][:].sum((1, 2, 3))
+    assert masks.max() == pytest.approx(4 / 3 * np.pi * (RADIUS * 10 / 12.5) ** 3, rel=0.2)
+
+
+def test_pieces_and_crumbs() -> None:
+    labels = np.zeros((20, 20, 20), dtype=np.uint16)
+    labels[2:6, 2:6, 2:6], labels[10:14, 10:14, 10:14], labels[18, 18, 18] = 1, 1, 1
+    places, label = find_pieces(labels, 2)
+    assert np.allclose(places, [[3.5] * 3, [11.5] * 3])
+    assert label.tolist() == [0, 0]
+    owner = assign_voxels(labels, places, label)
+    assert (owner[2:6, 2:6, 2:6] == 1).all()
+    assert (owner[10:14, 10:14, 10:14] == 2).all()
+
+
+def test_the_command_line_trains_on_what_was_cut(folder: Path) -> None:
+    run = CliRunner().invoke
+    settings = ["particles_per_tomogram=8", "tiles_per_tomogram=4", "box_size=16", "none_distance=90"]
+    result = run(app, ["cut", str(folder / "tomograms"), str(folder / "own.zarr"), "--labels", str(folder / "labels"), *set_options(settings)])
+    assert result.exit_code == 0, result.output
+    options = set_options([*TRAIN, "network.tasks=[class, mask, pick]"])
+    result = run(app, ["train", str(folder / "own.zarr"), str(folder / "model"), *options])
+    assert result.exit_code == 0, result.output
+    result = run(app, ["train", str(folder / "own.zarr"), str(folder / "dense"), *set_options(TRAIN)])
+    assert result.exit_code == 2
+    assert "no array 'density'" in result.output
+
+
+def test_bad_input_is_named(folder: Path) -> None:
+    tomograms = [folder / "tomograms"]
+    with pytest.raises(InputError, match="no annotation came"):
+        cut(tomograms, folder / "own.zarr")
+    with pytest.raises(InputError, match="is no folder"):
+        cut(tomograms, folder / "own.zarr", labels=folder / "nothing")
+    (folder / "labels/t1_labels.mrc").unlink()
+    with pytest.raises(InputError, match="no tomogram called t1"):
+        cut(tomograms, folder / "own.zarr", labels=folder / "labels")
+    write_mrc(folder / "labels/t1_labels.mrc", label_map()[1:], 10.0)
+    with pytest.raises(InputError, match="on the tomogram's own voxels"):
+        cut(tomograms, folder / "own.zarr", labels=folder / "labels")
+    assert not (folder / "own.zarr").exists()
