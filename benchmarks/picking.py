@@ -18,18 +18,21 @@ import time
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from results import write_result
+from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
 
 from triptych.config import SpecimenConfig, TomogramConfig
+from triptych.io.mrc import mmap_mrc
 from triptych.io.relion import particles_from_relion
-from triptych.io.star import read_star
 from triptych.model import BUILT_IN_MODEL, load_model
 from triptych.scene import prepare_templates
+from triptych.structures import load_library
 from triptych.tomograms import simulate_tomograms
 
 NEAR = 40.0
@@ -129,8 +132,49 @@ def measure(arguments: argparse.Namespace, snr: float) -> dict[str, Any]:
     kept = picked[picked["triptychScore"] >= threshold]
     classes = per_class(wanted, kept)
     mean = float(np.mean([row["f1"] for row in classes.values()]))
-    labels = len(read_star(picks / "classes.star")["classes"])
-    return {"particles": len(wanted), "labels": labels, "threshold": threshold, **figures, "mean_class_f1": mean, **cost, "classes": classes}
+    mass = {structure.name: structure.mass_kda for structure in load_library(arguments.library)}
+    return {
+        "particles": len(wanted),
+        "threshold": threshold,
+        **figures,
+        "mean_class_f1": mean,
+        "by_size": by_size(wanted, kept, mass),
+        **cost,
+        "classes": classes,
+    }
+
+
+def by_size(wanted: pd.DataFrame, kept: pd.DataFrame, mass: dict[str, float]) -> dict[str, dict[str, float]]:
+    """Share of the particles of some masses that are found, and found by their name."""
+    masses = wanted["triptychClass"].map(mass)
+    result = {}
+    for name, (low, high) in SIZES.items():
+        ours = wanted[(masses >= low) & (masses < high)]
+        if len(ours):
+            named = (ours["found_as"] == ours["triptychClass"]).mean()
+            result[name] = {"particles": len(ours), "located": float(ours["found_as"].notna().mean()), "named": float(named)}
+    return result
+
+
+def draw(tomograms: Path, picks: Path, threshold: float, path: Path) -> None:
+    """A slice through the middle of the first tomogram: grey values, true classes, label map, and the picks near it."""
+    name = "tomogram_0000.mrc"
+    grey, truth, labels = (mmap_mrc(file).data for file in (tomograms / "tomograms" / name, tomograms / "classes" / name, picks / "labels" / name))
+    number = grey.shape[0] // 2
+    found = particles_from_relion(picks / "particles.star")
+    assert found.positions is not None
+    place = found.positions / mmap_mrc(tomograms / "tomograms" / name).voxel_size
+    near = (np.abs(place[:, 2] - number) < 10) & (found.table["triptychScore"] >= threshold) & (found.table["rlnTomoName"] == Path(name).stem)
+    figure, axes = plt.subplots(1, 3, figsize=(15, 5.4), layout="constrained")
+    axes[0].imshow(ndimage.uniform_filter(np.asarray(grey[number - 2 : number + 3]), (5, 3, 3))[2], cmap="gray")
+    axes[0].scatter(place[near, 0], place[near, 1], s=90, facecolors="none", edgecolors="tab:orange", linewidths=1)
+    colours = {"cmap": "nipy_spectral", "interpolation": "nearest", "vmin": 0, "vmax": int(truth.max())}
+    axes[1].imshow(truth[number], **colours)
+    axes[2].imshow(labels[number], **colours)
+    for axis, title in zip(axes, ("mean of five slices; circles: picks within 100 Å", "true classes", "label map of triptych pick"), strict=True):
+        axis.set_title(title)
+        axis.axis("off")
+    figure.savefig(path, dpi=75)
 
 
 def main() -> None:
@@ -142,9 +186,14 @@ def main() -> None:
     parser.add_argument("--snr", type=float, nargs="+", default=[0.1, 0.03])
     parser.add_argument("--tomograms", type=int, default=1)
     parser.add_argument("--name", default="picking")
+    parser.add_argument("--picture", type=Path, help="PNG file of a slice at the first SNR")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     tests = {f"{snr:g}": measure(arguments, snr) for snr in arguments.snr}
+    if arguments.picture:
+        first = f"{arguments.snr[0]:g}"
+        folders = arguments.work / f"tomograms_{first}", arguments.work / f"{arguments.name}_{first}"
+        draw(*folders, tests[first]["threshold"], arguments.picture)
     write_result(arguments.name, SEED, {"shape": arguments.shape, "tomograms": arguments.tomograms, "tests": tests}, load_model(arguments.model))
 
 

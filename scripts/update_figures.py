@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 CARD = "src/triptych/data/models/base/README.md"
-PAGES = tuple(ROOT / name for name in ("README.md", "docs/real_data.md", "docs/simulation.md", "docs/benchmarks.md", CARD))
+PAGES = tuple(ROOT / name for name in ("README.md", "docs/real_data.md", "docs/simulation.md", "docs/picking.md", "docs/benchmarks.md", CARD))
 BLOCK = re.compile(r"<!-- figures: (\w+) -->\n.*?<!-- end of figures -->", re.DOTALL)
 
 
@@ -78,16 +78,6 @@ def real() -> str:
     rows += [[f"control: {name}", *_columns(figures)] for name, figures in content["controls"].items()]
     header = ["input", "called a ribosome", "called 70S", "mean p(70S)", "mean p(ribosome)", "mean p(none)"]
     return f"{table(header, rows)}\n\n{source('real_ribosomes', content)}"
-
-
-def cytosol() -> str:
-    """The real ribosomes as a network sees them that was trained on in a cytosol."""
-    content = read("real_ribosomes_cytosol")
-    tests = {"real": "the 20 particles", "real_not_deconvolved": "the same without CTF deconvolution"}
-    rows = [[text, *_columns(content[key]), f"{content[key]['correlation_recovered']['own_pose']:.2f}"] for key, text in tests.items()]
-    rows += [[f"control: {name}", *_columns(figures), "–"] for name, figures in content["controls"].items()]
-    header = ["input", "called a ribosome", "called 70S", "mean p(70S)", "mean p(ribosome)", "mean p(none)", "recovered, own pose"]
-    return f"{table(header, rows)}\n\n{source('real_ribosomes_cytosol', content)}"
 
 
 def _columns(figures: dict[str, Any]) -> list[str]:
@@ -312,6 +302,25 @@ def calibration() -> str:
     return f"{with_places(rows, header, runs)}{about(runs)}{fitted}{picture('calibration')}{still_to_run('calibration', 'cpu', 'calibration', runs)}"
 
 
+def picking() -> str:
+    """Particles found in whole simulated tomograms."""
+    if not (RESULTS / "picking.json").exists():
+        return "No results yet."
+    content = read("picking")
+    keys = {"f1": "location: F1", "precision": "precision", "recall": "recall"}
+    keys |= {"f1_with_class": "location and class: F1", "mean_class_f1": "mean over classes"}
+    rows, sizes = [], []
+    for snr, test in content["tests"].items():
+        figures = [f"{test[key]:.2f}" for key in keys]
+        rows.append([snr, str(test["particles"]), f"{test['threshold']:g}", *figures, f"{test['seconds']:.0f}", f"{test['peak_gb']:.1f}"])
+        for name, size in test["by_size"].items():
+            sizes.append([snr, name, str(size["particles"]), f"{size['located']:.2f}", f"{size['named']:.2f}"])
+    header = ["SNR", "particles", "score from", *keys.values(), "seconds", "peak GB"]
+    second = table(["SNR", "mass", "particles", "found", "found and named"], sizes)
+    shape = " x ".join(str(n) for n in content["shape"][::-1])
+    return f"{table(header, rows)}\n\n{second}\n\n{shape} voxels of 10 Å, {content['tomograms']} tomogram(s) {source('picking', content)}"
+
+
 ABLATION = {
     "full": "nothing left out",
     "ctf": "CTF",
@@ -355,8 +364,8 @@ def picture(name: str, size: str = "cpu") -> str:
     return f"\n\n![{name}](images/{file})" if (ROOT / "docs" / "images" / file).exists() else ""
 
 
-TABLES = (demo, simulated, classes, real, recovered, cytosol, simulator, spectra)
-TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, ablation)
+TABLES = (demo, simulated, classes, real, recovered, simulator, spectra)
+TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, ablation, picking)
 FIGURES: dict[str, Callable[[], str]] = {f.__name__: f for f in TABLES}
 
 

@@ -175,7 +175,7 @@ def test_protein_is_bright_after_reconstruction() -> None:
     volume = blobs(48, (0, 0, 0, 6))
     tilts = acquisition(ANGLES)
     images = form_images(projections(volume, ANGLES), tilts, 10.0)
-    for ctf in ("none", "phase_flip", "deconvolve"):
+    for ctf in ("none", "phase_flip", "deconvolve", "multiply"):
         result = reconstruct(images, tilts, Correction(ctf), (48, 48, 48), 10.0)
         assert float(result[24, 24, 24]) > float(result.mean() + 3 * result.std())
 
@@ -286,3 +286,11 @@ def test_pose_turns_and_shifts_as_the_matrix_says() -> None:
 def test_oversampling_keeps_the_samples() -> None:
     fine = oversample(VOLUME, 2)
     assert torch.allclose(fine[::2, ::2, ::2], VOLUME, atol=1e-3)
+
+
+def test_cosine_weighting_weights_each_tilt_by_its_cosine() -> None:
+    tilts = acquisition(torch.tensor([-60.0, 0.0, 60.0]))
+    plain, weighted = (reconstruction_filter(tilts, Correction(cosine_weighting=on), 32, 32, 10.0) for on in (False, True))
+    ratio = (weighted / plain).mean((1, 2))
+    assert torch.allclose(ratio / ratio[1], torch.tensor([0.5, 1.0, 0.5]), atol=1e-5)
+    assert float(ratio.mean()) == pytest.approx(1)

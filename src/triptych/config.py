@@ -18,7 +18,7 @@ CountRange = tuple[NonNegativeInt, NonNegativeInt]
 Share = Annotated[float, Field(ge=0)]
 RANGES: tuple[Any, ...] = (Range, PositiveRange, PositiveRange | None, NonNegativeRange, CountRange)
 Task = Literal["class", "mask", "density", "pick"]
-CtfCorrection = Literal["none", "phase_flip", "deconvolve"]
+CtfCorrection = Literal["none", "phase_flip", "deconvolve", "multiply"]
 TiltOrder = Literal["dose_symmetric", "bidirectional", "continuous"]
 Smoothing = Literal["none", "low_pass", "wiener"]
 Device = Literal["auto", "cpu", "gpu"]

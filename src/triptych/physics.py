@@ -346,8 +346,8 @@ def reconstruction_filter(acquisition: Acquisition, correction: Correction, ny: 
     """What the reconstruction does to each image before back-projection, (t, ny, nx // 2 + 1): ramp, CTF, dose weighting.
 
     The ramp |kx| times the angle between tilts makes back-projection the inverse of projection (Crowther et al. 1970; Radermacher 1992).
-    `deconvolve` multiplies by CTF / (CTF^2 + c), as Wiener filters with a constant c do. Cosine weighting trusts a tilt less the thicker the
-    ice is that its electrons cross, as Warp and M do (Tegunov & Cramer 2019).
+    `deconvolve` multiplies by CTF / (CTF^2 + c), as Wiener filters with a constant c do, and `multiply` by the CTF, as RELION and Warp export.
+    Cosine weighting trusts a tilt less the thicker the ice is that its electrons cross, as Warp and M do (Tegunov & Cramer 2019).
     """
     device = acquisition.tilt_angles.device
     ky, kx = frequency_grid(ny, nx, pixel_size, device)
@@ -361,7 +361,8 @@ def reconstruction_filter(acquisition: Acquisition, correction: Correction, ny: 
         ctf = contrast_transfer(
             k, acquisition.defocus_um.mean(), acquisition.voltage_kv, acquisition.spherical_aberration_mm, acquisition.amplitude_contrast
         )
-        result = result * (ctf.sign() if correction.ctf == "phase_flip" else ctf / (ctf**2 + correction.deconvolution_constant))
+        deconvolved = ctf / (ctf**2 + correction.deconvolution_constant)
+        result = result * {"phase_flip": ctf.sign(), "multiply": ctf, "deconvolve": deconvolved}[correction.ctf]
     if correction.dose_weighting:
         result = result * dose_filter(k, acquisition.exposures.reshape(-1, 1, 1), acquisition.voltage_kv)
     if correction.cosine_weighting:
