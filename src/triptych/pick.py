@@ -187,7 +187,7 @@ class Picker:
     def class_labels(self, probabilities: NDArray[np.float32]) -> list[int]:
         """The number in label maps of each particle's class; 0 where label maps do not know it."""
         numbers = {name: number for number, name in enumerate(self.model.card.label_names, start=1)}
-        return [numbers.get(self.model.card.class_names[best], 0) for best in probabilities.argmax(1)]
+        return [numbers.get(self.model.card.class_names[best], 0) for best in best_classes(probabilities, self.model.card.class_names)]
 
 
 def pick(
@@ -290,7 +290,7 @@ def particle_table(job: Job, note: dict[str, NDArray[Any]], class_names: Sequenc
     """Rows of particles.star, best first. Picking finds no orientation: the angles are 0."""
     positions = note["places"][:, ::-1] * job.voxel_size
     unturned = np.broadcast_to(np.eye(3), (len(positions), 3, 3))
-    best = note["probabilities"].argmax(1) if len(positions) else np.empty(0, dtype=np.int64)
+    best = best_classes(note["probabilities"], class_names)
     return pd.DataFrame(
         {
             "rlnTomoName": [job.name] * len(positions),
@@ -300,12 +300,18 @@ def particle_table(job: Job, note: dict[str, NDArray[Any]], class_names: Sequenc
             "rlnAutopickFigureOfMerit": note["score"],
             "triptychInstance": np.arange(1, len(positions) + 1),
             "triptychClass": [class_names[i] for i in best],
-            "triptychProbability": note["probabilities"].max(1, initial=0),
+            "triptychProbability": note["probabilities"][np.arange(len(best)), best],
             "triptychScore": note["score"],
             "triptychCentreProbability": note["heights"],
             **dict(zip(probability_columns(class_names), note["probabilities"].T, strict=True)),
         }
     )
+
+
+def best_classes(probabilities: NDArray[np.float32], class_names: Sequence[str]) -> NDArray[np.int64]:
+    """Index of the most probable class other than none: how probably there is a particle at all is what the score says."""
+    particle = np.array([name != NONE_CLASS for name in class_names])
+    return np.asarray(np.where(particle, probabilities, -1.0).argmax(1), dtype=np.int64)
 
 
 def optics_groups(jobs: Sequence[Job]) -> dict[float, int]:
