@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import special
 
 from triptych.fourier import resample_to_shape
-from triptych.io.tomogram import cut_box
+from triptych.io.source import cut_box
 from triptych.tiling import CELL, Cutout, find_centres, label_voxels, overlap, paint, plan_tiles, suppress
 from triptych.volume import Volume
 
@@ -43,7 +43,7 @@ def test_what_tiles_see_is_the_tomogram(size: int) -> None:
     result = np.zeros_like(data)
     for row in plan_tiles((31, 40, 26), 1.0, size, 8):
         for tile in row:
-            view = resample_to_shape(Volume(cut_box(volume, tile.center, tile.reach, "it"), 10.0), 10.0, tile.shape)
+            view = resample_to_shape(Volume(cut_box(volume.data, tile.center, tile.reach), 10.0), 10.0, tile.shape)
             own = tuple(slice(a, b) for a, b in zip(tile.start, tile.stop, strict=True))
             result[own] = view[np.ix_(*(tile.indices(axis) for axis in range(3)))]
     assert np.array_equal(result, data)
@@ -58,7 +58,7 @@ def test_a_blob_is_found_where_it_is_at_any_voxel_size(voxel_size: float) -> Non
     found = []
     for row in plan_tiles(shape, 10.0 / voxel_size, 24, 12):
         for tile in row:
-            view = resample_to_shape(Volume(cut_box(volume, tile.center, tile.reach, "it"), voxel_size), 10.0, tile.shape)
+            view = resample_to_shape(Volume(cut_box(volume.data, tile.center, tile.reach), voxel_size), 10.0, tile.shape)
             cells = view.reshape(tile.shape[0] // 2, 2, tile.shape[1] // 2, 2, tile.shape[2] // 2, 2).mean((1, 3, 5))
             where = tile.places(find_centres(special.logit(cells.clip(1e-6, 1 - 1e-6)), 0.5)[0])
             found += [p for p in where if ((p >= np.array(tile.start) - 0.5) & (p < np.array(tile.stop) - 0.5)).all()]

@@ -23,11 +23,11 @@ from triptych.errors import InputError
 from triptych.fourier import resample
 from triptych.io.convert import read_particles
 from triptych.io.manifest import output_folder, write_manifest
-from triptych.io.mrc import read_mrc
-from triptych.io.source import find_tomogram, mrc_files
+from triptych.io.mrc import check_values, read_mrc
+from triptych.io.source import cut_box, find_tomogram, mrc_files
 from triptych.io.star import read_star
 from triptych.io.store import Rows, create_store
-from triptych.io.tomogram import cut_box, find_tomograms, is_zarr, open_tomogram, tomogram_name
+from triptych.io.tomogram import find_tomograms, is_zarr, open_tomogram, tomogram_name
 from triptych.particles import Particles
 from triptych.tiling import paint
 from triptych.volume import Volume
@@ -169,7 +169,9 @@ def open_volume(path: Path, config: CutConfig) -> Volume:
     if not is_zarr(path):
         return read_mrc(path, config.voxel_size)
     tomogram = open_tomogram(path, config.voxel_size)
-    return tomogram.with_data(np.asarray(tomogram.data[:], dtype=np.float32))
+    data = np.asarray(tomogram.data[:], dtype=np.float32)
+    check_values(data, path)
+    return tomogram.with_data(data)
 
 
 def read_annotated(path: Path, known: Annotations, config: CutConfig, voxel_size: float) -> Annotated:
@@ -286,18 +288,6 @@ def choose_evenly(rng: np.random.Generator, label: NDArray[np.int64], count: int
     return np.array([rng.choice(members[rng.integers(len(members))]) for _ in range(count)])
 
 
-def box_of(data: NDArray[Any], center: NDArray[np.int64], size: int, volume: Volume) -> NDArray[Any]:
-    """A cube; what lies outside the tomogram is the mean of what lies inside for grey values, and 0 for labels."""
-    if data is volume.data:
-        return cut_box(volume, center, (size,) * 3, "the tomogram")
-    box = np.zeros((size,) * 3, dtype=data.dtype)
-    low = center - size // 2
-    start, stop = np.maximum(low, 0), np.minimum(low + size, data.shape)
-    there = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-    box[tuple(slice(a, b) for a, b in zip(start - low, stop - low, strict=True))] = data[there]
-    return box
-
-
 def scaled(box: Array) -> Array:
     """Grey values that half precision holds: mean 0, standard deviation 1."""
     return np.asarray((box - box.mean()) / (float(box.std()) or 1.0), dtype=np.float32)
@@ -309,8 +299,8 @@ def particle_row(rng: np.random.Generator, annotated: Annotated, config: CutConf
     reach = config.max_shift / volume.voxel_size
     center = np.clip(np.round(place + rng.uniform(-reach, reach, 3)).astype(np.int64), 0, np.array(volume.shape) - 1)
     return {
-        "subtomogram": scaled(box_of(volume.data, center, config.box_size, volume)),
-        "mask": box_of(annotated.owner, center, config.box_size, volume) == row + 1,
+        "subtomogram": scaled(cut_box(volume.data, center, (config.box_size,) * 3)),
+        "mask": cut_box(annotated.owner, center, (config.box_size,) * 3, fill=0) == row + 1,
         "label": annotated.label[row],
         "position": place[::-1] * volume.voxel_size,
         "rotation": annotated.rotations[row],
@@ -328,7 +318,7 @@ def none_row(rng: np.random.Generator, annotated: Annotated, config: CutConfig, 
         centers = centers[far] if len(far) else centers[[distance.argmax()]]
     center = centers[0].astype(np.int64)
     return {
-        "subtomogram": scaled(box_of(volume.data, center, config.box_size, volume)),
+        "subtomogram": scaled(cut_box(volume.data, center, (config.box_size,) * 3)),
         "mask": np.zeros((config.box_size,) * 3, dtype=bool),
         "label": classes,
         "position": center[::-1] * volume.voxel_size,
@@ -346,7 +336,7 @@ def tile_row(rng: np.random.Generator, annotated: Annotated, config: CutConfig) 
     inside = np.round(annotated.places).astype(np.int64) - (center - half)
     centres[tuple(inside[((inside >= 0) & (inside < config.box_size)).all(1)].T)] = 1
     return {
-        "subtomogram": scaled(box_of(volume.data, center, config.box_size, volume)),
-        "labels": box_of(annotated.labels, center, config.box_size, volume),
+        "subtomogram": scaled(cut_box(volume.data, center, (config.box_size,) * 3)),
+        "labels": cut_box(annotated.labels, center, (config.box_size,) * 3, fill=0),
         "centres": centres,
     }

@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from triptych.config import NONE_CLASS, PickConfig
 from triptych.errors import InputError
 from triptych.fourier import resample_to_shape
 from triptych.io.manifest import describe_input, hash_file, installed_version, write_manifest
-from triptych.io.mrc import new_mrc
+from triptych.io.mrc import check_values, new_mrc
 from triptych.io.relion import particle_columns
+from triptych.io.source import cut_box
 from triptych.io.star import Block, probability_columns, write_star
-from triptych.io.tomogram import cut_box, find_tomograms, open_tomogram, tomogram_name
+from triptych.io.tomogram import find_tomograms, open_tomogram, tomogram_name
 from triptych.io.workspace import Workspace, choose_items, open_workspace
 from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, Model, Predictions, load_model
 from triptych.tiling import Cutout, Tile, find_centres, in_batches, label_voxels, paint, plan_tiles, suppress
@@ -68,12 +69,8 @@ class Job:
 class Picker:
     """Everything that a run needs to do one of its items."""
 
-    def __init__(self, workspace: Workspace, jobs: Sequence[Job], folder: Path, config: PickConfig) -> None:
-        self.workspace, self.jobs, self.folder, self.config = workspace, jobs, folder, config
-
-    @cached_property
-    def model(self) -> Model:
-        return load_model(self.folder, self.config.device, self.config.precision)
+    def __init__(self, workspace: Workspace, jobs: Sequence[Job], model: Model, folder: Path, config: PickConfig) -> None:
+        self.workspace, self.jobs, self.model, self.folder, self.config = workspace, jobs, model, folder, config
 
     @property
     def sign(self) -> float:
@@ -121,7 +118,7 @@ class Picker:
 
     def view(self, tomogram: Volume, tile: Tile, path: Path) -> NDArray[np.float32]:
         """The model's view of a tile, standardised."""
-        box = Volume(cut_box(tomogram, tile.center, tile.reach, path), tomogram.voxel_size)
+        box = valid_box(tomogram, tile.center, tile.reach, path)
         return standardise(self.sign * resample_to_shape(box, self.model.card.voxel_size, tile.shape))
 
     def look(self, job: Job, desk: Path) -> dict[str, NDArray[Any]]:
@@ -147,8 +144,8 @@ class Picker:
         masks: list[Cutout] = []
         for batch in in_batches(places, self.config.batch_size):
             result, starts = self.predict(job, batch)
-            if result.probabilities is None or result.masks is None:
-                raise InputError("this model was trained without the tasks class and mask, which picking needs: train one with all tasks")
+            assert result.probabilities is not None  # check_model made sure
+            assert result.masks is not None
             probabilities.append(result.probabilities)
             embedding.append(result.embedding)
             masks += [Cutout.of(mask > MASK_LEVEL, start) for mask, start in zip(result.masks, starts, strict=True)]
@@ -159,7 +156,7 @@ class Picker:
         tomogram = open_tomogram(job.path, job.voxel_size)
         size = 2 * int(np.ceil(self.model.card.box_size * self.model.card.voxel_size / job.voxel_size / 2))
         centers = np.round(places).astype(np.int64)
-        boxes = [Volume(cut_box(tomogram, center, (size,) * 3, job.path), job.voxel_size) for center in centers]
+        boxes = [valid_box(tomogram, center, (size,) * 3, job.path) for center in centers]
         return self.model.predict_batch(boxes, self.config.contrast, self.config.half_turns), list(centers - size // 2)
 
     def write_maps(
@@ -188,6 +185,13 @@ class Picker:
         """The number in label maps of each particle's class; 0 where label maps do not know it."""
         numbers = {name: number for number, name in enumerate(self.model.card.label_names, start=1)}
         return [numbers.get(self.model.card.class_names[best], 0) for best in best_classes(probabilities, self.model.card.class_names)]
+
+
+def valid_box(tomogram: Volume, center: NDArray[np.int64], shape: tuple[int, int, int], path: Path) -> Volume:
+    """A box of a tomogram; InputError where a value is not valid."""
+    data = cut_box(tomogram.data, center, shape)
+    check_values(data, path)
+    return Volume(data, tomogram.voxel_size)
 
 
 def pick(
@@ -225,7 +229,7 @@ def pick(
     }
     kinds = [kind for kind in MAPS if kind == "labels" or getattr(config, f"write_{kind}")]
     workspace = open_workspace(Path(out), settings, partial(make_folders, kinds))
-    picker = Picker(workspace, jobs, folder, config)
+    picker = Picker(workspace, jobs, network, folder, config)
     with workspace.until_finished(keep=part is not None):
         items = [item for number in choose_items(len(jobs), part) for item in jobs[number].items]
         workspace.fill(items, picker.do, picker.steps, 1, None, on_progress)

@@ -165,27 +165,34 @@ class _Rows:
 
 
 def cut_cube(data: NDArray[np.float32], center: NDArray[np.int64], box_size: int) -> NDArray[np.float32]:
-    """A cube around a voxel.
+    """As `cut_box`, for a box with equal sides."""
+    return cut_box(data, center, (box_size,) * 3)
+
+
+def cut_box(data: NDArray[Any], center: NDArray[np.int64], shape: tuple[int, int, int], fill: float | None = None) -> NDArray[np.float32]:
+    """A box around a voxel.
 
     Parameters
     ----------
     data : array (nz, ny, nx), may be mapped from a file
-    center : z, y, x of the voxel that becomes index ``box_size // 2``
-    box_size : voxels along each side
+    center : z, y, x of the voxel that becomes index ``n // 2`` of each axis
+    shape : of the box, voxels
+    fill : value of what lies outside; None: the mean of what lies inside
 
     Returns
     -------
-    float32 array (box_size, box_size, box_size). What lies outside gets the mean of what lies inside.
+    float32 array of that shape
     """
-    low = np.asarray(center) - box_size // 2
-    start, stop = np.maximum(low, 0), np.minimum(low + box_size, data.shape)
+    low = np.asarray(center) - np.array(shape) // 2
+    start, stop = np.maximum(low, 0), np.minimum(low + shape, data.shape)
     if (stop <= start).any():
-        raise InputError(f"a box of {box_size} voxels around voxel {tuple(int(c) for c in center)} lies outside a tomogram of shape {data.shape}")
+        size = shape[0] if len(set(shape)) == 1 else shape
+        raise InputError(f"a box of {size} voxels around voxel {tuple(int(c) for c in center)} lies outside a tomogram of shape {data.shape}")
     with np.errstate(invalid="ignore"):  # NaN is the caller's to find
         inside = np.array(data[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))], dtype=np.float32)
-        cube = np.full((box_size,) * 3, inside.mean(dtype=np.float64), dtype=np.float32)
-    cube[tuple(slice(a, b) for a, b in zip(start - low, stop - low, strict=True))] = inside
-    return cube
+        box = np.full(shape, inside.mean(dtype=np.float64) if fill is None else fill, dtype=np.float32)
+    box[tuple(slice(a, b) for a, b in zip(start - low, stop - low, strict=True))] = inside
+    return box
 
 
 # -------------------------------------------------------------------------------------------------------------- checks

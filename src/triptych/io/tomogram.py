@@ -11,7 +11,7 @@ import zarr
 from numpy.typing import NDArray
 
 from triptych.errors import InputError
-from triptych.io.mrc import bare_stem, check_values, is_mrc_name, mmap_mrc
+from triptych.io.mrc import bare_stem, is_mrc_name, mmap_mrc
 from triptych.io.source import mrc_files
 from triptych.volume import Volume
 
@@ -84,27 +84,3 @@ def _stated_voxel_size(image: dict[str, Any]) -> float | None:
     if not scales or None in units or len(set(scales[0])) != 1:
         return None
     return float(scales[0][0]) * float((units or [1.0])[0] or 1.0)
-
-
-def cut_box(tomogram: Volume, center: NDArray[np.int64], shape: tuple[int, int, int], what: Path | str) -> NDArray[np.float32]:
-    """A box around a voxel.
-
-    Parameters
-    ----------
-    center : z, y, x of the voxel that becomes index ``n // 2`` of each axis
-    shape : of the box
-    what : named where values are not valid
-
-    Returns
-    -------
-    float32 array. What lies outside the tomogram gets the mean of what lies inside.
-    """
-    low = np.asarray(center) - np.array(shape) // 2
-    start, stop = np.maximum(low, 0), np.minimum(low + shape, tomogram.data.shape)
-    inside = np.array(tomogram.data[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))], dtype=np.float32)
-    check_values(inside, what)
-    if inside.shape == shape:
-        return inside
-    box = np.full(shape, inside.mean(dtype=np.float64), dtype=np.float32)
-    box[tuple(slice(a, b) for a, b in zip(start - low, stop - low, strict=True))] = inside
-    return box
