@@ -216,9 +216,10 @@ def make_star(folder: Path) -> None:
     write_particles(folder / "relion5", some_particles(), "relion5", known)
     for number in (0, 1):
         write_mrc(folder / "relion5" / f"tomogram_{number}.mrc", Volume(noise(32, 36, 40).astype("i1"), VOXEL_SIZE))
-    (place(folder, "set") / "particles.star").write_bytes((folder / "relion5" / "optimisation_set.star").read_bytes().replace(b"particles.star", b"list.star"))
-    (folder / "set" / "list.star").write_bytes((folder / "relion5" / "particles.star").read_bytes())
-    (folder / "set" / "tomograms.star").write_bytes((folder / "relion5" / "tomograms.star").read_bytes())
+    of_set, of_relion = place(folder, "set"), folder / "relion5"
+    (of_set / "particles.star").write_bytes((of_relion / "optimisation_set.star").read_bytes().replace(b"particles.star", b"list.star"))
+    (of_set / "list.star").write_bytes((of_relion / "particles.star").read_bytes())
+    (of_set / "tomograms.star").write_bytes((of_relion / "tomograms.star").read_bytes())
     images = place(folder, "images")
     for number in range(3):
         write_mrc(images / f"box_{number}.mrc", Volume(noise(BOX, BOX, BOX).astype("f4"), VOXEL_SIZE))
@@ -233,7 +234,8 @@ def make_tilt_stacks(folder: Path) -> None:
         write_mrc(folder / f"stack_{number}.mrc", Volume(noise(3, BOX, BOX).astype("f4"), VOXEL_SIZE))
     optics = {"rlnOpticsGroup": [1], "rlnImagePixelSize": [VOXEL_SIZE], "rlnImageDimensionality": [2], "rlnVoltage": [300.0]}
     optics |= {"rlnSphericalAberration": [2.7], "rlnAmplitudeContrast": [0.1], "rlnTomoTiltSeriesPixelSize": [VOXEL_SIZE]}
-    table = {"rlnTomoName": ["TS_01"] * 2, "rlnImageName": ["stack_0.mrc", "stack_1.mrc"], "rlnOpticsGroup": [1, 1], "rlnTomoVisibleFrames": ["[1,1,1]"] * 2}
+    table = {"rlnTomoName": ["TS_01"] * 2, "rlnImageName": ["stack_0.mrc", "stack_1.mrc"], "rlnOpticsGroup": [1, 1]}
+    table |= {"rlnTomoVisibleFrames": ["[1,1,1]"] * 2}
     table |= {f"rlnCenteredCoordinate{axis}Angst": [10.0, -20.0] for axis in "XYZ"}
     write_star(folder / "particles.star", {"optics": pd.DataFrame(optics), "particles": pd.DataFrame(table)})
     tilts = {"rlnTomoProjX": ["[1,0,0,20]"] * 3, "rlnTomoProjY": ["[0,1,0,18]"] * 3, "rlnTomoProjZ": ["[0,0,1,0]"] * 3}
@@ -370,7 +372,8 @@ def make_structures(folder: Path) -> None:
 
 def make_index(folder: Path) -> None:
     example = place(folder, "example")
-    (example / "index.csv").write_text("name,file,entry,kind,assembly,model,chains,mass\none,one.pdb,1abc,atoms,none,1,A,\ntwo,one.pdb,,atoms,1,,first1,12.5\n")
+    rows = ("name,file,entry,kind,assembly,model,chains,mass", "one,one.pdb,1abc,atoms,none,1,A,", "two,one.pdb,,atoms,1,,first1,12.5", "")
+    (example / "index.csv").write_text("\n".join(rows))
     (example / "one.pdb").write_text(PDB)
 
 

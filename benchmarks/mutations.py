@@ -7,6 +7,7 @@ import gzip
 import json
 import re
 import struct
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -20,12 +21,15 @@ Mutation = Callable[[np.random.Generator, bytes], bytes]
 INTEGERS = (0, 1, -1, 2, 7, 127, 128, 255, 256, 401, 32767, 65535, 65536, 1 << 20, 1 << 28, (1 << 31) - 1, -(1 << 31))
 REALS = (0.0, -0.0, 1.0, -1.0, 1e-45, 1e-30, 1e30, 3.4e38, float("inf"), float("-inf"), float("nan"))
 WORDS = (
-    "nan", "inf", "-inf", "1e400", "-1", "0", "1", "", "9" * 400, "9" * 5000, "1_000", "0x10", "01", "+", "-", ".", "e", '"', "'", '""', "#", "loop_", "data_",
-    "_rlnImageName", "none", "null", "true", "~", "..", "../../escape", "../" * 12 + "escape", "{escape}", "{escape}/deeper", "a/../../../escape",
-    "000001@x.mrc", "0@particle_0.mrc", "999999@particle_0.mrc", "%s%n", "é", "\u202e", "\x00", "\x1b[2J", "<script>", "*", "?", "~/x", "a" * 300, "/", "\\",
-    "!!python/object/apply:os.system", "*anchor", "&anchor [*anchor]", "<<", "[" * 2000, "{{" * 900,
+    "nan", "inf", "-inf", "1e400", "-1", "0", "1", "", "9" * 400, "9" * 5000, "1_000", "0x10", "01", "+", "-", ".", "e",
+    '"', "'", '""', "#", "loop_", "data_", "_rlnImageName", "none", "null", "true", "~", "<<", "[" * 2000, "{{" * 900,
+    "..", "../../escape", "../" * 12 + "escape", "{escape}", "{escape}/deeper", "a/../../../escape", "~/x", "/", "\\", "*", "?",
+    "000001@x.mrc", "0@particle_0.mrc", "999999@particle_0.mrc", "%s%n", "é", "\u202e", "\x00", "\x1b[2J", "<script>", "a" * 300,
+    "!!python/object/apply:os.system", "*anchor", "&anchor [*anchor]",
 )  # fmt: skip
-VALUES: tuple[Any, ...] = (None, True, 0, 1, -1, 0.5, -1e308, 1e308, float("nan"), float("inf"), 10**12, 10**400, [], {}, [[]], {"a": 1}, [1, 2], [10**9] * 3)
+VALUES: tuple[Any, ...] = (
+    None, True, 0, 1, -1, 0.5, -1e308, 1e308, float("nan"), float("inf"), 10**12, 10**400, [], {}, [[]], {"a": 1}, [1, 2], [10**9] * 3,
+)  # fmt: skip
 """What a place in a JSON file may be made to hold, besides the words."""
 
 
@@ -227,6 +231,6 @@ def mutate(rng: np.random.Generator, files: Files) -> Files:
         if spoiled[name]:
             try:
                 spoiled[name] = choose(rng, mutations_of(name, spoiled[name]))(rng, spoiled[name])
-            except (OSError, EOFError, ValueError):  # no longer compressed data
+            except (OSError, EOFError, ValueError, zlib.error):  # no longer compressed data
                 spoiled[name] = flip_bits(rng, spoiled[name])
     return spoiled

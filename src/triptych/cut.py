@@ -24,6 +24,7 @@ from triptych.fourier import resample
 from triptych.io.convert import read_particles
 from triptych.io.manifest import output_folder, write_manifest
 from triptych.io.mrc import check_values, read_mrc
+from triptych.io.relion import numbers
 from triptych.io.source import cut_box, find_tomogram, mrc_files
 from triptych.io.star import read_star
 from triptych.io.store import Rows, create_store
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 SMALLEST_PIECE = 0.2
 """A connected piece of a label map is a particle if it has this share of the voxels of its label's median piece."""
 NONE_TRIES = 100
+LARGEST_LABEL = 65535
 ARRAYS = ("subtomogram", "mask", "label", "tomogram", "position", "rotation", "shift")
 TILE_ARRAYS = ("tiles/subtomogram", "tiles/labels", "tiles/centres", "tiles/tomogram")
 Array = NDArray[np.float32]
@@ -142,7 +144,7 @@ def read_annotations(paths: Sequence[Path], labels: Path | str | None, particles
         files = [file for file in mrc_files(Path(labels)) if file.resolve() not in {path.resolve() for path in paths}]
         maps = {tomogram_name(path): find_tomogram(tomogram_name(path), files, "a label map was expected there") for path in paths}
     of_list = sorted(set(listed.classes or ())) if listed is not None else []
-    of_maps = sorted({int(number) for path in maps.values() for number in np.unique(read_mrc(path, config.voxel_size).data)} - {0})
+    of_maps = sorted({int(number) for path in maps.values() for number in np.unique(read_label_map(path, config.voxel_size).data)} - {0})
     stated = {} if labels is None else stated_names(Path(labels)) | config.names
     names = {number: stated.get(number, f"class_{number}") for number in of_maps}
     # A name of the list that no label map has is that of a class without voxels.
@@ -154,13 +156,23 @@ def read_annotations(paths: Sequence[Path], labels: Path | str | None, particles
     return Annotations(every, len(classes), {number: every.index(name) for number, name in names.items()}, maps, listed)
 
 
+def read_label_map(path: Path, voxel_size: float | None) -> Volume:
+    """A map whose values are numbers of labels; InputError where they are none."""
+    volume = read_mrc(path, voxel_size)
+    low, high = volume.data.min(), volume.data.max()
+    if low < 0 or high > LARGEST_LABEL or (volume.data % 1).any():
+        raise InputError(f"{path} holds values from {low:g} to {high:g}, but a label map has whole numbers from 0 to {LARGEST_LABEL}: check it")
+    return volume
+
+
 def stated_names(folder: Path) -> dict[int, str]:
     """What a classes.star in or beside the folder of label maps, as we write it, calls their numbers."""
     for path in (folder / "classes.star", folder.absolute().parent / "classes.star"):
         if path.is_file():
             table = read_star(path).get("classes")
             if isinstance(table, pd.DataFrame) and {"rlnClassNumber", "triptychClass"} <= set(table):
-                return {int(number): str(name) for number, name in zip(table["rlnClassNumber"], table["triptychClass"], strict=True)}
+                found = numbers(table, "rlnClassNumber", path)
+                return {round(number): str(name) for number, name in zip(found, table["triptychClass"], strict=True)}
     return {}
 
 
@@ -209,7 +221,7 @@ def listed_particles(name: str, known: Annotations, voxel_size: float) -> tuple[
 
 def read_labels(path: Path, raw: Volume, volume: Volume, known: Annotations, config: CutConfig) -> NDArray[np.uint16]:
     """A label map on the voxels of the resampled tomogram, each taking the nearest value."""
-    data = read_mrc(path, config.voxel_size or raw.voxel_size).data
+    data = read_label_map(path, config.voxel_size or raw.voxel_size).data
     if data.shape != raw.shape:
         raise InputError(f"the label map {path} has {data.shape} voxels, but its tomogram has {raw.shape}: give maps on the tomogram's own voxels")
     renumber = np.zeros(int(data.max(initial=0)) + 1, dtype=np.uint16)

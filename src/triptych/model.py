@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -25,9 +26,11 @@ from torch.nn import functional as F
 
 from triptych import __version__
 from triptych.config import DEFAULT_CONTRAST, Contrast, NetworkConfig, Settings
-from triptych.errors import InputError
+from triptych.errors import InputError, first_line
 from triptych.fourier import CONTRAST_SAMPLE, contrast_warning, resample_back, resample_to_box
+from triptych.io.files import read_json
 from triptych.io.manifest import hash_file, output_folder, read_manifest, write_manifest
+from triptych.io.source import MAX_BOX
 from triptych.volume import Volume, standardise
 
 logger = logging.getLogger(__name__)
@@ -491,12 +494,15 @@ def load_model(folder: Path | str | None = None, device: str = "auto", precision
             raise InputError(f"{folder} is not a complete model folder: {name} is missing; give a folder that `triptych train` wrote")
     check_hashes(folder)
     card = read_card(folder / "model.json")
-    network = Network(card.network, len(card.class_names), len(card.label_names))
+    with torch.device("meta"):  # nothing is allocated for what model.json says before the weights agree with it
+        network = Network(card.network, len(card.class_names), len(card.label_names))
+    types = {name: tensor.dtype for name, tensor in network.state_dict().items()}
     try:
-        network.load_state_dict(load_file(folder / "weights.safetensors"), strict=True)
+        weights = load_file(folder / "weights.safetensors")
+        network.load_state_dict({name: tensor.to(types.get(name)) for name, tensor in weights.items()}, strict=True, assign=True)
     except (RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"the weights in {folder} do not fit its model.json ({reason}); use the folder as `triptych train` wrote it") from error
+        what = f"the weights in {folder} do not fit its model.json ({first_line(error)})"
+        raise InputError(f"{what}; use the folder as `triptych train` wrote it") from error
     return Model(network, card, device, precision)
 
 
@@ -513,9 +519,25 @@ def check_hashes(folder: Path) -> None:
 def read_card(path: Path) -> ModelCard:
     """model.json -> ModelCard."""
     try:
-        fields = json.loads(path.read_text())
+        fields = read_json(path, "model card")
         network = NetworkConfig(**fields.pop("network"))
         card = ModelCard(network=network, **{**fields, **{name: tuple(fields.get(name, ())) for name in ("class_names", "label_names")}})
+        wrong = what_is_wrong(card)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not a model.json that triptych {__version__} understands ({str(error).splitlines()[0]})") from error
+        raise InputError(f"{path} is not a model.json that triptych {__version__} understands ({first_line(error)})") from error
+    if wrong is not None:
+        raise InputError(f"{path} states {wrong} = {getattr(card, wrong)!r}, which makes no sense; use the folder as `triptych train` wrote it")
     return card
+
+
+def what_is_wrong(card: ModelCard) -> str | None:
+    """The first field of a card whose value is not possible."""
+    checks = {
+        "class_names": bool(card.class_names) and all(isinstance(name, str) for name in card.class_names),
+        "label_names": all(isinstance(name, str) for name in card.label_names),
+        "voxel_size": 0 < card.voxel_size < math.inf,
+        "box_size": type(card.box_size) is int and card.box_size in range(8, MAX_BOX + 1, 8),
+        "contrast": card.contrast in get_args(Contrast),
+        "temperature": 0 < card.temperature < math.inf,
+    }
+    return next((name for name, is_right in checks.items() if not is_right), None)

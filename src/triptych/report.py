@@ -24,6 +24,7 @@ from triptych import figures, metrics
 from triptych.config import NONE_CLASS, PredictConfig, ReportConfig
 from triptych.errors import InputError
 from triptych.fourier import fourier_shell_correlation, low_pass
+from triptych.io.files import map_array
 from triptych.io.manifest import describe_input, installed_version, output_folder, read_manifest, write_manifest
 from triptych.io.mrc import read_mrc
 from triptych.io.source import ParticleSource, open_particles
@@ -203,12 +204,7 @@ def _read_paths(folder: Path, table: pd.DataFrame, column: str) -> list[Path] | 
 
 def _read_embedding(folder: Path, count: int) -> NDArray[np.float32]:
     path = folder / "embedding.npy"
-    try:
-        embedding: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing; copy the whole folder or {AGAIN}") from None
-    except (OSError, ValueError):
-        raise InputError(f"{path} is not a whole NumPy array of numbers; copy the whole folder or {AGAIN}") from None
+    embedding = map_array(path, f"copy the whole folder or {AGAIN}")
     if embedding.ndim != 2 or len(embedding) != count:
         raise InputError(f"{path} has shape {embedding.shape}, but particles.star has {count} particles; {AGAIN}")
     return embedding

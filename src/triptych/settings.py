@@ -94,6 +94,8 @@ def _parse_yaml(text: str, source: str) -> Any:
         raise InputError(f"{source} is not valid YAML: {error.problem}{line}; correct it") from error
     except yaml.YAMLError as error:
         raise InputError(f"{source} is not valid YAML: it holds characters that YAML forbids; remove them") from error
+    except RecursionError as error:
+        raise InputError(f"{source} is nested too deeply to be settings: correct it") from error
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

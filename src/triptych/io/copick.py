@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from triptych.errors import InputError
 from triptych.io.files import read_json
 from triptych.io.manifest import output_folder
-from triptych.io.mrc import bare_stem
+from triptych.io.numbering import file_names
 from triptych.particles import Particles
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def _read_point(point: Any, number: int, path: Path) -> tuple[NDArray[np.float64
     try:
         place = np.array([float(point["location"][axis]) for axis in "xyz"])
         matrix = np.array(point.get("transformation_") or np.eye(4), dtype=np.float64).reshape(4, 4)
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise InputError(f"point {number} of {path} lacks a location (x, y, z) or has no 4 x 4 transformation_: write it anew") from None
     rotation = matrix[:3, :3]
     if not np.isfinite(place).all() or not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3) or np.linalg.det(rotation) < 0:
@@ -147,9 +147,7 @@ def write_copick(path: Path | str, particles: Particles) -> None:
     if particles.tomograms is None or particles.classes is None:
         what = "the particles' tomogram: name it with --tomogram" if particles.tomograms is None else "what they are: say it with --class"
         raise InputError(f"a copick project needs names of tomograms and objects, but the input does not tell {what}")
-    runs = {name: bare_stem(name.removesuffix(".tomostar")) for name in dict.fromkeys(particles.tomograms)}
-    if len(set(runs.values())) < len(runs):
-        raise InputError(f"{len(runs)} tomograms would become {len(set(runs.values()))} runs of copick, for they differ in folders only: rename them")
+    runs = file_names(particles.tomograms)
     objects = _clean_names(sorted(set(particles.classes)), "objects")
     config = {
         "config_type": "filesystem",

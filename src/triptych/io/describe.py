@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 
 from triptych.config import PredictConfig
-from triptych.errors import InputError
+from triptych.errors import InputError, first_line
 from triptych.fourier import guess_contrast
 from triptych.io.manifest import MANIFEST, hash_file, read_manifest
 from triptych.io.mrc import are_valid, is_mrc_name, read_header, read_mrc, read_sections, stated_voxel_size
-from triptych.io.relion import CENTERED, COORDINATES, RelionFile, find_file, read_relion
+from triptych.io.relion import CENTERED, COORDINATES, RelionFile, find_file, numbers, read_relion
 from triptych.io.source import MAX_BOX, ParticleSource, mrc_files, open_particles
 from triptych.io.star import read_star
 from triptych.volume import Volume
@@ -376,7 +376,7 @@ def _describe_predictions(path: Path) -> Description:
         counts = Counter(table["triptychClass"].astype(str))
         result.add("classes", ", ".join(f"{name} {count}" for name, count in counts.most_common()))
     if "triptychProbability" in table:
-        result.add("median probability", f"{table['triptychProbability'].median():.3f}")
+        result.add("median probability", f"{np.median(numbers(table, 'triptychProbability', path / 'particles.star')):.3f}")
     if (path / MANIFEST).is_file():
         _add_manifest(result, path)
     else:
@@ -412,7 +412,7 @@ def _describe_atoms(path: Path) -> Description:
     try:
         structure = gemmi.read_structure(str(path))
     except (RuntimeError, ValueError, OSError) as error:
-        raise InputError(f"{path} cannot be read as PDB or mmCIF ({error}): fetch it again") from None
+        raise InputError(f"{path} cannot be read as PDB or mmCIF ({first_line(error)}): fetch it again") from None
     if not len(structure):
         raise InputError(f"{path} holds no model with atoms: fetch it again")
     model = structure[0]

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import tokenize
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from triptych.errors import InputError
 
@@ -42,6 +46,19 @@ def read_json(path: Path, kind: str) -> Any:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} cannot be read as JSON ({error}), but a {kind} was expected: write it anew") from None
+
+
+def map_array(path: Path, how: str) -> NDArray[Any]:
+    """A NumPy file (.npy) of numbers, mapped into memory; `how` is what to do where it is missing or damaged."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; {how}") from None
+    except (OSError, ValueError, EOFError, TypeError, SyntaxError, OverflowError, tokenize.TokenError):  # its header is Python text
+        raise InputError(f"{path} is not a whole NumPy array of numbers; {how}") from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
+        raise InputError(f"{path} is not a whole NumPy array of numbers; {how}")
+    return array
 
 
 def read_numbers(path: Path, kind: str) -> list[list[float]]:
