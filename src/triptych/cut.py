@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ from triptych.config import NONE_CLASS, CutConfig
 from triptych.errors import InputError
 from triptych.fourier import resample
 from triptych.io.convert import read_particles
-from triptych.io.manifest import output_folder, write_manifest
+from triptych.io.manifest import describe_input, installed_version, write_manifest
 from triptych.io.mrc import check_values, read_mrc
 from triptych.io.relion import numbers
 from triptych.io.source import cut_box, find_tomogram, mrc_files
 from triptych.io.star import read_star
-from triptych.io.store import Rows, create_store
+from triptych.io.store import Rows, create_store, open_store, remove_leftovers
 from triptych.io.tomogram import find_tomograms, is_zarr, open_tomogram, tomogram_name
+from triptych.io.workspace import Workspace, open_workspace
 from triptych.particles import Particles
 from triptych.tiling import paint
 from triptych.volume import Volume
@@ -93,6 +95,8 @@ def cut(
 ) -> Path:
     """Write a dataset store from annotated tomograms.
 
+    What is cut from a tomogram is kept in a working folder beside `out`: the same call goes on after a kill.
+
     Parameters
     ----------
     tomograms : MRC files, OME-Zarr groups, or folders of them
@@ -109,22 +113,38 @@ def cut(
     config = config or CutConfig()
     paths = find_tomograms(tomograms)
     known = read_annotations(paths, labels, particles, config)
-    classes = (*known.names[: known.classes], NONE_CLASS)
-    with output_folder(out) as part:
-        attributes = {"seed": config.seed, "config": config.model_dump(mode="json"), "label_names": list(known.names)}
-        particle_rows, tile_rows = (Rows(len(paths) * n, n) for n in (config.particles_per_tomogram, config.tiles_per_tomogram))
-        size = config.model_voxel_size or open_volume(paths[0], config).voxel_size
-        store = create_store(part, particle_rows, tile_rows, size, config.box_size, classes, attributes, (*ARRAYS, *TILE_ARRAYS))
-        for number, path in enumerate(paths):
-            rng = np.random.default_rng((config.seed, number))
-            annotated = read_annotated(path, known, config, size)
-            for name, values in cut_rows(rng, annotated, config, number, known.classes).items():
-                store.write(name, number * len(values), values)
-            if on_progress:
-                on_progress(number + 1, len(paths))
-        inputs = [*paths, *(Path(path) for path in (labels, particles) if path is not None)]
-        write_manifest(part, "cut", config, inputs, config.seed, {"class_names": list(classes)})
+    inputs = [*paths, *(Path(path) for path in (labels, particles) if path is not None)]
+    size = config.model_voxel_size or open_volume(paths[0], config).voxel_size
+    settings = {"version": installed_version(), "inputs": [describe_input(path) for path in inputs], **config.model_dump(mode="json")}
+    workspace = open_workspace(Path(out), settings, partial(create_empty, len(paths), size, known, config))
+    with workspace.until_finished():
+        write = partial(write_tomogram, workspace, paths, size, known, config)
+        workspace.fill(range(len(paths)), write, lambda _: 1, 1, None, on_progress)
+        remove_leftovers(workspace.result)
+        workspace.finish(lambda folder: write_manifest(folder, "cut", config, inputs, config.seed, {"class_names": class_names(known)}))
     return Path(out)
+
+
+def class_names(known: Annotations) -> list[str]:
+    return [*known.names[: known.classes], NONE_CLASS]
+
+
+def create_empty(tomograms: int, voxel_size: float, known: Annotations, config: CutConfig, path: Path) -> None:
+    """An empty store."""
+    attributes = {"seed": config.seed, "config": config.model_dump(mode="json"), "label_names": list(known.names)}
+    rows, tiles = (Rows(tomograms * n, n) for n in (config.particles_per_tomogram, config.tiles_per_tomogram))
+    create_store(path, rows, tiles, voxel_size, config.box_size, tuple(class_names(known)), attributes, (*ARRAYS, *TILE_ARRAYS))
+
+
+def write_tomogram(workspace: Workspace, paths: Sequence[Path], voxel_size: float, known: Annotations, config: CutConfig, number: int) -> int:
+    """Put what is cut from a tomogram into the store and note that it is there; return 1."""
+    rng = np.random.default_rng((config.seed, number))
+    annotated = read_annotated(paths[number], known, config, voxel_size)
+    store = open_store(workspace.result, mode="r+")
+    for name, values in cut_rows(rng, annotated, config, number, known.classes).items():
+        store.write(name, number * len(values), values)
+    workspace.mark(number)
+    return 1
 
 
 # -------------------------------------------------------------------------------------------------------- annotations

@@ -25,8 +25,9 @@ from torch.utils.data import DataLoader
 
 from triptych.config import TrainConfig
 from triptych.dataset import Batch, PlannedBatches, SubtomogramDataset, keep_batch, split_rows, tile_rows
-from triptych.errors import InputError
+from triptych.errors import InputError, first_line
 from triptych.generations import Generations, Refresh
+from triptych.io.files import disk_errors
 from triptych.io.manifest import describe_input
 from triptych.io.store import Store, open_store, unpack
 from triptych.losses import TileTruth, Truth, coarse_labels, equalising_weights, task_losses, total_loss, uncertainty_loss
@@ -75,9 +76,16 @@ def train(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning|torch\.jit")
         try:
-            trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
+            with disk_errors(run, "the last checkpoint is kept"):
+                trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
         except SystemExit as stop:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from stop
+        except torch.OutOfMemoryError as error:
+            what = f"the memory of the GPU is too small to train with batch_size={config.batch_size} ({first_line(error)})"
+            raise InputError(f"{what}: start anew with a smaller batch_size or crop_size, since another batch makes another training") from error
+        except (InputError, RuntimeError) as error:
+            explain_loader(error)
+            raise
         finally:
             generations.stop()
         if not module.last_outputs:  # the run was stopped after its last update
@@ -90,6 +98,16 @@ def train(
     model.save(out, config, [data], config.seed, extra, {"training.csv": join_logs(run / "log")})
     shutil.rmtree(run)
     return out
+
+
+def explain_loader(error: Exception) -> None:
+    """InputError for what a process that loads data has ended with: a sentence of ours inside a traceback, or its death."""
+    text = str(error)
+    if text.startswith("Caught InputError in DataLoader worker"):
+        raise InputError(text.rsplit("InputError: ", 1)[1].strip()) from error
+    if text.startswith("DataLoader worker"):
+        what = f"a process that loads data died, perhaps for want of memory ({first_line(error)})"
+        raise InputError(f"{what}: use fewer loader_workers and go on with --resume; the last checkpoint is kept") from error
 
 
 def join_logs(folder: Path) -> str:

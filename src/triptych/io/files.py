@@ -1,9 +1,13 @@
-"""Files that may not be there, or not be what they are said to be."""
+"""Files that may not be there, or not be what they are said to be; and disks that are full."""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import tokenize
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,37 @@ from numpy.typing import NDArray
 from triptych.errors import InputError
 
 _PROBE_BYTES = 4096
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_RIGHT = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+@contextmanager
+def disk_errors(path: Path, kept: str = "nothing half-made is left") -> Iterator[None]:
+    """InputError where an output `path` cannot be written for want of room or of rights; `kept` says what has become of it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            what, how = "there is no room left", "make room there, or choose another place, and give the command again"
+        elif error.errno in _NO_RIGHT and str(error.filename).startswith(str(path.parent)):
+            what, how = "writing is not allowed", "choose a place that you may write to"
+        else:
+            raise
+        raise InputError(f"{path} could not be written, for {what} ({error.strerror}): {how}; {kept}") from error
+
+
+def reserve(path: Path) -> None:
+    """Take the room of a file that is as long as it will be; where there is none, writing to a mapped file would end the process."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def new_array(path: Path, dtype: np.dtype[Any] | type, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    """A NumPy file (.npy), mapped into memory, to be filled."""
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    reserve(path)
+    return array
 
 
 def read_bytes(path: Path, kind: str, limit: int = -1) -> bytes:

@@ -23,6 +23,7 @@ from mrcfile.dtypes import HEADER_DTYPE
 from numpy.typing import NDArray
 
 from triptych.errors import InputError
+from triptych.io.files import reserve
 from triptych.io.manifest import output_file
 from triptych.volume import Volume
 
@@ -398,6 +399,7 @@ def new_mrc(path: Path | str, shape: tuple[int, int, int], dtype: str, voxel_siz
     """
     with output_file(path) as part:
         data = np.memmap(part, np.dtype(dtype).newbyteorder("<"), "w+", HEADER_BYTES, shape)
+        reserve(part)
         yield data
         head = _make_header(data, voxel_size, (0.0, 0.0, 0.0))
         data.flush()

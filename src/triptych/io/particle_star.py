@@ -106,7 +106,12 @@ def _optics(particles: Particles, groups: NDArray[np.int64], sizes: NDArray[np.f
 
 
 def _groups(table: pd.DataFrame) -> NDArray[np.int64]:
-    return table["rlnOpticsGroup"].to_numpy(dtype=np.int64) if "rlnOpticsGroup" in table else np.ones(len(table), dtype=np.int64)
+    if "rlnOpticsGroup" not in table:
+        return np.ones(len(table), dtype=np.int64)
+    groups = table["rlnOpticsGroup"]
+    if not pd.api.types.is_integer_dtype(groups):
+        raise InputError(f"rlnOpticsGroup is {str(groups.iloc[0])[:60]!r} in the first row, but whole numbers were expected: correct it")
+    return groups.to_numpy(dtype=np.int64)
 
 
 def _blocks(particles: Particles, optics: pd.DataFrame | None, table: pd.DataFrame) -> dict[str, Block]:

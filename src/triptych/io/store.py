@@ -15,6 +15,7 @@ from zarr.codecs import BloscCodec
 
 from triptych.config import Contrast, CtfCorrection, Smoothing, TiltOrder
 from triptych.errors import InputError, first_line
+from triptych.io.files import new_array
 from triptych.io.source import MAX_BOX
 from triptych.io.zarr_files import CheckedArray, zarr_errors
 
@@ -205,7 +206,7 @@ def unpack(store: Store, folder: Path) -> Store:
         if target.exists():
             continue
         array, part = store[name], target.with_suffix(".part")
-        copy = np.lib.format.open_memmap(part, mode="w+", dtype=array.dtype, shape=array.shape)
+        copy = new_array(part, array.dtype, array.shape)
         for first in range(0, len(copy), 128):
             copy[first : first + 128] = array[first : first + 128]
         copy.flush()
