@@ -231,6 +231,6 @@ def mutate(rng: np.random.Generator, files: Files) -> Files:
         if spoiled[name]:
             try:
                 spoiled[name] = choose(rng, mutations_of(name, spoiled[name]))(rng, spoiled[name])
-            except (OSError, EOFError, ValueError, zlib.error):  # no longer compressed data
+            except (OSError, EOFError, ValueError, RecursionError, zlib.error):  # no longer what its name says
                 spoiled[name] = flip_bits(rng, spoiled[name])
     return spoiled

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -171,6 +172,8 @@ def _read_classes(star: Path, table: pd.DataFrame, class_names: tuple[str, ...])
         return None, None, None
     if not class_names:
         raise InputError(f"the manifest.json beside {star} names no classes (model.class_names), but the table has _triptychClass; {AGAIN}")
+    if len(set(class_names)) < len(class_names):
+        raise InputError(f"the manifest.json beside {star} names a class twice (model.class_names); {AGAIN}")
     label = pd.Index(class_names).get_indexer([str(name) for name in table["triptychClass"]])
     if (label < 0).any():
         strange = str(table["triptychClass"].iloc[int(np.argmax(label < 0))])
@@ -197,7 +200,7 @@ def _read_paths(folder: Path, table: pd.DataFrame, column: str) -> list[Path] | 
         return None
     paths = [folder / str(value) for value in table[column]]
     for path in paths:
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise InputError(f"{path} is missing, though particles.star lists it (_{column}); copy the whole folder or {AGAIN}")
     return paths
 

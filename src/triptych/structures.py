@@ -12,6 +12,7 @@ import io
 import json
 import logging
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -165,7 +166,7 @@ def read_structure(
     name = stem.lower() if name is None else name
     if name == "none" or not re.fullmatch(r"\w[\w.-]{0,99}", name):
         raise InputError(f'a structure cannot be called {name[:100]!r}: use up to 100 letters, digits, "_", "-" and "."; "none" means background')
-    if not path.is_file():
+    if not os.path.isfile(path):  # also False for what can be no name of a file
         raise InputError(f"{path} is not a file, but a structure (PDB, mmCIF or an EM map) was expected there: check the name")
     if not voxel_size > 0:
         raise InputError(f"structures were asked for at {voxel_size} Å per voxel, but it must be a positive number")
@@ -257,6 +258,9 @@ def structure_from_atoms(
     """The structure of atoms as `count_atoms` returns them; a given mass replaces theirs and sets the contour."""
     import gemmi
 
+    unknown = [symbol for symbol in counts if gemmi.Element(symbol).c4322 is None]
+    if unknown:
+        raise InputError(f"{name} holds atoms of {unknown[0]}, of which it is not known how they scatter electrons: remove them from the file")
     weights = sum((gemmi.Element(symbol).weight * column for symbol, column in counts.items()), np.zeros(len(positions)))
     mass = float(weights.sum())
     centred = positions - weights @ positions / mass

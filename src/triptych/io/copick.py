@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 CONFIG, RUNS = "config.json", "ExperimentRuns"
 USER, SESSION = "triptych", "0"
+LONGEST_NAME = 60
 _UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f\s_]')
 
 
@@ -123,7 +124,7 @@ def _point_columns(point: dict[str, Any], content: dict[str, Any], path: Path) -
 
 def clean_name(name: str) -> str:
     """A name as copick allows it."""
-    return _UNSAFE.sub("-", name).strip("-") or "unnamed"
+    return _UNSAFE.sub("-", name)[:LONGEST_NAME].strip("-") or "unnamed"
 
 
 def _clean_names(names: Sequence[str], what: str) -> dict[str, str]:
@@ -183,11 +184,18 @@ def _groups(particles: Particles) -> list[tuple[str, str, str, str, NDArray[np.i
     return [(*key, np.array(numbers)) for key, numbers in rows.items()]
 
 
+def _whole_numbers(column: pd.Series, label: str) -> list[int]:
+    try:
+        return [int(value) for value in column]
+    except (ValueError, TypeError, OverflowError):
+        raise InputError(f"the column {label} holds something else than whole numbers, which copick's instances have: correct it") from None
+
+
 def _picks(particles: Particles, name: str, user: str, session: str, run: str) -> dict[str, Any]:
     assert particles.positions is not None
     sizes = particles.pixel_sizes
     label = next((key for key in ("instance_id", "triptychInstance") if key in particles.table), None)
-    instances = [0] * len(particles) if label is None else [int(value) for value in particles.table[label]]
+    instances = [0] * len(particles) if label is None else _whole_numbers(particles.table[label], label)
     points = []
     for row, (x, y, z) in enumerate(particles.positions.tolist()):
         matrix = np.eye(4)

@@ -98,7 +98,7 @@ def _compression(start: bytes) -> str:
 
 def _open(path: Path) -> tuple[IO[bytes], str]:
     """Open a file for reading its decompressed bytes; the content tells the compression, not the name."""
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{path} is a folder, but an MRC file was expected")
     try:
         with path.open("rb") as file:
