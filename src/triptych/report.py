@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from triptych import figures, metrics
 from triptych.config import NONE_CLASS, PredictConfig, ReportConfig
 from triptych.errors import InputError
 from triptych.fourier import fourier_shell_correlation, low_pass
+from triptych.io.files import map_array
 from triptych.io.manifest import describe_input, installed_version, output_folder, read_manifest, write_manifest
 from triptych.io.mrc import read_mrc
 from triptych.io.source import ParticleSource, open_particles
@@ -170,6 +172,8 @@ def _read_classes(star: Path, table: pd.DataFrame, class_names: tuple[str, ...])
         return None, None, None
     if not class_names:
         raise InputError(f"the manifest.json beside {star} names no classes (model.class_names), but the table has _triptychClass; {AGAIN}")
+    if len(set(class_names)) < len(class_names):
+        raise InputError(f"the manifest.json beside {star} names a class twice (model.class_names); {AGAIN}")
     label = pd.Index(class_names).get_indexer([str(name) for name in table["triptychClass"]])
     if (label < 0).any():
         strange = str(table["triptychClass"].iloc[int(np.argmax(label < 0))])
@@ -196,19 +200,14 @@ def _read_paths(folder: Path, table: pd.DataFrame, column: str) -> list[Path] | 
         return None
     paths = [folder / str(value) for value in table[column]]
     for path in paths:
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise InputError(f"{path} is missing, though particles.star lists it (_{column}); copy the whole folder or {AGAIN}")
     return paths
 
 
 def _read_embedding(folder: Path, count: int) -> NDArray[np.float32]:
     path = folder / "embedding.npy"
-    try:
-        embedding: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing; copy the whole folder or {AGAIN}") from None
-    except (OSError, ValueError):
-        raise InputError(f"{path} is not a whole NumPy array of numbers; copy the whole folder or {AGAIN}") from None
+    embedding = map_array(path, f"copy the whole folder or {AGAIN}")
     if embedding.ndim != 2 or len(embedding) != count:
         raise InputError(f"{path} has shape {embedding.shape}, but particles.star has {count} particles; {AGAIN}")
     return embedding

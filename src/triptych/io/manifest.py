@@ -17,6 +17,7 @@ from typing import Any
 
 from triptych.config import Settings
 from triptych.errors import InputError
+from triptych.io.files import disk_errors
 
 MANIFEST = "manifest.json"
 PACKAGES = ("numpy", "torch", "zarr", "lightning", "gemmi")
@@ -174,8 +175,9 @@ def output_folder(path: Path | str) -> Iterator[Path]:
         raise InputError(f"cannot write {path} ({error.strerror or error}): choose a place that you may write to") from None
     finished = False
     try:
-        yield part
-        part.replace(path)
+        with disk_errors(path):
+            yield part
+            part.replace(path)
         finished = True
     finally:
         if not finished:
@@ -191,8 +193,9 @@ def output_file(path: Path | str) -> Iterator[Path]:
     part = _prepare(path)
     finished = False
     try:
-        yield part
-        part.replace(path)
+        with disk_errors(path):
+            yield part
+            part.replace(path)
         finished = True
     finally:
         if not finished:
