@@ -54,7 +54,7 @@ class Commands(TyperGroup):
         except KeyboardInterrupt as interrupt:
             if ctx.invoked_subcommand == "train":
                 how = "give the same command with --resume to go on from the last checkpoint"
-            elif ctx.invoked_subcommand in ("simulate", "simulate-tomograms", "cut", "pick"):
+            elif ctx.invoked_subcommand in ("simulate", "simulate-tomograms", "cut", "predict", "pick"):
                 how = "what is finished is kept; give the same command again to go on"
             else:
                 how = "nothing half-made is left under the output's name; give the same command again to start over"
@@ -283,19 +283,22 @@ def predict(
     model: Annotated[Path | None, typer.Option(metavar="MODEL", help="Model folder; default: the one that ships with triptych.")] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
+    part: Part = None,
+    scheduler: Scheduler = None,
 ) -> None:
-    """Class, mask and density of every particle."""
+    """Class, mask and density of every particle; the same command goes on after an interruption."""
     from triptych.config import PredictConfig
     from triptych.settings import load_config
 
+    numbers = None if part is None else parse_part(part)
     settings = load_config(PredictConfig, config, overrides or ())
 
     from triptych.predict import predict as stage
 
-    with show_progress("predict", "particles", device_name(settings.device)) as on_progress:
-        path = stage(particles, output, model, settings, on_progress=on_progress)
-    print_classes(path)
-    print_path("predictions", path)
+    device = device_name(settings.device) if scheduler is None else scheduler
+    with show_progress("predict", "particles", device, resumed=True) as on_progress:
+        path = stage(particles, output, model, settings, on_progress=on_progress, part=numbers, scheduler=scheduler)
+    print_predicted("predictions", path, part)
 
 
 @app.command()
@@ -305,7 +308,8 @@ def pick(
     model: Annotated[Path | None, typer.Option(metavar="MODEL", help="Model folder; default: the one that ships with triptych.")] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
-    part: Annotated[str | None, typer.Option(metavar="K/N", help="Do the K-th of N parts of the tomograms only, as a job array wants it.")] = None,
+    part: Part = None,
+    scheduler: Scheduler = None,
 ) -> None:
     """Particles of whole tomograms; the same command goes on after an interruption."""
     from triptych.config import PickConfig
@@ -316,13 +320,10 @@ def pick(
 
     from triptych.pick import pick as stage
 
-    with show_progress("pick", "steps", device_name(settings.device), resumed=True) as on_progress:
-        path = stage(tomograms, output, model, settings, on_progress=on_progress, part=numbers)
-    if not path.exists():
-        out.print(f"part {part} is done; others are still missing")
-        return
-    print_classes(path)
-    print_path("picks", path)
+    device = device_name(settings.device) if scheduler is None else scheduler
+    with show_progress("pick", "steps", device, resumed=True) as on_progress:
+        path = stage(tomograms, output, model, settings, on_progress=on_progress, part=numbers, scheduler=scheduler)
+    print_predicted("picks", path, part)
 
 
 @app.command()
@@ -432,6 +433,15 @@ def print_simulated(what: str, path: Path, part: str | None, missing: int, total
         print_path(what, path)
 
 
+def print_predicted(what: str, path: Path, part: str | None) -> None:
+    """The classes and where they are, or that other parts have still something to do."""
+    if not path.exists():
+        out.print(f"part {part} is done; others are still missing")
+        return
+    print_classes(path)
+    print_path(what, path)
+
+
 def print_classes(predictions: Path) -> None:
     """How many particles were given each class."""
     from triptych.io.star import read_star
@@ -508,14 +518,9 @@ def say_log(level: int) -> None:
 
 def device_name(device: str) -> str:
     """What the device setting stands for on this machine."""
-    import torch
+    from triptych.model import choose_device, name_device
 
-    from triptych.model import choose_device
-
-    if choose_device(device).type == "cuda":
-        return torch.cuda.get_device_name()
-    threads = torch.get_num_threads()
-    return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+    return name_device(choose_device(device))
 
 
 class _RateColumn(ProgressColumn):
