@@ -9,7 +9,7 @@ import re
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,11 +27,13 @@ from triptych.errors import InputError
 from triptych.parallel import keep_freed_memory
 
 if TYPE_CHECKING:
+    from triptych.io.compare import Comparison
     from triptych.io.describe import Description
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
+DIFFERENT = 1
 INPUT_ERROR = 2
 INTERRUPTED = 130
 SECONDS_BETWEEN_LINES = 30.0
@@ -348,6 +350,24 @@ def report(
 
 
 @app.command()
+def rerun(
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="manifest.json of a folder that a command wrote, or the folder.")],
+    output: Annotated[Path | None, typer.Argument(metavar="[OUT]", help="Folder to write; default: the folder's name with .rerun.")] = None,
+) -> None:
+    """Repeat a run with the same settings and inputs, and compare: the exit code is 1 if the outputs differ."""
+    from triptych.rerun import rerun as repeat
+
+    made = (manifest.parent if manifest.is_file() else manifest).absolute()
+    output = made.with_name(f"{made.name}.rerun") if output is None else output
+    with show_progress("rerun", "items", "", resumed=True) as on_progress:
+        comparisons = repeat(manifest, output, on_progress)
+    print_comparisons(comparisons)
+    print_path("repeated", output)
+    if not all(comparison.is_same for comparison in comparisons):
+        raise typer.Exit(DIFFERENT)
+
+
+@app.command()
 def convert(
     particles: Annotated[Path, typer.Argument(metavar="IN", help="STAR, .tbl, .em, .mod or .csv file, or the folder of a copick project or models.")],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="File to write; a folder for relion5, copick, and imod with several tomograms.")],
@@ -456,6 +476,16 @@ def print_classes(predictions: Path) -> None:
     for name, values in sorted(probabilities.items(), key=lambda item: -len(item[1])):
         table.add_row(name, str(len(values)), f"{sum(values) / len(values):.3f}")
     out.print(table)
+
+
+def print_comparisons(comparisons: Sequence[Comparison]) -> None:
+    """How many files are the same, and each that is not."""
+    equal, close = (sum(comparison.verdict == verdict for comparison in comparisons) for verdict in ("equal", "close"))
+    out.print(f"{len(comparisons)} files: {equal} equal, {close} with close numbers, {len(comparisons) - equal - close} different")
+    for comparison in comparisons:
+        if not comparison.is_same:
+            detail = f" ({comparison.detail})" if comparison.detail else ""
+            out.print(f"  {comparison.verdict}: {escape(comparison.name + detail)}", soft_wrap=True)
 
 
 def print_report(folder: Path) -> None:

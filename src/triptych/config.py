@@ -60,31 +60,17 @@ class SpecimenConfig(Settings):
     """What is in the ice; every range is drawn anew for each tomogram, and what was drawn is recorded."""
 
     shape: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(description="tomogram size in voxels, [z, y, x]")] = (104, 320, 320)
-    ice_thickness: Annotated[
-        PositiveRange,
-        Field(description="thickness of the ice, Å: particles lie within it, and its electrons are lost; ice may be thicker than the tomogram"),
-    ] = (1000.0, 2500.0)
-    occupancy: Annotated[PositiveRange, Field(description="share of the ice's volume that particles fill, up to about 0.35; log-uniform")] = (
-        0.02,
-        0.08,
-    )
+    ice_thickness: Annotated[PositiveRange, Field(description="thickness of the ice, Å: particles lie within it, and its electrons are lost; ice may be thicker than the tomogram")] = (1000.0, 2500.0)
+    occupancy: Annotated[PositiveRange, Field(description="share of the ice's volume that particles fill, up to about 0.35; log-uniform")] = (0.02, 0.08)
     contact_share: Annotated[float, Field(ge=0, le=1, description="share of the particles that are pushed against a neighbour")] = 0.8
     gap: Annotated[float, Field(ge=0, description="least distance between neighbouring surfaces, Å")] = 10.0
-    cytosol: Annotated[
-        NonNegativeRange,
-        Field(description="share of the volume between them that small proteins (25, 60 and 150 kDa, unlabelled) fill; cells have 0.1-0.3"),
-    ] = (0.0, 0.0)
-    cytosol_frequency: Annotated[
-        float, Field(ge=0, le=1, description="share of the tomograms that are of cells and have a cytosol; in the others the particles are purified")
-    ] = 1.0
+    cytosol: Annotated[NonNegativeRange, Field(description="share of the volume between them that small proteins (25, 60 and 150 kDa, unlabelled) fill; cells have 0.1-0.3")] = (0.0, 0.0)
+    cytosol_frequency: Annotated[float, Field(ge=0, le=1, description="share of the tomograms that are of cells and have a cytosol; in the others the particles are purified")] = 1.0
     vesicles: Annotated[CountRange, Field(description="number of membrane vesicles [low, high]")] = (0, 3)
     vesicle_radius: Annotated[PositiveRange, Field(description="radius of a vesicle, Å")] = (200.0, 450.0)
     gold_beads: Annotated[CountRange, Field(description="number of gold beads [low, high]")] = (0, 0)
     gold_diameter: Annotated[PositiveRange, Field(description="diameter of a gold bead, Å")] = (60.0, 120.0)
-    voxel_size_error: Annotated[PositiveRange, Field(description="factor on the size of all particles, at most 1.1: a wrong calibration")] = (
-        0.98,
-        1.02,
-    )
+    voxel_size_error: Annotated[PositiveRange, Field(description="factor on the size of all particles, at most 1.1: a wrong calibration")] = (0.98, 1.02)
 
 
 class AcquisitionConfig(Settings):
@@ -93,9 +79,7 @@ class AcquisitionConfig(Settings):
     tilt_max: Annotated[PositiveRange, Field(description="the tilts run from -tilt_max to +tilt_max, around tilt_centre")] = (60.0, 60.0)
     tilt_centre: Annotated[Range, Field(description="middle of the tilt range, as the pre-tilt of a lamella or a blocked side gives it")] = (0.0, 0.0)
     tilt_step: Annotated[PositiveRange, Field(description="angle between tilts")] = (3.0, 3.0)
-    tilt_order: Annotated[
-        dict[TiltOrder, Share], Field(description="relative frequency of each order of tilts, which decides where the dose went")
-    ] = {"dose_symmetric": 3.0, "bidirectional": 1.0, "continuous": 0.0}
+    tilt_order: Annotated[dict[TiltOrder, Share], Field(description="relative frequency of each order of tilts, which decides where the dose went")] = {"dose_symmetric": 3.0, "bidirectional": 1.0, "continuous": 0.0}
     tilt_jitter: Annotated[NonNegativeRange, Field(description="standard deviation of the error of each tilt angle")] = (0.0, 0.3)
     shift_jitter: Annotated[NonNegativeRange, Field(description="standard deviation of the residual image shift (misalignment), Å")] = (0.0, 3.0)
     voltage_kv: Annotated[float, Field(gt=0, description="acceleration voltage")] = 300.0
@@ -110,16 +94,13 @@ class AcquisitionConfig(Settings):
     b_factor: Annotated[NonNegativeRange, Field(description="extra Gaussian fall-off exp(-B k^2 / 4) of the signal, Å^2")] = (0.0, 300.0)
     quantum_efficiency: Annotated[float, Field(gt=0, le=1, description="share of the electrons that the detector counts")] = 0.6
     detector_mtf: Annotated[PositiveRange, Field(description="value of the detector's transfer function at the Nyquist frequency")] = (0.5, 0.9)
-    ctf_correction: Annotated[
-        dict[CtfCorrection, Share], Field(description="relative frequency of each way to treat the CTF in the reconstruction")
-    ] = {"none": 1.0, "phase_flip": 1.0, "deconvolve": 2.0}
+    ctf_correction: Annotated[dict[CtfCorrection, Share], Field(
+        description="relative frequency of each way to treat the CTF in the reconstruction")] = {"none": 1.0, "phase_flip": 1.0, "deconvolve": 2.0}
     deconvolution_constant: Annotated[PositiveRange, Field(description="c in CTF / (CTF^2 + c); log-uniform")] = (0.01, 0.3)
     dose_weighting: Annotated[float, Field(ge=0, le=1, description="share of the tomograms that are reconstructed with dose weighting")] = 0.5
     cosine_weighting: Annotated[float, Field(ge=0, le=1, description="share of the tomograms whose tilts are weighted by their cosine")] = 0.5
-    smoothing: Annotated[
-        dict[Smoothing, Share],
-        Field(description="relative frequency of each filter on the tomogram; wiener: S / (S + N) at each frequency, much as denoisers do"),
-    ] = {"none": 1.0, "low_pass": 0.0, "wiener": 0.0}
+    smoothing: Annotated[dict[Smoothing, Share], Field(
+        description="relative frequency of each filter on the tomogram; wiener: S / (S + N) at each frequency, much as denoisers do")] = {"none": 1.0, "low_pass": 0.0, "wiener": 0.0}
     low_pass: Annotated[PositiveRange, Field(description="resolution of the low-pass filter where there is one, Å")] = (25.0, 50.0)
 
 
@@ -141,67 +122,32 @@ class SimulateConfig(SceneConfig):
 
     particles: Annotated[int, Field(gt=0, description="number of subtomograms to write")] = 2048
     particles_per_tomogram: Annotated[int, Field(gt=0, description="subtomograms cut from each simulated tomogram; they share its optics")] = 64
-    none_share: Annotated[
-        float, Field(ge=0, lt=1, description='share of subtomograms of the class "none" (background, membrane, off-centre neighbours)')
-    ] = 0.06
-    tile_share: Annotated[
-        float,
-        Field(
-            ge=0,
-            description="tiles per subtomogram: boxes at random places with a label map and the centres of all that is in them, from which picking is learned",
-        ),
-    ] = 0.25
+    none_share: Annotated[float, Field(ge=0, lt=1, description='share of subtomograms of the class "none" (background, membrane, off-centre neighbours)')] = 0.06
+    tile_share: Annotated[float, Field(ge=0, description="tiles per subtomogram: boxes at random places with a label map and the centres of all that is in them, from which picking is learned")] = 0.25
     box_size: Annotated[int, Field(gt=0, multiple_of=8, description="voxels along each side of a subtomogram")] = 40
     max_shift: Annotated[float, Field(ge=0, description="the particle's centre is at most this far from the box's centre along each axis, Å")] = 20.0
-    snr: Annotated[
-        PositiveRange | None,
-        Field(
-            description="var(signal)/var(noise) over the whole box after CTF, wedge and band limit, neighbours belonging to the signal; drawn log-uniform per subtomogram; none: what the dose gives"
-        ),
-    ] = (0.03, 0.3)
+    snr: Annotated[PositiveRange | None, Field(description="var(signal)/var(noise) over the whole box after CTF, wedge and band limit, neighbours belonging to the signal; drawn log-uniform per subtomogram; none: what the dose gives")] = (0.03, 0.3)
 
 
 class TomogramConfig(SceneConfig):
     """`triptych simulate-tomograms`: structures + physics + seed -> whole tomograms with their truth."""
 
     tomograms: Annotated[int, Field(gt=0, description="number of tomograms to write")] = 1
-    snr: Annotated[
-        PositiveRange | None,
-        Field(description="var(signal)/var(noise) over the whole tomogram; drawn log-uniform per tomogram; none: what the dose gives"),
-    ] = None
+    snr: Annotated[PositiveRange | None, Field(description="var(signal)/var(noise) over the whole tomogram; drawn log-uniform per tomogram; none: what the dose gives")] = None
     contrast: Annotated[Contrast, Field(description="sign of the particles in the tomograms that are written")] = DEFAULT_CONTRAST
-    specimen: Annotated[SpecimenConfig, Field(description="what is in the ice")] = SpecimenConfig(
-        shape=(200, 512, 512), cytosol=(0.05, 0.15), gold_beads=(4, 10)
-    )
+    specimen: Annotated[SpecimenConfig, Field(description="what is in the ice")] = SpecimenConfig(shape=(200, 512, 512), cytosol=(0.05, 0.15), gold_beads=(4, 10))
 
 
 class CutConfig(Settings):
     """`triptych cut`: annotated tomograms -> labelled subtomograms and tiles to train on."""
 
     voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of the tomograms; none: as the files say")] = None
-    model_voxel_size: Annotated[
-        float | None,
-        Field(gt=0, description="Å per voxel of what is written, such as 10 to go on from the shipped model; none: as the first tomogram"),
-    ] = None
+    model_voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of what is written, such as 10 to go on from the shipped model; none: as the first tomogram")] = None
     contrast: Annotated[Contrast, Field(description="sign of the particles' grey values in the tomograms")] = DEFAULT_CONTRAST
-    names: Annotated[
-        dict[int, str],
-        Field(
-            description="names of the numbers in the label maps, where no classes.star in or beside their folder tells them; others are called class_1, class_2 ..."
-        ),
-    ] = {}
+    names: Annotated[dict[int, str], Field(description="names of the numbers in the label maps, where no classes.star in or beside their folder tells them; others are called class_1, class_2 ...")] = {}
     not_particles: Annotated[tuple[str, ...], Field(description="names of labels that are no particles, such as membranes")] = ("membrane", "gold")
-    radius: Annotated[
-        dict[str, PositiveFloat],
-        Field(description="Å, for each class of a list of particles without label maps: the radius of the ball that stands for it"),
-    ] = {}
-    particles_per_tomogram: Annotated[
-        int,
-        Field(
-            gt=0,
-            description="subtomograms cut from each tomogram, as many of each class as of any other; a particle is cut several times, each time with another shift",
-        ),
-    ] = 256
+    radius: Annotated[dict[str, PositiveFloat], Field(description="Å, for each class of a list of particles without label maps: the radius of the ball that stands for it")] = {}
+    particles_per_tomogram: Annotated[int, Field(gt=0, description="subtomograms cut from each tomogram, as many of each class as of any other; a particle is cut several times, each time with another shift")] = 256
     tiles_per_tomogram: Annotated[int, Field(ge=0, description="tiles cut from each tomogram, from which picking is learned")] = 64
     none_share: Annotated[float, Field(ge=0, lt=1, description='share of the subtomograms of the class "none"')] = 0.1
     none_distance: Annotated[float, Field(ge=0, description='least distance of the class "none" from the centre of any particle, Å')] = 100.0
@@ -213,10 +159,7 @@ class CutConfig(Settings):
 class NetworkConfig(Settings):
     """The network."""
 
-    tasks: Annotated[
-        tuple[Task, ...],
-        Field(min_length=1, description="heads to build: any of class, mask, density, and pick, which marks and names everything in a tile"),
-    ] = ("class", "mask", "density", "pick")
+    tasks: Annotated[tuple[Task, ...], Field(min_length=1, description="heads to build: any of class, mask, density, and pick, which marks and names everything in a tile")] = ("class", "mask", "density", "pick")
     channels: Annotated[tuple[Channels, Channels, Channels], Field(description="channels at 1/2, 1/4 and 1/8 of the resolution")] = (32, 96, 192)
     blocks: Annotated[tuple[Blocks, Blocks, Blocks], Field(description="residual blocks of the encoder at 1/2, 1/4 and 1/8")] = (1, 2, 2)
     embedding_size: Annotated[int, Field(gt=0, le=65536, description="length of the embedding vector")] = 128
@@ -229,26 +172,12 @@ class AugmentConfig(Settings):
     snr: Annotated[PositiveRange | None, Field(description="redraw the SNR log-uniformly from this range; none: keep the stored noise")] = (0.03, 0.4)
     swap_noise: Annotated[bool, Field(description="take the noise of another subtomogram of the same tomogram")] = True
     half_turns: Annotated[bool, Field(description="180° turns about x, y, z, which keep wedge and hand")] = True
-    low_pass: Annotated[
-        PositiveRange,
-        Field(
-            description="resolution of a low-pass filter of random steepness, Å; drawn per subtomogram. Up to twice the voxel size it does nothing"
-        ),
-    ] = (10.0, 45.0)
+    low_pass: Annotated[PositiveRange, Field(description="resolution of a low-pass filter of random steepness, Å; drawn per subtomogram. Up to twice the voxel size it does nothing")] = (10.0, 45.0)
     low_pass_share: Annotated[float, Field(ge=0, le=1, description="share of subtomograms that are low-passed")] = 0.3
-    fall_off: Annotated[
-        NonNegativeRange,
-        Field(
-            description="B of a Gaussian fall-off exp(-B k^2 / 4) of signal and noise, Å^2, as interpolation, binning and CTF premultiplication leave it; drawn per subtomogram"
-        ),
-    ] = (0.0, 10000.0)
+    fall_off: Annotated[NonNegativeRange, Field(description="B of a Gaussian fall-off exp(-B k^2 / 4) of signal and noise, Å^2, as interpolation, binning and CTF premultiplication leave it; drawn per subtomogram")] = (0.0, 10000.0)
     fall_off_share: Annotated[float, Field(ge=0, le=1, description="share of subtomograms that fall off")] = 0.4
-    high_pass_share: Annotated[
-        float, Field(ge=0, le=1, description="share of subtomograms whose lowest frequencies (beyond 150-1000 Å) are damped")
-    ] = 0.2
-    padding_share: Annotated[float, Field(ge=0, le=1, description="share of subtomograms whose border is blank, as after padding a smaller box")] = (
-        0.15
-    )
+    high_pass_share: Annotated[float, Field(ge=0, le=1, description="share of subtomograms whose lowest frequencies (beyond 150-1000 Å) are damped")] = 0.2
+    padding_share: Annotated[float, Field(ge=0, le=1, description="share of subtomograms whose border is blank, as after padding a smaller box")] = 0.15
     inverted_share: Annotated[float, Field(ge=0, le=1, description='share turned into "none" by inverting the contrast')] = 0.03
     scrambled_share: Annotated[float, Field(ge=0, le=1, description='share turned into "none" by scrambling the Fourier phases')] = 0.03
 
@@ -256,22 +185,11 @@ class AugmentConfig(Settings):
 class LossConfig(Settings):
     """Weights of the losses of the tasks."""
 
-    balance: Annotated[
-        Literal["fixed", "uncertainty", "gradient"],
-        Field(
-            description="further weights that change while training; fixed: none; uncertainty: learned (Kendall et al. 2018); gradient: such that every task pulls at the shared layers with the same force"
-        ),
-    ] = "fixed"
+    balance: Annotated[Literal["fixed", "uncertainty", "gradient"], Field(description="further weights that change while training; fixed: none; uncertainty: learned (Kendall et al. 2018); gradient: such that every task pulls at the shared layers with the same force")] = "fixed"
     class_weight: Annotated[float, Field(ge=0, description="cross-entropy")] = 1.0
     mask_weight: Annotated[float, Field(ge=0, description="10 x binary cross-entropy + soft Jaccard loss")] = 1.0
     density_weight: Annotated[float, Field(ge=0, description="squared error + (1 - correlation)")] = 1.0
-    pick_weight: Annotated[
-        float,
-        Field(
-            ge=0,
-            description="of a tile: 10 x binary cross-entropy + soft Jaccard loss of what is no background, cross-entropy of its labels, focal loss of the centres",
-        ),
-    ] = 1.0
+    pick_weight: Annotated[float, Field(ge=0, description="of a tile: 10 x binary cross-entropy + soft Jaccard loss of what is no background, cross-entropy of its labels, focal loss of the centres")] = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1, description="label smoothing of the cross-entropy")] = 0.03
 
 
@@ -282,48 +200,25 @@ class TrainConfig(Settings):
     augment: Annotated[AugmentConfig, Field(description="augmentation")] = AugmentConfig()
     loss: Annotated[LossConfig, Field(description="losses")] = LossConfig()
     updates: Annotated[int, Field(gt=0, description="optimiser steps in all")] = 4000
-    stop_after: Annotated[
-        int | None,
-        Field(gt=0, description="end at the first checkpoint after so many steps, whatever the learning-rate schedule says; none: after all"),
-    ] = None
+    stop_after: Annotated[int | None, Field(gt=0, description="end at the first checkpoint after so many steps, whatever the learning-rate schedule says; none: after all")] = None
     batch_size: Annotated[int, Field(gt=1, description="subtomograms per step")] = 32
     tiles_per_batch: Annotated[int, Field(ge=0, description="tiles per step, for the task pick")] = 8
-    updates_per_checkpoint: Annotated[
-        int, Field(gt=0, description="steps between checkpoints and validations; a resumed run goes on from the last one")
-    ] = 250
+    updates_per_checkpoint: Annotated[int, Field(gt=0, description="steps between checkpoints and validations; a resumed run goes on from the last one")] = 250
     learning_rate: Annotated[float, Field(gt=0, description="highest learning rate of AdamW; warm-up, then cosine decay to zero")] = 2e-3
     weight_decay: Annotated[float, Field(ge=0, description="AdamW")] = 0.01
     warmup_share: Annotated[float, Field(ge=0, le=1, description="share of the steps over which the learning rate rises")] = 0.05
     gradient_clip: Annotated[float, Field(gt=0, description="largest norm of the gradient")] = 5.0
-    validation_share: Annotated[
-        float, Field(gt=0, lt=1, description="share of the particles held out; whole tomograms, so that no neighbour leaks")
-    ] = 0.05
+    validation_share: Annotated[float, Field(gt=0, lt=1, description="share of the particles held out; whole tomograms, so that no neighbour leaks")] = 0.05
     validation_particles: Annotated[int, Field(gt=0, description="held-out particles used at most")] = 1024
-    crop_size: Annotated[
-        int | None,
-        Field(
-            gt=0, multiple_of=8, description="central cube of so many voxels that the first updates see: cheaper; none: the whole box from the start"
-        ),
-    ] = None
+    crop_size: Annotated[int | None, Field(gt=0, multiple_of=8, description="central cube of so many voxels that the first updates see: cheaper; none: the whole box from the start")] = None
     crop_share: Annotated[float, Field(ge=0, le=1, description="share of the updates that see crop_size only")] = 0.6
     initial_model: Annotated[Path | None, Field(description="model folder whose weights to start from")] = None
-    precision: Annotated[Literal["auto", "bfloat16", "float32"], Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = (
-        "auto"
-    )
+    precision: Annotated[Literal["auto", "bfloat16", "float32"], Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = "auto"
     device: Annotated[Device, Field(description="where to train")] = "auto"
-    cache: Annotated[
-        bool,
-        Field(
-            description="keep an uncompressed copy of the dataset beside the model while training (0.45 MB per subtomogram of 40^3): faster loading"
-        ),
-    ] = True
-    refresh_every: Annotated[
-        int | None,
-        Field(
-            gt=0,
-            description="steps after which training goes on with freshly simulated data, which are made meanwhile at low priority; a multiple of updates_per_checkpoint; none: always the same data",
-        ),
-    ] = None
+    devices: Annotated[int, Field(gt=0, description="GPUs of a machine that train together, or processes on CPUs; each has its share of every batch")] = 1
+    nodes: Annotated[int, Field(gt=0, description="machines that train together; srun or torchrun must start the command on all of them, once for each device")] = 1
+    cache: Annotated[bool, Field(description="keep an uncompressed copy of the dataset beside the model while training (0.45 MB per subtomogram of 40^3): faster loading")] = True
+    refresh_every: Annotated[int | None, Field(gt=0, description="steps after which training goes on with freshly simulated data, which are made meanwhile at low priority; a multiple of updates_per_checkpoint; none: always the same data")] = None
     refresh_workers: Annotated[int, Field(ge=0, description="processes that simulate fresh data; 0: one per CPU core")] = 0
     loader_workers: Annotated[int, Field(ge=0, description="processes that prepare batches")] = 1
     seed: Annotated[int, Field(ge=0, description="of weights, order, augmentation and fresh data")] = 0
@@ -331,9 +226,17 @@ class TrainConfig(Settings):
     @model_validator(mode="after")
     def _refreshes_at_checkpoints(self) -> Self:
         if self.refresh_every is not None and self.refresh_every % self.updates_per_checkpoint:
-            raise ValueError(
-                f"refresh_every is {self.refresh_every}, but a multiple of updates_per_checkpoint ({self.updates_per_checkpoint}) was expected"
-            )
+            raise ValueError(f"refresh_every is {self.refresh_every}, but a multiple of updates_per_checkpoint ({self.updates_per_checkpoint}) was expected")
+        return self
+
+    @model_validator(mode="after")
+    def _batches_can_be_shared(self) -> Self:
+        processes = self.devices * self.nodes
+        for name in ("batch_size", "tiles_per_batch"):
+            if getattr(self, name) % processes:
+                raise ValueError(f"{name} is {getattr(self, name)}, but a multiple of devices x nodes ({processes}) was expected, which share each batch")
+        if processes > 1 and ":" in self.device:
+            raise ValueError(f"device is {self.device}, but several devices are to train together: set device=gpu, or devices=1")
         return self
 
 
@@ -341,33 +244,15 @@ class PredictConfig(Settings):
     """`triptych predict`: model + particles -> STAR, masks, densities."""
 
     voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of the input; none: as the files say")] = None
-    contrast: Annotated[
-        Contrast | Literal["auto"] | None,
-        Field(
-            description="dark: particles have low values; bright: high values, as RELION writes; auto: decide from the data; none: as our Zarr store states, and dark for files, which don't state it"
-        ),
-    ] = None
-    tomograms: Annotated[
-        Path | None,
-        Field(
-            description="folder of the tomograms that coordinates refer to; none: beside the STAR file, or as its rlnTomoReconstructedTomogram column says"
-        ),
-    ] = None
+    contrast: Annotated[Contrast | Literal["auto"] | None, Field(description="dark: particles have low values; bright: high values, as RELION writes; auto: decide from the data; none: as our Zarr store states, and dark for files, which don't state it")] = None
+    tomograms: Annotated[Path | None, Field(description="folder of the tomograms that coordinates refer to; none: beside the STAR file, or as its rlnTomoReconstructedTomogram column says")] = None
     tomogram_voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of the tomograms, where their header does not say")] = None
-    coordinate_pixel_size: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            description="Å per pixel of rlnCoordinateX/Y/Z; none: as the STAR file says (RELION: the unbinned tilt series' pixel; Warp: the export's)",
-        ),
-    ] = None
+    coordinate_pixel_size: Annotated[float | None, Field(gt=0, description="Å per pixel of rlnCoordinateX/Y/Z; none: as the STAR file says (RELION: the unbinned tilt series' pixel; Warp: the export's)")] = None
     batch_size: Annotated[int, Field(gt=0, description="subtomograms per forward pass")] = 16
     half_turns: Annotated[bool, Field(description="average over the four 180° turns that keep the wedge: better, four times the arithmetic")] = False
     write_masks: Annotated[bool, Field(description="write masks/<name>.mrc")] = True
     write_densities: Annotated[bool, Field(description="write densities/<name>.mrc")] = True
-    precision: Annotated[Literal["auto", "bfloat16", "float32"], Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = (
-        "auto"
-    )
+    precision: Annotated[Literal["auto", "bfloat16", "float32"], Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = "auto"
     device: Annotated[Device, Field(description="where to run")] = "auto"
     workers: Annotated[int, Field(ge=0, description="processes on this machine, which share its cores; 0: one per CPU core")] = 1
 
@@ -378,24 +263,15 @@ class PickConfig(Settings):
     voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of the tomograms; none: as the files say")] = None
     contrast: Annotated[Contrast, Field(description="sign of the particles' grey values in the tomograms")] = DEFAULT_CONTRAST
     threshold: Annotated[float, Field(gt=0, lt=1, description="least probability of a particle's centre that is looked at")] = 0.15
-    min_score: Annotated[
-        float,
-        Field(
-            ge=0, le=1, description="least score (probability of the centre x probability of being a particle at all) of a particle that is written"
-        ),
-    ] = 0.1
+    min_score: Annotated[float, Field(ge=0, le=1, description="least score (probability of the centre x probability of being a particle at all) of a particle that is written")] = 0.1
     max_overlap: Annotated[float, Field(ge=0, le=1, description="most of a particle's mask that a better one may cover")] = 0.3
     tile_size: Annotated[int, Field(gt=0, description="most voxels (of the model) along each side that are scanned at once, without the margin")] = 64
     margin: Annotated[int, Field(ge=0, description="voxels (of the model) around them that are seen too")] = 16
     batch_size: Annotated[int, Field(gt=0, description="particles per forward pass")] = 16
-    half_turns: Annotated[
-        bool, Field(description="look at each particle in four orientations that keep the wedge: better, four times the arithmetic")
-    ] = False
+    half_turns: Annotated[bool, Field(description="look at each particle in four orientations that keep the wedge: better, four times the arithmetic")] = False
     write_instances: Annotated[bool, Field(description="write instances/<tomogram>.mrc: the number of the particle in each voxel")] = True
     write_densities: Annotated[bool, Field(description="write densities/<tomogram>.mrc: the recovered tomogram, particles only")] = False
-    precision: Annotated[Literal["auto", "bfloat16", "float32"], Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = (
-        "auto"
-    )
+    precision: Annotated[Literal["auto", "bfloat16", "float32"], Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = "auto"
     device: Annotated[Device, Field(description="where to run")] = "auto"
     workers: Annotated[int, Field(ge=0, description="processes on this machine, which share its cores; 0: one per CPU core")] = 1
 

@@ -493,7 +493,8 @@ class Model:
             for name, text in (texts or {}).items():
                 (part / name).write_text(text, encoding="utf-8")
             hashes = {name: hash_file(part / name) for name in (WEIGHTS, "model.json")}
-            write_manifest(part, "train", config, inputs, seed, {"files": hashes, **(extra or {})})
+            arguments = {"data": inputs[0] if inputs else None}
+            write_manifest(part, "train", config, inputs, seed, {"files": hashes, **(extra or {})}, arguments)
         return folder
 
 

@@ -308,7 +308,8 @@ def finish_run(picker: Picker, folder: Path) -> None:
         "particles": len(table),
     }
     inputs = [json.loads(str(note["input"])) for note in notes]
-    write_manifest(folder, "pick", picker.config, [*inputs, picker.folder], None, about)
+    arguments = {"tomograms": [job.path for job in jobs], "model": picker.folder}
+    write_manifest(folder, "pick", picker.config, [*inputs, picker.folder], None, about, arguments)
 
 
 def particle_table(job: Job, note: dict[str, NDArray[Any]], class_names: Sequence[str], optics_group: int) -> pd.DataFrame:

@@ -234,7 +234,8 @@ def finish_run(workspace: Workspace, predictor: Predictor, about: dict[str, Any]
         "seconds": round(seconds, 2),
         "particles_per_second": round(len(source) / seconds, 2),
     }
-    write_manifest(folder, "predict", predictor.config, [*source.files, predictor.folder], None, described)
+    arguments = {"particles": predictor.particles, "model": predictor.folder}
+    write_manifest(folder, "predict", predictor.config, [*source.files, predictor.folder], None, described, arguments)
 
 
 def warn_of_empty(names: Sequence[str], count: int) -> None:

@@ -75,6 +75,7 @@ def write_manifest(
     inputs: Sequence[Path | str | Mapping[str, Any]],
     seed: int | None,
     extra: Mapping[str, Any] | None = None,
+    arguments: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write ``manifest.json``: all that is needed to tell how a folder was made and to make it again.
 
@@ -86,11 +87,14 @@ def write_manifest(
     inputs : files and folders that were read, or what `describe_input` has said of them
     seed : of every random choice; None where nothing was random
     extra : further entries, which must be JSON and must not repeat the standard keys
+    arguments : paths that the stage was called with besides its output, by the names of its parameters; `triptych rerun` needs them
     """
     content: dict[str, Any] = {
         "triptych": installed_version(),
         "stage": stage,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "folder": os.getcwd(),
+        "arguments": None if arguments is None else {key: _as_text(value) for key, value in arguments.items()},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": seed,
         "config": None if config is None else config.model_dump(mode="json"),
@@ -109,6 +113,12 @@ def write_manifest(
     with output_file(path) as part:
         part.write_text(json.dumps({**content, **(extra or {})}, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def _as_text(argument: Path | str | Sequence[Path | str] | None) -> str | list[str] | None:
+    if argument is None or isinstance(argument, str | Path):
+        return None if argument is None else str(argument)
+    return [str(path) for path in argument]
 
 
 def read_manifest(folder: Path | str) -> dict[str, Any]:
