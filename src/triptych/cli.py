@@ -271,9 +271,14 @@ def train(
     settings = load_config(TrainConfig, config, overrides or ())
 
     from triptych.simulate import simulate_again
+    from triptych.train import own_share
     from triptych.train import train as stage
 
-    with show_progress("train", "updates", device_name(settings.device), resumed=resume) as on_progress:
+    if not own_share(settings).leads:  # another process speaks for all
+        stage(data, output, settings, resume=resume, refresh=simulate_again)
+        return
+    several = f"{settings.devices * settings.nodes} x " if settings.devices * settings.nodes > 1 else ""
+    with show_progress("train", "updates", several + device_name(settings.device), resumed=resume) as on_progress:
         path = stage(data, output, settings, resume=resume, on_progress=on_progress, refresh=simulate_again)
     print_path("model", path)
 
@@ -538,7 +543,8 @@ class _ConsoleHandler(logging.Handler):
 def say_log(level: int) -> None:
     """Show what triptych logs. What other libraries warn of is for us to look at, in the tests, and not for a user."""
     warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.distributed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("distributed.client").disabled = True  # a lost scheduler is said in our own sentence, not in its traceback
     logger = logging.getLogger("triptych")
     logger.setLevel(level)

@@ -105,7 +105,7 @@ def name_devices(model: Model, config: TrainConfig) -> str:
 def fit(module: TrainingModule, run: Path, checkpoint: str | None, on_progress: Progress | None) -> None:
     """Train to the end, from a checkpoint if there is one, with the figures of the last validation."""
     config, box_size = module.config, module.store.box_size
-    trainer = make_trainer(run, config, min(box_size, config.crop_size or box_size), on_progress)
+    trainer = make_trainer(run, config, min(box_size, config.crop_size or box_size), choose_strategy(module), on_progress)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning|torch\.jit")
         try:
@@ -191,9 +191,16 @@ def settings_to_keep(config: TrainConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude={"stop_after", "device", "devices", "nodes", "loader_workers", "refresh_workers"})
 
 
-def make_trainer(run: Path, config: TrainConfig, smallest_box: int, on_progress: Progress | None) -> Trainer:
+def choose_strategy(module: TrainingModule) -> str:
+    """How Lightning trains: in several processes through DDP, which must be told of weights without gradients, such as of a head without truth."""
+    if module.share.count == 1:
+        return "auto"
+    has_idle_head = "density" in module.config.network.tasks and "density" not in module.store
+    return "ddp_find_unused_parameters_true" if has_idle_head else "ddp"
+
+
+def make_trainer(run: Path, config: TrainConfig, smallest_box: int, strategy: str, on_progress: Progress | None) -> Trainer:
     device = choose_device(config.device)
-    together = config.devices * config.nodes > 1
     half = choose_precision(config.precision, device) is torch.bfloat16
     if device.type == "cpu" and smallest_box < SMALLEST_HALF_BOX:
         half = False
@@ -208,8 +215,8 @@ def make_trainer(run: Path, config: TrainConfig, smallest_box: int, on_progress:
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=config.devices if device.type == "cpu" or config.devices > 1 else [device.index],
         num_nodes=config.nodes,
-        strategy="ddp_find_unused_parameters_true" if together else "auto",  # a head without truth is not used
-        sync_batchnorm=together and device.type == "cuda",
+        strategy=strategy,
+        sync_batchnorm=strategy != "auto" and device.type == "cuda",
         use_distributed_sampler=False,  # the batches are planned with shares
         precision="bf16-mixed" if half else "32-true",
         max_epochs=-(-last_update(config) // config.updates_per_checkpoint),
