@@ -17,10 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from scaling_costs import costs_table
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 CARD = "src/triptych/data/models/base/README.md"
-PAGES = tuple(ROOT / name for name in ("README.md", "docs/real_data.md", "docs/simulation.md", "docs/picking.md", "docs/benchmarks.md", CARD))
+DOCS = ("real_data", "simulation", "picking", "benchmarks", "scaling")
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in DOCS), ROOT / CARD)
 BLOCK = re.compile(r"<!-- figures: (\w+) -->\n.*?<!-- end of figures -->", re.DOTALL)
 
 
@@ -364,8 +367,23 @@ def picture(name: str, size: str = "cpu") -> str:
     return f"\n\n![{name}](images/{file})" if (ROOT / "docs" / "images" / file).exists() else ""
 
 
+def scaling() -> str:
+    """What a project of a thousand tomograms costs."""
+    files = "simulator, picking, shipped_model, memory" + (", gpu/rates" if (RESULTS / "gpu" / "rates.json").is_file() else "")
+    return f"{table(*costs_table())}\n\n(`scripts/scaling_costs.py`, from `benchmarks/results/`: {files})"
+
+
+def memory() -> str:
+    """Peak memory against the size of the input."""
+    content = read("memory")
+    inputs = [(f"predict, {row['particles']:,} particles", row) for row in content["predict"]]
+    inputs += [(f"pick, {' x '.join(map(str, row['shape']))} voxels", row) for row in content["pick"]]
+    rows = [[text, f"{row['peak_gb']:.2f} GB", f"{row['seconds']:,.0f} s"] for text, row in inputs]
+    return f"{table(['input', 'most memory held', 'time'], rows)}\n\n{source('memory', content)}"
+
+
 TABLES = (demo, simulated, classes, real, recovered, simulator, spectra)
-TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, ablation, picking)
+TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, ablation, picking, scaling, memory)
 FIGURES: dict[str, Callable[[], str]] = {f.__name__: f for f in TABLES}
 
 

@@ -1,0 +1,106 @@
+"""Memory of predict and pick, which should not grow with the number of particles or the size of the tomogram.
+
+    python benchmarks/memory.py WORK [--counts 100 1000 10000 100000] [--shapes 128x128x128 256x256x256 300x512x512 300x1024x1024]
+
+The input is synthetic: noise, and positions drawn in it. Each measurement runs in a process of its own with the shipped model, whose largest
+resident memory is noted; predict writes no maps, which take room on the disk only. Inputs and outputs are kept in WORK, outputs until they are
+measured. Writes benchmarks/results/memory.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from cells import run_apart
+from results import write_result
+
+from triptych.config import PickConfig, PredictConfig
+from triptych.io.mrc import new_mrc
+from triptych.io.star import write_star
+from triptych.model import load_model
+from triptych.pick import pick
+from triptych.predict import predict
+
+VOXEL_SIZE = 10.0
+FIELD = (128, 256, 256)
+"""The tomogram that the particles of all counts are cut from."""
+MARGIN = 24
+SLAB = 16
+SEED = 0
+
+
+def write_noise(path: Path, shape: tuple[int, int, int]) -> Path:
+    """A tomogram of noise, slab by slab."""
+    if not path.exists():
+        rng = np.random.default_rng(SEED)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with new_mrc(path, shape, "f4", VOXEL_SIZE) as data:
+            for first in range(0, shape[0], SLAB):
+                data[first : first + SLAB] = rng.standard_normal(data[first : first + SLAB].shape, dtype=np.float32)
+    return path
+
+
+def write_positions(folder: Path, count: int) -> Path:
+    """A STAR file of positions in the field, in voxels."""
+    path = folder / f"particles_{count}.star"
+    if not path.exists():
+        write_noise(folder / "field.mrc", FIELD)
+        positions = np.random.default_rng(SEED).uniform(MARGIN, np.array(FIELD[::-1]) - MARGIN, (count, 3))
+        table = pd.DataFrame(positions, columns=["rlnCoordinateX", "rlnCoordinateY", "rlnCoordinateZ"]).assign(rlnTomoName="field", rlnOpticsGroup=1)
+        write_star(path, {"optics": pd.DataFrame({"rlnOpticsGroup": [1], "rlnTomoTiltSeriesPixelSize": [VOXEL_SIZE]}), "particles": table})
+    return path
+
+
+def peak_after(started: float) -> dict[str, float]:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return {"peak_gb": round(peak, 3), "seconds": round(time.perf_counter() - started, 1)}
+
+
+def measure_predict(particles: Path, out: Path) -> dict[str, float]:
+    started = time.perf_counter()
+    predict(particles, out, config=PredictConfig(write_masks=False, write_densities=False, contrast="dark"))
+    return peak_after(started)
+
+
+def measure_pick(tomogram: Path, out: Path) -> dict[str, float]:
+    started = time.perf_counter()
+    pick([tomogram], out, config=PickConfig())
+    return peak_after(started)
+
+
+def parse_shape(text: str) -> tuple[int, int, int]:
+    z, y, x = (int(word) for word in text.split("x"))
+    return z, y, x
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path, help="folder for inputs and outputs")
+    parser.add_argument("--counts", type=int, nargs="*", default=[100, 1000, 10_000, 100_000], help="particles")
+    parser.add_argument("--shapes", type=parse_shape, nargs="*", default=[(128,) * 3, (256,) * 3, (300, 512, 512), (300, 1024, 1024)], help="ZxYxX")
+    parser.add_argument("--name", default="memory", help="of the result file")
+    arguments = parser.parse_args()
+    work: Path = arguments.work
+    work.mkdir(parents=True, exist_ok=True)
+    figures: dict[str, Any] = {"predict": [], "pick": []}
+    for count in arguments.counts:
+        found = run_apart(measure_predict, write_positions(work, count), work / "out")
+        figures["predict"].append({"particles": count, **found})
+        shutil.rmtree(work / "out")
+    for shape in arguments.shapes:
+        tomogram = write_noise(work / f"{'x'.join(map(str, shape))}.mrc", shape)
+        found = run_apart(measure_pick, tomogram, work / "out")
+        figures["pick"].append({"shape": list(shape), **found})
+        shutil.rmtree(work / "out")
+    write_result(arguments.name, SEED, figures, load_model())
+
+
+if __name__ == "__main__":
+    main()
