@@ -145,6 +145,26 @@ def frequency_grid(shape: tuple[int, ...], voxel_size: float) -> NDArray[np.floa
     return np.asarray(np.sqrt(kz**2 + ky**2 + kx**2), dtype=np.float32)
 
 
+def wedge_weights(shape: tuple[int, int, int], tilt_min: float, tilt_max: float) -> NDArray[np.float32]:
+    """1 where `rfftn` of a box has terms that the tilt range about y measures, 0 in the missing wedge.
+
+    Parameters
+    ----------
+    shape : (nz, ny, nx) of the box, of cubic voxels
+    tilt_min, tilt_max : degrees; the tilt theta measures the plane that holds ky and the direction (cos theta, sin theta) of kx and kz
+
+    Returns
+    -------
+    float32 (nz, ny, nx // 2 + 1)
+    """
+    if not -90 <= tilt_min < tilt_max <= 90:
+        raise InputError(f"the tilt range is {tilt_min} to {tilt_max} degrees, but it must ascend and lie within -90 to 90")
+    kz, kx = np.fft.fftfreq(shape[0])[:, None, None], np.fft.rfftfreq(shape[2])
+    angle = np.degrees(np.arctan2(kz, kx))
+    measured = ((angle >= tilt_min) & (angle <= tilt_max)).astype(np.float32)
+    return np.ascontiguousarray(np.broadcast_to(measured, (shape[0], shape[1], len(kx))))
+
+
 def _filter(data: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
     axes = (-3, -2, -1)
     shape = data.shape[-3:]
@@ -212,9 +232,7 @@ def radial_power_spectrum(volume: Volume) -> tuple[NDArray[np.float64], NDArray[
     return frequencies, total / number
 
 
-def fourier_shell_correlation(
-    a: NDArray[np.float32], b: NDArray[np.float32], voxel_size: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def fourier_shell_correlation(a: NDArray[np.float32], b: NDArray[np.float32], voxel_size: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Correlation of two volumes in shells of Fourier space (Harauz & van Heel 1986), up to the Nyquist frequency.
 
     Parameters
@@ -231,11 +249,25 @@ def fourier_shell_correlation(
     shells, weights, frequencies = _shells(a.shape, voxel_size)
     fa, fb = np.fft.rfftn(a), np.fft.rfftn(b)
     cross, power_a, power_b = (
-        _shell_sum(values * weights, shells, len(frequencies))
-        for values in ((fa * fb.conj()).real, np.abs(fa) ** 2, np.abs(fb) ** 2)
+        _shell_sum(values * weights, shells, len(frequencies)) for values in ((fa * fb.conj()).real, np.abs(fa) ** 2, np.abs(fb) ** 2)
     )
     norm = np.sqrt(power_a * power_b)
     return frequencies, np.divide(cross, norm, out=np.zeros_like(cross), where=norm > 0)
+
+
+def resolution_at(frequencies: NDArray[np.float64], correlation: NDArray[np.float64], threshold: float) -> float:
+    """Å at which a Fourier shell correlation first falls below a threshold (0.143 between half maps, 0.5 against the truth).
+
+    Linear between shells; the finest shell's resolution where it never falls, infinity where it is below from the first shell on.
+    """
+    below = np.flatnonzero(correlation[1:] < threshold) + 1  # the first shell is the mean and tells nothing
+    if not below.size:
+        return float(1 / frequencies[-1])
+    i = int(below[0])
+    if i == 1:
+        return float("inf")
+    share = (correlation[i - 1] - threshold) / (correlation[i - 1] - correlation[i])
+    return float(1 / (frequencies[i - 1] + share * (frequencies[i] - frequencies[i - 1])))
 
 
 def contrast_score(data: NDArray[np.floating[Any]]) -> float:
