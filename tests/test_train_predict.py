@@ -18,11 +18,11 @@ from triptych.io.mrc import read_mrc
 from triptych.io.source import ParticleSource, open_particles
 from triptych.io.star import probability_columns, read_star
 from triptych.io.store import open_store
-from triptych.model import HALF_TURNS, load_model, turn
+from triptych.model import HALF_TURNS, Network, load_model, turn
 from triptych.predict import predict
 from triptych.settings import load_config
 from triptych.simulate import simulate
-from triptych.train import settings_to_keep, train, with_defaults
+from triptych.train import initial_maps, settings_to_keep, train, with_defaults
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +222,10 @@ def test_training_goes_on_from_a_model(data: Path, model: Path, tmp_path: Path) 
     again = train(data, tmp_path / "again", config)
     a, b = (load_file(folder / "weights.safetensors") for folder in (model, again))
     assert torch.allclose(a["stem.0.weight"].float(), b["stem.0.weight"].float(), atol=1e-3)
+    for task in ("mask", "density"):
+        network = Network(config.network.model_copy(update={"tasks": ("class", task)}), 3)
+        kept = initial_maps(network, load_model(model).network)["to_maps.weight"]
+        assert torch.equal(kept, load_model(model).network.to_maps.weight[load_model(model).network.map_channels(task)].cpu())
     wide = load_config(TrainConfig, None, [*TRAIN, f"initial_model={model}", "network.channels=[16, 8, 8]"])
     with pytest.raises(InputError, match="other sizes"):
         train(data, tmp_path / "wide", wide)

@@ -188,6 +188,11 @@ class Network(nn.Module):
         """The deepest weights that every task uses: the last convolution at 1/4."""
         return self.level2[-1].conv2.weight  # type: ignore[union-attr, return-value]
 
+    def map_channels(self, task: str) -> slice:
+        """Where the voxels of a map leave the head of maps."""
+        first = 8 * self.maps.index(task)
+        return slice(first, first + 8)
+
     def forward(self, subtomograms: Tensor, tiles: Tensor | None = None) -> TaskOutput:
         """Standardised subtomograms, and perhaps tiles, protein bright, (b, d, h, w); each side a multiple of 8 -> TaskOutput."""
         count = len(subtomograms)

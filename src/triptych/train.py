@@ -302,11 +302,22 @@ def load_initial(network: Network, store: Store, folder: Path) -> None:
     new = (*(() if keeps_class else (CLASS_HEAD,)), *(() if keeps_pick else (PICK_HEAD,)))
     state = {name: tensor for name, tensor in initial.network.state_dict().items() if not name.startswith(new)}
     try:
-        missing, unexpected = network.load_state_dict(state, strict=False)
+        missing, unexpected = network.load_state_dict(state | initial_maps(network, initial.network), strict=False)
     except RuntimeError as error:
         raise InputError(f"the network of {folder} has other sizes than the settings say: give it the same network settings") from error
     if unexpected or any(not name.startswith((CLASS_HEAD, PICK_HEAD)) for name in missing):
         raise InputError(f"the network of {folder} has other tasks or blocks than the settings say: give it the same network settings")
+
+
+def initial_maps(network: Network, initial: Network) -> dict[str, Tensor]:
+    """The weights of the head of maps: those of `initial` for each map that it knows, the network's own for any other."""
+    if not network.maps or not initial.maps:
+        return {}
+    state = {f"to_maps.{name}": tensor.clone() for name, tensor in network.to_maps.state_dict().items()}
+    for name, tensor in initial.to_maps.state_dict().items():
+        for task in set(network.maps) & set(initial.maps):
+            state[f"to_maps.{name}"][network.map_channels(task)] = tensor[initial.map_channels(task)]
+    return state
 
 
 def score(output: TaskOutput, batch: Batch) -> dict[str, Any]:

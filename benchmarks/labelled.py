@@ -1,0 +1,164 @@
+"""Another group's labelled tomograms: trained on five of them, tested on two.
+
+    python benchmarks/labelled.py WORK [--updates 600] [--scratch] [--name labelled]
+
+The tomograms (../shared/data/tomograms_labelled) do not say their voxel size: they are taken as they are, and called 10 Å. The network
+goes on from the shipped model, or with --scratch from nothing. What is kept in WORK is not made again, and a training that was stopped goes on.
+Writes benchmarks/results/NAME.json: Dice of every class of the label map of `triptych pick`, and how many of the objects are found, and found
+as what they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from picking import match
+from results import write_result
+
+from triptych.config import AugmentConfig, CutConfig, LossConfig, NetworkConfig, PickConfig, TrainConfig
+from triptych.cut import cut
+from triptych.io.mrc import read_mrc
+from triptych.io.relion import particles_from_relion
+from triptych.io.star import read_star
+from triptych.model import BUILT_IN_MODEL, load_model
+from triptych.parallel import keep_freed_memory
+from triptych.pick import pick
+from triptych.train import train
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "tomograms_labelled"
+VOXEL_SIZE = 10.0
+TRAINING, TEST = (1, 2, 3, 4, 5), (6, 7)
+REACH = 5 * VOXEL_SIZE
+"""Å: so near to an object's centre a pick has found it."""
+SEED = 0
+
+
+def unpack(work: Path) -> Path:
+    """The tomograms as uncompressed files, in a folder of their own."""
+    folder = work / "tomograms"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in (*TRAINING, *TEST):
+        path = folder / f"tomo{number:02d}.mrc"
+        if not path.exists():
+            part = path.with_suffix(".part")
+            with gzip.open(DATA / f"{path.name}.gz") as packed, part.open("wb") as file:
+                shutil.copyfileobj(packed, file)
+            part.rename(path)
+    return folder
+
+
+def label_folder(work: Path) -> Path:
+    """Links to the label maps, which lie among the tomograms."""
+    folder = work / "labels"
+    folder.mkdir(exist_ok=True)
+    for path in DATA.glob("*_labels.mrc.gz"):
+        if not (folder / path.name).exists():
+            (folder / path.name).symlink_to(path)
+    return folder
+
+
+def training_data(work: Path) -> Path:
+    store = work / "labelled.zarr"
+    if not store.exists():
+        config = CutConfig(voxel_size=VOXEL_SIZE, particles_per_tomogram=512, tiles_per_tomogram=256, none_share=0.08, max_shift=30, seed=SEED)
+        cut([work / "tomograms" / f"tomo{number:02d}.mrc" for number in TRAINING], store, labels=label_folder(work), config=config)
+    return store
+
+
+def train_model(store: Path, out: Path, updates: int, scratch: bool) -> Path:
+    config = TrainConfig(
+        updates=updates,
+        updates_per_checkpoint=max(1, updates // 8),
+        batch_size=16,
+        tiles_per_batch=16,
+        learning_rate=2e-3 if scratch else 1e-3,
+        validation_share=0.2,
+        validation_particles=256,
+        initial_model=None if scratch else BUILT_IN_MODEL,
+        network=NetworkConfig(tasks=("class", "mask", "pick")),
+        loss=LossConfig(pick_weight=2),
+        augment=AugmentConfig(snr=None, padding_share=0, high_pass_share=0, low_pass_share=0.1, fall_off_share=0.1),
+        seed=SEED,
+    )
+    if not out.exists():
+        train(store, out, config, resume=out.with_name(f"{out.name}.training").exists())
+    return out
+
+
+def dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    """2 |a and b| / (|a| + |b|)."""
+    return float(2 * (a & b).sum() / max(a.sum() + b.sum(), 1))
+
+
+def predicted_labels(picks: Path, name: str) -> NDArray[np.int64]:
+    """The label map of a tomogram, in the numbers of the truth."""
+    labels = read_mrc(picks / "labels" / f"{name}.mrc").data.astype(np.int64)
+    named = read_star(picks / "classes.star")["classes"]
+    numbers = {int(n): int(str(text).removeprefix("class_")) for n, text in zip(named["rlnClassNumber"], named["triptychClass"], strict=True)}
+    return np.array([numbers.get(i, 0) for i in range(labels.max() + 1)])[labels]
+
+
+def find_objects(objects: pd.DataFrame, found: pd.DataFrame, places: NDArray[np.float64]) -> list[str | None]:
+    """The class of the pick that found each object; None where none did."""
+    centres = objects[["axis2", "axis1", "axis0"]].to_numpy() * VOXEL_SIZE
+    classes: list[str | None] = [None] * len(objects)
+    for i, j in match(centres, np.full(len(centres), REACH), places):
+        classes[i] = found["triptychClass"].iloc[j]
+    return classes
+
+
+def judge(picks: Path, threshold: float) -> dict[str, Any]:
+    found = particles_from_relion(picks / "particles.star")
+    assert found.positions is not None
+    truth, ours, rows, kept = [], [], [], 0
+    for number in TEST:
+        name = f"tomo{number:02d}"
+        truth.append(read_mrc(DATA / f"{name}_labels.mrc.gz", VOXEL_SIZE).data.astype(np.int64))
+        ours.append(predicted_labels(picks, name))
+        here = ((found.table["rlnTomoName"] == name) & (found.table["triptychScore"] >= threshold)).to_numpy()
+        objects = pd.read_csv(DATA / f"{name}_objects.csv")
+        rows += list(zip(objects["label"], find_objects(objects, found.table[here], found.positions[here]), strict=True))
+        kept += int(here.sum())
+    true, predicted = np.stack(truth), np.stack(ours)
+    per_class = {str(n): dice(true == n, predicted == n) for n in range(1, int(true.max()) + 1)}
+    located = [row for row in rows if row[1] is not None]
+    return {
+        "mean_dice": float(np.mean(list(per_class.values()))),
+        "dice": per_class,
+        "objects": len(rows),
+        "located": len(located),
+        "right_class": sum(kind == f"class_{label}" for label, kind in located),
+        "picks": kept,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--updates", type=int, default=600)
+    parser.add_argument("--scratch", action="store_true")
+    parser.add_argument("--name", default="labelled")
+    arguments = parser.parse_args()
+    if not DATA.is_dir():
+        sys.exit(f"the labelled tomograms are not at {DATA}: this benchmark needs them")
+    keep_freed_memory()
+    tomograms = unpack(arguments.work)
+    model = train_model(training_data(arguments.work), arguments.work / f"{arguments.name}_model", arguments.updates, arguments.scratch)
+    picks = arguments.work / f"{arguments.name}_picks"
+    config = PickConfig(voxel_size=VOXEL_SIZE, half_turns=True)
+    if not picks.exists():
+        pick([tomograms / f"tomo{number:02d}.mrc" for number in TEST], picks, model, config)
+    figures = {"updates": arguments.updates, "from": "nothing" if arguments.scratch else "the shipped model", **judge(picks, config.min_score)}
+    write_result(arguments.name, SEED, figures, load_model(model))
+
+
+if __name__ == "__main__":
+    main()
