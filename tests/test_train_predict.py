@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tiny import SIMULATE, TRAIN, write_mrc, write_particles
 
 from triptych.config import AugmentConfig, PredictConfig, SimulateConfig, TrainConfig
-from triptych.dataset import PlannedBatches, SubtomogramDataset, centre_heat, scramble_phases, split_rows, tile_rows
+from triptych.dataset import PlannedBatches, SubtomogramDataset, centre_heat, split_rows, tile_rows
 from triptych.errors import InputError
 from triptych.io.mrc import read_mrc
 from triptych.io.source import ParticleSource, open_particles

@@ -16,10 +16,12 @@ PositiveRange = tuple[PositiveFloat, PositiveFloat]
 NonNegativeRange = tuple[NonNegativeFloat, NonNegativeFloat]
 CountRange = tuple[NonNegativeInt, NonNegativeInt]
 Share = Annotated[float, Field(ge=0)]
-RANGES: tuple[Any, ...] = (Range, PositiveRange, PositiveRange | None, NonNegativeRange, CountRange)
+RANGES: tuple[Any, ...] = (Range, Range | None, PositiveRange, PositiveRange | None, NonNegativeRange, CountRange)
 Task = Literal["class", "mask", "density", "pick"]
 CtfCorrection = Literal["none", "phase_flip", "deconvolve", "multiply"]
 TiltOrder = Literal["dose_symmetric", "bidirectional", "continuous"]
+ASSUMED_TILT_RANGE = (-60.0, 60.0)
+"""Lowest and highest tilt, degrees, where nothing states them."""
 Smoothing = Literal["none", "low_pass", "wiener"]
 Device = Literal["auto", "cpu", "gpu"]
 NONE_CLASS = "none"
@@ -272,6 +274,21 @@ class AlignConfig(Settings):
     device: Annotated[Device, Field(description="where to compute")] = "auto"
 
 
+class DiscoverConfig(Settings):
+    """`triptych discover`: predictions -> groups of like particles, aligned averages, what they may be."""
+
+    particles: Annotated[Literal["unknown", "all"], Field(description='particles to group: those whose verdict is "unknown", or all but those of the class "none"')] = "unknown"
+    classes: Annotated[tuple[str, ...] | None, Field(min_length=1, description="group the particles that were called so instead")] = None
+    tilt_range: Annotated[Range | None, Field(description=f"lowest and highest tilt, degrees: what lies outside was not measured; none: as the files say, else {ASSUMED_TILT_RANGE[0]:g} to {ASSUMED_TILT_RANGE[1]:g}")] = None
+    voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of the averages; none: as the first particle")] = None
+    library: Annotated[Path | None, Field(description="what averages are compared with: a library that `structures make` wrote, a folder of PDB, mmCIF and map files, or one such file; none: the built-in library")] = None
+    matches: Annotated[int, Field(gt=0, description="best matches that are listed for each group")] = 5
+    align: Annotated[AlignConfig, Field(description="how particles are aligned")] = AlignConfig()
+    layout: Annotated[Literal["tsne", "pca"], Field(description="how the map of the embedding is drawn: t-SNE keeps neighbours together, PCA distances")] = "tsne"
+    panels: Annotated[int, Field(ge=0, description="particles whose panels the page shows, drawn at random where there are more")] = 1000
+    seed: Annotated[int, Field(ge=0, description="of half sets, starts of the alignment, resampling of the groups, and the map")] = 0
+
+
 class ReportConfig(Settings):
     """`triptych report`: predictions (+ truth) -> metrics.json and report.html."""
 
@@ -286,5 +303,6 @@ STAGES: dict[str, type[Settings]] = {
     "train": TrainConfig,
     "predict": PredictConfig,
     "pick": PickConfig,
+    "discover": DiscoverConfig,
     "report": ReportConfig,
 }

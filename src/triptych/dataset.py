@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, Sampler
 
 from triptych.config import NONE_CLASS, AugmentConfig
 from triptych.errors import InputError
+from triptych.fourier import scramble_phases
 from triptych.io.store import Store, open_store, unpack
 from triptych.model import HALF_TURNS, turn
 from triptych.physics import draw_log_uniform
@@ -246,13 +247,6 @@ def centre_heat(centres: Array) -> Array:
         squared = ndimage.distance_transform_edt(cells == 0) ** 2
         cells = np.exp(-squared / (2 * HEAT_WIDTH**2)).astype(np.float32)
     return cells
-
-
-def scramble_phases(data: Array, rng: np.random.Generator) -> Array:
-    """A random volume with the same power spectrum."""
-    white = np.fft.rfftn(rng.normal(size=data.shape))
-    spectrum = np.abs(np.fft.rfftn(data)) * white / np.maximum(np.abs(white), 1e-12)
-    return np.fft.irfftn(spectrum, s=data.shape, axes=(0, 1, 2)).astype(np.float32)
 
 
 def random_filter(data: Array, voxel_size: float, rng: np.random.Generator, config: AugmentConfig) -> Array:

@@ -270,6 +270,29 @@ def resolution_at(frequencies: NDArray[np.float64], correlation: NDArray[np.floa
     return float(1 / (frequencies[i - 1] + share * (frequencies[i] - frequencies[i - 1])))
 
 
+def match_amplitudes(data: NDArray[np.float32], like: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A volume (nz, ny, nx) with its mean amplitude in each shell made that of another of the same shape, up to the Nyquist frequency."""
+    shells, weights, frequencies = _shells(data.shape, 1.0)
+    transform = np.fft.rfftn(data)
+    own, wanted = (_shell_sum(np.abs(values) * weights, shells, len(frequencies)) for values in (transform, np.fft.rfftn(like)))
+    factor = np.append(np.divide(wanted, own, out=np.zeros_like(own), where=own > 1e-9 * own.max()), 0.0)  # the corners beyond the last shell go
+    matched = transform * factor[np.minimum(shells, len(frequencies))]
+    return np.asarray(np.fft.irfftn(matched, s=data.shape, axes=(0, 1, 2)), dtype=np.float32)
+
+
+def scramble_phases(data: NDArray[np.float32], rng: np.random.Generator, where: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+    """A volume (nz, ny, nx) with the same power spectrum and random phases, which are those of a real volume too.
+
+    `where`: the terms of `rfftn` whose phases are drawn anew; default: all.
+    """
+    white = np.fft.rfftn(rng.normal(size=data.shape))
+    transform = np.fft.rfftn(data)
+    spectrum = np.abs(transform) * white / np.maximum(np.abs(white), 1e-12)
+    if where is not None:
+        spectrum = np.where(where, spectrum, transform)
+    return np.asarray(np.fft.irfftn(spectrum, s=data.shape, axes=(0, 1, 2)), dtype=np.float32)
+
+
 def contrast_score(data: NDArray[np.floating[Any]]) -> float:
     """How much brighter the middle of a box is than its surroundings, in standard deviations.
 

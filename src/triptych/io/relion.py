@@ -33,6 +33,7 @@ COORDINATES = tuple(f"rlnCoordinate{axis}" for axis in AXES)
 CENTERED = tuple(f"rlnCenteredCoordinate{axis}Angst" for axis in AXES)
 ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 SUBTOMOGRAM_ANGLES = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi")
+TILTS = ("rlnTomoYTilt", "rlnTomoNominalStageTiltAngle")
 TOMOSTAR = ".tomostar"
 SCORES = ("triptychProbability", "rlnAutopickFigureOfMerit", "rlnLCCmax", "rlnMaxValueProbDistribution")
 """Columns that may say how sure a particle is; the first that is there counts."""
@@ -184,12 +185,12 @@ class RelionFile:
         positions = np.stack([numbers(self.table, label, self.path) for label in labels], axis=1)
         if not centered:
             positions = positions * self.coordinate_pixel_size(pixel_size)[:, None]
-        shifts = self._shifts()
+        shifts = self.origins()
         if shifts is not None:
             positions = positions - np.einsum("nij,nj->ni", self._matrices(SUBTOMOGRAM_ANGLES), shifts)
         return positions, centered
 
-    def _shifts(self) -> NDArray[np.float64] | None:
+    def origins(self) -> NDArray[np.float64] | None:
         """rlnOriginX/Y/Z in Å, (n, 3)."""
         for suffix in ("Angst", ""):
             labels = [f"rlnOrigin{axis}{suffix}" for axis in AXES]
@@ -214,6 +215,18 @@ class RelionFile:
         if not any(set(labels) <= set(self.table.columns) for labels in (ANGLES, SUBTOMOGRAM_ANGLES)):
             return None
         return self._matrices(SUBTOMOGRAM_ANGLES) @ self._matrices(ANGLES)
+
+    def tilt_ranges(self) -> NDArray[np.float64] | None:
+        """Lowest and highest tilt of each particle's tomogram, degrees, (n, 2); None unless the tomograms' tables state the tilts of all."""
+        ranges: dict[str, tuple[float, float]] = {}
+        for name in dict.fromkeys(self.tomogram_names or [""]):
+            table = self.tomogram_blocks.get(name)
+            label = next((label for label in TILTS if isinstance(table, pd.DataFrame) and label in table), None)
+            if label is None or not isinstance(table, pd.DataFrame):
+                return None
+            tilts = numbers(table, label, self.path)
+            ranges[name] = float(tilts.min()), float(tilts.max())
+        return np.array([ranges[name] for name in self.tomogram_names or ()])
 
     def tomogram_centers(self) -> NDArray[np.float64] | None:
         """Å from the first voxel to the tomogram's centre (N / 2 unbinned pixels), (n, 3); None where no table states it."""

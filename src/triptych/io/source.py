@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,9 @@ from triptych.io.relion import CENTERED, COORDINATES, TOMOSTAR, RelionFile, find
 from triptych.io.star import Block
 from triptych.io.tilt_stacks import TiltStacks, open_tilt_stacks
 from triptych.volume import Volume
+
+if TYPE_CHECKING:
+    from triptych.io.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +70,10 @@ class ParticleSource:
     """What identifies the input: the STAR file, the folder, the store."""
     offsets: NDArray[np.float64] | None = None
     """x, y, z in Å from the centre of each box that was cut out to the particle's position: what rounding to voxels left over."""
+    origins: NDArray[np.float64] | None = None
+    """rlnOriginX/Y/Z in Å, (n, 3), of what was cut out of tomograms: the positions have them applied already."""
+    tilt_ranges: NDArray[np.float64] | None = None
+    """Lowest and highest tilt that each particle was made from, degrees, (n, 2), where the files say."""
     description: str = ""
     """How the input was understood, for the log and for people."""
 
@@ -84,6 +91,11 @@ class ParticleSource:
     def optics(self) -> pd.DataFrame | None:
         optics = self.blocks.get("optics")
         return optics if isinstance(optics, pd.DataFrame) else None
+
+    @property
+    def lies_as_tomogram(self) -> bool:
+        """Whether the boxes' axes are those of the tomogram; those of RELION's 3-D images may be turned by rlnTomoSubtomogramRot/Tilt/Psi."""
+        return not isinstance(self.reader, _Images)
 
     def blocks_with(self, table: pd.DataFrame) -> dict[str, Block]:
         """What to write: the input's blocks in their order, with another table of particles, in a block "particles"."""
@@ -350,6 +362,7 @@ def _open_star_images(file: RelionFile, config: PredictConfig) -> ParticleSource
         block=file.block,
         reader=reader,
         files=[file.path],
+        tilt_ranges=file.tilt_ranges(),
         description=f"{file.dialect} STAR file of {len(file)} {'stacks of tilt images' if file.tilt_stacks else '3-D images'}",
     )
 
@@ -465,6 +478,8 @@ def _open_star_coordinates(file: RelionFile, config: PredictConfig, box_size_ang
         reader=_Crops(paths, tomogram, sizes, indices, boxes),
         files=[file.path, *paths],
         offsets=offsets,
+        origins=file.origins(),
+        tilt_ranges=file.tilt_ranges(),
         description=f"{file.dialect} STAR file of {len(file)} positions ({rule}) in {len(paths)} tomograms",
     )
 
@@ -539,8 +554,17 @@ def _open_zarr(path: Path, config: PredictConfig) -> ParticleSource:
         reader=_Rows(store, size),
         contrast=store.contrast,
         files=[path],
+        tilt_ranges=_stored_tilt_ranges(store),
         description=f"triptych dataset of {len(names)} subtomograms",
     )
+
+
+def _stored_tilt_ranges(store: Store) -> NDArray[np.float64] | None:
+    """Tilt ranges of a store's particles; None where they were not written, as `cut` leaves them."""
+    if "tilt_min" not in store or "tilt_max" not in store:
+        return None
+    ranges = np.stack([np.asarray(store[name][:], np.float64) for name in ("tilt_min", "tilt_max")], axis=1)
+    return ranges if (ranges[:, 0] < ranges[:, 1]).all() else None
 
 
 def open_particles(path: Path | str, config: PredictConfig, box_size_angstrom: float) -> ParticleSource:
