@@ -232,7 +232,9 @@ def radial_power_spectrum(volume: Volume) -> tuple[NDArray[np.float64], NDArray[
     return frequencies, total / number
 
 
-def fourier_shell_correlation(a: NDArray[np.float32], b: NDArray[np.float32], voxel_size: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def fourier_shell_correlation(
+    a: NDArray[np.float32], b: NDArray[np.float32], voxel_size: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Correlation of two volumes in shells of Fourier space (Harauz & van Heel 1986), up to the Nyquist frequency.
 
     Parameters
@@ -249,7 +251,8 @@ def fourier_shell_correlation(a: NDArray[np.float32], b: NDArray[np.float32], vo
     shells, weights, frequencies = _shells(a.shape, voxel_size)
     fa, fb = np.fft.rfftn(a), np.fft.rfftn(b)
     cross, power_a, power_b = (
-        _shell_sum(values * weights, shells, len(frequencies)) for values in ((fa * fb.conj()).real, np.abs(fa) ** 2, np.abs(fb) ** 2)
+        _shell_sum(values * weights, shells, len(frequencies))
+        for values in ((fa * fb.conj()).real, np.abs(fa) ** 2, np.abs(fb) ** 2)
     )
     norm = np.sqrt(power_a * power_b)
     return frequencies, np.divide(cross, norm, out=np.zeros_like(cross), where=norm > 0)

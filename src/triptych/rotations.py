@@ -48,11 +48,15 @@ def angles_between(a: FloatArray, b: FloatArray) -> FloatArray:
 
 
 def point_group(name: str) -> FloatArray:
-    """The rotations (n, 3, 3) of a point group: "C1" ... "Cn", "D2" ... "Dn", "T", "O" or "I"; main axis along z.
+    """The rotations (n, 3, 3) of a point group: "C1" ... "Cn", "D2" ... "Dn", "T", "O" or "I".
 
-    The identity is the first. The main axis is 3-fold for T, 4-fold for O and 5-fold for I.
+    As scipy orients them: the n-fold axis of Cn and Dn, and a 2-fold axis of T and I and a 4-fold one of O, lie along z.
     """
-    raise NotImplementedError
+    match = re.fullmatch(r"C[1-9]\d*|D[2-9]\d*|T|O|I", name)
+    if not match:
+        raise InputError(f"{name!r} is no point group: give C1, C2 ..., D2, D3 ..., T, O or I")
+    group: FloatArray = Rotation.create_group(name).as_matrix()
+    return group
 
 
 def angular_errors(found: FloatArray, true: FloatArray, group: FloatArray | None = None) -> FloatArray:
