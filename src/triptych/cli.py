@@ -56,6 +56,8 @@ class Commands(TyperGroup):
                 how = "give the same command with --resume to go on from the last checkpoint"
             elif ctx.invoked_subcommand in ("simulate", "simulate-tomograms"):
                 how = "the tomograms that are finished are kept; give the same command again to go on"
+            elif ctx.invoked_subcommand == "discover":
+                how = "the halves of groups that are finished are kept; give the same command again to go on"
             else:
                 how = "nothing half-made is left under the output's name; give the same command again to start over"
             err.print(f"stopped by you: {how}", soft_wrap=True)
@@ -326,6 +328,27 @@ def pick(
 
 
 @app.command()
+def discover(
+    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder written by predict.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Groups of unknown particles, their averages and what they may be; the same command goes on after an interruption."""
+    from triptych.config import DiscoverConfig
+    from triptych.settings import load_config
+
+    settings = load_config(DiscoverConfig, config, overrides or ())
+
+    from triptych.discover import discover as stage
+
+    with show_progress("discover", "particle steps", device_name(settings.align.device), resumed=True) as on_progress:
+        path = stage(predictions, output, settings, on_progress=on_progress)
+    print_groups(path)
+    print_path("discovery", path / "report.html")
+
+
+@app.command()
 def report(
     predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder written by predict.")],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
@@ -378,7 +401,7 @@ def info(file: Annotated[Path, typer.Argument(metavar="FILE", help="Any file or 
 
 @app.command("config")
 def print_config(
-    stage: Annotated[str, typer.Argument(metavar="STAGE", help="simulate, simulate-tomograms, cut, train, predict, pick or report.")],
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="simulate, simulate-tomograms, cut, train, predict, pick, discover or report.")],
 ) -> None:
     """The annotated defaults of a stage, as YAML to save and edit."""
     from triptych.settings import format_defaults, stage_settings
@@ -446,6 +469,18 @@ def print_classes(predictions: Path) -> None:
     for name, values in sorted(probabilities.items(), key=lambda item: -len(item[1])):
         table.add_row(name, str(len(values)), f"{sum(values) / len(values):.3f}")
     out.print(table)
+
+
+def print_groups(folder: Path) -> None:
+    """What was found in each group."""
+    from triptych.io.manifest import read_manifest
+    from triptych.io.star import read_star
+
+    table = make_table("group", "particles", "stability", "resolution, Å", "best match", "correlation", numbers=(0, 1, 2, 3, 5))
+    for group, particles, stability, resolution, name, correlation in read_star(folder / "groups.star")["groups"].itertuples(index=False):
+        table.add_row(str(group), str(particles), f"{stability:.2f}", f"{resolution:.0f}", escape(str(name)), f"{correlation:.2f}")
+    out.print(table)
+    out.print(f"tilt range: {read_manifest(folder)['tilt_ranges_are']}", soft_wrap=True)
 
 
 def print_report(folder: Path) -> None:

@@ -26,6 +26,8 @@ Smoothing = Literal["none", "low_pass", "wiener"]
 Device = Literal["auto", "cpu", "gpu"]
 NONE_CLASS = "none"
 """Class of a box without a particle at its centre."""
+UNKNOWN = "unknown"
+"""Verdict on a particle of a kind that the model has not been trained on."""
 Contrast = Literal["dark", "bright"]
 DEFAULT_CONTRAST: Contrast = "dark"
 """Sign of the particles' grey values where nothing states it: low, as in most tomograms."""
@@ -261,6 +263,12 @@ class PickConfig(Settings):
     device: Annotated[Device, Field(description="where to run")] = "auto"
 
 
+class GroupConfig(Settings):
+    """How embeddings are grouped."""
+
+    smallest: Annotated[int, Field(gt=1, description="least particles of a group")] = 10
+
+
 class AlignConfig(Settings):
     """How volumes are turned and shifted onto a reference, and averaged."""
 
@@ -283,6 +291,7 @@ class DiscoverConfig(Settings):
     voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of the averages; none: as the first particle")] = None
     library: Annotated[Path | None, Field(description="what averages are compared with: a library that `structures make` wrote, a folder of PDB, mmCIF and map files, or one such file; none: the built-in library")] = None
     matches: Annotated[int, Field(gt=0, description="best matches that are listed for each group")] = 5
+    group: Annotated[GroupConfig, Field(description="how particles are grouped")] = GroupConfig()
     align: Annotated[AlignConfig, Field(description="how particles are aligned")] = AlignConfig()
     layout: Annotated[Literal["tsne", "pca"], Field(description="how the map of the embedding is drawn: t-SNE keeps neighbours together, PCA distances")] = "tsne"
     panels: Annotated[int, Field(ge=0, description="particles whose panels the page shows, drawn at random where there are more")] = 1000

@@ -13,7 +13,6 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,9 @@ from triptych.discovery_page import write_page
 from triptych.errors import InputError
 from triptych.fourier import low_pass, resample_to_box, wedge_weights
 from triptych.grouping import Groups, group
-from triptych.half_maps import HalfMapCorrelation, compare_half_maps, soft_mask
+from triptych.half_maps import COARSEST, HalfMapCorrelation, compare_half_maps, soft_mask
 from triptych.identify import Match, identify, load_references
-from triptych.io.manifest import describe_input, installed_version, to_plain, write_json, write_manifest
+from triptych.io.manifest import describe_input, installed_version, write_json, write_manifest
 from triptych.io.mrc import read_mrc, write_mrc
 from triptych.io.particle_star import add_poses
 from triptych.io.predictions import Predicted, manifest_entry, open_input, read_predictions
@@ -47,8 +46,6 @@ IntArray = NDArray[np.int64]
 STEPS = 3
 """Of a group: align one half, align the other, average and compare."""
 GROUPS = "groups"
-COARSEST = 60.0
-"""Å: an average whose halves agree nowhere is filtered to this resolution, and compared with structures there."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ def discover(
     source = open_source(given)
     library = load_references(config.library, float(given.manifest["model"]["voxel_size"]))
     rows = choose_particles(given, config)
-    groups = group(np.asarray(given.embedding[rows]), none_probability(given, rows), config.group, np.random.default_rng(config.seed))
+    groups = group(np.asarray(given.embedding[rows]), np.random.default_rng(config.seed), config.group, none_probability=none_probability(given, rows))
     settings = {
         "version": installed_version(),
         "predictions": [describe_input(given.folder / name) for name in ("particles.star", "embedding.npy")],
@@ -150,17 +147,27 @@ def choose_particles(given: Predicted, config: DiscoverConfig) -> IntArray:
         unknown = sorted(set(config.classes) - set(given.class_names))
         if unknown:
             raise InputError(f"classes names {unknown[0]!r}, but the model knows {', '.join(given.class_names)}: correct it")
-        chosen, how = np.isin(called, config.classes), f"called {' or '.join(config.classes)}"
+        chosen = np.isin(called, config.classes)
     elif config.particles == "all":
-        chosen, how = called != NONE_CLASS, f'called anything but "{NONE_CLASS}"'
+        chosen = called != NONE_CLASS
     elif given.verdicts is None:
-        raise InputError(f"{given.folder} has no verdicts (its model cannot tell what it does not know): group all particles with --set particles=all")
+        raise InputError(
+            f"{given.folder} has no verdicts (its model cannot tell what it does not know): group all particles with --set particles=all"
+        )
     else:
-        chosen, how = np.array(given.verdicts) == UNKNOWN, "unknown"
+        chosen = np.array(given.verdicts) == UNKNOWN
     if chosen.sum() < config.group.smallest:
         wider = "" if config.particles == "all" else "; to group all particles, say --set particles=all"
-        raise InputError(f"{chosen.sum()} of {len(given)} particles are {how}, but a group has at least {config.group.smallest}{wider}")
+        text = f"{chosen.sum()} of {len(given)} particles are to be grouped ({describe_choice(config)}), but a group has at least {config.group.smallest}"
+        raise InputError(text + wider)
     return np.flatnonzero(chosen)
+
+
+def describe_choice(config: DiscoverConfig) -> str:
+    """Which particles are grouped, in words."""
+    if config.classes is not None:
+        return f"called {' or '.join(config.classes)}"
+    return f'all but those called "{NONE_CLASS}"' if config.particles == "all" else f'those whose verdict is "{UNKNOWN}"'
 
 
 def none_probability(given: Predicted, rows: IntArray) -> NDArray[np.float32] | None:
@@ -343,7 +350,9 @@ class Explorer:
             "tilt_ranges": ranges,
             "tilt_ranges_are": self.tilts_from,
             "voxel_size": self.fine.voxel_size,
-            "symmetries": [{"name": item.name, "axis": item.axis, "correlation": item.correlation, "background": item.background} for item in symmetries],
+            "symmetries": [
+                {"name": item.name, "axis": item.axis, "correlation": item.correlation, "background": item.background} for item in symmetries
+            ],
             "matches": [{**match._asdict(), "mirrored": match.mirrored} for match in matches[: self.config.matches]],
             "compared_to": max(self.config.align.resolution, found.resolution),
         }
@@ -361,12 +370,17 @@ class Explorer:
         device = name_device(choose_device(self.config.align.device))
         about = {
             "model": {key: self.given.manifest["model"].get(key) for key in ("name", "sha256")},
-            "particles": {"in_all": len(self.given), "grouped": int((membership > 0).sum()), "chosen": len(self.rows)},
+            "particles": {
+                "in_all": len(self.given),
+                "grouped": int((membership > 0).sum()),
+                "chosen": len(self.rows),
+                "choice": describe_choice(self.config),
+            },
             "groups": len(described),
             "tilt_ranges_are": self.tilts_from,
             "device": device,
         }
-        write_page(folder / "report.html", self.workspace.result / GROUPS, self.given, self.source, membership, self.rows, described, about, self.config)
+        write_page(folder / "report.html", self.workspace.result / GROUPS, self.given, self.source, membership, described, about, self.config)
         inputs = [self.given.folder / name for name in ("particles.star", "embedding.npy", "manifest.json")]
         write_manifest(folder, "discover", self.config, inputs, self.config.seed, about)
 

@@ -17,6 +17,8 @@ THRESHOLD = 0.143
 """Correlation of two half maps down to which their mean is believed (Rosenthal & Henderson 2003, J. Mol. Biol. 333:721)."""
 RANDOMISED_FROM = 0.8
 """Phases are randomised from where the unmasked correlation first falls below this (as RELION does)."""
+COARSEST = 60.0
+"""Å: an average whose halves agree nowhere is filtered to this resolution, and compared with structures there."""
 SOLVENT = 0.3
 """Share of a density's height from which on a voxel belongs to the molecule."""
 MARGIN = 20.0

@@ -117,7 +117,9 @@ def load_references(path: Path | None, voxel_size: float) -> list[Structure]:
     if path.is_file():
         return [read_structure(path, voxel_size=voxel_size)]
     if not path.is_dir():
-        raise InputError(f"the library {path} does not exist: give a library that `structures make` wrote, a folder of PDB, mmCIF and map files, or a file")
+        raise InputError(
+            f"the library {path} does not exist: give a library that `structures make` wrote, a folder of PDB, mmCIF and map files, or a file"
+        )
     files = sorted(file for file in path.iterdir() if file.name.lower().removesuffix(".gz").endswith(STRUCTURE_FILES))
     if not files:
         raise InputError(f"the library {path} holds neither library.json nor files of structures ({', '.join(STRUCTURE_FILES)}): give another folder")

@@ -38,6 +38,8 @@ class Predicted:
     label : (n,), index of the predicted class; None without the class task
     probability : (n,), of the predicted class; None without the class task
     probabilities : (n, k); None without the class task
+    novelty : (n,), 0 for known, 1 for new; None where the model cannot tell
+    verdicts : n names of classes, or "unknown"; None where the model cannot tell
     masks, densities : n paths; None where that was not written
     embedding : (n, e), mapped into memory
     """
@@ -50,6 +52,8 @@ class Predicted:
     label: IntArray | None
     probability: FloatArray | None
     probabilities: FloatArray | None
+    novelty: FloatArray | None
+    verdicts: list[str] | None
     masks: list[Path] | None
     densities: list[Path] | None
     embedding: NDArray[np.float32]
@@ -85,8 +89,11 @@ def read_predictions(folder: Path) -> Predicted:
     masks, densities = (_read_paths(folder, table, column) for column in ("triptychMask", "triptychDensity"))
     if label is None and masks is None and densities is None:
         raise InputError(f"{star} has no column _triptychClass, _triptychMask or _triptychDensity, so there is nothing to report; {AGAIN}")
+    novelty = _numbers(star, table, "triptychNovelty") if "triptychNovelty" in table else None
+    verdicts = [str(verdict) for verdict in table["triptychVerdict"]] if "triptychVerdict" in table else None
     embedding = _read_embedding(folder, len(names))
-    return Predicted(folder, manifest, table, names, class_names, label, probability, probabilities, masks, densities, embedding)
+    classes = (label, probability, probabilities)
+    return Predicted(folder, manifest, table, names, class_names, *classes, novelty, verdicts, masks, densities, embedding)
 
 
 def manifest_entry(manifest: dict[str, Any], *keys: str) -> Any:
