@@ -18,10 +18,10 @@ from cells import TEST_SNRS, Size, make_parser, make_test_store, read_arguments,
 from results import write_result
 
 from triptych import metrics
+from triptych.calibration import fit_temperature
 from triptych.io.store import Store, open_store
 from triptych.model import Model, load_model
 from triptych.report import to_plain
-from triptych.train import fit_temperature
 
 SNRS = (1.0, *TEST_SNRS, 0.01)
 BATCH = 64
@@ -35,7 +35,7 @@ def run_test(model: Model, store: Store) -> dict[str, Any]:
     result: dict[str, Any] = {
         "particles": len(store),
         "accuracy": float(correct.mean()),
-        "best_temperature": fit_temperature([{"logits": logits, "label": label}]),
+        "best_temperature": fit_temperature(logits, label),
     }
     for name, temperature in (("before", 1.0), ("after", model.card.temperature)):
         probability = (logits / temperature).softmax(1).max(1).values.numpy()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 __all__ = [
+    "CalibrateConfig",
     "InputError",
     "PredictConfig",
     "ReportConfig",
@@ -21,6 +22,7 @@ __all__ = [
     "TrainConfig",
     "Volume",
     "__version__",
+    "calibrate",
     "load_library",
     "load_model",
     "predict",
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "CalibrateConfig": "config",
     "InputError": "errors",
     "PredictConfig": "config",
     "ReportConfig": "config",
@@ -39,6 +42,7 @@ _HOME = {
     "TomogramConfig": "config",
     "TrainConfig": "config",
     "Volume": "volume",
+    "calibrate": "calibrate",
     "load_library": "structures",
     "load_model": "model",
     "predict": "predict",
@@ -53,7 +57,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from triptych.config import PredictConfig, ReportConfig, SimulateConfig, TomogramConfig, TrainConfig
+    from triptych.calibrate import calibrate
+    from triptych.config import CalibrateConfig, PredictConfig, ReportConfig, SimulateConfig, TomogramConfig, TrainConfig
     from triptych.errors import InputError
     from triptych.model import load_model
     from triptych.predict import predict

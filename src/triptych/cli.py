@@ -279,6 +279,28 @@ def train(
 
 
 @app.command()
+def calibrate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Trained model folder.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Zarr store that it was not trained on, with the same box and voxel size.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Model folder to write.")],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """The same model with temperature and novelty fitted anew; classes of DATA that it does not know serve as novel ones."""
+    from triptych.config import CalibrateConfig
+    from triptych.settings import load_config
+
+    settings = load_config(CalibrateConfig, config, overrides or ())
+
+    from triptych.calibrate import calibrate as stage
+
+    with show_progress("calibrate", "particles", device_name(settings.device)) as on_progress:
+        path = stage(model, data, output, settings, on_progress=on_progress)
+    print_calibration(path)
+    print_path("model", path)
+
+
+@app.command()
 def predict(
     particles: Annotated[str, typer.Argument(metavar="PARTICLES", help="STAR file, folder, MRC file, quoted glob of MRC files, or Zarr store.")],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
@@ -401,7 +423,7 @@ def info(file: Annotated[Path, typer.Argument(metavar="FILE", help="Any file or 
 
 @app.command("config")
 def print_config(
-    stage: Annotated[str, typer.Argument(metavar="STAGE", help="simulate, simulate-tomograms, cut, train, predict, pick, discover or report.")],
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="simulate, simulate-tomograms, cut, train, calibrate, predict, pick, discover or report.")],
 ) -> None:
     """The annotated defaults of a stage, as YAML to save and edit."""
     from triptych.settings import format_defaults, stage_settings
@@ -433,6 +455,20 @@ def clear_demo_folder(folder: Path, overwrite: bool) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- printing
+
+
+def print_calibration(folder: Path) -> None:
+    """What was fitted, and on what."""
+    from triptych.io.manifest import read_manifest
+
+    figures = read_manifest(folder)["calibration"]
+    card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    rule = card["novelty"]
+    before, after = (figures[when]["calibration_error"] for when in ("before", "after"))
+    out.print(f"temperature {card['temperature']:.3f}; calibration error {before:.3f} before, {after:.3f} after")
+    rejected = "" if rule["rejected_withheld"] is None else f", rejects {rule['rejected_withheld']:.3f} of the particles of withheld structures"
+    text = f"novelty by {rule['score']}, threshold chosen on {rule['chosen_on']}: accepts {rule['accepted_known']:.3f} of the known particles"
+    out.print(text + rejected, soft_wrap=True)
 
 
 def make_table(*columns: str, numbers: tuple[int, ...] = (), title: str | None = None) -> Table:

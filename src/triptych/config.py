@@ -28,6 +28,7 @@ NONE_CLASS = "none"
 """Class of a box without a particle at its centre."""
 UNKNOWN = "unknown"
 """Verdict on a particle of a kind that the model has not been trained on."""
+NoveltyScore = Literal["probability", "energy", "mahalanobis", "neighbours", "density"]
 Contrast = Literal["dark", "bright"]
 DEFAULT_CONTRAST: Contrast = "dark"
 """Sign of the particles' grey values where nothing states it: low, as in most tomograms."""
@@ -192,6 +193,17 @@ class LossConfig(Settings):
     density_weight: Annotated[float, Field(ge=0, description="squared error + (1 - correlation)")] = 1.0
     pick_weight: Annotated[float, Field(ge=0, description="of a tile: 10 x binary cross-entropy + soft Jaccard loss of what is no background, cross-entropy of its labels, focal loss of the centres")] = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1, description="label smoothing of the cross-entropy")] = 0.03
+    contrastive_weight: Annotated[float, Field(ge=0, description="of the embedding: supervised contrastive loss (Khosla et al. 2020), part of the task class; draws particles of a class together and others apart")] = 0.0
+    contrastive_temperature: Annotated[float, Field(gt=0, description="of that loss; the lower, the more it looks at the nearest particles")] = 0.1
+
+
+class NoveltyConfig(Settings):
+    """How particles of unknown structures are told from known ones."""
+
+    score: Annotated[NoveltyScore, Field(description="score to use where no structures are withheld; with some, the best of all is chosen. probability: of the best class; energy: log-sum-exp of the logits; mahalanobis: distance to the nearest class; neighbours: distance to the k-th nearest known particle; density: recovered density against those of its class")] = "neighbours"
+    accepted_share: Annotated[float, Field(gt=0, lt=1, description="share of the held-out known particles that are to be accepted, where no structures are withheld")] = 0.95
+    particles: Annotated[int, Field(gt=1, description="known particles that the reference is made from, at most; their embeddings are kept in the model folder")] = 2048
+    neighbours: Annotated[int, Field(gt=0, description="k of the score neighbours")] = 10
 
 
 class TrainConfig(Settings):
@@ -200,6 +212,8 @@ class TrainConfig(Settings):
     network: Annotated[NetworkConfig, Field(description="the network")] = NetworkConfig()
     augment: Annotated[AugmentConfig, Field(description="augmentation")] = AugmentConfig()
     loss: Annotated[LossConfig, Field(description="losses")] = LossConfig()
+    novelty: Annotated[NoveltyConfig, Field(description="how unknown structures are recognised")] = NoveltyConfig()
+    withheld: Annotated[tuple[str, ...], Field(description="classes of the data that the network is never shown; their held-out particles serve to choose score and threshold of the novelty. Not with the task pick, whose tiles show everything")] = ()
     updates: Annotated[int, Field(gt=0, description="optimiser steps in all")] = 4000
     stop_after: Annotated[int | None, Field(gt=0, description="end at the first checkpoint after so many steps, whatever the learning-rate schedule says; none: after all")] = None
     batch_size: Annotated[int, Field(gt=1, description="subtomograms per step")] = 32
@@ -227,6 +241,29 @@ class TrainConfig(Settings):
         if self.refresh_every is not None and self.refresh_every % self.updates_per_checkpoint:
             raise ValueError(f"refresh_every is {self.refresh_every}, but a multiple of updates_per_checkpoint ({self.updates_per_checkpoint}) was expected")
         return self
+
+
+class CalibrateConfig(Settings):
+    """`triptych calibrate`: a trained model + labelled subtomograms -> the same model with another temperature and novelty reference."""
+
+    novelty: Annotated[NoveltyConfig, Field(description="how unknown structures are recognised")] = NoveltyConfig()
+    fit_temperature: Annotated[bool, Field(description="fit the temperature of the probabilities too; false: leave the model's")] = True
+    held_out_share: Annotated[float, Field(gt=0, lt=1, description="share of the particles, in whole tomograms, on which the threshold is chosen and the figures are measured; from the others temperature and reference are fitted")] = 0.4
+    batch_size: Annotated[int, Field(gt=0, description="subtomograms per forward pass")] = 32
+    precision: Annotated[Literal["auto", "bfloat16", "float32"], Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = "auto"
+    device: Annotated[Device, Field(description="where to run")] = "auto"
+    seed: Annotated[int, Field(ge=0, description="of the choice of particles")] = 0
+
+
+class GroupConfig(Settings):
+    """How embeddings are grouped."""
+
+    smallest: Annotated[int, Field(gt=1, description="least particles of a group")] = 10
+    neighbours: Annotated[int | None, Field(gt=0, description="neighbours from which the density of particles is estimated (min_samples of HDBSCAN); none: as smallest")] = None
+    dimensions: Annotated[int, Field(gt=0, description="principal components that are looked at, at most; fewer where only they stand out from the noise")] = 20
+    resamplings: Annotated[int, Field(ge=0, description="groupings of a random part of the particles from which the stability is taken")] = 10
+    resampled_share: Annotated[float, Field(gt=0, lt=1, description="share of the particles in each of them")] = 0.8
+    junk_share: Annotated[float, Field(gt=0, le=1, description='mean probability of "none" from which on a group is junk')] = 0.5
 
 
 class PredictConfig(Settings):
@@ -261,12 +298,6 @@ class PickConfig(Settings):
     write_densities: Annotated[bool, Field(description="write densities/<tomogram>.mrc: the recovered tomogram, particles only")] = False
     precision: Annotated[Literal["auto", "bfloat16", "float32"], Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = "auto"
     device: Annotated[Device, Field(description="where to run")] = "auto"
-
-
-class GroupConfig(Settings):
-    """How embeddings are grouped."""
-
-    smallest: Annotated[int, Field(gt=1, description="least particles of a group")] = 10
 
 
 class AlignConfig(Settings):
@@ -310,6 +341,7 @@ STAGES: dict[str, type[Settings]] = {
     "simulate-tomograms": TomogramConfig,
     "cut": CutConfig,
     "train": TrainConfig,
+    "calibrate": CalibrateConfig,
     "predict": PredictConfig,
     "pick": PickConfig,
     "discover": DiscoverConfig,

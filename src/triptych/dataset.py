@@ -66,6 +66,13 @@ def split_rows(store: Store, share: float, limit: int, seed: int) -> tuple[NDArr
     return np.flatnonzero(~is_held_out), np.sort(rows[:limit])
 
 
+def known_labels(store: Store, class_names: Sequence[str]) -> NDArray[np.int64]:
+    """Number in `class_names` of each row's class; -1 where it is not among them."""
+    numbers = {name: number for number, name in enumerate(class_names)}
+    translation = np.array([numbers.get(name, -1) for name in store.class_names], dtype=np.int64)
+    return translation[np.asarray(store["label"][:], dtype=np.int64)]
+
+
 def tile_rows(store: Store, particles: NDArray[np.int64]) -> NDArray[np.int64]:
     """Rows of the tiles that come from the tomograms of some particles."""
     tomograms = np.unique(np.asarray(store["tomogram"][:])[particles])
@@ -114,6 +121,7 @@ class SubtomogramDataset(Dataset[Batch]):
     crop_size : voxels of the central cube to keep; None: all
     cache : folder for an uncompressed copy of the store's boxes; None: read the store itself
     tiles, tile_rows : tiles in each batch, and rows of the tiles to choose from
+    class_names : what the labels are numbers of; rows of other classes must not be drawn. None: the store's names
     """
 
     def __init__(
@@ -125,9 +133,10 @@ class SubtomogramDataset(Dataset[Batch]):
         cache: Path | None = None,
         tiles: int = 0,
         tile_rows: NDArray[np.int64] | None = None,
+        class_names: tuple[str, ...] | None = None,
     ) -> None:
         self.path, self.augment, self.seed, self.crop_size, self.cache = path, augment, seed, crop_size, cache
-        self.tiles, self.tile_rows = tiles, tile_rows
+        self.tiles, self.tile_rows, self.class_names = tiles, tile_rows, class_names
         self._store: Store | None = None
 
     @property
@@ -135,7 +144,8 @@ class SubtomogramDataset(Dataset[Batch]):
         """Opened on first use, in the process that uses it."""
         if self._store is None:
             self._store = open_store(self.path) if self.cache is None else unpack(open_store(self.path), self.cache)
-            self._label = np.asarray(self._store["label"][:])
+            self._names = self.class_names or self._store.class_names
+            self._label = known_labels(self._store, self._names)
             self._tomogram = np.asarray(self._store["tomogram"][:]) if "tomogram" in self._store else np.arange(len(self._store))
             self._amplitude = np.asarray(self._store["signal_scale"][:]) if "signal_scale" in self._store else None
         return self._store
@@ -151,7 +161,7 @@ class SubtomogramDataset(Dataset[Batch]):
         rows = np.array([row for row, _ in draws])
         rngs = [np.random.default_rng((self.seed, 3, draw)) for _, draw in draws]
         store = self.store
-        label = self._label[rows].astype(np.int64)
+        label = self._label[rows]
         x = self._mixed(rows, rngs)
         mask = store.read_rows("mask", rows) if "mask" in store else np.zeros(x.shape)
         density = store.read_rows("density", rows) if "density" in store else np.zeros(x.shape)
@@ -161,7 +171,7 @@ class SubtomogramDataset(Dataset[Batch]):
         tiles = self._tiles(draws[0][1]) if self.tiles else None
         if self.augment is None:
             return as_batch(volumes, label, tiles)
-        none = store.class_names.index(NONE_CLASS) if NONE_CLASS in store.class_names else None
+        none = self._names.index(NONE_CLASS) if NONE_CLASS in self._names else None
         for i, rng in enumerate(rngs):
             label[i] = augment(volumes[i], label[i], rng, self.augment, store.voxel_size, none)
         return as_batch(volumes, label, tiles)

@@ -28,6 +28,18 @@ from triptych.config import DEFAULT_CONTRAST, Contrast, NetworkConfig, Settings
 from triptych.errors import InputError
 from triptych.fourier import CONTRAST_SAMPLE, contrast_warning, resample_back, resample_to_box
 from triptych.io.manifest import hash_file, output_folder, read_manifest, write_manifest
+from triptych.novelty import (
+    NOVELTY_FILE,
+    NoveltyReference,
+    NoveltyRule,
+    Traits,
+    give_verdicts,
+    load_reference,
+    radial_profile,
+    read_rule,
+    save_reference,
+    score_novelty,
+)
 from triptych.volume import Volume, standardise
 
 logger = logging.getLogger(__name__)
@@ -285,6 +297,7 @@ class Predictions:
     masks : list of n float32 arrays, probability of each voxel; None without the mask task
     densities : list of n float32 arrays, dimensionless (protein about 1); None without the density task
     embedding : (n, e) float32
+    novelty : (n,) float32 from 0 to 1, from 1/2 on a particle is of none of the classes; None without a novelty reference
     """
 
     class_names: tuple[str, ...]
@@ -292,6 +305,7 @@ class Predictions:
     masks: list[NDArray[np.float32]] | None
     densities: list[NDArray[np.float32]] | None
     embedding: NDArray[np.float32]
+    novelty: NDArray[np.float32] | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -299,6 +313,13 @@ class Predictions:
         if self.probabilities is None:
             raise InputError("this model was trained without the class task, so it names no classes")
         return [self.class_names[i] for i in self.probabilities.argmax(1)]
+
+    @property
+    def verdicts(self) -> list[str]:
+        """Class of each subtomogram, or "unknown" where its novelty says so."""
+        if self.novelty is None:
+            raise InputError("this model has no novelty reference, so it calls nothing unknown: make one with `triptych calibrate`")
+        return give_verdicts(self.classes, self.novelty)
 
 
 @dataclass(frozen=True)
@@ -328,10 +349,13 @@ class Model:
     network : Network
     card : ModelCard
     device, precision : as in the settings; 'auto' takes a GPU and bfloat16 where there are
+    novelty : what unknown particles are recognised by; older models have none
     """
 
-    def __init__(self, network: Network, card: ModelCard, device: str = "auto", precision: str = "auto") -> None:
-        self.card = card
+    def __init__(
+        self, network: Network, card: ModelCard, device: str = "auto", precision: str = "auto", novelty: NoveltyReference | None = None
+    ) -> None:
+        self.card, self.novelty = card, novelty
         self.device = choose_device(device)
         self.dtype = choose_precision(precision, self.device)
         self.network = network.eval().to(self.device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -340,6 +364,10 @@ class Model:
     def device_name(self) -> str:
         """What people call the device, such as "CPU, 2 threads"."""
         return name_device(self.device)
+
+    def describe(self) -> dict[str, object]:
+        """The card, and how unknown particles are recognised: what stands in model.json."""
+        return {**self.card.to_json(), "novelty": None if self.novelty is None else asdict(self.novelty.rule)}
 
     @torch.inference_mode()
     def run(self, boxes: NDArray[np.float32], half_turns: bool = False) -> TaskOutput:
@@ -403,6 +431,7 @@ class Model:
             None if parts[0].masks is None else [m for p in parts for m in p.masks or []],
             None if parts[0].densities is None else [d for p in parts for d in p.densities or []],
             np.concatenate([p.embedding for p in parts]),
+            None if parts[0].novelty is None else np.concatenate([p.novelty for p in parts if p.novelty is not None]),
         )
 
     def predict_batch(self, volumes: list[Volume], contrast: Contrast, half_turns: bool = False) -> Predictions:
@@ -416,6 +445,7 @@ class Model:
             None if out.mask_logits is None else list(self._back(out.mask_logits.sigmoid(), volumes, (0.0, 1.0))),
             None if out.density is None else list(self._back(out.density, volumes, (-np.inf, np.inf))),
             np.asarray(out.embedding),
+            None if self.novelty is None else score_novelty(self.novelty, traits(out)),
         )
 
     def prepare(self, volume: Volume, sign: float) -> NDArray[np.float32]:
@@ -435,18 +465,30 @@ class Model:
         seed: int | None = None,
         extra: dict[str, object] | None = None,
         texts: dict[str, str] | None = None,
+        stage: str = "train",
     ) -> Path:
-        """Write weights.safetensors, model.json, manifest.json and further texts by name into a new folder."""
+        """Write weights.safetensors, model.json, perhaps novelty.safetensors, manifest.json and further texts by name into a new folder."""
         with output_folder(folder) as part:
             # Half precision: the network computes in bfloat16, which keeps fewer digits, and the folder is half the size.
             tensors = {name: half(tensor.detach().cpu().contiguous()) for name, tensor in self.network.state_dict().items()}
             save_file(tensors, part / "weights.safetensors")
-            (part / "model.json").write_text(json.dumps(self.card.to_json(), indent=2) + "\n")
+            (part / "model.json").write_text(json.dumps(self.describe(), indent=2) + "\n")
+            names = ["weights.safetensors", "model.json"]
+            if self.novelty is not None:
+                names.append(save_reference(self.novelty, part).name)
             for name, text in (texts or {}).items():
                 (part / name).write_text(text, encoding="utf-8")
-            hashes = {name: hash_file(part / name) for name in ("weights.safetensors", "model.json")}
-            write_manifest(part, "train", config, inputs, seed, {"files": hashes, **(extra or {})})
+            hashes = {name: hash_file(part / name) for name in names}
+            write_manifest(part, stage, config, inputs, seed, {"files": hashes, **(extra or {})})
         return folder
+
+
+def traits(output: TaskOutput) -> Traits:
+    """What the novelty is judged by; of a network with the class task."""
+    if output.class_logits is None:
+        raise InputError("the novelty is judged by a model's classes, but this one was trained without the class task")
+    density = np.empty((len(output.embedding), 0), np.float32) if output.density is None else radial_profile(output.density.numpy())
+    return Traits(output.embedding.numpy(), output.class_logits.numpy(), density)
 
 
 def half(tensor: Tensor) -> Tensor:
@@ -490,14 +532,17 @@ def load_model(folder: Path | str | None = None, device: str = "auto", precision
         if not (folder / name).is_file():
             raise InputError(f"{folder} is not a complete model folder: {name} is missing; give a folder that `triptych train` wrote")
     check_hashes(folder)
-    card = read_card(folder / "model.json")
+    card, rule = read_card(folder / "model.json")
     network = Network(card.network, len(card.class_names), len(card.label_names))
     try:
         network.load_state_dict(load_file(folder / "weights.safetensors"), strict=True)
     except (RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"the weights in {folder} do not fit its model.json ({reason}); use the folder as `triptych train` wrote it") from error
-    return Model(network, card, device, precision)
+    novelty = None if rule is None else load_reference(folder, rule, len(card.class_names), card.network.embedding_size)
+    if novelty is None and "class" in card.network.tasks:
+        logger.warning("the model %s has no novelty reference: nothing is called unknown (`triptych calibrate` makes one)", folder)
+    return Model(network, card, device, precision, novelty)
 
 
 def check_hashes(folder: Path) -> None:
@@ -505,17 +550,23 @@ def check_hashes(folder: Path) -> None:
     files = read_manifest(folder).get("files")
     if not isinstance(files, dict) or not {"weights.safetensors", "model.json"} <= set(files):
         raise InputError(f"the manifest.json in {folder} lists no file hashes; use the folder as `triptych train` wrote it")
-    for name in ("weights.safetensors", "model.json"):
-        if hash_file(folder / name) != files[name]:
+    for name in ("weights.safetensors", "model.json", NOVELTY_FILE):
+        if not (name in files or (folder / name).exists()):
+            continue
+        if not (folder / name).is_file():
+            raise InputError(f"{folder} is not a complete model folder: {name} is missing; use the folder as triptych wrote it")
+        if hash_file(folder / name) != files.get(name):
             raise InputError(f"{folder / name} was altered after training (its hash is not the manifest's); use it as `triptych train` wrote it")
 
 
-def read_card(path: Path) -> ModelCard:
-    """model.json -> ModelCard."""
+def read_card(path: Path) -> tuple[ModelCard, NoveltyRule | None]:
+    """model.json -> ModelCard, and how unknown particles are recognised; None in the folder of an older model."""
     try:
         fields = json.loads(path.read_text())
+        novelty = fields.pop("novelty", None)
+        rule = None if novelty is None else read_rule(novelty)
         network = NetworkConfig(**fields.pop("network"))
         card = ModelCard(network=network, **{**fields, **{name: tuple(fields.get(name, ())) for name in ("class_names", "label_names")}})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a model.json that triptych {__version__} understands ({str(error).splitlines()[0]})") from error
-    return card
+    return card, rule

@@ -30,6 +30,7 @@ from triptych.io.star import Block, probability_columns, write_star
 from triptych.io.tomogram import find_tomograms, open_tomogram, tomogram_name
 from triptych.io.workspace import Workspace, choose_items, open_workspace
 from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, Model, Predictions, load_model
+from triptych.novelty import give_verdicts
 from triptych.tiling import Cutout, Tile, find_centres, in_batches, label_voxels, paint, plan_tiles, suppress
 from triptych.volume import Volume, standardise
 
@@ -137,10 +138,11 @@ class Picker:
         return {"places": places[kept], "heights": heights[kept], "score": score[kept], **found}
 
     def recognise(self, job: Job, places: NDArray[np.float64]) -> tuple[dict[str, NDArray[np.float32]], list[Cutout]]:
-        """Probabilities, embeddings and masks of what is at some places."""
+        """Probabilities, embeddings, perhaps novelty, and masks of what is at some places."""
         card = self.model.card
         probabilities = [np.empty((0, len(card.class_names)), np.float32)]
         embedding = [np.empty((0, card.network.embedding_size), np.float32)]
+        novelty = [np.empty(0, np.float32)]
         masks: list[Cutout] = []
         for batch in in_batches(places, self.config.batch_size):
             result, starts = self.predict(job, batch)
@@ -148,8 +150,11 @@ class Picker:
             assert result.masks is not None
             probabilities.append(result.probabilities)
             embedding.append(result.embedding)
+            if result.novelty is not None:
+                novelty.append(result.novelty)
             masks += [Cutout.of(mask > MASK_LEVEL, start) for mask, start in zip(result.masks, starts, strict=True)]
-        return {"probabilities": np.concatenate(probabilities), "embedding": np.concatenate(embedding)}, masks
+        found = {"probabilities": np.concatenate(probabilities), "embedding": np.concatenate(embedding)}
+        return found if self.model.novelty is None else {**found, "novelty": np.concatenate(novelty)}, masks
 
     def predict(self, job: Job, places: NDArray[np.float64]) -> tuple[Predictions, list[NDArray[np.int64]]]:
         """What the model says of boxes around some places; also the voxel of the tomogram at which each box starts."""
@@ -159,9 +164,7 @@ class Picker:
         boxes = [valid_box(tomogram, center, (size,) * 3, job.path) for center in centers]
         return self.model.predict_batch(boxes, self.config.contrast, self.config.half_turns), list(centers - size // 2)
 
-    def write_maps(
-        self, job: Job, desk: Path, masks: Sequence[Cutout], places: NDArray[np.float64], probabilities: NDArray[np.float32]
-    ) -> None:
+    def write_maps(self, job: Job, desk: Path, masks: Sequence[Cutout], places: NDArray[np.float64], probabilities: NDArray[np.float32]) -> None:
         """Label map, instances and densities of a tomogram; where masks overlap, the better particle is in front."""
         classes = self.class_labels(probabilities)
         with new_mrc(desk / "labels.mrc", job.shape, MAPS["labels"], job.voxel_size) as labels:
@@ -224,7 +227,7 @@ def pick(
     settings = {
         "version": installed_version(),
         "tomograms": {job.name: describe_input(job.path) for job in jobs},
-        "model": hash_file(folder / "weights.safetensors"),
+        "model": [hash_file(folder / name) for name in ("weights.safetensors", "model.json")],
         **config.model_dump(mode="json", exclude={"device", "batch_size"}),
     }
     kinds = [kind for kind in MAPS if kind == "labels" or getattr(config, f"write_{kind}")]
@@ -283,7 +286,7 @@ def finish_run(picker: Picker, folder: Path) -> None:
         write_star(folder / name, blocks)
     np.save(folder / "embedding.npy", np.concatenate([note["embedding"] for note in notes]))
     about = {
-        "model": {**card.to_json(), "name": picker.folder.name, "sha256": hash_file(picker.folder / "weights.safetensors")},
+        "model": {**picker.model.describe(), "name": picker.folder.name, "sha256": hash_file(picker.folder / "weights.safetensors")},
         "device": picker.model.device_name,
         "particles": len(table),
     }
@@ -295,6 +298,8 @@ def particle_table(job: Job, note: dict[str, NDArray[Any]], class_names: Sequenc
     positions = note["places"][:, ::-1] * job.voxel_size
     unturned = np.broadcast_to(np.eye(3), (len(positions), 3, 3))
     best = best_classes(note["probabilities"], class_names)
+    classes = [class_names[i] for i in best]
+    known_or_not = {"triptychNovelty": note["novelty"], "triptychVerdict": give_verdicts(classes, note["novelty"])} if "novelty" in note else {}
     return pd.DataFrame(
         {
             "rlnTomoName": [job.name] * len(positions),
@@ -303,8 +308,9 @@ def particle_table(job: Job, note: dict[str, NDArray[Any]], class_names: Sequenc
             "rlnClassNumber": best + 1,
             "rlnAutopickFigureOfMerit": note["score"],
             "triptychInstance": np.arange(1, len(positions) + 1),
-            "triptychClass": [class_names[i] for i in best],
+            "triptychClass": classes,
             "triptychProbability": note["probabilities"][np.arange(len(best)), best],
+            **known_or_not,
             "triptychScore": note["score"],
             "triptychCentreProbability": note["heights"],
             **dict(zip(probability_columns(class_names), note["probabilities"].T, strict=True)),

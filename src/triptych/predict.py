@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,11 +23,21 @@ from triptych.io.mrc import write_mrc
 from triptych.io.source import ParticleSource, open_particles, voxel_sizes
 from triptych.io.star import probability_columns, write_star
 from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, Model, Predictions, load_model
+from triptych.novelty import give_verdicts
 from triptych.volume import Volume
 
 logger = logging.getLogger(__name__)
 
+OF_A_MODEL = ("triptychProbability", "triptychNovelty", "triptychVerdict")
+"""Beginnings of the columns that an earlier model may have left in the table, and that this one may not have."""
 OTHER: dict[Contrast, Contrast] = {"dark": "bright", "bright": "dark"}
+
+
+class Found(NamedTuple):
+    """What was found out about n particles: probabilities (n, classes) and novelty (n,); None for what the model does not tell."""
+
+    probabilities: NDArray[np.float32] | None
+    novelty: NDArray[np.float32] | None
 
 
 def predict(
@@ -58,8 +68,8 @@ def predict(
     started = time.monotonic()
     out = Path(out)
     with output_folder(out) as part:
-        probabilities = run_batches(source, network, contrast, config, part, on_progress)
-        table = fill_table(source.table_for(out), source.names, network, probabilities, config)
+        found = run_batches(source, network, contrast, config, part, on_progress)
+        table = fill_table(source.table_for(out), source.names, network, found, config)
         write_star(part / "particles.star", source.blocks_with(table))
         seconds = time.monotonic() - started
         described = {
@@ -71,7 +81,7 @@ def predict(
                 "contrast": contrast,
                 "contrast_warning": warning,
             },
-            "model": {**network.card.to_json(), "name": folder.name, "sha256": hash_file(folder / "weights.safetensors")},
+            "model": {**network.describe(), "name": folder.name, "sha256": hash_file(folder / "weights.safetensors")},
             "device": network.device_name,
             "precision": str(network.dtype).removeprefix("torch."),
             "seconds": round(seconds, 2),
@@ -119,12 +129,13 @@ def choose_contrast(sample: list[Volume], file_contrast: Contrast | None, config
 
 def run_batches(
     source: ParticleSource, model: Model, contrast: Contrast, config: PredictConfig, folder: Path, on_progress: Callable[[int, int], None] | None
-) -> NDArray[np.float32] | None:
-    """Predict all particles, write their maps and embeddings into the folder, and return the probabilities of their classes."""
+) -> Found:
+    """Predict all particles, write their maps and embeddings into the folder, and return what the table says of them."""
     count = len(source)
     if on_progress:
         on_progress(0, count)
     probabilities: list[NDArray[np.float32]] = []
+    novelty: list[NDArray[np.float32]] = []
     empty: list[str] = []
     embedding = None
     for first in range(0, count, config.batch_size):
@@ -138,6 +149,8 @@ def run_batches(
         embedding[first : first + len(volumes)] = result.embedding
         if result.probabilities is not None:
             probabilities.append(result.probabilities)
+        if result.novelty is not None:
+            novelty.append(result.novelty)
         write_maps(folder, [source.names[row] for row in rows], volumes, result, config)
         if on_progress:
             on_progress(first + len(volumes), count)
@@ -146,7 +159,7 @@ def run_batches(
     if empty:
         more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
         logger.warning("%s%s of %d: all values are the same, so what is said of them means nothing", empty[0], more, count)
-    return np.concatenate(probabilities) if probabilities else None
+    return Found(np.concatenate(probabilities) if probabilities else None, np.concatenate(novelty) if novelty else None)
 
 
 def write_maps(folder: Path, names: list[str], volumes: list[Volume], result: Predictions, config: PredictConfig) -> None:
@@ -164,17 +177,19 @@ def make_path(folder: Path, kind: str, name: str) -> Path:
     return folder / kind / f"{name}.mrc"
 
 
-def fill_table(
-    table: pd.DataFrame, particles: list[str], model: Model, probabilities: NDArray[np.float32] | None, config: PredictConfig
-) -> pd.DataFrame:
+def fill_table(table: pd.DataFrame, particles: list[str], model: Model, found: Found, config: PredictConfig) -> pd.DataFrame:
     """Every input column in its order, then what was found."""
-    table = table.drop(columns=[name for name in table if name.startswith("triptychProbability")])  # of an earlier model
+    probabilities, novelty = found
+    table = table.drop(columns=[name for name in table if name.startswith(OF_A_MODEL)])
     new: dict[str, Any] = {"triptychName": particles}
     if probabilities is not None:
         names = model.card.class_names
         best = probabilities.argmax(1)
         new["triptychClass"] = [names[i] for i in best]
         new["triptychProbability"] = probabilities.max(1)
+        if novelty is not None:
+            new["triptychNovelty"] = novelty
+            new["triptychVerdict"] = give_verdicts(new["triptychClass"], novelty)
         new.update(dict(zip(probability_columns(names), probabilities.T, strict=True)))
         if "rlnClassNumber" in table:
             given = table.pop("rlnClassNumber")
