@@ -370,6 +370,30 @@ def discover(
     print_path("discovery", path / "report.html")
 
 
+@app.command("add-class")
+def add_class(
+    discovery: Annotated[Path, typer.Argument(metavar="DISCOVERY", help="Folder written by discover.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Model folder to write.")],
+    names: Annotated[list[str], typer.Argument(metavar="GROUP=NAME...", help="Groups and what to call them, such as 1=my_complex.")],
+    model: Annotated[Path | None, typer.Option(metavar="MODEL", help="The model that made the predictions; default: where it was then.")] = None,
+) -> None:
+    """A model that knows groups as classes, without training: predict with it as with any other."""
+    from triptych.add_class import add_classes as stage
+
+    chosen = dict(parse_group(text) for text in names)
+    if len(chosen) < len(names):
+        raise InputError(f"a group is named twice in {' '.join(names)}: name each once")
+    print_path("model", stage(discovery, output, chosen, model))
+
+
+def parse_group(text: str) -> tuple[int, str]:
+    """The number and the name of "1=my_complex"."""
+    match = re.fullmatch(r"([1-9]\d*)=(.+)", text)
+    if match is None:
+        raise InputError(f"{text!r} came, but GROUP=NAME was expected, as in 1=my_complex: the number of a group and what to call it")
+    return int(match[1]), match[2]
+
+
 @app.command()
 def report(
     predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder written by predict.")],
@@ -423,7 +447,9 @@ def info(file: Annotated[Path, typer.Argument(metavar="FILE", help="Any file or 
 
 @app.command("config")
 def print_config(
-    stage: Annotated[str, typer.Argument(metavar="STAGE", help="simulate, simulate-tomograms, cut, train, calibrate, predict, pick, discover or report.")],
+    stage: Annotated[
+        str, typer.Argument(metavar="STAGE", help="simulate, simulate-tomograms, cut, train, calibrate, predict, pick, discover or report.")
+    ],
 ) -> None:
     """The annotated defaults of a stage, as YAML to save and edit."""
     from triptych.settings import format_defaults, stage_settings
@@ -513,7 +539,9 @@ def print_groups(folder: Path) -> None:
     from triptych.io.star import read_star
 
     table = make_table("group", "particles", "stability", "resolution, Å", "best match", "correlation", numbers=(0, 1, 2, 3, 5))
-    for group, particles, stability, resolution, name, correlation in read_star(folder / "groups.star")["groups"].itertuples(index=False):
+    columns = read_star(folder / "groups.star")["groups"]
+    names = ("Group", "Particles", "Stability", "Resolution", "MatchName", "MatchCorrelation")
+    for group, particles, stability, resolution, name, correlation in zip(*(columns[f"triptych{name}"] for name in names), strict=True):
         table.add_row(str(group), str(particles), f"{stability:.2f}", f"{resolution:.0f}", escape(str(name)), f"{correlation:.2f}")
     out.print(table)
     out.print(f"tilt range: {read_manifest(folder)['tilt_ranges_are']}", soft_wrap=True)

@@ -28,14 +28,15 @@ from triptych.fourier import low_pass, resample_to_box, wedge_weights
 from triptych.grouping import Groups, group
 from triptych.half_maps import COARSEST, HalfMapCorrelation, compare_half_maps, soft_mask
 from triptych.identify import Match, identify, load_references
-from triptych.io.manifest import describe_input, installed_version, write_json, write_manifest
+from triptych.io.manifest import describe_input, installed_version, manifest_entry, write_json, write_manifest
 from triptych.io.mrc import read_mrc, write_mrc
 from triptych.io.particle_star import add_poses
-from triptych.io.predictions import Predicted, manifest_entry, open_input, read_predictions
+from triptych.io.predictions import Predicted, find_model, open_input, read_predictions
 from triptych.io.source import ParticleSource
 from triptych.io.star import write_star
 from triptych.io.workspace import Workspace, open_workspace
-from triptych.model import choose_device, name_device
+from triptych.model import choose_device, load_model, name_device
+from triptych.novelty import radial_profile
 from triptych.structures import Structure
 from triptych.symmetry import Symmetry, find_symmetry
 from triptych.volume import Volume, standardise
@@ -105,7 +106,7 @@ def discover(
     source = open_source(given)
     library = load_references(config.library, float(given.manifest["model"]["voxel_size"]))
     rows = choose_particles(given, config)
-    groups = group(np.asarray(given.embedding[rows]), np.random.default_rng(config.seed), config.group, none_probability=none_probability(given, rows))
+    groups = find_groups(given, rows, config)
     settings = {
         "version": installed_version(),
         "predictions": [describe_input(given.folder / name) for name in ("particles.star", "embedding.npy")],
@@ -158,8 +159,8 @@ def choose_particles(given: Predicted, config: DiscoverConfig) -> IntArray:
         chosen = np.array(given.verdicts) == UNKNOWN
     if chosen.sum() < config.group.smallest:
         wider = "" if config.particles == "all" else "; to group all particles, say --set particles=all"
-        text = f"{chosen.sum()} of {len(given)} particles are to be grouped ({describe_choice(config)}), but a group has at least {config.group.smallest}"
-        raise InputError(text + wider)
+        found = f"{chosen.sum()} of {len(given)} particles are to be grouped ({describe_choice(config)})"
+        raise InputError(f"{found}, but a group has at least {config.group.smallest}{wider}")
     return np.flatnonzero(chosen)
 
 
@@ -168,6 +169,14 @@ def describe_choice(config: DiscoverConfig) -> str:
     if config.classes is not None:
         return f"called {' or '.join(config.classes)}"
     return f'all but those called "{NONE_CLASS}"' if config.particles == "all" else f'those whose verdict is "{UNKNOWN}"'
+
+
+def find_groups(given: Predicted, rows: IntArray, config: DiscoverConfig) -> Groups:
+    """Groups of the particles of some rows, in an embedding in which pose and noise count for little where the model's folder is still there."""
+    folder = find_model(given)
+    reference = None if folder is None else load_model(folder, "cpu").novelty
+    none = none_probability(given, rows)
+    return group(np.asarray(given.embedding[rows]), np.random.default_rng(config.seed), config.group, reference, none)
 
 
 def none_probability(given: Predicted, rows: IntArray) -> NDArray[np.float32] | None:
@@ -222,7 +231,7 @@ class Explorer:
     ) -> None:
         self.workspace, self.given, self.source, self.library, self.config = workspace, given, source, library, config
         self.rows, self.groups = rows, groups
-        self.members = [rows[groups.labels == number] for number in range(len(groups.stability))]
+        self.members = [rows[groups.members(number)] for number in range(groups.count)]
         self.halves = [split_halves(len(members), self.rng(number)) for number, members in enumerate(self.members)]
         self.tilt_ranges, self.tilts_from = find_tilt_ranges(source, config)
         if source.tilt_ranges is None and config.tilt_range is None:
@@ -270,6 +279,7 @@ class Explorer:
             final = self.workspace.out / GROUPS / str(number + 1)
             write_star(folder / "particles.star", self.source.blocks_with(self.group_table(number, poses, final)))
             np.save(folder / "embedding.npy", self.given.embedding[self.members[number]])
+            np.save(folder / "radial_profile.npy", self.radial_profiles(self.members[number]))
             write_json(folder / "group.json", self.describe(number, found, matches, symmetries))
             target = self.workspace.result / GROUPS / str(number + 1)
             if not target.exists():  # of a run that was killed before it could mark it
@@ -287,13 +297,13 @@ class Explorer:
         turned = align(references[1][None], references[0], self.coarse.voxel_size, self.config.align)
         second = Alignment(second.rotations @ turned.rotations[0], second.rotations @ turned.shifts[0] + second.shifts, second.scores)
         order = np.argsort(np.concatenate(self.halves[number]))
-        poses = Alignment(*(np.concatenate(columns)[order] for columns in zip(first, second, strict=True)))
+        poses = take_poses(join_poses(first, second), order)
         return poses, (references[0] + average(references[1][None], turned, self.coarse.voxel_size)[0]) / 2
 
     def average_members(self, number: int, poses: Alignment, reference: NDArray[np.float32]) -> Average:
         """The averages of the subtomograms of both halves, and what they agree on."""
         grid = self.fine
-        halves = [self.average_rows(self.members[number][half], Alignment(*(part[half] for part in poses))) for half in self.halves[number]]
+        halves = [self.average_rows(self.members[number][half], take_poses(poses, half)) for half in self.halves[number]]
         weight = np.maximum(halves[0][1] + halves[1][1], 1e-6)
         sums = sum(np.fft.rfftn(density) * own for density, own in halves)
         density = np.asarray(np.fft.irfftn(sums / weight, s=(grid.box_size,) * 3, axes=(0, 1, 2)), dtype=np.float32)
@@ -322,6 +332,12 @@ class Explorer:
         """Protein bright, mean 0 and standard deviation 1."""
         volume = self.source.read(row)
         return volume.with_data(standardise(np.float32(self.given.sign) * volume.data))
+
+    def radial_profiles(self, rows: IntArray) -> NDArray[np.float32]:
+        """Of recovered densities, (n, shells), on the model's grid: by these, too, a model may tell what it knows."""
+        model = self.given.manifest["model"]
+        grid = Grid(float(model["voxel_size"]), int(model["box_size"]))
+        return np.concatenate([radial_profile(grid.bring(self.read_density(int(row)))[None]) for row in rows])
 
     def group_table(self, number: int, poses: Alignment, folder: Path) -> pd.DataFrame:
         """Rows of the particles of a group, with their poses, for a STAR file in a folder."""
@@ -369,7 +385,7 @@ class Explorer:
         write_star(folder / "groups.star", {"groups": groups_table(described)})
         device = name_device(choose_device(self.config.align.device))
         about = {
-            "model": {key: self.given.manifest["model"].get(key) for key in ("name", "sha256")},
+            "model": {"path": str(find_model(self.given) or ""), **{key: self.given.manifest["model"].get(key) for key in ("name", "sha256")}},
             "particles": {
                 "in_all": len(self.given),
                 "grouped": int((membership > 0).sum()),
@@ -391,6 +407,15 @@ def stack(path: Path, rows: IntArray, grid: Grid, read: Callable[[int], Volume])
     for place, row in enumerate(rows):
         volumes[place] = grid.bring(read(int(row)))
     return volumes
+
+
+def join_poses(a: Alignment, b: Alignment) -> Alignment:
+    columns = zip(a, b, strict=True)
+    return Alignment._make(np.concatenate(pair) for pair in columns)
+
+
+def take_poses(poses: Alignment, rows: IntArray) -> Alignment:
+    return Alignment(poses.rotations[rows], poses.shifts[rows], poses.scores[rows])
 
 
 def write_maps(folder: Path, found: Average) -> None:

@@ -149,23 +149,25 @@ def picture(given: Predicted, source: ParticleSource, row: int) -> dict[str, str
     except InputError:  # the page can do without one picture
         return None
     smooth = low_pass(volume.with_data(np.float32(given.sign) * volume.data), eye_resolution(volume.voxel_size), edge=1.0)
-    seen, clean = (reduce_size(item, PANEL_VOXELS)[0] for item in (smooth, density))
-    middle = len(seen) // 2
-    grey = np.concatenate(
-        [figures.to_grey(seen[middle][::-1], figures.grey_limits([seen[middle]])), figures.to_grey(clean[middle][::-1], density_limits(clean))],
-        axis=1,
-    )
-    outline = "" if mask is None else figures.outline(reduce_size(mask.with_data(mask.data.astype(np.float32)), PANEL_VOXELS)[0][middle][::-1] > 0.5)
-    return {"image": figures.png_data_uri(grey), "outline": outline}
+    seen, clean = central_slice(smooth), central_slice(density)
+    grey = [figures.to_grey(seen, figures.grey_limits([seen])), figures.to_grey(clean, density_limits(density))]
+    outline = "" if mask is None else figures.outline(central_slice(mask) > 0.5)
+    return {"image": figures.png_data_uri(np.concatenate(grey, axis=1)), "outline": outline}
 
 
-def reduce_size(volume: Volume, most: int) -> tuple[NDArray[np.float32], float]:
-    """A cube of at most so many voxels along each side, and their size: the same extent on coarser voxels."""
+def central_slice(volume: Volume) -> NDArray[np.float32]:
+    """The central xy slice of a volume, first row on top, of at most `PANEL_VOXELS` pixels along each side."""
+    data = reduce_size(volume, PANEL_VOXELS)
+    middle: NDArray[np.float32] = data[len(data) // 2, ::-1]
+    return middle
+
+
+def reduce_size(volume: Volume, most: int) -> NDArray[np.float32]:
+    """The same extent on coarser voxels, at most so many along each side; a cube."""
     size = volume.shape[0]
     if size <= most:
-        return volume.data, volume.voxel_size
-    coarse = volume.voxel_size * size / most
-    return resample_to_box(volume, coarse, most), coarse
+        return np.asarray(volume.data, np.float32)
+    return resample_to_box(volume, volume.voxel_size * size / most, most)
 
 
 # ------------------------------------------------------------------------------------------------------------- groups
@@ -194,7 +196,6 @@ def solvent_level(average: Volume, mask: Volume) -> float:
 
 def encode_surface(volume: Volume) -> str:
     """A density as bytes in base64, 0 for what is negative and 255 for the brightest: x fastest, then y, then z; a cube."""
-    data, _ = reduce_size(volume, SURFACE_VOXELS)
-    data = crop_or_pad(data, (SURFACE_VOXELS,) * 3, fill=0.0)
+    data = crop_or_pad(reduce_size(volume, SURFACE_VOXELS), (SURFACE_VOXELS,) * 3, fill=0.0)
     height = max(float(data.max()), 1e-9)
     return base64.b64encode((np.clip(data / height, 0, 1) * 255).round().astype(np.uint8).tobytes()).decode()

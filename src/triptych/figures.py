@@ -242,8 +242,8 @@ def draw_half_map_correlation(frequency: FloatArray, curves: Mapping[str, FloatA
         axes = figure.subplots()
         axes.axhline(threshold, color=MUTED, linewidth=1, dashes=(4, 3))
         for place, (name, curve) in enumerate(curves.items()):
-            style = {"color": (BLUE, ORANGE, MUTED)[place % 3], "linewidth": 1.8 if place == 0 else 1.1, "zorder": 3 - place}
-            axes.plot(frequency[1:], curve[1:], label=name, **style)
+            colour, width = (BLUE, ORANGE, MUTED)[place % 3], 1.8 if place == 0 else 1.1
+            axes.plot(frequency[1:], curve[1:], label=name, color=colour, linewidth=width, zorder=3 - 0.1 * place)
         _shell_axes(axes, frequency, min(float(np.nanmin(curve[1:], initial=0.0)) for curve in curves.values()))
         axes.legend(loc="upper right")
         axes.set_ylabel("shell correlation of the halves")

@@ -102,7 +102,7 @@ def ball_mask(size: int) -> NDArray[np.float32]:
     """1 in the largest ball around the centre of a cube of `size` voxels, else 0."""
     axis = np.arange(size) - size // 2
     radius = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)
-    return (radius < size // 2).astype(np.float32)
+    return np.asarray(radius < size // 2, dtype=np.float32)
 
 
 def load_references(path: Path | None, voxel_size: float) -> list[Structure]:

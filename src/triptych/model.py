@@ -460,7 +460,7 @@ class Model:
     def save(
         self,
         folder: Path,
-        config: Settings,
+        config: Settings | None,
         inputs: list[Path],
         seed: int | None = None,
         extra: dict[str, object] | None = None,

@@ -22,9 +22,9 @@ from triptych import figures, metrics
 from triptych.config import NONE_CLASS, ReportConfig
 from triptych.errors import InputError
 from triptych.fourier import fourier_shell_correlation, low_pass
-from triptych.io.manifest import describe_input, installed_version, output_folder, to_plain, write_json, write_manifest
+from triptych.io.manifest import describe_input, installed_version, manifest_entry, output_folder, to_plain, write_json, write_manifest
 from triptych.io.mrc import read_mrc
-from triptych.io.predictions import Predicted, manifest_entry, open_input, read_predictions
+from triptych.io.predictions import Predicted, open_input, read_predictions
 from triptych.io.store import Store, open_store, particle_name
 from triptych.metrics import FloatArray, IntArray
 from triptych.pages import Panel, density_limits, draw_panel, eye_resolution, render_page

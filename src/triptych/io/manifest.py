@@ -117,6 +117,14 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
     return content
 
 
+def manifest_entry(manifest: dict[str, Any], *keys: str) -> Any:
+    """Nested entry of a manifest; None where it is missing."""
+    value: Any = manifest
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
 def to_plain(value: Any) -> Any:
     """Anything of ours as JSON: arrays become lists, NaN and infinity become null."""
     if isinstance(value, dict):

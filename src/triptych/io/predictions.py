@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from triptych.config import PredictConfig
 from triptych.errors import InputError
-from triptych.io.manifest import read_manifest
+from triptych.io.manifest import hash_file, manifest_entry, read_manifest
 from triptych.io.source import ParticleSource, open_particles
 from triptych.io.star import read_star
 
@@ -96,14 +96,6 @@ def read_predictions(folder: Path) -> Predicted:
     return Predicted(folder, manifest, table, names, class_names, *classes, novelty, verdicts, masks, densities, embedding)
 
 
-def manifest_entry(manifest: dict[str, Any], *keys: str) -> Any:
-    """Nested entry of a manifest; None where it is missing."""
-    value: Any = manifest
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
 def _first_repeated(names: Sequence[str]) -> str:
     seen: set[str] = set()
     return next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
@@ -161,6 +153,16 @@ def _read_embedding(folder: Path, count: int) -> NDArray[np.float32]:
     if embedding.ndim != 2 or len(embedding) != count:
         raise InputError(f"{path} has shape {embedding.shape}, but particles.star has {count} particles; {AGAIN}")
     return embedding
+
+
+def find_model(given: Predicted) -> Path | None:
+    """The folder of the model that made the predictions; None where it is gone or has changed."""
+    weights = manifest_entry(given.manifest, "model", "sha256")
+    for entry in given.manifest.get("inputs") or ():
+        folder = Path(str(manifest_entry(entry, "path")))
+        if (folder / "weights.safetensors").is_file() and hash_file(folder / "weights.safetensors") == weights:
+            return folder
+    return None
 
 
 def open_input(given: Predicted) -> tuple[ParticleSource | None, str | None]:
