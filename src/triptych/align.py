@@ -198,10 +198,9 @@ def align_some(matcher: Matcher, volumes: NDArray[np.float32], wedges: NDArray[n
     config, device = matcher.config, matcher.shifts.device
     boxes, weights = to_tensor(volumes, device), to_tensor(wedges, device)
     boxes = boxes - boxes.mean(dim=BOX, keepdim=True)
-    spectra = torch.fft.rfftn(torch.fft.ifftshift(boxes, dim=BOX), dim=BOX)
-    fine = make_particles(spectra, weights, matcher.fine.band)
+    fine = make_particles(boxes, weights, matcher.fine.band)
     if start is None:
-        poses = find_poses(matcher, make_particles(spectra, weights, matcher.coarse.band), fine)
+        poses = find_poses(matcher, make_particles(boxes, weights, matcher.coarse.band), fine)
     else:
         known = (torch.from_numpy(np.asarray(part, np.float64)).to(device) for part in (start.rotations, start.shifts))
         poses = refine(fine, matcher.fine, Poses(*known, fine.values.new_zeros(len(boxes))), FINE_STEPS, config.step / 2, config.max_shift)
@@ -236,8 +235,7 @@ def mask_particles(boxes: Tensor, weights: Tensor, matcher: Matcher, poses: Pose
     """Particles within the mask of the reference, put where each one's pose says."""
     assert matcher.mask is not None
     masks = pose_many(matcher.mask, 1, poses.rotations, poses.shifts.float() / matcher.voxel_size, boxes.shape[-1])[:, 0]
-    spectra = torch.fft.rfftn(torch.fft.ifftshift(boxes * masks, dim=BOX), dim=BOX)
-    return make_particles(spectra, weights, matcher.fine.band)
+    return make_particles(boxes * masks, weights, matcher.fine.band)
 
 
 # ---------------------------------------------------------------------------------------------------------------- averages

@@ -62,8 +62,10 @@ def make_band(box_size: int, voxel_size: float, resolution: float, device: torch
 
 def transform(volumes: Tensor, band: Band) -> Tensor:
     """Fourier terms (..., m) of cubes (..., d, d, d) whose origin is index d // 2; sums, as torch's FFT gives them."""
-    spectrum = torch.fft.rfftn(torch.fft.ifftshift(volumes, dim=BOX), dim=BOX)
-    return pick(spectrum, band)
+    size = volumes.shape[-1]
+    # The origin of the FFT is index 0: moved to the middle by the phases, which are fewer than the voxels.
+    angle = 2 * math.pi * (size // 2) / size * band.terms.sum(dim=1)
+    return pick(torch.fft.rfftn(volumes, dim=BOX), band) * torch.polar(torch.ones_like(angle), angle)
 
 
 def pick(spectrum: Tensor, band: Band) -> Tensor:
@@ -145,10 +147,10 @@ class Particles:
         return Particles(self.band, self.values[rows], weights)
 
 
-def make_particles(spectra: Tensor, wedges: Tensor, band: Band) -> Particles:
-    """Particles from the `rfftn` (b, d, d, d // 2 + 1) of volumes with their origin at index d // 2, and their wedges of that shape."""
+def make_particles(volumes: Tensor, wedges: Tensor, band: Band) -> Particles:
+    """Particles from volumes (b, d, d, d) and their wedges (b, d, d, d // 2 + 1), or one wedge for all."""
     weights = pick(wedges, band) * band.twins.sqrt()
-    values = pick(spectra, band) * weights
+    values = transform(volumes, band) * weights
     norm = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
     return Particles(band, values / norm.clamp_min(1e-30), weights)
 

@@ -422,10 +422,11 @@ def pose_many(templates: Tensor, oversampling: int, rotations: Tensor, offsets: 
     grid = torch.arange(size, dtype=torch.float32, device=templates.device) - size // 2
     x, y, z = (grid - offsets[:, i, None].float() for i in range(3))
     back = (rotations.mT.float() * (oversampling / scale))[:, None]
-    # Coordinates in the template, (x, y, z) last, as grid_sample wants them: -1 and 1 are the centres of the outer voxels.
-    along_x, along_y, along_z = (axis[..., None] * back[..., i] for i, axis in enumerate((x, y, z)))
-    source = along_x[:, None, None] + along_y[:, None, :, None] + along_z[:, :, None, None] + n // 2
-    unit = source * (2 / (n - 1)) - 1
+    # Coordinates in the template, (x, y, z) last, as grid_sample wants them: -1 and 1 are the centres of the outer voxels. What each
+    # axis adds is scaled first: only the last sum is as large as the result.
+    along_x, along_y, along_z = (axis[..., None] * back[..., i] * (2 / (n - 1)) for i, axis in enumerate((x, y, z)))
+    plane = along_y[:, None] + along_z[:, :, None] + (n // 2 * (2 / (n - 1)) - 1)
+    unit = plane[:, :, :, None] + along_x[:, None, None]
     volumes = templates.float().expand(len(rotations), -1, -1, -1, -1)
     return F.grid_sample(volumes, unit, mode="bilinear", padding_mode="zeros", align_corners=True)
 
