@@ -38,7 +38,7 @@ from triptych.report import (
 from triptych.volume import Volume
 
 SHORT = ReportConfig(gallery=6)
-VOID = {"meta", "br", "wbr", "img", "link", "hr"}
+VOID = {"meta", "input", "br", "wbr", "img", "link", "hr"}
 
 
 class Page(HTMLParser):

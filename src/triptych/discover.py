@@ -152,9 +152,8 @@ def choose_particles(given: Predicted, config: DiscoverConfig) -> IntArray:
     elif config.particles == "all":
         chosen = called != NONE_CLASS
     elif given.verdicts is None:
-        raise InputError(
-            f"{given.folder} has no verdicts (its model cannot tell what it does not know): group all particles with --set particles=all"
-        )
+        how = "group all with --set particles=all, or give the model a novelty reference with `triptych calibrate` and predict again"
+        raise InputError(f"{given.folder} does not say which particles are unknown: {how}")
     else:
         chosen = np.array(given.verdicts) == UNKNOWN
     if chosen.sum() < config.group.smallest:
@@ -410,8 +409,7 @@ def stack(path: Path, rows: IntArray, grid: Grid, read: Callable[[int], Volume])
 
 
 def join_poses(a: Alignment, b: Alignment) -> Alignment:
-    columns = zip(a, b, strict=True)
-    return Alignment._make(np.concatenate(pair) for pair in columns)
+    return Alignment(np.concatenate([a.rotations, b.rotations]), np.concatenate([a.shifts, b.shifts]), np.concatenate([a.scores, b.scores]))
 
 
 def take_poses(poses: Alignment, rows: IntArray) -> Alignment:
