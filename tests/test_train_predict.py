@@ -159,7 +159,7 @@ def test_scrambled_phases_keep_the_power_spectrum() -> None:
 
 
 def test_model_folder_is_complete(model: Path) -> None:
-    assert {"weights.safetensors", "model.json", "manifest.json", "training.csv"} == {path.name for path in model.iterdir()}
+    assert {"weights.safetensors", "model.json", "novelty.safetensors", "manifest.json", "training.csv"} == {path.name for path in model.iterdir()}
     assert json.loads((model / "manifest.json").read_text())["validation"]["particles"] == 4
     assert not list(model.parent.glob("*.training"))
 

@@ -1,7 +1,8 @@
 """Is a particle of a kind that the model has never seen? Scores, their threshold, and the reference that they are made with.
 
-Pure functions of what a network says of particles. Which score decides, and where its threshold lies, is a `NoveltyRule`; what the score
-compares a particle with is a `NoveltyReference`. Both are kept in the model folder.
+Pure functions of what a network says of particles. Embeddings are compared by their direction alone (Sun et al., ICML 2022): their length
+says how clear a particle is, and clear data would otherwise look new to a model that was calibrated on poor ones. Which score decides, and
+where its threshold lies, is a `NoveltyRule`; what the score compares a particle with is a `NoveltyReference`. Both are kept in the model folder.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class NoveltyReference:
 
     Attributes
     ----------
-    means : (classes, e) float32, mean embedding of each class; the mean of all for a class without particles
+    means : (classes, e) float32, mean direction of the embeddings of each class; the mean of all for a class without particles
     whitening : (e, e) float32, turns the pooled covariance within the classes into the identity: W with W' W = inverse covariance
     sample : (m, e) float16, whitened embeddings of known particles
     profile_means : (classes, shells) float32, mean `radial_profile`; (classes, 0) for a model without the density task
@@ -99,11 +100,17 @@ class NoveltyReference:
     rule: NoveltyRule
 
     def whiten(self, embedding: FloatArray) -> NDArray[np.float32]:
-        """Embeddings (n, e) in coordinates in which particles of one class scatter alike, by 1, in all directions."""
-        return np.asarray(embedding @ self.whitening.T, dtype=np.float32)
+        """Directions of embeddings (n, e), in coordinates in which particles of one class scatter alike, by 1, along all axes."""
+        return np.asarray(unit_length(embedding) @ self.whitening.T, dtype=np.float32)
 
 
 # ----------------------------------------------------------------------------------------------------------------- traits
+
+
+def unit_length(embedding: FloatArray) -> FloatArray:
+    """Embeddings (n, e) divided by their length; one of length 0 stays."""
+    length = np.linalg.norm(embedding, axis=1, keepdims=True)
+    return np.asarray(embedding / np.where(length > 0, length, 1))
 
 
 def radial_profile(densities: FloatArray) -> NDArray[np.float32]:
@@ -141,7 +148,7 @@ def raw_score(reference: NoveltyReference, traits: Traits, score: NoveltyScore) 
         return np.asarray(np.linalg.norm((traits.profile - own) @ reference.profile_whitening.T, axis=1), dtype=np.float64)
     whitened = reference.whiten(traits.embedding)
     if score == "mahalanobis":
-        return np.asarray(cdist(whitened, reference.whiten(reference.means)).min(1))
+        return np.asarray(cdist(whitened, reference.means @ reference.whitening.T).min(1))
     return neighbour_distance(whitened, reference.sample.astype(np.float32), reference.rule.neighbours)
 
 
@@ -223,9 +230,10 @@ def possible_score(config: NoveltyConfig, traits: Traits) -> NoveltyScore:
 def describe_known(training: Traits, label: NDArray[np.int64], rule: NoveltyRule) -> NoveltyReference:
     """Means, covariance and a sample of the known classes."""
     classes = training.logits.shape[1]
-    means, whitening = class_statistics(training.embedding, label, classes)
+    direction = unit_length(training.embedding)
+    means, whitening = class_statistics(direction, label, classes)
     profile_means, profile_whitening = class_statistics(training.profile, label, classes)
-    sample = (training.embedding @ whitening.T).astype(np.float16)
+    sample = (direction @ whitening.T).astype(np.float16)
     return NoveltyReference(means, whitening, sample, profile_means, profile_whitening, rule)
 
 
@@ -287,15 +295,19 @@ def spread(values: FloatArray) -> float:
     return max(float(np.quantile(values, 0.95) - np.median(values)) / 3, 1e-6)
 
 
-def add_class(reference: NoveltyReference, embedding: FloatArray, profile: FloatArray | None = None) -> NoveltyReference:
+def add_class(reference: NoveltyReference, embedding: FloatArray, rng: np.random.Generator, profile: FloatArray | None = None) -> NoveltyReference:
     """The reference with one class more, after the others, from the embeddings (n, e) of its particles; the rule stays.
 
-    Without profiles (n, shells) the new class has the mean profile of the others.
+    Few particles lie far apart, and would be far from others of their class. As many as the other classes have on average are therefore
+    drawn around their mean, with the scatter of 1 that whitening gives to any class. Without profiles (n, shells) the new class has the mean
+    profile of the others.
     """
-    means = np.concatenate([reference.means, embedding.mean(0, keepdims=True)]).astype(np.float32)
-    sample = np.concatenate([reference.sample, reference.whiten(embedding).astype(np.float16)])
-    own = reference.profile_means if profile is None else profile
-    profiles = np.concatenate([reference.profile_means, own.mean(0, keepdims=True)]).astype(np.float32)
+    own = reference.whiten(embedding)
+    drawn = rng.normal(own.mean(0), 1.0, (max(0, len(reference.sample) // len(reference.means) - len(own)), own.shape[1]))
+    sample = np.concatenate([reference.sample, own.astype(np.float16), drawn.astype(np.float16)])
+    means = np.concatenate([reference.means, unit_length(embedding).mean(0, keepdims=True)]).astype(np.float32)
+    shape = reference.profile_means if profile is None else profile
+    profiles = np.concatenate([reference.profile_means, shape.mean(0, keepdims=True)]).astype(np.float32)
     return replace(reference, means=means, sample=sample, profile_means=profiles)
 
 

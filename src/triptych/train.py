@@ -375,7 +375,7 @@ def summarise(outputs: list[dict[str, Any]], temperature: float) -> dict[str, fl
     if "logits" in outputs[0]:
         figures |= class_figures(*join_logits(outputs), temperature)
     for name in ("iou", "correlation", "tile_iou", "label_accuracy"):
-        values = np.concatenate([o[name] for o in outputs]) if name in outputs[0] else np.empty(0)
+        values = np.concatenate([np.empty(0), *(o[name] for o in outputs if name in o)])
         if len(values):
             figures[name] = float(np.nanmean(values))
     return figures
