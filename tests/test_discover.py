@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,13 @@ def test_groups_are_the_classes_and_have_maps_and_poses(found: Path, predictions
         described = json.loads((folder / "group.json").read_text())
         assert described["half_particles"] == [7, 7]
         assert described["tilt_ranges_are"].startswith("assumed")  # the store holds zeros only
+
+
+def test_one_group_holds_all_that_were_chosen(predictions: Path, settings: DiscoverConfig, tmp_path: Path) -> None:
+    config = settings.model_copy(update={"one_group": True, "classes": (CLASSES[0],)})
+    discover(predictions, tmp_path / "one", config)
+    called = read_star(predictions / "particles.star")["particles"]["triptychClass"] == CLASSES[0]
+    assert read_star(tmp_path / "one/particles.star")["particles"]["triptychGroup"].tolist() == called.astype(int).tolist()
 
 
 class Stop(Exception):
@@ -206,12 +214,14 @@ def test_page_works_in_a_browser(found: Path, tmp_path: Path) -> None:
 def test_identify_names_the_structure_and_its_hand() -> None:
     size = 24
     library = [make_structure(index, size) for index in (2, 3)]
-    shape = make_shape(3, np.random.default_rng(3))
+    angle = np.linspace(0, 4, 9)[:, None]
+    shape = np.hstack([55 * np.cos(angle), 55 * np.sin(angle), 22 * angle - 44])  # a winding, which has a hand
+    library[1] = replace(library[1], density=Volume(draw_balls(shape, size).astype(np.float32), VOXEL_SIZE))
     turned = draw_balls(Rotation.from_euler("ZYZ", [50, 40, 110], degrees=True).apply(shape), size).astype(np.float32)
     config = AlignConfig(step=30, candidates=3, resolution=30, coarse_resolution=45, max_shift=10)
     own, mirrored = identify(turned, library, VOXEL_SIZE, config), identify(mirror(turned), library, VOXEL_SIZE, config)
-    assert (own[0].name, own[0].mirrored) == ("shape_3", False)
-    assert (mirrored[0].name, mirrored[0].mirrored) == ("shape_3", True)
+    assert (own[0].name, own[0].hand) == ("shape_3", "same")
+    assert (mirrored[0].name, mirrored[0].hand) == ("shape_3", "mirrored")
     assert own[0].correlation == pytest.approx(mirrored[0].mirror_correlation, abs=0.03)
 
 

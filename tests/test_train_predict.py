@@ -14,6 +14,7 @@ from tiny import SIMULATE, TRAIN, write_mrc, write_particles
 from triptych.config import AugmentConfig, PredictConfig, SimulateConfig, TrainConfig
 from triptych.dataset import PlannedBatches, SubtomogramDataset, centre_heat, split_rows, tile_rows
 from triptych.errors import InputError
+from triptych.fourier import scramble_phases
 from triptych.io.mrc import read_mrc
 from triptych.io.source import ParticleSource, open_particles
 from triptych.io.star import probability_columns, read_star

@@ -111,23 +111,26 @@ def grow(parent: Model, newcomers: list[Newcomer], folder: Path) -> Model:
         raise InputError(f"the model {folder} has no novelty reference, which tells what the known looks like: make one with `triptych calibrate`")
     state = dict(parent.network.state_dict())
     weight, bias = (state[f"{LAST_LAYER}.{name}"].double() for name in ("weight", "bias"))
-    reference, known = parent.novelty, known_features(parent.novelty)
+    reference = parent.novelty
+    length = float(np.mean([np.linalg.norm(item.embedding, axis=1).mean() for item in newcomers]))
+    known = known_features(reference, length)
     features = [F.relu(torch.from_numpy(item.embedding).double()) for item in newcomers]
     for place, item in enumerate(newcomers):
         others = torch.cat([known, *features[:place], *features[place + 1 :]])
         row, offset = fit_row(features[place], others, weight, bias)
         weight, bias = torch.cat([weight, row[None]]), torch.cat([bias, offset[None]])
-        reference = add_class(reference, item.embedding, item.profile if reference.profile_means.shape[1] else None)
+        profile = item.profile if reference.profile_means.shape[1] else None
+        reference = add_class(reference, item.embedding, np.random.default_rng(place), profile)
     card = replace(parent.card, class_names=(*parent.card.class_names, *(item.name for item in newcomers)))
     network = Network(card.network, len(card.class_names), len(card.label_names))
     network.load_state_dict(state | {f"{LAST_LAYER}.weight": weight.float(), f"{LAST_LAYER}.bias": bias.float()})
     return Model(network, card, "cpu", novelty=reference)
 
 
-def known_features(reference: NoveltyReference) -> Tensor:
-    """What the last layer sees of the known particles that the novelty reference keeps, (m, e)."""
-    embedding = np.linalg.solve(reference.whitening.astype(np.float64), reference.sample.astype(np.float64).T).T
-    return F.relu(torch.from_numpy(embedding))
+def known_features(reference: NoveltyReference, length: float) -> Tensor:
+    """What the last layer sees of the known particles whose directions the novelty reference keeps, (m, e), for embeddings of that length."""
+    directions = np.linalg.solve(reference.whitening.astype(np.float64), reference.sample.astype(np.float64).T).T
+    return F.relu(torch.from_numpy(length * directions))
 
 
 def fit_row(own: Tensor, others: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:

@@ -318,6 +318,7 @@ class DiscoverConfig(Settings):
 
     particles: Annotated[Literal["unknown", "all"], Field(description='particles to group: those whose verdict is "unknown", or all but those of the class "none"')] = "unknown"
     classes: Annotated[tuple[str, ...] | None, Field(min_length=1, description="group the particles that were called so instead")] = None
+    one_group: Annotated[bool, Field(description="take these particles as one group instead of looking for several")] = False
     tilt_range: Annotated[Range | None, Field(description=f"lowest and highest tilt, degrees: what lies outside was not measured; none: as the files say, else {ASSUMED_TILT_RANGE[0]:g} to {ASSUMED_TILT_RANGE[1]:g}")] = None
     voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of the averages; none: as the first particle")] = None
     library: Annotated[Path | None, Field(description="what averages are compared with: a library that `structures make` wrote, a folder of PDB, mmCIF and map files, or one such file; none: the built-in library")] = None

@@ -172,6 +172,8 @@ def describe_choice(config: DiscoverConfig) -> str:
 
 def find_groups(given: Predicted, rows: IntArray, config: DiscoverConfig) -> Groups:
     """Groups of the particles of some rows, in an embedding in which pose and noise count for little where the model's folder is still there."""
+    if config.one_group:
+        return Groups(np.zeros(len(rows), np.int64), np.array([np.nan]), np.array([False]), np.empty((len(rows), 0)))
     folder = find_model(given)
     reference = None if folder is None else load_model(folder, "cpu").novelty
     none = none_probability(given, rows)
@@ -368,7 +370,7 @@ class Explorer:
             "symmetries": [
                 {"name": item.name, "axis": item.axis, "correlation": item.correlation, "background": item.background} for item in symmetries
             ],
-            "matches": [{**match._asdict(), "mirrored": match.mirrored} for match in matches[: self.config.matches]],
+            "matches": [{**match._asdict(), "hand": match.hand} for match in matches[: self.config.matches]],
             "compared_to": max(self.config.align.resolution, found.resolution),
         }
 

@@ -29,7 +29,7 @@ from triptych.io.predictions import Predicted
 from triptych.io.source import ParticleSource
 from triptych.metrics import principal_components
 from triptych.pages import Panel, density_limits, draw_panel, eye_resolution, render_page
-from triptych.volume import Volume, crop_or_pad
+from triptych.volume import Volume
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -46,11 +46,12 @@ PANEL_VOXELS = 48
 
 @dataclass(frozen=True)
 class GroupView:
-    """What the page shows of a group, besides group.json."""
+    """What the page shows of a group, besides group.json; `width`: of its surfaces' box, Å."""
 
     panels: list[Panel]
     correlation: str
     surfaces: list[str]
+    width: float
 
 
 def write_page(
@@ -185,7 +186,16 @@ def view_group(folder: Path, described: Mapping[str, Any]) -> GroupView:
     curves = {name: shells[name] for name in ("corrected", "masked", "unmasked")}
     title = f"Fourier shell correlation of the halves of group {described['group']}"
     correlation = figures.draw_half_map_correlation(shells["frequency"], curves, THRESHOLD, title)
-    return GroupView(panels, correlation, [encode_surface(within), encode_surface(recovered)])
+    size = seen_size(mask)
+    return GroupView(panels, correlation, [encode_surface(item, size) for item in (within, recovered)], size * mask.voxel_size)
+
+
+def seen_size(mask: Volume) -> int:
+    """Side in voxels of the cube around the centre that holds the ball around all that a mask lets through; at most the box's."""
+    middle = np.array(mask.shape) // 2
+    places = np.argwhere(mask.data > 0.5) - middle
+    reach = float(np.sqrt((places**2).sum(axis=1)).max()) if len(places) else mask.shape[0] / 2
+    return min(2 * int(np.ceil(reach)) + 2, mask.shape[0])
 
 
 def solvent_level(average: Volume, mask: Volume) -> float:
@@ -194,8 +204,9 @@ def solvent_level(average: Volume, mask: Volume) -> float:
     return float(average.data[outside].mean()) if outside.any() else 0.0
 
 
-def encode_surface(volume: Volume) -> str:
-    """A density as bytes in base64, 0 for what is negative and 255 for the brightest: x fastest, then y, then z; a cube."""
-    data = crop_or_pad(reduce_size(volume, SURFACE_VOXELS), (SURFACE_VOXELS,) * 3, fill=0.0)
+def encode_surface(volume: Volume, size: int) -> str:
+    """The central cube of so many voxels as bytes in base64, 0 for what is negative and 255 for the brightest: x fastest, then y, then z."""
+    coarse = volume.voxel_size * size / SURFACE_VOXELS
+    data = resample_to_box(volume, coarse, SURFACE_VOXELS)
     height = max(float(data.max()), 1e-9)
     return base64.b64encode((np.clip(data / height, 0, 1) * 255).round().astype(np.uint8).tobytes()).decode()

@@ -19,6 +19,9 @@ STRUCTURE_FILES = (".pdb", ".ent", ".cif", ".mrc", ".map", ".ccp4")
 STRUCTURES_AT_ONCE = 32
 """Structures aligned together: bounds the memory for a large library."""
 
+CLEAR_HAND = 0.05
+"""Difference of the correlations with a structure and with its mirror image from which on the hand is taken as told."""
+
 
 class Match(NamedTuple):
     """A structure that was aligned to an average.
@@ -40,9 +43,10 @@ class Match(NamedTuple):
     shift: NDArray[np.float64]
 
     @property
-    def mirrored(self) -> bool:
-        """Whether the mirror image fits better: the hand of the tomograms, or of the structure, may be wrong."""
-        return self.mirror_correlation > self.correlation
+    def hand(self) -> str:
+        """ "same", or "mirrored" where the mirror image fits clearly better (the hand of the tomograms may be wrong), or "undecided"."""
+        difference = self.correlation - self.mirror_correlation
+        return "undecided" if abs(difference) < CLEAR_HAND else "same" if difference > 0 else "mirrored"
 
     @property
     def best(self) -> float:

@@ -17,9 +17,8 @@ from torch import Tensor
 from triptych.align import centre, centre_of_mass, to_density, to_tensor
 from triptych.config import AlignConfig
 from triptych.errors import InputError
-from triptych.matching import OVERSAMPLING, ROTATIONS_AT_ONCE, Particles, Reference, fine_fields, make_band, make_particles, make_reference
+from triptych.matching import OVERSAMPLING, ROTATIONS_AT_ONCE, Particles, Reference, fine_fields, make_band, make_particles, make_reference, transform
 from triptych.matching import score as score_poses
-from triptych.matching import transform
 from triptych.model import choose_device
 from triptych.physics import pose_many
 from triptych.rotations import point_group
