@@ -56,8 +56,8 @@ FINALISTS = 2
 """Candidates that are refined at the fine resolution."""
 LEAST_WEIGHT = 0.05
 """A term is divided by no less than this share of the mean weight, so that what few particles measured is not blown up."""
-TRIAL_PARTICLES, TRIAL_ROUNDS = 30, 3
-"""Particles and rounds by which the starts of a consensus are compared."""
+TRIAL_PARTICLES, TRIAL_ROUNDS, TRIAL_STEP, TRIAL_CANDIDATES = 24, 2, 20.0, 3
+"""By how many particles, rounds, degrees between rotations and candidates the starts of a consensus are compared."""
 STABLE = 1.0
 """Degrees of the median change of rotation, between rounds, below which a consensus stands."""
 CONTOUR = 0.25
@@ -117,11 +117,12 @@ def align(
     for first in range(0, len(volumes), PARTICLES_AT_ONCE):
         rows = slice(first, first + PARTICLES_AT_ONCE)
         own_wedges = wedges if len(wedges) == 1 else wedges[rows]
-        known = None if start is None else Alignment(*(part[rows] for part in start))
+        known = None if start is None else Alignment(start.rotations[rows], start.shifts[rows], start.scores[rows])
         parts.append(align_some(matcher, volumes[rows], own_wedges, known))
         if on_progress:
             on_progress(min(rows.stop, len(volumes)), len(volumes))
-    return Alignment(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    rotations, shifts, scores = zip(*parts, strict=True)
+    return Alignment(np.concatenate(rotations), np.concatenate(shifts), np.concatenate(scores))
 
 
 def check_volumes(volumes: NDArray[np.float32], wedges: NDArray[np.float32] | None) -> NDArray[np.float32]:
@@ -202,8 +203,9 @@ def align_some(matcher: Matcher, volumes: NDArray[np.float32], wedges: NDArray[n
     if start is None:
         poses = find_poses(matcher, make_particles(boxes, weights, matcher.coarse.band), fine)
     else:
-        known = (torch.from_numpy(np.asarray(part, np.float64)).to(device) for part in (start.rotations, start.shifts))
-        poses = refine(fine, matcher.fine, Poses(*known, fine.values.new_zeros(len(boxes))), FINE_STEPS, config.step / 2, config.max_shift)
+        rotations, shifts = (torch.from_numpy(np.asarray(part, np.float64)).to(device) for part in (start.rotations, start.shifts))
+        poses = Poses(rotations, shifts, torch.zeros(len(boxes), device=device))
+        poses = refine(fine, matcher.fine, poses, FINE_STEPS, config.step / 2, config.max_shift)
     scores = poses.scores
     if matcher.mask is not None:
         scores = score(mask_particles(boxes, weights, matcher, poses), matcher.fine, poses.rotations, poses.shifts)
@@ -343,8 +345,10 @@ def consensus(
             on_progress(rounds_done, total)
 
     some_wedges = wedges if len(wedges) == 1 else wedges[some]
-    coarse = config.model_copy(update={"resolution": config.coarse_resolution})
-    trials = [agree(volumes[some], some_wedges, centre(volumes[i], voxel_size, config), voxel_size, coarse, TRIAL_ROUNDS, count_round) for i in starts]
+    quick = {"resolution": config.coarse_resolution, "step": max(config.step, TRIAL_STEP), "candidates": min(config.candidates, TRIAL_CANDIDATES)}
+    coarse = config.model_copy(update=quick)
+    first = [centre(volumes[i], voxel_size, config) for i in starts]
+    trials = [agree(volumes[some], some_wedges, reference, voxel_size, coarse, TRIAL_ROUNDS, count_round) for reference in first]
     best = max(trials, key=lambda trial: float(trial[1].scores.mean()))
     density, alignment = agree(volumes, wedges, best[0], voxel_size, config, config.rounds, count_round)
     if on_progress:
@@ -361,16 +365,19 @@ def agree(
     rounds: int,
     on_round: Callable[[], None],
 ) -> tuple[NDArray[np.float32], Alignment]:
-    """Align and average by turns, all rotations searched each time, until the poses stand still."""
-    before = None
-    for _ in range(rounds):
-        alignment = align(volumes, reference, voxel_size, config, wedges=wedges)
-        reference, alignment = average_centred(volumes, alignment, voxel_size, wedges, config)
+    """Align and average by turns: a search of all rotations, refinement until the poses stand still, and a search to end with."""
+
+    def average_of(found: Alignment) -> tuple[NDArray[np.float32], Alignment]:
         on_round()
-        if before is not None and np.median(angles_between(before.rotations, alignment.rotations)) < STABLE:
-            break
+        return average_centred(volumes, found, voxel_size, wedges, config)
+
+    reference, alignment = average_of(align(volumes, reference, voxel_size, config, wedges=wedges))
+    for _ in range(rounds - 2):
         before = alignment
-    return reference, alignment
+        reference, alignment = average_of(align(volumes, reference, voxel_size, config, wedges=wedges, start=before))
+        if np.median(angles_between(before.rotations, alignment.rotations)) < STABLE:
+            break
+    return average_of(align(volumes, reference, voxel_size, config, wedges=wedges))
 
 
 def average_centred(

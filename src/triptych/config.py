@@ -308,7 +308,7 @@ class AlignConfig(Settings):
     step: Annotated[float, Field(ge=2, le=45, description="mean angle between neighbouring rotations of the search")] = 15.0
     max_shift: Annotated[float, Field(ge=0, description="the particle's centre is at most this far from the box's centre, Å")] = 40.0
     candidates: Annotated[int, Field(gt=0, description="best rotations of the search, none a neighbour of another, from which refinement starts")] = 6
-    starts: Annotated[int, Field(gt=0, description="particles that a consensus without a reference starts from, each on its own; the best agreement wins")] = 8
+    starts: Annotated[int, Field(gt=0, description="particles that a consensus without a reference starts from, each on its own; the best agreement wins")] = 5
     rounds: Annotated[int, Field(gt=0, description="most rounds of aligning and averaging of a consensus")] = 8
     device: Annotated[Device, Field(description="where to compute")] = "auto"
 

@@ -87,7 +87,8 @@ def fine_fields(values: Tensor, band: Band) -> Tensor:
     damping = torch.special.sinc(band.terms.float() / size).square().prod(dim=1)
     spectra = torch.zeros((*values.shape[:-1], size, size, size // 2 + 1), dtype=values.dtype, device=values.device)
     spectra[..., kz % size, ky % size, kx] = values / damping * OVERSAMPLING**3
-    return torch.fft.fftshift(torch.fft.irfftn(spectra, s=(size,) * 3, dim=BOX), dim=BOX)
+    fields: Tensor = torch.fft.fftshift(torch.fft.irfftn(spectra, s=(size,) * 3, dim=BOX), dim=BOX)
+    return fields
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +170,7 @@ class TurnedReferences:
 
 def turn_all(reference: Reference, rotations: Tensor) -> TurnedReferences:
     """A reference in every rotation (r, 3, 3) of a grid."""
-    terms = torch.cat([turn(reference.density, reference.band, some)[:, 0] for some in rotations.split(ROTATIONS_AT_ONCE)])
+    terms = torch.cat([turn(reference.density, reference.band, some)[:, 0] for some in torch.split(rotations, ROTATIONS_AT_ONCE)])
     return TurnedReferences(rotations, torch.view_as_real(terms).flatten(1).T.contiguous(), terms.abs().square().T.contiguous())
 
 
@@ -183,7 +184,7 @@ def search(particles: Particles, references: TurnedReferences, shifts: Tensor) -
     rows = torch.view_as_real(moved).flatten(2).flatten(0, 1)
     norms = (particles.weights.square() @ references.power).sqrt().clamp_min(1e-30)
     scores, numbers = [], []
-    for parts in references.parts.split(ROTATIONS_AT_ONCE, dim=1):
+    for parts in torch.split(references.parts, ROTATIONS_AT_ONCE, dim=1):
         best = (rows @ parts).reshape(len(particles.values), len(shifts), -1).max(dim=1)
         scores.append(best.values)
         numbers.append(best.indices)
@@ -220,13 +221,15 @@ def rotation_matrices(vectors: Tensor) -> Tensor:
     x, y, z = vectors.unbind(-1)
     zero = torch.zeros_like(x)
     generators = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).reshape(*vectors.shape[:-1], 3, 3)
-    return torch.linalg.matrix_exp(generators)
+    matrices: Tensor = torch.linalg.matrix_exp(generators)
+    return matrices
 
 
 def score(particles: Particles, reference: Reference, rotations: Tensor, shifts: Tensor) -> Tensor:
     """Score (b,) of one pose of each particle."""
     terms = turn(reference.density, reference.band, rotations)[:, 0] * shift_phases(reference.band, shifts) * particles.weights
-    return inner(particles.values, terms) / torch.linalg.vector_norm(terms, dim=-1).clamp_min(1e-30)
+    norms: Tensor = torch.linalg.vector_norm(terms, dim=-1)
+    return inner(particles.values, terms) / norms.clamp_min(1e-30)
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
@@ -296,5 +299,5 @@ def refine(particles: Particles, reference: Reference, poses: Poses, steps: int,
 
 def shorten(shifts: Tensor, longest: float) -> Tensor:
     """Shifts (b, 3) with those that are longer cut to `longest`."""
-    length = torch.linalg.vector_norm(shifts, dim=1, keepdim=True)
+    length: Tensor = torch.linalg.vector_norm(shifts, dim=1, keepdim=True)
     return shifts * (longest / length.clamp_min(1e-30)).clamp_max(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,9 +27,13 @@ FloatArray = NDArray[np.float64]
 FOLDS = range(2, 8)
 MAIN_FOLDS = {"T": 2, "O": 4, "I": 2}
 """Order of the axis that `point_group` puts along z."""
-AXIS_STEP, AZIMUTH_STEP = 6.0, 4.0
+AXIS_STEP, AZIMUTH_STEP = 8.0, 4.0
 """Degrees between the axes, and between the turns about an axis, that the search tries."""
-LEAST_CONTRAST = 0.6
+ANY_TURNS = np.arange(45, 180, 9.0)
+"""Degrees, turns about an axis that stand for all: those of no symmetry, and too far for the density still to overlap itself."""
+BACKGROUND_FRAMES = 20
+"""Directions that stand for all."""
+LEAST_CONTRAST = 0.65
 """Least `Symmetry.contrast` of a symmetry."""
 
 
@@ -43,8 +46,9 @@ class Symmetry:
     name : "C2" ... "C7", "D2" ... "D7", "T", "O" or "I"
     frame : (3, 3), matrix on (x, y, z) that takes the group's own axes (see `rotations.point_group`) to the density's
     centre : (3,) x, y, z in Å from the box's centre (index n // 2), through which all axes go
-    correlation : mean correlation of the density with itself after the group's rotations, the identity left out
-    background : the same for the main axis in any direction (median): what roundness alone gives
+    correlation : of the density with itself after that of the group's rotations that it suits least
+    background : the mean correlation after any turns about the main axis, or, for T, O and I, with the main axis in any direction: what a body
+        that is round about that axis, or round altogether, has without any symmetry
     """
 
     name: str
@@ -87,7 +91,7 @@ def correlate(itself: Itself, rotations: FloatArray) -> FloatArray:
     reference = itself.reference
     flat = torch.from_numpy(np.ascontiguousarray(rotations.reshape(-1, 3, 3))).to(reference.density.device)
     nowhere = torch.zeros((1, 3), device=flat.device)
-    parts = [score_poses(itself.particles, reference, some, nowhere) for some in flat.split(ROTATIONS_AT_ONCE)]
+    parts = [score_poses(itself.particles, reference, some, nowhere) for some in torch.split(flat, ROTATIONS_AT_ONCE)]
     return np.asarray(torch.cat(parts).cpu().numpy(), np.float64).reshape(rotations.shape[:-2])
 
 
@@ -107,16 +111,19 @@ def find_symmetry(density: NDArray[np.float32], voxel_size: float, config: Align
     config = config or AlignConfig()
     if density.ndim != 3 or len(set(density.shape)) != 1 or not np.ptp(density) > 0:
         raise InputError(f"symmetry was asked for of an array of shape {density.shape}, but a cube that is not constant was expected")
-    itself = prepare(density, voxel_size, config)
     middle = centre_of_mass(density, voxel_size, config)
+    centred = centre(density, voxel_size, config)
+    coarse, fine = (prepare(centred, voxel_size, limit, config) for limit in (max(config.resolution, config.coarse_resolution), config.resolution))
+    frames = frames_along(half_sphere(AXIS_STEP))
     found = []
-    axes = half_sphere(AXIS_STEP)
     for fold in FOLDS:
-        background, frame = find_axis(itself, axes, fold)
+        scores = measure(coarse, frames, f"C{fold}")
         groups = (f"C{fold}", f"D{fold}", *(name for name, main in MAIN_FOLDS.items() if main == fold))
         for name in groups:
-            best, correlation = find_frame(itself, frame, name, fold)
-            symmetry = Symmetry(name, best, middle, correlation, background)
+            frame = turn_about_axis(coarse, frames[int(scores.argmax())], name, fold)
+            frame = refine_frame(fine, frame, name)
+            correlation = float(correlate(fine, about_axes(frame, half_group(name)[0])).min())
+            symmetry = Symmetry(name, frame, middle, correlation, find_background(fine, frame, name, frames))
             if symmetry.contrast >= LEAST_CONTRAST:
                 found.append(symmetry)
             elif name == groups[0]:
@@ -124,14 +131,13 @@ def find_symmetry(density: NDArray[np.float32], voxel_size: float, config: Align
     return sorted(found, key=lambda symmetry: -len(point_group(symmetry.name)))
 
 
-def prepare(density: NDArray[np.float32], voxel_size: float, config: AlignConfig) -> Itself:
-    """A density about its centre of mass, ready to be compared with itself."""
-    device = choose_device(config.device)
-    centred = to_tensor(centre(density, voxel_size, config), device)
-    band = make_band(len(density), voxel_size, config.resolution, device)
+def prepare(centred: NDArray[np.float32], voxel_size: float, resolution: float, config: AlignConfig) -> Itself:
+    """A density, its centre of mass in the middle, ready to be compared with itself."""
+    density = to_tensor(centred, choose_device(config.device))
     d = len(density)
-    everything = torch.ones((1, d, d, d // 2 + 1), device=device)
-    return Itself(make_particles(centred[None], everything, band), make_reference(centred, band))
+    band = make_band(d, voxel_size, resolution, density.device)
+    everything = torch.ones((1, d, d, d // 2 + 1), device=density.device)
+    return Itself(make_particles(density[None], everything, band), make_reference(density, band))
 
 
 def half_sphere(step: float) -> FloatArray:
@@ -151,45 +157,59 @@ def frames_along(axes: FloatArray) -> FloatArray:
     return np.stack([x, np.cross(axes, x), axes], axis=2)
 
 
-def find_axis(itself: Itself, axes: FloatArray, fold: int) -> tuple[float, FloatArray]:
-    """Median over all directions of the correlation after the turns of an n-fold axis, and a frame along the best direction."""
-    frames = frames_along(axes)
-    # A turn and its inverse correlate alike: those up to half a circle are enough.
-    correlations = [correlate(itself, about_axes(frames, turn)) * weight for turn, weight in half_group(f"C{fold}")]
-    mean = np.sum(correlations, axis=0)
-    return float(np.median(mean)), frames[int(mean.argmax())]
+def measure(itself: Itself, frames: FloatArray, name: str) -> FloatArray:
+    """Mean correlation (n,) of the density with itself after a group's rotations about the axes of each frame (n, 3, 3)."""
+    turns, weights = half_group(name)
+    means: FloatArray = correlate(itself, about_axes(frames[:, None], turns)) @ weights
+    return means
 
 
-def half_group(name: str) -> Iterator[tuple[FloatArray, float]]:
-    """One of each pair of inverse rotations of a group without the identity, and its share of all."""
-    group = Rotation.create_group(name)
-    vectors = [vector for vector in group.as_rotvec() if np.linalg.norm(vector) > 1e-6]
-    for vector in vectors:
-        is_half_turn = np.linalg.norm(vector) > np.pi - 1e-6
-        leading = vector[np.abs(vector) > 1e-6][-1]
-        if is_half_turn or leading > 0:
-            yield Rotation.from_rotvec(vector).as_matrix(), (1 if is_half_turn else 2) / len(vectors)
+def find_background(itself: Itself, frame: FloatArray, name: str, all_frames: FloatArray) -> float:
+    """What `measure` gives for a body that is no less round, but has no symmetry; see `Symmetry.background`."""
+    if name in MAIN_FOLDS:
+        some = all_frames[:: max(1, len(all_frames) // BACKGROUND_FRAMES)]
+        return float(np.median(measure(itself, some, name)))
+    about = Rotation.from_euler("z", ANY_TURNS[:, None], degrees=True).as_matrix()
+    turned = float(correlate(itself, about_axes(frame, about)).mean())
+    if name.startswith("C"):
+        return turned
+    half_turn_about_x = np.diag([1.0, -1.0, -1.0])
+    flipped = float(correlate(itself, about_axes(frame @ about, half_turn_about_x)).mean())
+    fold = int(name[1:])
+    return ((fold - 1) * turned + fold * flipped) / (2 * fold - 1)
 
 
-def find_frame(itself: Itself, main: FloatArray, name: str, fold: int) -> tuple[FloatArray, float]:
-    """The frame near a main axis in which a group's rotations leave the density most alike, and their mean correlation."""
-    turns, weights = (np.array(part) for part in zip(*half_group(name), strict=True))
+def half_group(name: str) -> tuple[FloatArray, FloatArray]:
+    """One of each pair of inverse rotations of a group, which correlate alike, and its share of all; the identity is left out."""
+    vectors = Rotation.create_group(name).as_rotvec()
+    vectors = vectors[np.linalg.norm(vectors, axis=1) > 1e-6]
+    is_half_turn = np.linalg.norm(vectors, axis=1) > np.pi - 1e-6
+    last = np.array([vector[np.abs(vector) > 1e-6][-1] for vector in vectors])
+    kept = is_half_turn | (last > 0)
+    return Rotation.from_rotvec(vectors[kept]).as_matrix(), np.where(is_half_turn[kept], 1, 2) / len(vectors)
 
-    def measure(frames: FloatArray) -> FloatArray:
-        means: FloatArray = correlate(itself, about_axes(frames[:, None], turns)) @ weights
-        return means
 
-    if not name.startswith("C"):
-        azimuths = np.arange(0, 360 / fold, AZIMUTH_STEP)
-        frames = main @ Rotation.from_euler("z", azimuths[:, None], degrees=True).as_matrix()
-        main = frames[int(measure(frames).argmax())]
+def turn_about_axis(itself: Itself, frame: FloatArray, name: str, fold: int) -> FloatArray:
+    """The frame turned about its main axis so that the group's other axes lie best."""
+    if name.startswith("C"):
+        return frame
+    azimuths = np.arange(0, 360 / fold, AZIMUTH_STEP)
+    frames = frame @ Rotation.from_euler("z", azimuths[:, None], degrees=True).as_matrix()
+    best: FloatArray = frames[int(measure(itself, frames, name).argmax())]
+    return best
 
-    def loss(vector: FloatArray) -> float:
-        return -float(measure((Rotation.from_rotvec(vector).as_matrix() @ main)[None])[0])
+
+def refine_frame(itself: Itself, frame: FloatArray, name: str) -> FloatArray:
+    """The frame near another about whose axes the density is most symmetric."""
+
+    def turned(vector: FloatArray) -> FloatArray:
+        matrix: FloatArray = Rotation.from_rotvec(vector).as_matrix() @ frame
+        return matrix
 
     simplex = np.radians(AXIS_STEP / 2) * np.vstack([np.zeros(3), np.eye(3)])
-    best = minimize(loss, np.zeros(3), method="Nelder-Mead", options={"initial_simplex": simplex, "xatol": 1e-3, "fatol": 1e-5, "maxfev": 120})
-    return Rotation.from_rotvec(best.x).as_matrix() @ main, -float(best.fun)
+    options = {"initial_simplex": simplex, "xatol": 2e-3, "fatol": 1e-4, "maxfev": 80}
+    best = minimize(lambda vector: -float(measure(itself, turned(vector)[None], name)[0]), np.zeros(3), method="Nelder-Mead", options=options)
+    return turned(best.x)
 
 
 @torch.inference_mode()
