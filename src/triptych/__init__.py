@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "DiscoverConfig": "config",
     "CalibrateConfig": "config",
     "InputError": "errors",
     "PredictConfig": "config",
@@ -43,6 +44,8 @@ _HOME = {
     "TrainConfig": "config",
     "Volume": "volume",
     "calibrate": "calibrate",
+    "add_classes": "add_class",
+    "discover": "discover",
     "load_library": "structures",
     "load_model": "model",
     "predict": "predict",
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
 
     from triptych.calibrate import calibrate
     from triptych.config import CalibrateConfig, PredictConfig, ReportConfig, SimulateConfig, TomogramConfig, TrainConfig
+    from triptych.discover import discover
     from triptych.errors import InputError
     from triptych.model import load_model
     from triptych.predict import predict

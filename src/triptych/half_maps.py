@@ -58,7 +58,8 @@ def compare_half_maps(first: Map, second: Map, voxel_size: float, mask: Map, rng
     scrambled = [scramble_phases(half, rng, finer) * mask for half in (first, second)]
     randomised = fourier_shell_correlation(scrambled[0], scrambled[1], voxel_size)[1]
     beyond = frequency > 1 / start + 2 * frequency[1]  # not the shells that the mask mixes with those before
-    corrected = np.where(beyond, (masked - randomised) / np.maximum(1 - randomised, 1e-6), masked)
+    by_mask = np.clip(randomised, 0, 1 - 1e-6)  # a correlation below 0 is chance, and must not make the maps look better
+    corrected = np.where(beyond, (masked - by_mask) / (1 - by_mask), masked)
     return HalfMapCorrelation(frequency, unmasked, masked, corrected, resolution_at(frequency, corrected, THRESHOLD))
 
 
