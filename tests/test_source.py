@@ -586,3 +586,13 @@ def test_describe_real_particles(shared_data: Path) -> None:
     assert dict(result.facts)["boxes"] == "32 voxels"
     assert any("0 Å per voxel" in text for text in describe_file(shared_data / "tomograms_labelled" / "tomo01.mrc.gz").warnings)
     assert dict(describe_file(shared_data / "structures" / "3j9i.pdb.gz").facts)["chains"] == "28 in the first model"
+
+
+def test_tilt_ranges_come_from_the_tables_of_the_tomograms(tmp_path: Path) -> None:
+    particles = pd.DataFrame({"rlnTomoName": ["a", "b", "a"], **{f"rlnCoordinate{axis}": [5.0, 6.0, 7.0] for axis in "XYZ"}})
+    write_star(tmp_path / "particles.star", {"particles": particles})
+    assert read_relion(tmp_path / "particles.star").tilt_ranges() is None
+    tilts = {name: pd.DataFrame({"rlnTomoYTilt": values}) for name, values in (("a", [-48.0, 0.0, 51.0]), ("b", [-60.0, 57.0]))}
+    names = pd.DataFrame({"rlnTomoName": ["a", "b"]})
+    write_star(tmp_path / "tomograms.star", {"global": names, **tilts})
+    assert np.allclose(read_relion(tmp_path / "particles.star").tilt_ranges(), [[-48, 51], [-60, 57], [-48, 51]])

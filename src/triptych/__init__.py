@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CalibrateConfig",
+    "DiscoverConfig",
     "InputError",
     "PredictConfig",
     "ReportConfig",
@@ -22,7 +23,9 @@ __all__ = [
     "TrainConfig",
     "Volume",
     "__version__",
+    "add_classes",
     "calibrate",
+    "discover",
     "load_library",
     "load_model",
     "predict",
@@ -34,8 +37,8 @@ __all__ = [
 ]
 
 _HOME = {
-    "DiscoverConfig": "config",
     "CalibrateConfig": "config",
+    "DiscoverConfig": "config",
     "InputError": "errors",
     "PredictConfig": "config",
     "ReportConfig": "config",
@@ -43,8 +46,8 @@ _HOME = {
     "TomogramConfig": "config",
     "TrainConfig": "config",
     "Volume": "volume",
-    "calibrate": "calibrate",
     "add_classes": "add_class",
+    "calibrate": "calibrate",
     "discover": "discover",
     "load_library": "structures",
     "load_model": "model",
@@ -60,8 +63,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from triptych.add_class import add_classes
     from triptych.calibrate import calibrate
-    from triptych.config import CalibrateConfig, PredictConfig, ReportConfig, SimulateConfig, TomogramConfig, TrainConfig
+    from triptych.config import CalibrateConfig, DiscoverConfig, PredictConfig, ReportConfig, SimulateConfig, TomogramConfig, TrainConfig
     from triptych.discover import discover
     from triptych.errors import InputError
     from triptych.model import load_model

@@ -324,6 +324,7 @@ class DiscoverConfig(Settings):
     library: Annotated[Path | None, Field(description="what averages are compared with: a library that `structures make` wrote, a folder of PDB, mmCIF and map files, or one such file; none: the built-in library")] = None
     matches: Annotated[int, Field(gt=0, description="best matches that are listed for each group")] = 5
     group: Annotated[GroupConfig, Field(description="how particles are grouped")] = GroupConfig()
+    align_by: Annotated[Literal["recovered", "subtomograms"], Field(description="what particles are aligned through: recovered densities, without noise and wedge; or the subtomograms themselves, where the model recovers too little")] = "recovered"
     align: Annotated[AlignConfig, Field(description="how particles are aligned")] = AlignConfig()
     layout: Annotated[Literal["tsne", "pca"], Field(description="how the map of the embedding is drawn: t-SNE keeps neighbours together, PCA distances")] = "tsne"
     panels: Annotated[int, Field(ge=0, description="particles whose panels the page shows, drawn at random where there are more")] = 1000

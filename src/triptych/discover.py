@@ -258,11 +258,13 @@ class Explorer:
         return self.count(item)
 
     def align_half(self, number: int, half: int, item: int) -> None:
-        """Find the poses of half a group from nothing but its own recovered densities."""
-        rows = self.members[number][self.halves[number][half]]
+        """Find the poses of half a group from nothing but its own particles."""
+        rows, grid = self.members[number][self.halves[number][half]], self.coarse
+        by_density = self.config.align_by == "recovered"
         with self.workspace.desk() as desk:
-            densities = stack(desk / "densities.npy", rows, self.coarse, self.read_density)
-            reference, poses = consensus(densities, self.coarse.voxel_size, self.rng(number, half), self.config.align)
+            volumes = stack(desk / "volumes.npy", rows, grid, self.read_density if by_density else self.read_subtomogram)
+            wedges = None if by_density else self.wedges(rows, grid)
+            reference, poses = consensus(volumes, grid.voxel_size, self.rng(number, half), self.config.align, wedges=wedges)
             np.savez(desk / "half.npz", reference=reference, **poses._asdict())
             self.workspace.mark(item, desk / "half.npz")
 
@@ -318,12 +320,15 @@ class Explorer:
 
     def average_rows(self, rows: IntArray, poses: Alignment) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Average of the subtomograms of some particles, each Fourier term over those that measured it, and how many these are."""
-        shape = (self.fine.box_size,) * 3
-        ranges, kind = np.unique(self.tilt_ranges[rows], axis=0, return_inverse=True)
-        wedges = np.stack([wedge_weights(shape, low, high) for low, high in ranges])
         with self.workspace.desk() as desk:
             volumes = stack(desk / "subtomograms.npy", rows, self.fine, self.read_subtomogram)
-            return average(volumes, poses, self.fine.voxel_size, wedges if len(wedges) == 1 else wedges[kind.ravel()], self.config.align)
+            return average(volumes, poses, self.fine.voxel_size, self.wedges(rows, self.fine), self.config.align)
+
+    def wedges(self, rows: IntArray, grid: Grid) -> NDArray[np.float32]:
+        """What was measured of each of some particles: one array for all of them where their tilt ranges are the same."""
+        ranges, kind = np.unique(self.tilt_ranges[rows], axis=0, return_inverse=True)
+        wedges = np.stack([wedge_weights((grid.box_size,) * 3, low, high) for low, high in ranges])
+        return wedges if len(wedges) == 1 else wedges[kind.ravel()]
 
     def read_density(self, row: int) -> Volume:
         assert self.given.densities is not None  # open_source made sure
