@@ -91,6 +91,14 @@ def fine_fields(values: Tensor, band: Band) -> Tensor:
     return fields
 
 
+def zero_outside(fields: Tensor) -> Tensor:
+    """Fields (..., f, f, f) less their mean outside the ball that the box holds: what is turned into the box from beyond it is 0 as well."""
+    size = fields.shape[-1]
+    axis = (torch.arange(size, device=fields.device) - size // 2) ** 2
+    outside = (axis[:, None, None] + axis[:, None] + axis) > (size // 2) ** 2
+    return fields - fields[..., outside].mean(dim=-1)[..., None, None, None]
+
+
 @dataclass(frozen=True, eq=False)
 class Reference:
     """A reference that can be turned.
@@ -114,7 +122,7 @@ def make_reference(density: Tensor, band: Band) -> Reference:
     size = fields.shape[-1]
     axis = (torch.arange(size, device=density.device) - size // 2) * (band.box_width / size)
     z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
-    return Reference(band, fields[:1], torch.linalg.cross(torch.stack([x, y, z]), fields[1:], dim=0))
+    return Reference(band, zero_outside(fields[:1]), torch.linalg.cross(torch.stack([x, y, z]), fields[1:], dim=0))
 
 
 def turn(fields: Tensor, band: Band, rotations: Tensor) -> Tensor:
