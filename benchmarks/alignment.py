@@ -6,8 +6,8 @@ Simulates particles of each class (default settings, neighbours included), predi
 structure, once the recovered densities, once the subtomograms, these with their missing wedge (constrained cross-correlation). The class is
 taken as known. Errors are against the true poses, up to the symmetry that the structure has; the resolution is that of the average of the
 subtomograms with the poses found, where its Fourier shell correlation with the structure falls below one half, within a mask around the
-structure. Average and reference share nothing but that structure: the reference is compared to 25 Å in either case, so that resolutions
-finer than that say how good the poses are, and coarser ones may be helped by the reference.
+structure. In both cases the particles are compared with the true structure up to 25 Å: what noise is fitted to it makes the average of the subtomograms
+look better than it is, up to that resolution, more so where they were aligned as they are. The average in the true poses is given beside them.
 A cell is a class at an SNR; one whose file benchmarks/results/alignment/CLASS_SNR.json exists is not run again.
 """
 
@@ -70,7 +70,12 @@ def soft_mask(reference: NDArray[np.float32], contour: float, voxel_size: float)
 
 
 def judge(
-    found: Alignment, truth: Alignment, group: NDArray[np.float64] | None, density: NDArray[np.float32], reference: NDArray[np.float32], voxel_size: float
+    found: Alignment,
+    truth: Alignment,
+    group: NDArray[np.float64] | None,
+    density: NDArray[np.float32],
+    reference: NDArray[np.float32],
+    voxel_size: float,
 ) -> dict[str, Any]:
     """Errors of the poses, and the resolution of an average against the masked reference."""
     errors = angular_errors(found.rotations, truth.rotations, group)

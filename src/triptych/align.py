@@ -299,8 +299,8 @@ def spread(values: Tensor, band: Band, size: int) -> Tensor:
 
 
 def to_density(values: Tensor, band: Band, size: int) -> NDArray[np.float32]:
-    """The density (size, size, size) that has these terms on a grid of `Band.size`; outside the ball that the box holds its mean is 0."""
-    spectrum = spread(values * (size / band.size) ** 3, band, size)
+    """The density (size, size, size) whose `transform` gives these terms; outside the ball that the box holds its mean is 0."""
+    spectrum = spread(values, band, size)
     density = zero_outside(torch.fft.fftshift(torch.fft.irfftn(spectrum, s=(size,) * 3)))
     return np.asarray(density.cpu().numpy(), np.float32)
 

@@ -79,7 +79,7 @@ def pick(spectrum: Tensor, band: Band) -> Tensor:
 def fine_fields(values: Tensor, band: Band) -> Tensor:
     """Fields (..., f, f, f) of the band's terms (..., m), fine enough for linear interpolation and sharpened against its damping.
 
-    Voxel values are those of a grid of `Band.size` whose `transform` gives the terms.
+    Sampled on a grid of `Band.size` and given to `transform`, they give the terms again, whatever the size of the box that these came from.
     """
     size = band.size * OVERSAMPLING
     kz, ky, kx = band.terms.unbind(1)
