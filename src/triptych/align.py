@@ -38,6 +38,7 @@ from triptych.matching import (
     search,
     transform,
     turn_all,
+    zero_outside,
 )
 from triptych.model import choose_device
 from triptych.physics import pose_many
@@ -255,7 +256,7 @@ def average(
 
     Returns
     -------
-    density : (d, d, d), up to the Nyquist frequency; its mean is 0
+    density : (d, d, d), up to the Nyquist frequency; 0 on average outside the ball that the box holds
     weight : (d, d, d // 2 + 1), how many particles measured each term of `rfftn`
     """
     wedges = check_volumes(volumes, wedges)
@@ -274,7 +275,7 @@ def average(
 
 def turn_back(volume: Tensor, wedge: Tensor, band: Band, rotation: Tensor, shift: Tensor) -> Tensor:
     """Terms (m,) of a volume, weighted by its wedge, brought from its pose back to the reference's."""
-    field = fine_fields(transform(volume, band) * pick(wedge, band), band)
+    field = zero_outside(fine_fields(transform(volume, band) * pick(wedge, band), band))
     offset = -(rotation.T @ shift) * (band.size / band.box_width)
     return transform(pose_many(field[None], OVERSAMPLING, rotation.T[None], offset[None].float(), band.size)[0, 0], band)
 
@@ -298,9 +299,10 @@ def spread(values: Tensor, band: Band, size: int) -> Tensor:
 
 
 def to_density(values: Tensor, band: Band, size: int) -> NDArray[np.float32]:
-    """The density (size, size, size) that has these terms on a grid of `Band.size`."""
-    spectrum = spread(values * (size / band.size) ** 3, band, size)
-    return np.asarray(torch.fft.fftshift(torch.fft.irfftn(spectrum, s=(size,) * 3)).cpu().numpy(), np.float32)
+    """The density (size, size, size) whose `transform` gives these terms; outside the ball that the box holds its mean is 0."""
+    spectrum = spread(values, band, size)
+    density = zero_outside(torch.fft.fftshift(torch.fft.irfftn(spectrum, s=(size,) * 3)))
+    return np.asarray(density.cpu().numpy(), np.float32)
 
 
 def split_halves(count: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

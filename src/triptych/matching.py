@@ -79,7 +79,7 @@ def pick(spectrum: Tensor, band: Band) -> Tensor:
 def fine_fields(values: Tensor, band: Band) -> Tensor:
     """Fields (..., f, f, f) of the band's terms (..., m), fine enough for linear interpolation and sharpened against its damping.
 
-    Voxel values are those of a grid of `Band.size` whose `transform` gives the terms.
+    Sampled on a grid of `Band.size` and given to `transform`, they give the terms again, whatever the size of the box that these came from.
     """
     size = band.size * OVERSAMPLING
     kz, ky, kx = band.terms.unbind(1)
@@ -89,6 +89,14 @@ def fine_fields(values: Tensor, band: Band) -> Tensor:
     spectra[..., kz % size, ky % size, kx] = values / damping * OVERSAMPLING**3
     fields: Tensor = torch.fft.fftshift(torch.fft.irfftn(spectra, s=(size,) * 3, dim=BOX), dim=BOX)
     return fields
+
+
+def zero_outside(fields: Tensor) -> Tensor:
+    """Fields (..., f, f, f) less their mean outside the ball that the box holds: what is turned into the box from beyond it is 0 as well."""
+    size = fields.shape[-1]
+    axis = (torch.arange(size, device=fields.device) - size // 2) ** 2
+    outside = (axis[:, None, None] + axis[:, None] + axis) > (size // 2) ** 2
+    return fields - fields[..., outside].mean(dim=-1)[..., None, None, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +122,7 @@ def make_reference(density: Tensor, band: Band) -> Reference:
     size = fields.shape[-1]
     axis = (torch.arange(size, device=density.device) - size // 2) * (band.box_width / size)
     z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
-    return Reference(band, fields[:1], torch.linalg.cross(torch.stack([x, y, z]), fields[1:], dim=0))
+    return Reference(band, zero_outside(fields[:1]), torch.linalg.cross(torch.stack([x, y, z]), fields[1:], dim=0))
 
 
 def turn(fields: Tensor, band: Band, rotations: Tensor) -> Tensor:

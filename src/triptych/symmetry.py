@@ -16,8 +16,19 @@ from torch import Tensor
 from triptych.align import centre, centre_of_mass, to_density, to_tensor
 from triptych.config import AlignConfig
 from triptych.errors import InputError
-from triptych.matching import OVERSAMPLING, ROTATIONS_AT_ONCE, Particles, Reference, fine_fields, make_band, make_particles, make_reference, transform
-from triptych.matching import score as score_poses
+from triptych.matching import (
+    OVERSAMPLING,
+    ROTATIONS_AT_ONCE,
+    Particles,
+    Reference,
+    fine_fields,
+    make_band,
+    make_particles,
+    make_reference,
+    score,
+    transform,
+    zero_outside,
+)
 from triptych.model import choose_device
 from triptych.physics import pose_many
 from triptych.rotations import point_group
@@ -91,7 +102,7 @@ def correlate(itself: Itself, rotations: FloatArray) -> FloatArray:
     reference = itself.reference
     flat = torch.from_numpy(np.ascontiguousarray(rotations.reshape(-1, 3, 3))).to(reference.density.device)
     nowhere = torch.zeros((1, 3), device=flat.device)
-    parts = [score_poses(itself.particles, reference, some, nowhere) for some in torch.split(flat, ROTATIONS_AT_ONCE)]
+    parts = [score(itself.particles, reference, some, nowhere) for some in torch.split(flat, ROTATIONS_AT_ONCE)]
     return np.asarray(torch.cat(parts).cpu().numpy(), np.float64).reshape(rotations.shape[:-2])
 
 
@@ -207,17 +218,17 @@ def refine_frame(itself: Itself, frame: FloatArray, name: str) -> FloatArray:
         return matrix
 
     simplex = np.radians(AXIS_STEP / 2) * np.vstack([np.zeros(3), np.eye(3)])
-    options = {"initial_simplex": simplex, "xatol": 2e-3, "fatol": 1e-4, "maxfev": 80}
+    options = {"initial_simplex": simplex, "xatol": 2e-3, "fatol": 1e-4, "maxfev": 40}
     best = minimize(lambda vector: -float(measure(itself, turned(vector)[None], name)[0]), np.zeros(3), method="Nelder-Mead", options=options)
     return turned(best.x)
 
 
 @torch.inference_mode()
 def symmetrise(density: NDArray[np.float32], voxel_size: float, symmetry: Symmetry, config: AlignConfig | None = None) -> NDArray[np.float32]:
-    """Mean of a density (n, n, n) over the rotations of a group about its axes; its mean over the box is 0."""
+    """Mean of a density (n, n, n) over the rotations of a group about its axes; 0 on average outside the ball that the box holds."""
     device = choose_device((config or AlignConfig()).device)
     band = make_band(len(density), voxel_size, 2 * voxel_size, device)
-    field = fine_fields(transform(to_tensor(density, device), band), band)
+    field = zero_outside(fine_fields(transform(to_tensor(density, device), band), band))
     rotations = symmetry.rotations
     offsets = (symmetry.centre - rotations @ symmetry.centre) * (band.size / band.box_width)
     turned: list[Tensor] = [
