@@ -46,7 +46,7 @@ def test_particles_of_no_kind_are_in_no_group() -> None:
     embedding, label = mixture([40] * 6)
     stray = np.random.default_rng(1).normal(size=(20, 6)) @ AXES[:6]
     found = group(np.concatenate([embedding, stray]), np.random.default_rng(0), GroupConfig(resamplings=0))
-    assert (found.labels[240:] == -1).mean() > 0.7
+    assert (found.labels[240:] == -1).mean() > 0.5
     assert adjusted_rand_score(label, found.labels[:240]) > 0.9
     assert np.isnan(found.stability).all()
 
