@@ -1,10 +1,11 @@
 """Structures that a network has never seen: are they called unknown, segmented, recovered and told apart?
 
-    python benchmarks/novelty.py WORK [--size cpu|gpu] [--seeds 0 1 2] [--folds near far ...] [--contrastive-weight W]
+    python benchmarks/novelty.py WORK [--size cpu|gpu] [--seeds 0 1 2] [--cells near far near_contrastive ...]
 
-Each cell (a fold, a seed) withholds six of the 18 built-in structures altogether: its training tomograms do not hold them, not even as neighbours.
-Over the three folds every structure is withheld once. The tests are tomograms of full physics with all structures, at SNR 0.3, 0.1 and 0.03.
-One JSON per cell: benchmarks/results/novelty/FOLD_SEED.json. A cell whose file exists is skipped, and a training that was stopped goes on.
+Each cell (a fold, with or without the contrastive term of the embedding, and a seed) withholds six of the 18 built-in structures altogether:
+its training tomograms do not hold them, not even as neighbours. Over the three folds every structure is withheld once. The tests are tomograms of
+full physics with all structures, at SNR 0.3, 0.1 and 0.03. One JSON per cell: benchmarks/results/novelty/CELL_SEED.json. A cell whose file
+exists is skipped, and a training that was stopped goes on.
 
 The share called unknown is given for two thresholds: the model's own, which accepts 95 % of its held-out known particles, and, for each withheld
 structure, the one with the best balanced accuracy for the five others (`chosen_on_other_structures`).
@@ -51,6 +52,9 @@ FOLDS = {
 }
 """Near relatives (30S while 50S and 70S are known, GroEL with its cap while it is known without) and strangers (a capsid, a hollow ball, the
 slender CAND1-CUL1; the library has no filament)."""
+CONTRASTIVE_WEIGHT = 0.1
+CELLS = {fold: (fold, 0.0) for fold in FOLDS} | {f"{fold}_contrastive": (fold, CONTRASTIVE_WEIGHT) for fold in FOLDS}
+"""Fold, and weight of the metric-learning term."""
 BATCH = 64
 
 
@@ -162,11 +166,11 @@ def run_test(model: Model, store: Store, withheld: Sequence[str]) -> dict[str, A
     }
 
 
-def run_cell(work: Path, size: Size, fold: str, seed: int, contrastive_weight: float, results: Path) -> None:
+def run_cell(work: Path, size: Size, cell: str, seed: int, results: Path) -> None:
     from triptych.train import train  # takes seconds, which the loader processes would take too, as they import this file
 
+    fold, contrastive_weight = CELLS[cell]
     config = train_config(size, seed, contrastive_weight)
-    cell = cell_name(fold, contrastive_weight)
     folder = work / f"model_without_{cell}_{seed}"
     started = time.perf_counter()
     stopped, done = folder.with_name(f"{folder.name}.training").exists(), folder.exists()
@@ -177,6 +181,8 @@ def run_cell(work: Path, size: Size, fold: str, seed: int, contrastive_weight: f
     assert model.novelty is not None
     figures = {
         "cell": cell,
+        "particles": size.particles,
+        "test_particles": size.test_particles,
         "withheld": FOLDS[fold],
         "config": config.model_dump(mode="json"),
         "rule": model.describe()["novelty"],
@@ -187,23 +193,17 @@ def run_cell(work: Path, size: Size, fold: str, seed: int, contrastive_weight: f
     write_result(f"novelty/{cell}_{seed}", seed, figures, model, results)
 
 
-def cell_name(fold: str, contrastive_weight: float) -> str:
-    return f"{fold}_contrastive_{contrastive_weight:g}" if contrastive_weight else fold
-
-
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--folds", nargs="+", choices=FOLDS, default=list(FOLDS))
-    parser.add_argument("--contrastive-weight", type=float, default=0.0, help="of the metric-learning term of the embedding")
+    parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(FOLDS))
     arguments, size = read_arguments(parser)
     for snr in TEST_SNRS:
         make_test_store(arguments.work, size, snr)
-    weight = arguments.contrastive_weight
     for seed in arguments.seeds:
-        for fold in arguments.folds:
-            training_store(arguments.work, size, fold)
-            if not (arguments.results / "novelty" / f"{cell_name(fold, weight)}_{seed}.json").exists():
-                run_apart(run_cell, arguments.work, size, fold, seed, weight, arguments.results)
+        for cell in arguments.cells:
+            training_store(arguments.work, size, CELLS[cell][0])
+            if not (arguments.results / "novelty" / f"{cell}_{seed}.json").exists():
+                run_apart(run_cell, arguments.work, size, cell, seed, arguments.results)
 
 
 if __name__ == "__main__":
