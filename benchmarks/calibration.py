@@ -9,25 +9,23 @@ One JSON per model: benchmarks/results/calibration/CELL_SEED.json; one that exis
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from cells import TEST_SNRS, Size, make_parser, make_test_store, read_arguments, read_boxes
-from results import write_result
+from cells import TEST_SNRS, judge_trained, read_boxes
 
 from triptych import metrics
 from triptych.calibration import fit_temperature
-from triptych.io.store import Store, open_store
-from triptych.model import Model, load_model
+from triptych.io.store import Store
+from triptych.model import Model
 from triptych.report import to_plain
 
 SNRS = (1.0, *TEST_SNRS, 0.01)
 BATCH = 64
 
 
-def run_test(model: Model, store: Store) -> dict[str, Any]:
+def run_test(model: Model, store: Store, _: int) -> dict[str, Any]:
     groups = np.array_split(np.arange(len(store)), -(-len(store) // BATCH))
     logits = torch.cat([logits for rows in groups if (logits := model.run(read_boxes(store, rows)).class_logits) is not None])
     label = torch.from_numpy(np.asarray(store["label"][:], np.int64))
@@ -47,22 +45,5 @@ def run_test(model: Model, store: Store) -> dict[str, Any]:
     return result
 
 
-def run_cell(work: Path, size: Size, name: str, seed: int, results: Path) -> None:
-    model = load_model(work / f"model_{name}_{seed}")
-    tests = {f"{snr:g}": run_test(model, open_store(make_test_store(work, size, snr))) for snr in SNRS}
-    figures = {"cell": name, "test_particles": size.test_particles, "temperature": model.card.temperature, "tests": tests}
-    write_result(f"calibration/{name}_{seed}", seed, figures, model, results)
-
-
-def main() -> None:
-    parser = make_parser(__doc__)
-    parser.add_argument("--cells", nargs="+", default=["all"], help="of multitask.py, with the class task")
-    arguments, size = read_arguments(parser)
-    for seed in arguments.seeds:
-        for name in arguments.cells:
-            if not (arguments.results / "calibration" / f"{name}_{seed}.json").exists():
-                run_cell(arguments.work, size, name, seed, arguments.results)
-
-
 if __name__ == "__main__":
-    main()
+    judge_trained("calibration", __doc__, SNRS, run_test)

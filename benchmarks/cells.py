@@ -12,7 +12,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from results import FOLDER
+from results import FOLDER, write_result
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -28,7 +28,7 @@ from triptych import metrics
 from triptych.config import AcquisitionConfig, PredictConfig, ReportConfig, SimulateConfig, SpecimenConfig
 from triptych.fourier import wedge_weights
 from triptych.io.store import Store, open_store
-from triptych.model import Model
+from triptych.model import Model, load_model
 from triptych.parallel import keep_freed_memory
 from triptych.predict import predict
 from triptych.report import report
@@ -166,6 +166,22 @@ def judge_outputs(
     labels = labels if probabilities is None else probabilities.argmax(1)
     summary = metrics.summarise(store.class_names, truth, labels, certainty, iou, correlation)
     return {key: None if np.isnan(getattr(summary, key)) else getattr(summary, key) for key in JUDGED}
+
+
+def judge_trained(kind: str, text: str | None, snrs: Sequence[float], test: Callable[[Model, Store, int], dict[str, Any]]) -> None:
+    """The command of a benchmark that judges the models which multitask.py left in WORK, each by a function of (model, test store, seed) at
+    every SNR: a result file KIND/CELL_SEED.json for each model that has none yet."""
+    parser = make_parser(text)
+    parser.add_argument("--cells", nargs="+", default=["all"], help="of multitask.py, with the task that is judged")
+    arguments, size = read_arguments(parser)
+    for seed in arguments.seeds:
+        for name in arguments.cells:
+            if (arguments.results / kind / f"{name}_{seed}.json").exists():
+                continue
+            model = load_model(arguments.work / f"model_{name}_{seed}")
+            tests = {f"{snr:g}": test(model, open_store(make_test_store(arguments.work, size, snr)), seed) for snr in snrs}
+            figures = {"cell": name, "test_particles": size.test_particles, "temperature": model.card.temperature, "tests": tests}
+            write_result(f"{kind}/{name}_{seed}", seed, figures, model, arguments.results)
 
 
 def read_boxes(store: Store, rows: np.ndarray) -> np.ndarray:

@@ -15,20 +15,18 @@ model: benchmarks/results/recovery/CELL_SEED.json; one that exists is skipped.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from cells import TEST_SNRS, Size, make_parser, make_test_store, read_arguments, read_boxes, wedge
-from results import write_result
+from cells import TEST_SNRS, judge_trained, read_boxes, wedge
 from scipy.spatial.transform import Rotation
 
 from triptych import metrics
 from triptych.config import NONE_CLASS, SimulateConfig
 from triptych.fourier import frequency_grid
-from triptych.io.store import Store, open_store
-from triptych.model import Model, load_model
+from triptych.io.store import Store
+from triptych.model import Model
 from triptych.physics import pose
 from triptych.scene import prepare_templates
 from triptych.specimen import OVERSAMPLING
@@ -119,21 +117,5 @@ def summarise(parts: dict[str, list[np.ndarray]], frequencies: np.ndarray) -> di
     return result
 
 
-def run_cell(work: Path, size: Size, name: str, seed: int, results: Path) -> None:
-    model = load_model(work / f"model_{name}_{seed}")
-    tests = {f"{snr:g}": run_test(model, open_store(make_test_store(work, size, snr)), seed) for snr in TEST_SNRS}
-    write_result(f"recovery/{name}_{seed}", seed, {"cell": name, "test_particles": size.test_particles, "tests": tests}, model, results)
-
-
-def main() -> None:
-    parser = make_parser(__doc__)
-    parser.add_argument("--cells", nargs="+", default=["all"], help="of multitask.py, with the density task")
-    arguments, size = read_arguments(parser)
-    for seed in arguments.seeds:
-        for name in arguments.cells:
-            if not (arguments.results / "recovery" / f"{name}_{seed}.json").exists():
-                run_cell(arguments.work, size, name, seed, arguments.results)
-
-
 if __name__ == "__main__":
-    main()
+    judge_trained("recovery", __doc__, TEST_SNRS, run_test)

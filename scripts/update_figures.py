@@ -302,6 +302,37 @@ def calibration() -> str:
     return f"{with_places(rows, header, runs)}{about(runs)}{fitted}{picture('calibration')}{still_to_run('calibration', 'cpu', 'calibration', runs)}"
 
 
+NOVELTY = ("near", "far", "mixed")
+NOVELTY_SCORES = {
+    "probability": "maximum probability",
+    "energy": "energy",
+    "mahalanobis": "Mahalanobis distance",
+    "neighbours": "10th nearest neighbour",
+    "density": "density against its class",
+}
+
+
+def novelty() -> str:
+    """Structures that were withheld: scores, and what becomes of them."""
+    plain = read_runs("novelty", NOVELTY)
+    contrastive = read_runs("novelty", tuple(f"{fold}_contrastive" for fold in NOVELTY))
+    rows, second = [], []
+    for text, group in (("", plain), (", contrastive", contrastive)):
+        found = [run for items in group.values() for run in items]
+        for key, name in NOVELTY_SCORES.items() if found else ():
+            rows.append([name + text, *(spread([run["tests"][snr]["scores"][key]["auroc"] for run in found]) for snr in SNRS)])
+        for snr in SNRS if found else ():
+            tests = [run["tests"][snr] for run in found]
+            shares = [spread([test["share_called_unknown"][kind] for test in tests]) for kind in ("known", "withheld")]
+            maps = [spread([test["maps"]["withheld"][kind] for test in tests]) for kind in ("iou", "correlation")]
+            index = spread([test["groups"]["whitened"]["adjusted_rand_index"] for test in tests])
+            second.append([snr + text, *shares, *maps, index])
+    runs = plain | contrastive
+    first_table = with_places(rows, ["score: AUROC", *(f"SNR {snr}" for snr in SNRS)], runs)
+    header = ["SNR", "known called unknown", "withheld called unknown", "withheld: IoU", "withheld: correlation", "withheld: ARI of groups"]
+    return f"{first_table}{with_places(second, header, runs)}{about(runs)}{still_to_run('novelty', 'cpu', 'novelty', runs)}"
+
+
 def picking() -> str:
     """Particles found in whole simulated tomograms."""
     if not (RESULTS / "picking.json").exists():
@@ -365,7 +396,7 @@ def picture(name: str, size: str = "cpu") -> str:
 
 
 TABLES = (demo, simulated, classes, real, recovered, simulator, spectra)
-TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, ablation, picking)
+TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, novelty, ablation, picking)
 FIGURES: dict[str, Callable[[], str]] = {f.__name__: f for f in TABLES}
 
 

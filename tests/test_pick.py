@@ -24,6 +24,7 @@ from triptych.io.source import open_particles
 from triptych.io.star import read_star
 from triptych.io.tomogram import open_tomogram
 from triptych.model import Model, ModelCard, Network, PickOutput, TaskOutput
+from triptych.novelty import Traits, fit_novelty
 from triptych.pick import pick
 from triptych.settings import load_config
 from triptych.simulate import simulate
@@ -100,6 +101,19 @@ def test_every_blob_is_found_once_where_it_is(voxel_size: float, tile_size: int,
         assert volume == pytest.approx(4 / 3 * np.pi * RADIUS**3, rel=0.35)
     assert (densities[instances == 0] == 0).all()
     assert densities[instances > 0].mean() > 5
+
+
+def test_what_is_unknown_keeps_its_best_class(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model = seeing_model()
+    same = Traits(np.zeros((20, 8)), np.zeros((20, 2)), np.empty((20, 0)))
+    model.novelty = fit_novelty(same, np.zeros(20, np.int64), same)  # nothing is less novel than these: all is unknown
+    module: Any = sys.modules["triptych.pick"]
+    monkeypatch.setattr(module, "load_model", lambda *_: model)
+    table = read_star(pick([write_mrc(tmp_path / "a.mrc", blobs(10.0), 10.0)], tmp_path / "picks") / "particles.star")["particles"]
+    assert len(table) == len(PLACES)
+    assert set(table["triptychClass"]) == {"blob"}
+    assert set(table["triptychVerdict"]) == {"unknown"}
+    assert (table["triptychNovelty"] >= 0.5).all()
 
 
 @pytest.mark.usefixtures("sees_blobs")

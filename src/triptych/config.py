@@ -259,8 +259,8 @@ class GroupConfig(Settings):
     """How embeddings are grouped."""
 
     smallest: Annotated[int, Field(gt=1, description="least particles of a group")] = 10
-    neighbours: Annotated[int | None, Field(gt=0, description="neighbours from which the density of particles is estimated (min_samples of HDBSCAN); none: as smallest")] = None
-    dimensions: Annotated[int, Field(gt=0, description="principal components that are looked at, at most; fewer where only they stand out from the noise")] = 20
+    neighbours: Annotated[int, Field(gt=0, description="neighbours from which the density of particles is estimated (min_samples of HDBSCAN)")] = 5
+    dimensions: Annotated[int, Field(gt=1, description="principal components that are looked at, at most; fewer where only they stand out from the noise")] = 6
     resamplings: Annotated[int, Field(ge=0, description="groupings of a random part of the particles from which the stability is taken")] = 10
     resampled_share: Annotated[float, Field(gt=0, lt=1, description="share of the particles in each of them")] = 0.8
     junk_share: Annotated[float, Field(gt=0, le=1, description='mean probability of "none" from which on a group is junk')] = 0.5

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from triptych.config import GroupConfig
 from triptych.errors import InputError
-from triptych.novelty import NoveltyReference
+from triptych.novelty import NoveltyReference, unit_length
 
 FloatArray = NDArray[np.floating[Any]]
 IntArray = NDArray[np.int64]
@@ -27,7 +27,7 @@ class Groups:
     labels : (n,), number of each particle's group; -1 for none
     stability : (groups,) from 0 to 1, by resampling: see `measure_stability`; NaN without resamplings
     junk : (groups,) bool, whether the group is of what the model calls "none"
-    points : (n, dimensions), the whitened principal components in which they were found
+    points : (n, dimensions), where they were found: principal components of the embeddings, far ones drawn in
     """
 
     labels: IntArray
@@ -51,12 +51,12 @@ def group(
     reference: NoveltyReference | None = None,
     none_probability: FloatArray | None = None,
 ) -> Groups:
-    """Group particles by HDBSCAN (Campello, Moulavi & Sander 2013) on the principal components of their whitened embeddings.
+    """Group particles by HDBSCAN (Campello, Moulavi & Sander 2013) on the principal components of their embeddings.
 
     Parameters
     ----------
     embedding : (n, e), as `predict` writes it
-    reference : of the model; its whitening shrinks what changes within a class, such as pose and noise. None: the embeddings as they are
+    reference : of the model; its whitening shrinks what changes within a class, such as pose and noise. None: their directions as they are
     none_probability : (n,), probability of the class "none", by which groups of junk are recognised
     rng : of the resampling
 
@@ -71,7 +71,8 @@ def group(
         raise InputError(f"{count} particles came, but the smallest group has {config.smallest}: give more, or a lower smallest")
     if none_probability is not None and len(none_probability) != count:
         raise InputError(f"{len(none_probability)} probabilities of none came with {count} particles")
-    points = principal_components(embedding if reference is None else reference.whiten(embedding), config.dimensions)
+    directions = unit_length(embedding) if reference is None else reference.whiten(embedding)
+    points = draw_in(principal_components(directions, config.dimensions))
     labels = find_groups(points, config, count)
     stability = measure_stability(points, labels, config, rng)
     none = np.zeros(count) if none_probability is None else np.asarray(none_probability)
@@ -94,13 +95,21 @@ def principal_components(values: FloatArray, most: int) -> NDArray[np.float64]:
     return np.asarray(left[:, :kept] * singular[:kept])
 
 
+def draw_in(points: FloatArray) -> NDArray[np.float64]:
+    """Points (n, k) divided by the root of their squared length and that of the median point.
+
+    Otherwise a class that lies far out is found as one group, and all others together as a second.
+    """
+    squared = np.square(points).sum(1, keepdims=True)
+    return np.asarray(points / np.sqrt(squared + max(float(np.median(squared)), 1e-12)))
+
+
 def find_groups(points: FloatArray, config: GroupConfig, total: int) -> IntArray:
     """Number of each particle's group, the largest 0; -1 for none. Of `total` particles, of which these may be a part."""
     from sklearn.cluster import HDBSCAN  # takes seconds to import
 
     smallest = max(2, round(config.smallest * len(points) / total))
-    neighbours = None if config.neighbours is None else min(config.neighbours, len(points))
-    found = HDBSCAN(min_cluster_size=smallest, min_samples=neighbours, copy=True).fit(points).labels_
+    found = HDBSCAN(min_cluster_size=smallest, min_samples=min(config.neighbours, len(points)), copy=True).fit(points).labels_
     return number_by_size(found)
 
 

@@ -445,7 +445,7 @@ class Model:
             None if out.mask_logits is None else list(self._back(out.mask_logits.sigmoid(), volumes, (0.0, 1.0))),
             None if out.density is None else list(self._back(out.density, volumes, (-np.inf, np.inf))),
             np.asarray(out.embedding),
-            None if self.novelty is None else score_novelty(self.novelty, traits(out)),
+            None if self.novelty is None else score_novelty(self.novelty, traits(out, self.novelty.rule.score == "density")),
         )
 
     def prepare(self, volume: Volume, sign: float) -> NDArray[np.float32]:
@@ -483,12 +483,14 @@ class Model:
         return folder
 
 
-def traits(output: TaskOutput) -> Traits:
-    """What the novelty is judged by; of a network with the class task."""
+def traits(output: TaskOutput, with_profile: bool = True) -> Traits:
+    """What the novelty is judged by, of a network with the class task; the profile of the density, which takes a while, only on demand."""
     if output.class_logits is None:
         raise InputError("the novelty is judged by a model's classes, but this one was trained without the class task")
-    density = np.empty((len(output.embedding), 0), np.float32) if output.density is None else radial_profile(output.density.numpy())
-    return Traits(output.embedding.numpy(), output.class_logits.numpy(), density)
+    profile = np.empty((len(output.embedding), 0), np.float32)
+    if with_profile and output.density is not None:
+        profile = radial_profile(output.density.numpy())
+    return Traits(output.embedding.numpy(), output.class_logits.numpy(), profile)
 
 
 def half(tensor: Tensor) -> Tensor:
