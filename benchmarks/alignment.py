@@ -6,8 +6,8 @@ Simulates particles of each class (default settings, neighbours included), predi
 structure, once the recovered densities, once the subtomograms, these with their missing wedge (constrained cross-correlation). The class is
 taken as known. Errors are against the true poses, up to the symmetry that the structure has; the resolution is that of the average of the
 subtomograms with the poses found, where its Fourier shell correlation with the structure falls below one half, within a mask around the
-structure. In both cases the particles are compared with the true structure up to 25 Å: what noise is fitted to it makes the average of the subtomograms
-look better than it is, up to that resolution, more so where they were aligned as they are. The average in the true poses is given beside them.
+structure. In both cases the particles are compared with the true structure up to 25 Å. Noise that is fitted to it makes the average
+of the subtomograms look better than it is, more so where they were aligned as they are. The average in the true poses is given beside them.
 A cell is a class at an SNR; one whose file benchmarks/results/alignment/CLASS_SNR.json exists is not run again.
 """
 
