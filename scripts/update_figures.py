@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 CARD = "src/triptych/data/models/base/README.md"
-PAGES = tuple(ROOT / name for name in ("README.md", "docs/real_data.md", "docs/simulation.md", "docs/picking.md", "docs/benchmarks.md", CARD))
+PAGES = tuple(ROOT / name for name in ("README.md", "docs/real_data.md", "docs/simulation.md", "docs/picking.md", "docs/benchmarks.md", "docs/reliability.md", CARD))
 BLOCK = re.compile(r"<!-- figures: (\w+) -->\n.*?<!-- end of figures -->", re.DOTALL)
 
 
@@ -358,6 +358,49 @@ def ablation() -> str:
     return f"{with_places(rows, header, runs)}{told}`{first['command']}`, triptych {first['triptych']}, {first['device']}."
 
 
+def kills() -> str:
+    """Every stage killed at random and started again."""
+    if not (RESULTS / "faults.json").exists():
+        return "No results yet."
+    content = read("faults")
+    keys = ("kills", "matched", "kept_something", "items_lost", "steps", "steps_done_again")
+    rows = [[name, *(str(figures[key]) for key in keys), f"{figures['seconds']:.1f}"] for name, figures in content["stages"].items()]
+    header = ["stage", "kills", "same result", "went on from what was finished", "items lost", "steps of a run", "steps done again, in all", "seconds of a run"]
+    return f"{table(header, rows)}\n\n{source('faults', content)}"
+
+
+FAULTS = {"full_disk": "full disk", "read_only": "read-only output", "lost_input": "input gone", "dead_worker": "a worker process killed"}
+
+
+def faults() -> str:
+    """What else goes wrong: was it said, and did the same command afterwards give the same result?"""
+    if not (RESULTS / "faults.json").exists():
+        return "No results yet."
+    content = read("faults")
+    rows = []
+    for name, found in content["faults"].items():
+        cells = [found.get(key, {"sentence": None, "ended": None, "matched": None}) for key in FAULTS]
+        said = ["–" if cell["sentence"] is None else "no harm" if cell["ended"] == "finished" else "yes" if cell["sentence"] else "no" for cell in cells]
+        same = ["" if cell["matched"] is None else ", same result" if cell["matched"] else ", other result" for cell in cells]
+        rows.append([name, *(a + b for a, b in zip(said, same, strict=True))])
+    return f"{table(['stage', *FAULTS.values()], rows)}\n\n{source('faults', content)}"
+
+
+def fuzzing() -> str:
+    """Spoiled files of every format."""
+    if not (RESULTS / "fuzz.json").exists():
+        return "No results yet."
+    content = read("fuzz")
+    keys = ("files", "read", "refused", "tracebacks", "hangs", "written_outside")
+    tallies = content["formats"]
+    rows = [[name, *(f"{tally[key]:,}" for key in keys), f"{tally['peak_mb']:.0f}"] for name, tally in tallies.items()]
+    peak = max(tally["peak_mb"] for tally in tallies.values())
+    rows.append(["**all**", *(f"**{sum(tally[key] for tally in tallies.values()):,}**" for key in keys), f"**{peak:.0f}**"])
+    header = ["format", "files", "read", "refused with a sentence", "tracebacks and crashes", "hangs", "written outside", "peak MB"]
+    limits = f"Limits: {content['memory_limit_mb']} MB more than at the start, {content['time_limit_s']:g} s for a file."
+    return f"{table(header, rows)}\n\n{limits} {source('fuzz', content)}"
+
+
 def picture(name: str, size: str = "cpu") -> str:
     """A drawing of benchmarks/draw.py, where it has been drawn."""
     file = f"{name}.png" if size == "cpu" else f"{name}_{size}.png"
@@ -365,7 +408,7 @@ def picture(name: str, size: str = "cpu") -> str:
 
 
 TABLES = (demo, simulated, classes, real, recovered, simulator, spectra)
-TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, ablation, picking)
+TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, ablation, picking, kills, faults, fuzzing)
 FIGURES: dict[str, Callable[[], str]] = {f.__name__: f for f in TABLES}
 
 
