@@ -20,7 +20,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 CARD = "src/triptych/data/models/base/README.md"
-PAGES = tuple(ROOT / name for name in ("README.md", "docs/real_data.md", "docs/simulation.md", "docs/picking.md", "docs/benchmarks.md", "docs/reliability.md", CARD))
+DOCS = ("real_data", "simulation", "picking", "benchmarks", "reliability")
+PAGES = tuple(ROOT / name for name in ("README.md", *(f"docs/{name}.md" for name in DOCS), CARD))
 BLOCK = re.compile(r"<!-- figures: (\w+) -->\n.*?<!-- end of figures -->", re.DOTALL)
 
 
@@ -365,7 +366,8 @@ def kills() -> str:
     content = read("faults")
     keys = ("kills", "matched", "kept_something", "items_lost", "steps", "steps_done_again")
     rows = [[name, *(str(figures[key]) for key in keys), f"{figures['seconds']:.1f}"] for name, figures in content["stages"].items()]
-    header = ["stage", "kills", "same result", "went on from what was finished", "items lost", "steps of a run", "steps done again, in all", "seconds of a run"]
+    header = ["stage", "kills", "same result", "went on from what was finished", "items lost", "steps of a run", "steps done again, in all"]
+    header.append("seconds of a run")
     return f"{table(header, rows)}\n\n{source('faults', content)}"
 
 
@@ -380,10 +382,15 @@ def faults() -> str:
     rows = []
     for name, found in content["faults"].items():
         cells = [found.get(key, {"sentence": None, "ended": None, "matched": None}) for key in FAULTS]
-        said = ["–" if cell["sentence"] is None else "no harm" if cell["ended"] == "finished" else "yes" if cell["sentence"] else "no" for cell in cells]
-        same = ["" if cell["matched"] is None else ", same result" if cell["matched"] else ", other result" for cell in cells]
-        rows.append([name, *(a + b for a, b in zip(said, same, strict=True))])
+        rows.append([name, *map(_told, cells)])
     return f"{table(['stage', *FAULTS.values()], rows)}\n\n{source('faults', content)}"
+
+
+def _told(fault: dict[str, Any]) -> str:
+    if fault["sentence"] is None:
+        return "–"
+    said = "no harm" if fault["ended"] == "finished" else "yes" if fault["sentence"] else "no"
+    return f"{said}, {'same' if fault['matched'] else 'other'} result"
 
 
 def fuzzing() -> str:
