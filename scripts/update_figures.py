@@ -20,7 +20,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 CARD = "src/triptych/data/models/base/README.md"
-PAGES = tuple(ROOT / name for name in ("README.md", "docs/real_data.md", "docs/simulation.md", "docs/picking.md", "docs/benchmarks.md", CARD))
+DOCS = ("real_data", "simulation", "picking", "benchmarks", "reliability")
+PAGES = tuple(ROOT / name for name in ("README.md", *(f"docs/{name}.md" for name in DOCS), CARD))
 BLOCK = re.compile(r"<!-- figures: (\w+) -->\n.*?<!-- end of figures -->", re.DOTALL)
 
 
@@ -389,6 +390,55 @@ def ablation() -> str:
     return f"{with_places(rows, header, runs)}{told}`{first['command']}`, triptych {first['triptych']}, {first['device']}."
 
 
+def kills() -> str:
+    """Every stage killed at random and started again."""
+    if not (RESULTS / "faults.json").exists():
+        return "No results yet."
+    content = read("faults")
+    keys = ("kills", "matched", "kept_something", "items_lost", "steps", "steps_done_again")
+    rows = [[name, *(str(figures[key]) for key in keys), f"{figures['seconds']:.1f}"] for name, figures in content["stages"].items()]
+    header = ["stage", "kills", "same result", "went on from what was finished", "items lost", "steps of a run", "steps done again, in all"]
+    header.append("seconds of a run")
+    return f"{table(header, rows)}\n\n{source('faults', content)}"
+
+
+FAULTS = {"full_disk": "full disk", "read_only": "read-only output", "lost_input": "input gone", "dead_worker": "a worker process killed"}
+
+
+def faults() -> str:
+    """What else goes wrong: was it said, and did the same command afterwards give the same result?"""
+    if not (RESULTS / "faults.json").exists():
+        return "No results yet."
+    content = read("faults")
+    rows = []
+    for name, found in content["faults"].items():
+        cells = [found.get(key, {"sentence": None, "ended": None, "matched": None}) for key in FAULTS]
+        rows.append([name, *map(_told, cells)])
+    return f"{table(['stage', *FAULTS.values()], rows)}\n\n{source('faults', content)}"
+
+
+def _told(fault: dict[str, Any]) -> str:
+    if fault["sentence"] is None:
+        return "–"
+    said = "no harm" if fault["ended"] == "finished" else "yes" if fault["sentence"] else "no"
+    return f"{said}, {'same' if fault['matched'] else 'other'} result"
+
+
+def fuzzing() -> str:
+    """Spoiled files of every format."""
+    if not (RESULTS / "fuzz.json").exists():
+        return "No results yet."
+    content = read("fuzz")
+    keys = ("files", "read", "refused", "tracebacks", "hangs", "written_outside")
+    tallies = content["formats"]
+    rows = [[name, *(f"{tally[key]:,}" for key in keys), f"{tally['peak_mb']:.0f}"] for name, tally in tallies.items()]
+    peak = max(tally["peak_mb"] for tally in tallies.values())
+    rows.append(["**all**", *(f"**{sum(tally[key] for tally in tallies.values()):,}**" for key in keys), f"**{peak:.0f}**"])
+    header = ["format", "files", "read", "refused with a sentence", "tracebacks and crashes", "hangs", "written outside", "peak MB"]
+    limits = f"Limits: {content['memory_limit_mb']} MB more than at the start, {content['time_limit_s']:g} s for a file."
+    return f"{table(header, rows)}\n\n{limits} {source('fuzz', content)}"
+
+
 def picture(name: str, size: str = "cpu") -> str:
     """A drawing of benchmarks/draw.py, where it has been drawn."""
     file = f"{name}.png" if size == "cpu" else f"{name}_{size}.png"
@@ -396,7 +446,7 @@ def picture(name: str, size: str = "cpu") -> str:
 
 
 TABLES = (demo, simulated, classes, real, recovered, simulator, spectra)
-TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, novelty, ablation, picking)
+TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, novelty, ablation, picking, kills, faults, fuzzing)
 FIGURES: dict[str, Callable[[], str]] = {f.__name__: f for f in TABLES}
 
 

@@ -54,10 +54,8 @@ class Commands(TyperGroup):
         except KeyboardInterrupt as interrupt:
             if ctx.invoked_subcommand == "train":
                 how = "give the same command with --resume to go on from the last checkpoint"
-            elif ctx.invoked_subcommand in ("simulate", "simulate-tomograms"):
-                how = "the tomograms that are finished are kept; give the same command again to go on"
-            elif ctx.invoked_subcommand == "discover":
-                how = "the halves of groups that are finished are kept; give the same command again to go on"
+            elif ctx.invoked_subcommand in ("simulate", "simulate-tomograms", "cut", "pick", "discover"):
+                how = "what is finished is kept; give the same command again to go on"
             else:
                 how = "nothing half-made is left under the output's name; give the same command again to start over"
             err.print(f"stopped by you: {how}", soft_wrap=True)
@@ -243,7 +241,7 @@ def cut(
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
-    """Training data from tomograms that somebody has annotated."""
+    """Training data from tomograms that somebody has annotated; the same command goes on after an interruption."""
     from triptych.config import CutConfig
     from triptych.settings import load_config
 
@@ -251,7 +249,7 @@ def cut(
 
     from triptych.cut import cut as stage
 
-    with show_progress("cut", "tomograms") as on_progress:
+    with show_progress("cut", "tomograms", resumed=True) as on_progress:
         path = stage(tomograms, output, labels, particles, settings, on_progress=on_progress)
     print_path("dataset", path)
 

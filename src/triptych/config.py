@@ -24,6 +24,8 @@ ASSUMED_TILT_RANGE = (-60.0, 60.0)
 """Lowest and highest tilt, degrees, where nothing states them."""
 Smoothing = Literal["none", "low_pass", "wiener"]
 Device = Literal["auto", "cpu", "gpu"]
+Channels = Annotated[int, Field(gt=0, le=4096)]
+Blocks = Annotated[int, Field(gt=0, le=64)]
 NONE_CLASS = "none"
 """Class of a box without a particle at its centre."""
 UNKNOWN = "unknown"
@@ -162,9 +164,9 @@ class NetworkConfig(Settings):
     """The network."""
 
     tasks: Annotated[tuple[Task, ...], Field(min_length=1, description="heads to build: any of class, mask, density, and pick, which marks and names everything in a tile")] = ("class", "mask", "density", "pick")
-    channels: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(description="channels at 1/2, 1/4 and 1/8 of the resolution")] = (32, 96, 192)
-    blocks: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(description="residual blocks of the encoder at 1/2, 1/4 and 1/8")] = (1, 2, 2)
-    embedding_size: Annotated[int, Field(gt=0, description="length of the embedding vector")] = 128
+    channels: Annotated[tuple[Channels, Channels, Channels], Field(description="channels at 1/2, 1/4 and 1/8 of the resolution")] = (32, 96, 192)
+    blocks: Annotated[tuple[Blocks, Blocks, Blocks], Field(description="residual blocks of the encoder at 1/2, 1/4 and 1/8")] = (1, 2, 2)
+    embedding_size: Annotated[int, Field(gt=0, le=65536, description="length of the embedding vector")] = 128
     dropout: Annotated[float, Field(ge=0, lt=1, description="dropout before the class head")] = 0.1
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ from triptych.config import NONE_CLASS, CutConfig
 from triptych.errors import InputError
 from triptych.fourier import resample
 from triptych.io.convert import read_particles
-from triptych.io.manifest import output_folder, write_manifest
+from triptych.io.manifest import describe_input, installed_version, write_manifest
 from triptych.io.mrc import check_values, read_mrc
+from triptych.io.relion import numbers
 from triptych.io.source import cut_box, find_tomogram, mrc_files
 from triptych.io.star import read_star
-from triptych.io.store import Rows, create_store
+from triptych.io.store import Rows, create_store, open_store, remove_leftovers
 from triptych.io.tomogram import find_tomograms, is_zarr, open_tomogram, tomogram_name
+from triptych.io.workspace import Workspace, open_workspace
 from triptych.particles import Particles
 from triptych.tiling import paint
 from triptych.volume import Volume
@@ -37,6 +40,7 @@ logger = logging.getLogger(__name__)
 SMALLEST_PIECE = 0.2
 """A connected piece of a label map is a particle if it has this share of the voxels of its label's median piece."""
 NONE_TRIES = 100
+LARGEST_LABEL = 65535
 ARRAYS = ("subtomogram", "mask", "label", "tomogram", "position", "rotation", "shift")
 TILE_ARRAYS = ("tiles/subtomogram", "tiles/labels", "tiles/centres", "tiles/tomogram")
 Array = NDArray[np.float32]
@@ -91,6 +95,8 @@ def cut(
 ) -> Path:
     """Write a dataset store from annotated tomograms.
 
+    What is cut from a tomogram is kept in a working folder beside `out`: the same call goes on after a kill.
+
     Parameters
     ----------
     tomograms : MRC files, OME-Zarr groups, or folders of them
@@ -107,22 +113,38 @@ def cut(
     config = config or CutConfig()
     paths = find_tomograms(tomograms)
     known = read_annotations(paths, labels, particles, config)
-    classes = (*known.names[: known.classes], NONE_CLASS)
-    with output_folder(out) as part:
-        attributes = {"seed": config.seed, "config": config.model_dump(mode="json"), "label_names": list(known.names)}
-        particle_rows, tile_rows = (Rows(len(paths) * n, n) for n in (config.particles_per_tomogram, config.tiles_per_tomogram))
-        size = config.model_voxel_size or open_volume(paths[0], config).voxel_size
-        store = create_store(part, particle_rows, tile_rows, size, config.box_size, classes, attributes, (*ARRAYS, *TILE_ARRAYS))
-        for number, path in enumerate(paths):
-            rng = np.random.default_rng((config.seed, number))
-            annotated = read_annotated(path, known, config, size)
-            for name, values in cut_rows(rng, annotated, config, number, known.classes).items():
-                store.write(name, number * len(values), values)
-            if on_progress:
-                on_progress(number + 1, len(paths))
-        inputs = [*paths, *(Path(path) for path in (labels, particles) if path is not None)]
-        write_manifest(part, "cut", config, inputs, config.seed, {"class_names": list(classes)})
+    inputs = [*paths, *(Path(path) for path in (labels, particles) if path is not None)]
+    size = config.model_voxel_size or open_volume(paths[0], config).voxel_size
+    settings = {"version": installed_version(), "inputs": [describe_input(path) for path in inputs], **config.model_dump(mode="json")}
+    workspace = open_workspace(Path(out), settings, partial(create_empty, len(paths), size, known, config))
+    with workspace.until_finished():
+        write = partial(write_tomogram, workspace, paths, size, known, config)
+        workspace.fill(range(len(paths)), write, lambda _: 1, 1, None, on_progress)
+        remove_leftovers(workspace.result)
+        workspace.finish(lambda folder: write_manifest(folder, "cut", config, inputs, config.seed, {"class_names": class_names(known)}))
     return Path(out)
+
+
+def class_names(known: Annotations) -> list[str]:
+    return [*known.names[: known.classes], NONE_CLASS]
+
+
+def create_empty(tomograms: int, voxel_size: float, known: Annotations, config: CutConfig, path: Path) -> None:
+    """An empty store."""
+    attributes = {"seed": config.seed, "config": config.model_dump(mode="json"), "label_names": list(known.names)}
+    rows, tiles = (Rows(tomograms * n, n) for n in (config.particles_per_tomogram, config.tiles_per_tomogram))
+    create_store(path, rows, tiles, voxel_size, config.box_size, tuple(class_names(known)), attributes, (*ARRAYS, *TILE_ARRAYS))
+
+
+def write_tomogram(workspace: Workspace, paths: Sequence[Path], voxel_size: float, known: Annotations, config: CutConfig, number: int) -> int:
+    """Put what is cut from a tomogram into the store and note that it is there; return 1."""
+    rng = np.random.default_rng((config.seed, number))
+    annotated = read_annotated(paths[number], known, config, voxel_size)
+    store = open_store(workspace.result, mode="r+")
+    for name, values in cut_rows(rng, annotated, config, number, known.classes).items():
+        store.write(name, number * len(values), values)
+    workspace.mark(number)
+    return 1
 
 
 # -------------------------------------------------------------------------------------------------------- annotations
@@ -142,7 +164,7 @@ def read_annotations(paths: Sequence[Path], labels: Path | str | None, particles
         files = [file for file in mrc_files(Path(labels)) if file.resolve() not in {path.resolve() for path in paths}]
         maps = {tomogram_name(path): find_tomogram(tomogram_name(path), files, "a label map was expected there") for path in paths}
     of_list = sorted(set(listed.classes or ())) if listed is not None else []
-    of_maps = sorted({int(number) for path in maps.values() for number in np.unique(read_mrc(path, config.voxel_size).data)} - {0})
+    of_maps = sorted({int(number) for path in maps.values() for number in np.unique(read_label_map(path, config.voxel_size).data)} - {0})
     stated = {} if labels is None else stated_names(Path(labels)) | config.names
     names = {number: stated.get(number, f"class_{number}") for number in of_maps}
     # A name of the list that no label map has is that of a class without voxels.
@@ -154,13 +176,23 @@ def read_annotations(paths: Sequence[Path], labels: Path | str | None, particles
     return Annotations(every, len(classes), {number: every.index(name) for number, name in names.items()}, maps, listed)
 
 
+def read_label_map(path: Path, voxel_size: float | None) -> Volume:
+    """A map whose values are numbers of labels; InputError where they are none."""
+    volume = read_mrc(path, voxel_size)
+    low, high = volume.data.min(), volume.data.max()
+    if low < 0 or high > LARGEST_LABEL or (volume.data % 1).any():
+        raise InputError(f"{path} holds values from {low:g} to {high:g}, but a label map has whole numbers from 0 to {LARGEST_LABEL}: check it")
+    return volume
+
+
 def stated_names(folder: Path) -> dict[int, str]:
     """What a classes.star in or beside the folder of label maps, as we write it, calls their numbers."""
     for path in (folder / "classes.star", folder.absolute().parent / "classes.star"):
         if path.is_file():
             table = read_star(path).get("classes")
             if isinstance(table, pd.DataFrame) and {"rlnClassNumber", "triptychClass"} <= set(table):
-                return {int(number): str(name) for number, name in zip(table["rlnClassNumber"], table["triptychClass"], strict=True)}
+                found = numbers(table, "rlnClassNumber", path)
+                return {round(number): str(name) for number, name in zip(found, table["triptychClass"], strict=True)}
     return {}
 
 
@@ -209,7 +241,7 @@ def listed_particles(name: str, known: Annotations, voxel_size: float) -> tuple[
 
 def read_labels(path: Path, raw: Volume, volume: Volume, known: Annotations, config: CutConfig) -> NDArray[np.uint16]:
     """A label map on the voxels of the resampled tomogram, each taking the nearest value."""
-    data = read_mrc(path, config.voxel_size or raw.voxel_size).data
+    data = read_label_map(path, config.voxel_size or raw.voxel_size).data
     if data.shape != raw.shape:
         raise InputError(f"the label map {path} has {data.shape} voxels, but its tomogram has {raw.shape}: give maps on the tomogram's own voxels")
     renumber = np.zeros(int(data.max(initial=0)) + 1, dtype=np.uint16)

@@ -3,3 +3,9 @@
 
 class InputError(ValueError):
     """Input that cannot be used: one sentence saying what came, what was expected and what to do."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's exception says, on one line; its kind where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(":") if lines else type(error).__name__

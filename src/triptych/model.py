@@ -10,24 +10,28 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from triptych import __version__
 from triptych.config import DEFAULT_CONTRAST, Contrast, NetworkConfig, Settings
-from triptych.errors import InputError
+from triptych.errors import InputError, first_line
 from triptych.fourier import CONTRAST_SAMPLE, contrast_warning, resample_back, resample_to_box
+from triptych.io.files import read_json
 from triptych.io.manifest import hash_file, output_folder, read_manifest, write_manifest
+from triptych.io.source import MAX_BOX
 from triptych.novelty import (
     NOVELTY_FILE,
     NoveltyReference,
@@ -358,6 +362,7 @@ class Model:
         self.card, self.novelty = card, novelty
         self.device = choose_device(device)
         self.dtype = choose_precision(precision, self.device)
+        self.most_boxes = sys.maxsize  # at once; fewer after the device's memory has proved too small for more
         self.network = network.eval().to(self.device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     @property
@@ -375,11 +380,35 @@ class Model:
 
         With `half_turns` the outputs are averaged over the four orientations that keep the missing wedge.
         """
+        parts, done = [], 0
+        while done < len(boxes):
+            some = boxes[done : done + self.most_boxes]
+            try:
+                parts.append(self._run_some(some, half_turns))
+            except torch.OutOfMemoryError as error:
+                self._take_fewer(len(some), error)
+                continue
+            done += len(some)
+        return TaskOutput._make(None if field[0] is None else torch.cat(field) for field in zip(*parts, strict=True))
+
+    def _run_some(self, boxes: NDArray[np.float32], half_turns: bool) -> TaskOutput:
+        """`run` for boxes that are on the device at once."""
         x = torch.from_numpy(np.ascontiguousarray(boxes, dtype=np.float32)).to(self.device)
         turns = HALF_TURNS if half_turns else HALF_TURNS[:1]
         outputs = [self._run_turned(x, axes) for axes in turns]
         mean = [None if part[0] is None else torch.stack(part).mean(0).cpu() for part in zip(*(out[:4] for out in outputs), strict=True)]
         return TaskOutput._make([*mean, None])
+
+    def _take_fewer(self, count: int, error: torch.OutOfMemoryError) -> None:
+        """Halve the number of boxes that are run at once, from now on; InputError where not even one fits."""
+        if count == 1:
+            raise InputError(
+                f"the memory of {self.device_name} is too small for a single box ({first_line(error)}): free it of other programs, or set device=cpu"
+            ) from error
+        self.most_boxes = count // 2
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        logger.warning("the memory of %s is too small for %d boxes at once: going on with %d", self.device_name, count, self.most_boxes)
 
     @torch.inference_mode()
     def scan(self, tiles: NDArray[np.float32]) -> PickOutput:
@@ -388,7 +417,11 @@ class Model:
             raise InputError("this model was trained without the task pick: train one with network.tasks=[class, mask, density, pick]")
         x = torch.from_numpy(np.ascontiguousarray(tiles, dtype=np.float32)).to(self.device)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            out = self.network.scan(x)
+            try:
+                out = self.network.scan(x)
+            except torch.OutOfMemoryError as error:
+                what = f"the memory of {self.device_name} is too small for tiles of {' x '.join(map(str, x.shape[1:]))} voxels ({first_line(error)})"
+                raise InputError(f"{what}: set a smaller tile_size, or device=cpu") from error
         return PickOutput._make(maps.float().cpu() for maps in out)
 
     def _run_turned(self, x: Tensor, axes: tuple[int, ...]) -> TaskOutput:
@@ -471,7 +504,7 @@ class Model:
         with output_folder(folder) as part:
             # Half precision: the network computes in bfloat16, which keeps fewer digits, and the folder is half the size.
             tensors = {name: half(tensor.detach().cpu().contiguous()) for name, tensor in self.network.state_dict().items()}
-            save_file(tensors, part / "weights.safetensors")
+            (part / "weights.safetensors").write_bytes(save(tensors))  # by Python, which says when a disk is full
             (part / "model.json").write_text(json.dumps(self.describe(), indent=2) + "\n")
             names = ["weights.safetensors", "model.json"]
             if self.novelty is not None:
@@ -535,12 +568,15 @@ def load_model(folder: Path | str | None = None, device: str = "auto", precision
             raise InputError(f"{folder} is not a complete model folder: {name} is missing; give a folder that `triptych train` wrote")
     check_hashes(folder)
     card, rule = read_card(folder / "model.json")
-    network = Network(card.network, len(card.class_names), len(card.label_names))
+    with torch.device("meta"):  # nothing is allocated for what model.json says before the weights agree with it
+        network = Network(card.network, len(card.class_names), len(card.label_names))
+    types = {name: tensor.dtype for name, tensor in network.state_dict().items()}
     try:
-        network.load_state_dict(load_file(folder / "weights.safetensors"), strict=True)
+        weights = load_file(folder / "weights.safetensors")
+        network.load_state_dict({name: tensor.to(types.get(name)) for name, tensor in weights.items()}, strict=True, assign=True)
     except (RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"the weights in {folder} do not fit its model.json ({reason}); use the folder as `triptych train` wrote it") from error
+        what = f"the weights in {folder} do not fit its model.json ({first_line(error)})"
+        raise InputError(f"{what}; use the folder as `triptych train` wrote it") from error
     novelty = None if rule is None else load_reference(folder, rule, len(card.class_names), card.network.embedding_size)
     if novelty is None and "class" in card.network.tasks:
         logger.warning("the model %s has no novelty reference: nothing is called unknown (`triptych calibrate` makes one)", folder)
@@ -564,11 +600,27 @@ def check_hashes(folder: Path) -> None:
 def read_card(path: Path) -> tuple[ModelCard, NoveltyRule | None]:
     """model.json -> ModelCard, and how unknown particles are recognised; None in the folder of an older model."""
     try:
-        fields = json.loads(path.read_text())
+        fields = read_json(path, "model card")
         novelty = fields.pop("novelty", None)
         rule = None if novelty is None else read_rule(novelty)
         network = NetworkConfig(**fields.pop("network"))
         card = ModelCard(network=network, **{**fields, **{name: tuple(fields.get(name, ())) for name in ("class_names", "label_names")}})
+        wrong = what_is_wrong(card)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not a model.json that triptych {__version__} understands ({str(error).splitlines()[0]})") from error
+        raise InputError(f"{path} is not a model.json that triptych {__version__} understands ({first_line(error)})") from error
+    if wrong is not None:
+        raise InputError(f"{path} states {wrong} = {getattr(card, wrong)!r}, which makes no sense; use the folder as `triptych train` wrote it")
     return card, rule
+
+
+def what_is_wrong(card: ModelCard) -> str | None:
+    """The first field of a card whose value is not possible."""
+    checks = {
+        "class_names": bool(card.class_names) and all(isinstance(name, str) for name in card.class_names),
+        "label_names": all(isinstance(name, str) for name in card.label_names),
+        "voxel_size": 0 < card.voxel_size < math.inf,
+        "box_size": type(card.box_size) is int and card.box_size in range(8, MAX_BOX + 1, 8),
+        "contrast": card.contrast in get_args(Contrast),
+        "temperature": 0 < card.temperature < math.inf,
+    }
+    return next((name for name, is_right in checks.items() if not is_right), None)

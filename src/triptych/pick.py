@@ -125,7 +125,7 @@ class Picker:
     def look(self, job: Job, desk: Path) -> dict[str, NDArray[Any]]:
         """Classify, segment and recover what is at each centre, and keep the best where several claim the same voxels; writes the maps."""
         notes = [self.workspace.note(item) for item in job.items[:-1]]
-        places, heights = (np.concatenate([np.load(note)[key] for note in notes]) for key in ("places", "heights"))
+        places, heights = (np.concatenate([np.load(note, allow_pickle=False)[key] for note in notes]) for key in ("places", "heights"))
         found, masks = self.recognise(job, places)
         names = self.model.card.class_names
         none = found["probabilities"][:, names.index(NONE_CLASS)] if NONE_CLASS in names else np.zeros(len(places))
@@ -169,7 +169,7 @@ class Picker:
         classes = self.class_labels(probabilities)
         with new_mrc(desk / "labels.mrc", job.shape, MAPS["labels"], job.voxel_size) as labels:
             for row, item in zip(job.rows, job.items[:-1], strict=True):
-                labels[:, row[0].start[1] : row[0].stop[1]] = np.load(self.workspace.note(item))["labels"]
+                labels[:, row[0].start[1] : row[0].stop[1]] = np.load(self.workspace.note(item), allow_pickle=False)["labels"]
             for mask, label in reversed(list(zip(masks, classes, strict=True))):
                 if label:
                     paint(labels, mask.mask, label, mask.start)
@@ -272,7 +272,7 @@ def make_folders(kinds: Sequence[str], folder: Path) -> None:
 def finish_run(picker: Picker, folder: Path) -> None:
     """The tables of all tomograms, and the manifest."""
     jobs, card = picker.jobs, picker.model.card
-    notes = [dict(np.load(picker.workspace.note(job.items[-1]))) for job in jobs]
+    notes = [dict(np.load(picker.workspace.note(job.items[-1]), allow_pickle=False)) for job in jobs]
     groups = optics_groups(jobs)
     tables = [particle_table(job, note, card.class_names, groups[job.voxel_size]) for job, note in zip(jobs, notes, strict=True)]
     table = pd.concat(tables, ignore_index=True)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from triptych.config import DEFAULT_CONTRAST, Contrast, PredictConfig
 from triptych.fourier import CONTRAST_SAMPLE, contrast_warning, guess_contrast
+from triptych.io.files import new_array
 from triptych.io.manifest import hash_file, output_folder, write_manifest
 from triptych.io.mrc import write_mrc
 from triptych.io.source import ParticleSource, open_particles, voxel_sizes
@@ -145,7 +146,7 @@ def run_batches(
         result = model.predict_batch(volumes, contrast, config.half_turns)
         if embedding is None:
             shape = (count, result.embedding.shape[1])
-            embedding = np.lib.format.open_memmap(folder / "embedding.npy", mode="w+", dtype=np.float32, shape=shape)
+            embedding = new_array(folder / "embedding.npy", np.float32, shape)
         embedding[first : first + len(volumes)] = result.embedding
         if result.probabilities is not None:
             probabilities.append(result.probabilities)

@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from triptych.config import RANGES, STAGES, Settings
-from triptych.errors import InputError
+from triptych.errors import InputError, first_line
 
 Config = TypeVar("Config", bound=Settings)
 
@@ -94,6 +94,8 @@ def _parse_yaml(text: str, source: str) -> Any:
         raise InputError(f"{source} is not valid YAML: {error.problem}{line}; correct it") from error
     except yaml.YAMLError as error:
         raise InputError(f"{source} is not valid YAML: it holds characters that YAML forbids; remove them") from error
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
+        raise InputError(f"{source} cannot be read as settings ({first_line(error)}): correct it") from error
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

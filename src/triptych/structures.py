@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import logging
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from triptych.errors import InputError
+from triptych.errors import InputError, first_line
 from triptych.io.fetch import fetch_entries as fetch_entries
+from triptych.io.files import read_json, read_text
 from triptych.io.manifest import output_folder
 from triptych.io.mrc import is_mrc_name, read_header, read_mrc, stated_voxel_size, write_mrc
 from triptych.potential import Counts, contrast, count_atoms, soft_band_limit
@@ -44,6 +47,8 @@ LARGEST_SIDE = 256
 """Voxels; a finer grid would take gigabytes."""
 MEAN_INSIDE = 0.57
 """Mean density within the contour of proteins at 10 Å, as atoms give it: maps are scaled to it."""
+SCATTERED_RADIUS, MOST_SPACE = 300.0, 3e4
+"""A molecule whose radius is above so many Å, and its cube above so many Å^3 per Da, has stray atoms: a thread of 2 MDa may be 7,000 Å long."""
 MAP_RESOLUTION = 10.0
 """Å, where a map's molecule is told from its surroundings."""
 
@@ -159,9 +164,9 @@ def read_structure(
     path = Path(path)
     stem = re.sub(r"(\.\w{2,5}\d?)?(\.gz|\.bz2)?$", "", path.name)
     name = stem.lower() if name is None else name
-    if name == "none" or not re.fullmatch(r"\w[\w.-]*", name):
-        raise InputError(f'a structure cannot be called {name!r}: use letters, digits, "_", "-" and "."; "none" is the class of background')
-    if not path.is_file():
+    if name == "none" or not re.fullmatch(r"\w[\w.-]{0,99}", name):
+        raise InputError(f'a structure cannot be called {name[:100]!r}: use up to 100 letters, digits, "_", "-" and "."; "none" means background')
+    if not os.path.isfile(path):  # also False for what can be no name of a file
         raise InputError(f"{path} is not a file, but a structure (PDB, mmCIF or an EM map) was expected there: check the name")
     if not voxel_size > 0:
         raise InputError(f"structures were asked for at {voxel_size} Å per voxel, but it must be a positive number")
@@ -170,9 +175,9 @@ def read_structure(
     if is_mrc_name(path) or path.name.lower().endswith((".ccp4", ".ccp4.gz")):
         structure = structure_from_map(_read_map(path, map_voxel_size), voxel_size, name, source or stem, map_contour, mass_kda)
     else:
-        molecule = _read_coordinates(path)
-        source = source or (f"PDB {molecule.name.upper()}" if re.fullmatch(r"\d\w{3}", molecule.name) else stem)
-        structure = structure_from_atoms(*count_atoms(_select(molecule, path, assembly, model, chains)), voxel_size, name, source, mass_kda)
+        entry, positions, counts = _read_atoms(path, assembly, model, chains)
+        source = source or (f"PDB {entry.upper()}" if re.fullmatch(r"\d\w{3}", entry) else stem)
+        structure = structure_from_atoms(positions, counts, voxel_size, name, source, mass_kda)
     log.info("%s: %.0f kDa, %d^3 voxels of %g Å, from %s", name, structure.mass_kda, structure.density.shape[0], voxel_size, path)
     return structure
 
@@ -180,14 +185,24 @@ def read_structure(
 # ---------------------------------------------------------------------------------------------------------------- atoms
 
 
+def _read_atoms(
+    path: Path, assembly: str | None, model: int, chains: Sequence[str] | int | None
+) -> tuple[str, NDArray[np.float64], Counts]:
+    """The entry's name, and places and elements of the chosen atoms."""
+    try:
+        molecule = _read_coordinates(path)
+        return molecule.name, *count_atoms(_select(molecule, path, assembly, model, chains))
+    except InputError:
+        raise
+    except (RuntimeError, ValueError, OSError) as error:  # what gemmi raises, wherever it comes upon what it cannot use
+        what = f"{path} cannot be read as PDB or mmCIF ({first_line(error)})"
+        raise InputError(f"{what}: is it whole and of that kind? (Maps end in .mrc or .map)") from error
+
+
 def _read_coordinates(path: Path) -> gemmi.Structure:
     import gemmi
 
-    try:
-        molecule = gemmi.read_structure(str(path), format=gemmi.CoorFormat.Detect)
-    except (RuntimeError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path} cannot be read as PDB or mmCIF ({reason}): is it whole and of that kind? (Maps end in .mrc or .map)") from error
+    molecule = gemmi.read_structure(str(path), format=gemmi.CoorFormat.Detect)
     molecule.remove_alternative_conformations()
     if not len(molecule) or not molecule[0].count_atom_sites():
         raise InputError(f"{path} has no atoms, but coordinates in PDB or mmCIF format were expected")
@@ -243,10 +258,16 @@ def structure_from_atoms(
     """The structure of atoms as `count_atoms` returns them; a given mass replaces theirs and sets the contour."""
     import gemmi
 
+    unknown = [symbol for symbol in counts if gemmi.Element(symbol).c4322 is None]
+    if unknown:
+        raise InputError(f"{name} holds atoms of {unknown[0]}, of which it is not known how they scatter electrons: remove them from the file")
     weights = sum((gemmi.Element(symbol).weight * column for symbol, column in counts.items()), np.zeros(len(positions)))
     mass = float(weights.sum())
     centred = positions - weights @ positions / mass
-    size = _cube_side(float(np.linalg.norm(centred, axis=1).max()), voxel_size)
+    radius = float(np.linalg.norm(centred, axis=1).max())
+    if not radius <= max(SCATTERED_RADIUS, (MOST_SPACE * mass) ** (1 / 3)):  # nor NaN
+        raise InputError(f"the atoms of {name} are {mass / 1e3:.3g} kDa, but lie up to {radius:,.0f} Å apart: some of their coordinates are wrong")
+    size = _cube_side(radius, voxel_size)
     if size > LARGEST_SIDE:
         raise InputError(f"{name} takes {size} voxels of {voxel_size:g} Å along each side, more than {LARGEST_SIDE}: choose a larger voxel size")
     density = Volume(contrast(centred, counts, size, voxel_size), voxel_size)
@@ -380,9 +401,11 @@ def load_library(path: Path | str | None = None) -> list[Structure]:
                 contour=float(item["contour"]),
                 source=str(item["source"]),
             )
-            for item in json.loads(index.read_text(encoding="utf-8"))
+            for item in read_json(index, "index of a structure library")
         ]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{index} is not the index of a structure library ({error!r}): make it again with `triptych structures make`") from error
 
 
@@ -439,8 +462,10 @@ def expand_specs(specs: Iterable[str]) -> list[StructureSpec]:
 def _read_index(index: Path) -> list[StructureSpec]:
     if not index.is_file():
         raise InputError(f"{index} is not a file, but an index of structures (CSV) was expected there: check the name")
-    with index.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        rows = list(csv.DictReader(io.StringIO(read_text(index, "index of structures (CSV)"), newline="")))
+    except csv.Error as error:
+        raise InputError(f"{index} cannot be read as CSV ({error}): correct it") from None
     specs = []
     for row in rows:
         if not row.get("name") or not row.get("file"):

@@ -25,8 +25,9 @@ from torch.utils.data import DataLoader
 from triptych.calibration import Sample, choose_rows, class_figures, fit_reference, fit_temperature, look
 from triptych.config import NONE_CLASS, TrainConfig
 from triptych.dataset import Batch, PlannedBatches, SubtomogramDataset, keep_batch, known_labels, split_rows, tile_rows
-from triptych.errors import InputError
+from triptych.errors import InputError, first_line
 from triptych.generations import Generations, Refresh
+from triptych.io.files import disk_errors
 from triptych.io.manifest import describe_input
 from triptych.io.store import Store, open_store, unpack
 from triptych.losses import TileTruth, Truth, coarse_labels, equalising_weights, task_losses, total_loss, uncertainty_loss
@@ -65,40 +66,65 @@ def train(
         raise InputError(f"{out} exists already: give another name, or remove it first")
     run = out.with_name(f"{out.name}.training")
     generations = Generations(store, run, config, last_update(config), refresh)
-    checkpoint = prepare_run(run, data, config, resume)
-    try:
-        module = TrainingModule(generations, config)
-    except InputError:
-        if checkpoint is None:  # nothing is lost, and the corrected command is not held up
-            shutil.rmtree(run)
-        raise
-    trainer = make_trainer(run, config, min(store.box_size, config.crop_size or store.box_size), on_progress)
-    started = time.monotonic()
+    with disk_errors(out, "the last checkpoint is kept"):
+        checkpoint = prepare_run(run, data, config, resume)
+        try:
+            module = TrainingModule(generations, config)
+        except InputError:
+            if checkpoint is None:  # nothing is lost, and the corrected command is not held up
+                shutil.rmtree(run)
+            raise
+        started = time.monotonic()
+        fit(module, run, checkpoint, on_progress)
+        model, figures = finish(module, config)
+        figures["seconds_of_last_run"] = round(time.monotonic() - started, 1)
+        extra: dict[str, object] = {"validation": figures, "device": model.device_name, "generations": generations.last + 1}
+        if config.refresh_every:
+            figures["seconds_waited_in_last_run"] = round(generations.seconds_waited, 1)
+        model.save(out, config, [data], config.seed, extra, {"training.csv": join_logs(run / "log")})
+    shutil.rmtree(run)
+    return out
+
+
+def fit(module: TrainingModule, run: Path, checkpoint: str | None, on_progress: Progress | None) -> None:
+    """Train to the end, from a checkpoint if there is one, with the figures of the last validation."""
+    config, box_size = module.config, module.store.box_size
+    trainer = make_trainer(run, config, min(box_size, config.crop_size or box_size), on_progress)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning|torch\.jit")
         try:
             trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
         except SystemExit as stop:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from stop
+        except torch.OutOfMemoryError as error:
+            what = f"the memory of the GPU is too small to train with batch_size={config.batch_size} ({first_line(error)})"
+            raise InputError(f"{what}: start anew with a smaller batch_size or crop_size, since another batch makes another training") from error
+        except (InputError, RuntimeError) as error:
+            explain_loader(error)
+            raise
         finally:
-            generations.stop()
+            module.generations.stop()
         if not module.last_outputs:  # the run was stopped after its last update
             trainer.validate(module, verbose=False)
-    model, figures = finish(module, config)
-    figures["seconds_of_last_run"] = round(time.monotonic() - started, 1)
-    extra: dict[str, object] = {"validation": figures, "device": model.device_name, "generations": generations.last + 1}
-    if config.refresh_every:
-        figures["seconds_waited_in_last_run"] = round(generations.seconds_waited, 1)
-    model.save(out, config, [data], config.seed, extra, {"training.csv": join_logs(run / "log")})
-    shutil.rmtree(run)
-    return out
+
+
+def explain_loader(error: Exception) -> None:
+    """InputError for what a process that loads data has ended with: a sentence of ours inside a traceback, or its death."""
+    text = str(error)
+    if text.startswith("Caught InputError in DataLoader worker"):
+        raise InputError(text.rsplit("InputError: ", 1)[1].strip()) from error
+    if text.startswith("DataLoader worker"):
+        what = f"a process that loads data died, perhaps for want of memory ({first_line(error)})"
+        raise InputError(f"{what}: use fewer loader_workers and go on with --resume; the last checkpoint is kept") from error
 
 
 def join_logs(folder: Path) -> str:
-    """The logs of a run and of its resumptions as one table (CSV), each row an update."""
+    """The logs of a run and of its resumptions as one table (CSV): what an undisturbed run would have logged, in the order of the updates."""
     parts = sorted(folder.glob("from_*/metrics.csv"))
-    table = pd.concat([pd.read_csv(part) for part in parts], ignore_index=True)
-    return str(table.drop_duplicates(subset=[*table.columns], keep="last").to_csv(index=False))
+    table = pd.concat([pd.read_csv(part) for part in parts if part.stat().st_size], ignore_index=True)
+    validation = table.filter(like="validation_").notna().any(axis=1)
+    table = table.assign(validation=validation).drop_duplicates(subset=["step", "validation"], keep="last").sort_values(["step", "validation"])
+    return str(table.drop(columns="validation")[sorted(set(table) - {"validation"})].to_csv(index=False))
 
 
 def check_tasks(store: Store, config: TrainConfig) -> None:
@@ -165,7 +191,7 @@ def make_trainer(run: Path, config: TrainConfig, smallest_box: int, on_progress:
     half = choose_precision(config.precision, device) is torch.bfloat16
     if device.type == "cpu" and smallest_box < SMALLEST_HALF_BOX:
         half = False
-    loggers: list[Logger] = [CSVLogger(run, name="log", version=f"from_{time.time_ns()}")]
+    loggers: list[Logger] = [CSVLogger(run, name="log", version=f"from_{time.time_ns()}", flush_logs_every_n_steps=1)]
     try:
         loggers.append(TensorBoardLogger(run, name="tensorboard", version=""))
     except ModuleNotFoundError:

@@ -24,13 +24,14 @@ from numpy.typing import NDArray
 from triptych.errors import InputError
 from triptych.io.files import read_json
 from triptych.io.manifest import output_folder
-from triptych.io.mrc import bare_stem
+from triptych.io.numbering import file_names
 from triptych.particles import Particles
 
 log = logging.getLogger(__name__)
 
 CONFIG, RUNS = "config.json", "ExperimentRuns"
 USER, SESSION = "triptych", "0"
+LONGEST_NAME = 60
 _UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f\s_]')
 
 
@@ -98,7 +99,7 @@ def _read_point(point: Any, number: int, path: Path) -> tuple[NDArray[np.float64
     try:
         place = np.array([float(point["location"][axis]) for axis in "xyz"])
         matrix = np.array(point.get("transformation_") or np.eye(4), dtype=np.float64).reshape(4, 4)
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise InputError(f"point {number} of {path} lacks a location (x, y, z) or has no 4 x 4 transformation_: write it anew") from None
     rotation = matrix[:3, :3]
     if not np.isfinite(place).all() or not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3) or np.linalg.det(rotation) < 0:
@@ -123,7 +124,7 @@ def _point_columns(point: dict[str, Any], content: dict[str, Any], path: Path) -
 
 def clean_name(name: str) -> str:
     """A name as copick allows it."""
-    return _UNSAFE.sub("-", name).strip("-") or "unnamed"
+    return _UNSAFE.sub("-", name)[:LONGEST_NAME].strip("-") or "unnamed"
 
 
 def _clean_names(names: Sequence[str], what: str) -> dict[str, str]:
@@ -147,9 +148,7 @@ def write_copick(path: Path | str, particles: Particles) -> None:
     if particles.tomograms is None or particles.classes is None:
         what = "the particles' tomogram: name it with --tomogram" if particles.tomograms is None else "what they are: say it with --class"
         raise InputError(f"a copick project needs names of tomograms and objects, but the input does not tell {what}")
-    runs = {name: bare_stem(name.removesuffix(".tomostar")) for name in dict.fromkeys(particles.tomograms)}
-    if len(set(runs.values())) < len(runs):
-        raise InputError(f"{len(runs)} tomograms would become {len(set(runs.values()))} runs of copick, for they differ in folders only: rename them")
+    runs = file_names(particles.tomograms)
     objects = _clean_names(sorted(set(particles.classes)), "objects")
     config = {
         "config_type": "filesystem",
@@ -185,11 +184,18 @@ def _groups(particles: Particles) -> list[tuple[str, str, str, str, NDArray[np.i
     return [(*key, np.array(numbers)) for key, numbers in rows.items()]
 
 
+def _whole_numbers(column: pd.Series, label: str) -> list[int]:
+    try:
+        return [int(value) for value in column]
+    except (ValueError, TypeError, OverflowError):
+        raise InputError(f"the column {label} holds something else than whole numbers, which copick's instances have: correct it") from None
+
+
 def _picks(particles: Particles, name: str, user: str, session: str, run: str) -> dict[str, Any]:
     assert particles.positions is not None
     sizes = particles.pixel_sizes
     label = next((key for key in ("instance_id", "triptychInstance") if key in particles.table), None)
-    instances = [0] * len(particles) if label is None else [int(value) for value in particles.table[label]]
+    instances = [0] * len(particles) if label is None else _whole_numbers(particles.table[label], label)
     points = []
     for row, (x, y, z) in enumerate(particles.positions.tolist()):
         matrix = np.eye(4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,11 +16,11 @@ import numpy as np
 import pandas as pd
 
 from triptych.config import PredictConfig
-from triptych.errors import InputError
+from triptych.errors import InputError, first_line
 from triptych.fourier import guess_contrast
 from triptych.io.manifest import MANIFEST, hash_file, read_manifest
 from triptych.io.mrc import are_valid, is_mrc_name, read_header, read_mrc, read_sections, stated_voxel_size
-from triptych.io.relion import CENTERED, COORDINATES, RelionFile, find_file, read_relion
+from triptych.io.relion import CENTERED, COORDINATES, RelionFile, find_file, numbers, read_relion
 from triptych.io.source import MAX_BOX, ParticleSource, mrc_files, open_particles
 from triptych.io.star import read_star
 from triptych.volume import Volume
@@ -311,8 +312,8 @@ def _describe_model(path: Path) -> Description:
     if isinstance(names, list):
         result.add("classes", f"{len(names)}: {', '.join(map(str, names))}")
     network = card.get("network")
-    if isinstance(network, dict):
-        result.add("tasks", ", ".join(map(str, network.get("tasks", ()))))
+    if isinstance(network, dict) and isinstance(network.get("tasks"), list):
+        result.add("tasks", ", ".join(map(str, network["tasks"])))
     result.add("input", f"{card.get('box_size')}^3 voxels of {card.get('voxel_size')} Å, particles {card.get('contrast')}")
     result.add("version", card.get("version"))
     files = read_manifest(path).get("files") if (path / MANIFEST).is_file() else None
@@ -321,7 +322,7 @@ def _describe_model(path: Path) -> Description:
         return result
     for name, digest in files.items():
         file = path / Path(str(name)).name  # a hash is never taken of anything outside the folder
-        if not file.is_file():
+        if not os.path.isfile(file):
             result.warnings.append(f"{name} is missing: the model will not load.")
         elif hash_file(file) != digest:
             result.warnings.append(f"{name} was altered after training: the model will not load.")
@@ -338,7 +339,7 @@ def _describe_library(path: Path) -> Description:
     result.add("structures", len(entries))
     for entry in entries:
         result.add(str(entry.get("name")), f"{entry.get('mass_kda')} kDa, {entry.get('voxel_size')} Å, {entry.get('source')}")
-        if not (path / Path(str(entry.get("file"))).name).is_file():
+        if not os.path.isfile(path / Path(str(entry.get("file"))).name):
             result.warnings.append(f"The map {entry.get('file')} is missing: make the library anew.")
     return result
 
@@ -356,7 +357,7 @@ def _describe_index(path: Path) -> Description:
     counts = Counter(row["name"] for row in rows)
     result.add("structures", f"{len(rows)}: {', '.join(map(str, counts))}")
     result.add("use", f"triptych structures make {path} LIBRARY makes a library of them to simulate from")
-    missing = [str(row["file"]) for row in rows if not row["file"] or not (path.parent / row["file"]).is_file()]
+    missing = [str(row["file"]) for row in rows if not row["file"] or not os.path.isfile(path.parent / row["file"])]
     if missing:
         some = ", ".join(missing[:3])
         result.warnings.append(f"{len(missing)} of their files are not beside it ({some}): fetch them with `triptych structures fetch`.")
@@ -376,7 +377,7 @@ def _describe_predictions(path: Path) -> Description:
         counts = Counter(table["triptychClass"].astype(str))
         result.add("classes", ", ".join(f"{name} {count}" for name, count in counts.most_common()))
     if "triptychProbability" in table:
-        result.add("median probability", f"{table['triptychProbability'].median():.3f}")
+        result.add("median probability", f"{np.median(numbers(table, 'triptychProbability', path / 'particles.star')):.3f}")
     if (path / MANIFEST).is_file():
         _add_manifest(result, path)
     else:
@@ -412,7 +413,7 @@ def _describe_atoms(path: Path) -> Description:
     try:
         structure = gemmi.read_structure(str(path))
     except (RuntimeError, ValueError, OSError) as error:
-        raise InputError(f"{path} cannot be read as PDB or mmCIF ({error}): fetch it again") from None
+        raise InputError(f"{path} cannot be read as PDB or mmCIF ({first_line(error)}): fetch it again") from None
     if not len(structure):
         raise InputError(f"{path} holds no model with atoms: fetch it again")
     model = structure[0]

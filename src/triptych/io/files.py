@@ -1,14 +1,53 @@
-"""Files that may not be there, or not be what they are said to be."""
+"""Files that may not be there, or not be what they are said to be; and disks that are full."""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import tokenize
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from triptych.errors import InputError
 
 _PROBE_BYTES = 4096
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_RIGHT = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+@contextmanager
+def disk_errors(path: Path, kept: str = "nothing half-made is left") -> Iterator[None]:
+    """InputError where an output `path` cannot be written for want of room or of rights; `kept` says what has become of it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            what, how = "there is no room left", "make room there, or choose another place, and give the command again"
+        elif error.errno in _NO_RIGHT and str(error.filename).startswith(str(path.parent)):
+            what, how = "writing is not allowed", "choose a place that you may write to"
+        else:
+            raise
+        raise InputError(f"{path} could not be written, for {what} ({error.strerror}): {how}; {kept}") from error
+
+
+def reserve(path: Path) -> None:
+    """Take the room of a file that is as long as it will be; where there is none, writing to a mapped file would end the process."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def new_array(path: Path, dtype: np.dtype[Any] | type, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    """A NumPy file (.npy), mapped into memory, to be filled."""
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    reserve(path)
+    return array
 
 
 def read_bytes(path: Path, kind: str, limit: int = -1) -> bytes:
@@ -42,6 +81,19 @@ def read_json(path: Path, kind: str) -> Any:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} cannot be read as JSON ({error}), but a {kind} was expected: write it anew") from None
+
+
+def map_array(path: Path, how: str) -> NDArray[Any]:
+    """A NumPy file (.npy) of numbers, mapped into memory; `how` is what to do where it is missing or damaged."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; {how}") from None
+    except (OSError, ValueError, EOFError, TypeError, SyntaxError, OverflowError, tokenize.TokenError):  # its header is Python text
+        raise InputError(f"{path} is not a whole NumPy array of numbers; {how}") from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
+        raise InputError(f"{path} is not a whole NumPy array of numbers; {how}")
+    return array
 
 
 def read_numbers(path: Path, kind: str) -> list[list[float]]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from triptych.errors import InputError
 from triptych.io.files import read_bytes
 from triptych.io.manifest import output_file, output_folder
+from triptych.io.numbering import file_names
 from triptych.particles import Frame, Particles
 
 MAGIC = b"IMODV1.2"
@@ -198,16 +199,16 @@ def write_imod_particles(path: Path | str, particles: Particles, pixel_sizes: ND
     """
     path = Path(path)
     names = particles.tomograms or [path.stem] * len(particles)
-    unique = list(dict.fromkeys(names))
+    unique = set(names)
     if path.suffix.lower() == ".mod":
         if len(unique) > 1:
             raise InputError(f"the particles are in {len(unique)} tomograms, but {path} would be a model of one: name a folder, such as {path.stem}")
-        _write_model(path, particles, pixel_sizes, frames.get(unique[0]))
+        _write_model(path, particles, pixel_sizes, frames.get(names[0]))
         return
     with output_folder(path) as folder:
-        for name in unique:
+        for name, file in file_names(names).items():
             rows = np.flatnonzero(np.array(names) == name)
-            _write_model(folder / f"{name}.mod", particles.take(rows), pixel_sizes[rows], frames.get(name))
+            _write_model(folder / f"{file}.mod", particles.take(rows), pixel_sizes[rows], frames.get(name))
 
 
 def _write_model(path: Path, particles: Particles, pixel_sizes: NDArray[np.float64], frame: Frame | None) -> None:

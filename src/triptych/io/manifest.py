@@ -19,6 +19,7 @@ import numpy as np
 
 from triptych.config import Settings
 from triptych.errors import InputError
+from triptych.io.files import disk_errors
 
 MANIFEST = "manifest.json"
 PACKAGES = ("numpy", "torch", "zarr", "lightning", "gemmi")
@@ -202,8 +203,9 @@ def output_folder(path: Path | str) -> Iterator[Path]:
         raise InputError(f"cannot write {path} ({error.strerror or error}): choose a place that you may write to") from None
     finished = False
     try:
-        yield part
-        part.replace(path)
+        with disk_errors(path):
+            yield part
+            part.replace(path)
         finished = True
     finally:
         if not finished:
@@ -219,8 +221,9 @@ def output_file(path: Path | str) -> Iterator[Path]:
     part = _prepare(path)
     finished = False
     try:
-        yield part
-        part.replace(path)
+        with disk_errors(path):
+            yield part
+            part.replace(path)
         finished = True
     finally:
         if not finished:

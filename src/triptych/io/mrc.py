@@ -23,6 +23,7 @@ from mrcfile.dtypes import HEADER_DTYPE
 from numpy.typing import NDArray
 
 from triptych.errors import InputError
+from triptych.io.files import reserve
 from triptych.io.manifest import output_file
 from triptych.volume import Volume
 
@@ -97,7 +98,7 @@ def _compression(start: bytes) -> str:
 
 def _open(path: Path) -> tuple[IO[bytes], str]:
     """Open a file for reading its decompressed bytes; the content tells the compression, not the name."""
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{path} is a folder, but an MRC file was expected")
     try:
         with path.open("rb") as file:
@@ -398,6 +399,7 @@ def new_mrc(path: Path | str, shape: tuple[int, int, int], dtype: str, voxel_siz
     """
     with output_file(path) as part:
         data = np.memmap(part, np.dtype(dtype).newbyteorder("<"), "w+", HEADER_BYTES, shape)
+        reserve(part)
         yield data
         head = _make_header(data, voxel_size, (0.0, 0.0, 0.0))
         data.flush()

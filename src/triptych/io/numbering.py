@@ -1,4 +1,4 @@
-"""Names as numbers, for the tables that hold numbers only: tomograms and classes in Dynamo's tables and in motive lists.
+"""Names of tomograms as files, and names as numbers for the tables that hold numbers only: Dynamo's tables and motive lists.
 
 Names that are numbers stay these numbers. Others are numbered from 1; the tomograms' names are kept in a small file beside the table
 ("1 TS_01" on each line, its name that of the table with ".doc"), which is Dynamo's table map.
@@ -22,8 +22,31 @@ from triptych.io.mrc import bare_stem
 log = logging.getLogger(__name__)
 
 _WHOLE = re.compile(r"[1-9]\d{0,7}")
+LONGEST_NAME = 200
+"""Bytes of a name to which an ending may still be added."""
 LARGEST = 2**24
 """Up to here a 4-byte float, of which motive lists are made, holds every whole number."""
+
+
+def file_names(tomograms: Sequence[str]) -> dict[str, str]:
+    """The file or folder in which to write what belongs to each tomogram: its name without folders and endings.
+
+    Raises
+    ------
+    InputError
+        Where two would be the same, or a name is none for a file: nothing is ever written outside the folder that was asked for.
+    """
+    files = {name: bare_stem(name.removesuffix(".tomostar")) for name in dict.fromkeys(tomograms)}
+    wrong = next((name for name, file in files.items() if not _is_file_name(file)), None)
+    if wrong is not None:
+        raise InputError(f"a tomogram is called {wrong[:60]!r}, which cannot be the name of a file: rename it")
+    if len({file.casefold() for file in files.values()}) < len(files):
+        raise InputError(f"{len(files)} tomograms would get {len(set(files.values()))} names of files, for they differ in folders only: rename them")
+    return files
+
+
+def _is_file_name(text: str) -> bool:
+    return text.strip(". ") != "" and text.isprintable() and not set(text) & set("/\\") and len(text.encode()) <= LONGEST_NAME
 
 
 def are_numbers(names: Sequence[str]) -> bool:

@@ -137,7 +137,12 @@ def _optics(particles: Particles, groups: NDArray[np.int64], sizes: NDArray[np.f
 
 
 def _groups(table: pd.DataFrame) -> NDArray[np.int64]:
-    return table["rlnOpticsGroup"].to_numpy(dtype=np.int64) if "rlnOpticsGroup" in table else np.ones(len(table), dtype=np.int64)
+    if "rlnOpticsGroup" not in table:
+        return np.ones(len(table), dtype=np.int64)
+    groups = table["rlnOpticsGroup"]
+    if not pd.api.types.is_integer_dtype(groups):
+        raise InputError(f"rlnOpticsGroup is {str(groups.iloc[0])[:60]!r} in the first row, but whole numbers were expected: correct it")
+    return np.asarray(groups, dtype=np.int64)
 
 
 def _blocks(particles: Particles, optics: pd.DataFrame | None, table: pd.DataFrame) -> dict[str, Block]:
@@ -187,8 +192,9 @@ def write_warp(path: Path | str, particles: Particles, pixel_sizes: NDArray[np.f
 def _tomogram_blocks(particles: Particles, frames: Mapping[str, Frame]) -> dict[str, Any]:
     """The tomograms' blocks as they were, with the boxes that are used; rows for the tomograms that had none."""
     blocks = dict(particles.tomogram_blocks)
-    key = next((name for name in ("global", "tomograms", "") if isinstance(blocks.get(name), pd.DataFrame)), "global")
-    old = blocks.get(key, pd.DataFrame({"rlnTomoName": pd.Series([], dtype="str")}))
+    tables = {name: block for name, block in blocks.items() if isinstance(block, pd.DataFrame) and "rlnTomoName" in block}
+    key = next((name for name in ("global", "tomograms", "") if name in tables), "global")
+    old = tables.get(key, pd.DataFrame({"rlnTomoName": pd.Series([], dtype="str")}))
     new = [name for name in frames if name not in set(old["rlnTomoName"].astype(str))]
     table = pd.concat([old, pd.DataFrame({"rlnTomoName": new})], ignore_index=True) if new else old.copy()
     columns: dict[str, dict[str, float]] = {_UNBINNED[0]: {name: frame.voxel_size for name, frame in frames.items()}}

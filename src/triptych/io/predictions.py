@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 
 from triptych.config import PredictConfig
 from triptych.errors import InputError
+from triptych.io.files import map_array
 from triptych.io.manifest import hash_file, manifest_entry, read_manifest
 from triptych.io.source import ParticleSource, open_particles
 from triptych.io.star import read_star
@@ -111,6 +113,8 @@ def _read_classes(star: Path, table: pd.DataFrame, class_names: tuple[str, ...])
         return None, None, None
     if not class_names:
         raise InputError(f"the manifest.json beside {star} names no classes (model.class_names), but the table has _triptychClass; {AGAIN}")
+    if len(set(class_names)) < len(class_names):
+        raise InputError(f"the manifest.json beside {star} names a class twice (model.class_names); {AGAIN}")
     label = pd.Index(class_names).get_indexer([str(name) for name in table["triptychClass"]])
     if (label < 0).any():
         strange = str(table["triptychClass"].iloc[int(np.argmax(label < 0))])
@@ -137,19 +141,14 @@ def _read_paths(folder: Path, table: pd.DataFrame, column: str) -> list[Path] | 
         return None
     paths = [folder / str(value) for value in table[column]]
     for path in paths:
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise InputError(f"{path} is missing, though particles.star lists it (_{column}); copy the whole folder or {AGAIN}")
     return paths
 
 
 def _read_embedding(folder: Path, count: int) -> NDArray[np.float32]:
     path = folder / "embedding.npy"
-    try:
-        embedding: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing; copy the whole folder or {AGAIN}") from None
-    except (OSError, ValueError):
-        raise InputError(f"{path} is not a whole NumPy array of numbers; copy the whole folder or {AGAIN}") from None
+    embedding = map_array(path, f"copy the whole folder or {AGAIN}")
     if embedding.ndim != 2 or len(embedding) != count:
         raise InputError(f"{path} has shape {embedding.shape}, but particles.star has {count} particles; {AGAIN}")
     return embedding
@@ -160,7 +159,7 @@ def find_model(given: Predicted) -> Path | None:
     weights = manifest_entry(given.manifest, "model", "sha256")
     for entry in given.manifest.get("inputs") or ():
         folder = Path(str(manifest_entry(entry, "path")))
-        if (folder / "weights.safetensors").is_file() and hash_file(folder / "weights.safetensors") == weights:
+        if os.path.isfile(folder / "weights.safetensors") and hash_file(folder / "weights.safetensors") == weights:
             return folder
     return None
 

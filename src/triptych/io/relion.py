@@ -14,6 +14,7 @@ The rules, each of which has been got wrong by some importer:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -298,8 +299,8 @@ def find_file(name: str, folders: Sequence[Path]) -> Path | None:
     if "\0" in name:
         return None
     if Path(name).is_absolute():
-        return Path(name) if Path(name).exists() else None
-    return next((folder / name for folder in folders if (folder / name).exists()), None)
+        return Path(name) if os.path.exists(name) else None
+    return next((folder / name for folder in folders if os.path.exists(folder / name)), None)  # False for what can be no name of a file
 
 
 def search_folders(path: Path) -> tuple[Path, ...]:

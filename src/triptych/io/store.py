@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +14,10 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
 from triptych.config import Contrast, CtfCorrection, Smoothing, TiltOrder
-from triptych.errors import InputError
+from triptych.errors import InputError, first_line
+from triptych.io.files import new_array
+from triptych.io.source import MAX_BOX
+from triptych.io.zarr_files import CheckedArray, zarr_errors
 
 FORMAT = "triptych-dataset"
 LAYOUT = 2
@@ -70,6 +74,7 @@ TILE_ROWS: dict[str, tuple[str, tuple[int, ...], str]] = {
 BOXES = BOX_ARRAYS | TILE_BOXES
 ROWS = ROW_ARRAYS | TILE_ROWS
 REQUIRED = ("subtomogram", "label")
+ANEW = "write it anew with `triptych simulate`"
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,32 +102,36 @@ class Store:
     def label_names(self) -> tuple[str, ...]:
         return tuple(str(name) for name in self.attributes.get("label_names", ())) if "tiles/labels" in self else ()
 
+    @property
+    def has_every_chunk(self) -> bool:
+        """Before layout 2, chunks of zeros were left out."""
+        return bool(self.attributes.get("layout", 1) != 1)
+
     def __len__(self) -> int:
-        return int(self.array("subtomogram").shape[0])
+        return len(self["subtomogram"])
 
     def __contains__(self, name: str) -> bool:
-        return name in self.group
+        return (self.path / name).is_dir()
 
     def array(self, name: str) -> zarr.Array[Any]:
-        """The Zarr array of that name; InputError where the store has none."""
-        item = self.group.get(name)
+        """The Zarr array of that name, to write to; InputError where the store has none."""
+        if not (self.path / "zarr.json").is_file():
+            raise InputError(f"{self.path} has disappeared while it was being read; put it back and give the command again")
+        with zarr_errors(f"array '{name}' of {self.path} cannot be opened", ANEW):
+            item = self.group.get(name)
         if not isinstance(item, zarr.Array):
-            raise InputError(f"{self.path} has no array '{name}'; write it anew with `triptych simulate`")
+            raise InputError(f"{self.path} has no array '{name}'; {ANEW}")
         return item
 
-    def __getitem__(self, name: str) -> zarr.Array[Any]:
-        return self.array(name)
+    def __getitem__(self, name: str) -> CheckedArray:
+        """The array of that name, to read from."""
+        return CheckedArray(self.array(name), self.path / name, ANEW, self.has_every_chunk)
 
     def read_rows(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Some rows of an array, in the order asked for; from the unpacked copy where there is one."""
         if self.unpacked is not None and name in BOXES:
             return np.asarray(np.load(unpacked_file(self.unpacked, name), mmap_mode="r", allow_pickle=False)[rows])
-        array = self.array(name)
-        try:
-            return np.asarray(array.get_orthogonal_selection((np.asarray(rows, dtype=np.int64),)))
-        except (RuntimeError, ValueError, OSError) as error:  # what Zarr's codecs raise
-            reason = str(error).splitlines()[0]
-            raise InputError(f"array '{name}' of {self.path} is damaged ({reason}); write it anew with `triptych simulate`") from error
+        return self[name].rows(rows)
 
     def write(self, name: str, first: int, values: NDArray[Any]) -> None:
         """Write rows of an array from row `first` on. Chunks of zeros are written too, so that a missing one is known to be lost."""
@@ -198,8 +207,8 @@ def unpack(store: Store, folder: Path) -> Store:
         target = unpacked_file(folder, name)
         if target.exists():
             continue
-        array, part = store.array(name), target.with_suffix(".part")
-        copy = np.lib.format.open_memmap(part, mode="w+", dtype=array.dtype, shape=array.shape)
+        array, part = store[name], target.with_suffix(".part")
+        copy = new_array(part, array.dtype, array.shape)
         for first in range(0, len(copy), 128):
             copy[first : first + 128] = array[first : first + 128]
         copy.flush()
@@ -212,12 +221,9 @@ def open_store(path: Path | str, mode: str = "r") -> Store:
     path = Path(path)
     if not (path / "zarr.json").is_file():
         raise InputError(f"{path} is not a Zarr v3 store (it has no zarr.json); give a folder that `triptych simulate` wrote")
-    try:
+    with zarr_errors(f"{path} cannot be opened as a Zarr v3 group", ANEW):
         group = zarr.open_group(path, mode=mode)  # type: ignore[arg-type]
         attributes: dict[str, Any] = dict(group.attrs)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path} cannot be opened as a Zarr v3 group ({reason}); write it anew with `triptych simulate`") from error
     if attributes.get("format") != FORMAT:
         raise InputError(f"{path} is a Zarr store of another kind (its 'format' is not '{FORMAT}'); give a folder that `triptych simulate` wrote")
     try:
@@ -230,8 +236,8 @@ def open_store(path: Path | str, mode: str = "r") -> Store:
             attributes["contrast"],
             attributes,
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"the attributes of {path} are incomplete ({error}); write it anew with `triptych simulate`") from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"the attributes of {path} are incomplete ({first_line(error)}); {ANEW}") from error
     check_store(store)
     if mode == "r":
         check_complete(store)
@@ -240,28 +246,30 @@ def open_store(path: Path | str, mode: str = "r") -> Store:
 
 def check_store(store: Store) -> None:
     """InputError unless the arrays agree with the attributes and with one another."""
-    if store.contrast not in ("dark", "bright") or not store.voxel_size > 0 or not store.class_names:
-        raise InputError(f"the attributes of {store.path} are not valid (contrast, voxel_size, class_names); write it anew with `triptych simulate`")
+    if store.contrast not in ("dark", "bright") or not 0 < store.voxel_size < math.inf or not store.class_names:
+        raise InputError(f"the attributes of {store.path} are not valid (contrast, voxel_size, class_names); {ANEW}")
+    if not 0 < store.box_size <= MAX_BOX:
+        raise InputError(f"{store.path} has boxes of {store.box_size} voxels, but at most {MAX_BOX} were expected; {ANEW}")
     for name in REQUIRED:
-        store.array(name)
+        store[name]  # says so where it is missing
     count = len(store)
     if count == 0:
-        raise InputError(f"{store.path} holds no particles; write it anew with `triptych simulate`")
-    tiles = store.array("tiles/labels").shape[0] if "tiles/labels" in store else 0
+        raise InputError(f"{store.path} holds no particles; {ANEW}")
+    tiles = len(store["tiles/labels"]) if "tiles/labels" in store else 0
     for name in (name for name in (*BOXES, *ROWS) if name in store):
-        shape = store.array(name).shape
+        shape = store[name].shape
         rows = tiles if name in TILE_BOXES or name in TILE_ROWS else count
         wanted = (rows, *((store.box_size,) * 3 if name in BOXES else ROWS[name][1]))
         if shape != wanted:
-            raise InputError(f"array '{name}' of {store.path} has shape {shape}, but {wanted} was expected; write it anew with `triptych simulate`")
+            raise InputError(f"array '{name}' of {store.path} has shape {shape}, but {wanted} was expected; {ANEW}")
 
 
 def check_complete(store: Store) -> None:
-    """InputError if a chunk of an array is missing, which Zarr would read as zeros."""
-    if int(store.attributes.get("layout", 1)) < 2:
-        return
-    for name in (name for name in (*BOXES, *ROWS) if name in store):
-        array = store.array(name)
-        lost = array.nchunks - array.nchunks_initialized
+    """InputError if a chunk of an array is missing, which Zarr would read as zeros.
+
+    No subtomogram is all zeros, so that theirs are there in any case.
+    """
+    for name in (name for name in (*BOXES, *ROWS) if name in store and (store.has_every_chunk or name == "subtomogram")):
+        lost = store[name].chunks_lost()
         if lost:
-            raise InputError(f"array '{name}' of {store.path} lacks {lost} of its {array.nchunks} chunks; copy it again or write it anew")
+            raise InputError(f"array '{name}' of {store.path} lacks {lost} of its chunks; copy it again or write it anew")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from triptych.errors import InputError
 from triptych.io.mrc import bare_stem, is_mrc_name, mmap_mrc
 from triptych.io.source import mrc_files
+from triptych.io.zarr_files import CheckedArray, zarr_errors
 from triptych.volume import Volume
 
 ZARR_SUFFIX = ".zarr"
@@ -61,20 +62,19 @@ def open_tomogram(path: Path, voxel_size: float | None = None) -> Volume:
         if not is_mrc_name(path):
             raise InputError(f"{path} is no tomogram that triptych reads: an MRC file (.mrc, .rec, .map) or an OME-Zarr group was expected")
         return mmap_mrc(path, voxel_size)
-    try:
+    with zarr_errors(f"{path} is not an OME-Zarr image", "a group with 'multiscales' was expected"):
         group = zarr.open_group(path, mode="r")
         attributes: dict[str, Any] = dict(group.attrs)
         image = attributes.get("ome", attributes)["multiscales"][0]
-        array = group[image["datasets"][0]["path"]]
+        level = str(image["datasets"][0]["path"])
+        array = group[level]
         stated = _stated_voxel_size(image)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} is not an OME-Zarr image ({reason}): a group with 'multiscales' was expected") from None
-    if not isinstance(array, zarr.Array) or array.ndim != 3:
-        raise InputError(f"the finest level of {path} is no array of 3 axes: an image with the axes z, y, x was expected")
+    if not isinstance(array, zarr.Array) or array.ndim != 3 or 0 in array.shape or array.dtype.kind not in "fiu":
+        raise InputError(f"the finest level of {path} is no array of numbers with 3 axes: an image with the axes z, y, x was expected")
     if voxel_size is None and stated is None:
         raise InputError(f"{path} does not say its voxel size in Å: say it with --set voxel_size=...")
-    return Volume(cast(NDArray[np.float32], array), voxel_size or cast(float, stated))
+    data = CheckedArray(array, path / level, "copy or make it again")
+    return Volume(cast(NDArray[np.float32], data), voxel_size or cast(float, stated))
 
 
 def _stated_voxel_size(image: dict[str, Any]) -> float | None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from triptych.errors import InputError
+from triptych.io.files import disk_errors
 from triptych.io.manifest import MANIFEST, check_output_folder, partial_name
 from triptych.parallel import map_items
 
@@ -111,7 +112,8 @@ class Workspace:
         Otherwise the working folder is removed where this process has made it and nothing is done, unless it is to be kept.
         """
         try:
-            yield
+            with disk_errors(self.out, "what is finished is kept"):
+                yield
         except (InputError, OSError):
             if self.is_finished():
                 self.clear()
@@ -203,10 +205,11 @@ def _make(workspace: Workspace, settings: Mapping[str, Any], create: Callable[[P
     except OSError as error:
         raise InputError(f"cannot write {workspace.out} ({error.strerror or error}): choose a place that you may write to") from None
     try:
-        create(new / RESULT)
-        new.rename(workspace.folder)
+        with disk_errors(workspace.out):
+            create(new / RESULT)
+            new.rename(workspace.folder)
         return True
-    except OSError:
+    except (InputError, OSError):
         if not workspace.folder.is_dir():
             raise
         return False
