@@ -27,7 +27,7 @@ from triptych.errors import InputError
 from triptych.parallel import keep_freed_memory
 
 if TYPE_CHECKING:
-    from triptych.io.describe import Description
+    from triptych.io.description import Description
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
