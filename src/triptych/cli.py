@@ -326,6 +326,22 @@ def pick(
 
 
 @app.command()
+def view(
+    picks: Annotated[Path, typer.Argument(metavar="PICKS", help="Folder written by pick.")],
+    tomogram: Annotated[str | None, typer.Option(metavar="NAME", help="Which tomogram; default: the first.")] = None,
+) -> None:
+    """What was picked, in a napari window (needs pip install 'triptych[napari]')."""
+    from triptych.view import show_picks
+
+    viewer = show_picks(picks, tomogram)
+
+    import napari
+
+    viewer.show()
+    napari.run()
+
+
+@app.command()
 def report(
     predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder written by predict.")],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],

@@ -23,7 +23,7 @@ from triptych.errors import InputError
 from triptych.fourier import resample
 from triptych.io.convert import read_particles
 from triptych.io.manifest import output_folder, write_manifest
-from triptych.io.mrc import check_values, read_mrc
+from triptych.io.mrc import are_valid, check_values, read_mrc, read_sections
 from triptych.io.source import cut_box, find_tomogram, mrc_files
 from triptych.io.star import read_star
 from triptych.io.store import Rows, create_store
@@ -142,7 +142,7 @@ def read_annotations(paths: Sequence[Path], labels: Path | str | None, particles
         files = [file for file in mrc_files(Path(labels)) if file.resolve() not in {path.resolve() for path in paths}]
         maps = {tomogram_name(path): find_tomogram(tomogram_name(path), files, "a label map was expected there") for path in paths}
     of_list = sorted(set(listed.classes or ())) if listed is not None else []
-    of_maps = sorted({int(number) for path in maps.values() for number in np.unique(read_mrc(path, config.voxel_size).data)} - {0})
+    of_maps = sorted({number for path in maps.values() for number in numbers_in(path)} - {0})
     stated = {} if labels is None else stated_names(Path(labels)) | config.names
     names = {number: stated.get(number, f"class_{number}") for number in of_maps}
     # A name of the list that no label map has is that of a class without voxels.
@@ -152,6 +152,11 @@ def read_annotations(paths: Sequence[Path], labels: Path | str | None, particles
     others = [name for name in names.values() if name in config.not_particles]
     every = (*classes, *others)
     return Annotations(every, len(classes), {number: every.index(name) for number, name in names.items()}, maps, listed)
+
+
+def numbers_in(path: Path) -> set[int]:
+    """The numbers of a label map, of which one section at a time is in memory."""
+    return {int(number) for section in read_sections(path) for number in np.unique(section[are_valid(section)])}
 
 
 def stated_names(folder: Path) -> dict[int, str]:

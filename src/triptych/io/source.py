@@ -90,13 +90,20 @@ class ParticleSource:
         return {"particles" if name == self.block else name: table if name == self.block else block for name, block in self.blocks.items()}
 
     def table_for(self, folder: Path) -> pd.DataFrame:
-        """The table for a STAR file in a folder: an image that would not be found from there by its name is named anew."""
+        """The table for a STAR file in a folder: an image or tomogram that would not be found from there by its name is named anew."""
+        folder = Path(os.path.realpath(folder))  # however it is called: ".." is taken from where a link leads to
+        if isinstance(self.reader, _Crops):
+            return self._with_tomograms(folder, self.reader)
         if not isinstance(self.reader, _Images):
             return self.table
-        folder = Path(os.path.realpath(folder))  # however it is called: ".." is taken from where a link leads to
         folders = search_folders(folder / "particles.star")
         names = (str(name) for name in self.table["rlnImageName"])
         return self.table.assign(rlnImageName=[_name_from(folder, folders, *image) for image in zip(names, self.reader.paths, strict=True)])
+
+    def _with_tomograms(self, folder: Path, reader: _Crops) -> pd.DataFrame:
+        """The table with the way from a folder to the tomogram of each particle."""
+        ways = [os.path.relpath(os.path.realpath(path), folder) for path in reader.paths]
+        return self.table.assign(**{RECONSTRUCTED: [ways[number] for number in reader.tomogram]})
 
     def read(self, index: int) -> Volume:
         """Grey values as stored, float32, of particle ``index``; its origin is that of the box where it was cut out of a tomogram."""
