@@ -476,6 +476,17 @@ def test_dataset_store(tmp_path: Path) -> None:
     assert source.names[0] == "particle_000000"
 
 
+def test_tomograms_are_found_from_another_folder(tmp_path: Path) -> None:
+    make_tomogram(tmp_path / "project")
+    source = open_it(write_coordinates(tmp_path / "project", [50.0, 60.0], [40.0, 40.0], [30.0, 30.0]))
+    out = tmp_path / "elsewhere" / "predictions"
+    out.mkdir(parents=True)
+    write_star(out / "particles.star", source.blocks_with(source.table_for(out)))
+    again = open_it(out / "particles.star")
+    for row in range(len(source)):
+        np.testing.assert_array_equal(again.read(row).data, source.read(row).data)
+
+
 # ---------------------------------------------------------------------------------------------------------- real data
 
 

@@ -387,9 +387,10 @@ def mrc_files(folder: Path) -> list[Path]:
 
 def _reconstructed(file: RelionFile) -> dict[str, str]:
     """Path of each tomogram as a table of tomograms (RELION 5) or the particles' own states it."""
-    for table in (file.table, file.tomograms):
-        if table is not None and RECONSTRUCTED in table and "rlnTomoName" in table:
-            return dict(zip(table["rlnTomoName"].astype(str), table[RECONSTRUCTED].astype(str), strict=True))
+    if RECONSTRUCTED in file.table and file.tomogram_names is not None:
+        return dict(zip(file.tomogram_names, file.table[RECONSTRUCTED].astype(str), strict=True))
+    if file.tomograms is not None and {RECONSTRUCTED, "rlnTomoName"} <= set(file.tomograms.columns):
+        return dict(zip(file.tomograms["rlnTomoName"].astype(str), file.tomograms[RECONSTRUCTED].astype(str), strict=True))
     return {}
 
 
