@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from triptych.cli import app
 from triptych.config import NetworkConfig, PickConfig, PredictConfig, SimulateConfig, TrainConfig
 from triptych.errors import InputError
+from triptych.io.manifest import read_manifest
 from triptych.io.mrc import read_mrc
 from triptych.io.relion import particles_from_relion
 from triptych.io.source import open_particles
@@ -154,6 +155,22 @@ def test_stopped_and_in_parts_it_ends_the_same(monkeypatch: pytest.MonkeyPatch, 
     for number in (2, 1):
         pick([tmp_path / "tomograms"], tmp_path / "parts", config=config, part=(number, 2))
     assert hashes(tmp_path / "parts") == whole
+
+
+@pytest.mark.usefixtures("sees_blobs")
+def test_inverted_contrast_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dark = write_mrc(tmp_path / "dark.mrc", blobs(10.0), 10.0)
+    bright = write_mrc(tmp_path / "bright.mrc", -blobs(10.0), 10.0)
+    taken = read_manifest(pick([dark, bright], tmp_path / "as_dark"))
+    assert taken["contrast"] == {"dark": "dark", "bright": "dark"}
+    assert [warning.split(";")[0].split("(")[0] for warning in taken["contrast_warnings"]] == [
+        "bright: CONTRAST LOOKS INVERTED: the particles are taken as dark, but look bright "
+    ]
+    assert taken["contrast_warnings"][0] in caplog.messages
+    out = pick([dark, bright], tmp_path / "auto", config=PickConfig(contrast="auto", threshold=0.5))
+    assert read_manifest(out)["contrast"] == {"dark": "dark", "bright": "bright"}
+    found = particles_from_relion(out / "particles.star").table
+    assert (found["rlnTomoName"].value_counts() == len(PLACES)).all()
 
 
 @pytest.mark.usefixtures("sees_blobs")

@@ -27,7 +27,7 @@ from triptych.errors import InputError
 from triptych.parallel import keep_freed_memory
 
 if TYPE_CHECKING:
-    from triptych.io.describe import Description
+    from triptych.io.description import Description
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -390,6 +390,22 @@ def parse_group(text: str) -> tuple[int, str]:
     if match is None:
         raise InputError(f"{text!r} came, but GROUP=NAME was expected, as in 1=my_complex: the number of a group and what to call it")
     return int(match[1]), match[2]
+
+
+@app.command()
+def view(
+    picks: Annotated[Path, typer.Argument(metavar="PICKS", help="Folder written by pick.")],
+    tomogram: Annotated[str | None, typer.Option(metavar="NAME", help="Which tomogram; default: the first.")] = None,
+) -> None:
+    """What was picked, in a napari window (needs pip install 'triptych[napari]')."""
+    from triptych.view import show_picks
+
+    viewer = show_picks(picks, tomogram)
+
+    import napari
+
+    viewer.show()
+    napari.run()
 
 
 @app.command()

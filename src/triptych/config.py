@@ -288,7 +288,7 @@ class PickConfig(Settings):
     """`triptych pick`: model + whole tomograms -> particles, label maps, maps of the particles."""
 
     voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of the tomograms; none: as the files say")] = None
-    contrast: Annotated[Contrast, Field(description="sign of the particles' grey values in the tomograms")] = DEFAULT_CONTRAST
+    contrast: Annotated[Contrast | Literal["auto"], Field(description="sign of the particles' grey values in the tomograms; auto: decide from the data of each")] = DEFAULT_CONTRAST
     threshold: Annotated[float, Field(gt=0, lt=1, description="least probability of a particle's centre that is looked at")] = 0.15
     min_score: Annotated[float, Field(ge=0, le=1, description="least score (probability of the centre x probability of being a particle at all) of a particle that is written")] = 0.1
     max_overlap: Annotated[float, Field(ge=0, le=1, description="most of a particle's mask that a better one may cover")] = 0.3

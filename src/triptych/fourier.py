@@ -7,21 +7,13 @@ it is. What is finer than the new voxels can hold (beyond half their frequency) 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from triptych.config import Contrast
 from triptych.errors import InputError
 from triptych.volume import Volume, crop_or_pad
-
-CONTRAST_SAMPLE = 64
-"""Particles from which the sign of the contrast is judged."""
-CONTRAST_DOUBT = 4.0
-"""z-score from which the data are believed to show the other sign."""
 
 
 @lru_cache(maxsize=64)
@@ -294,51 +286,3 @@ def scramble_phases(data: NDArray[np.float32], rng: np.random.Generator, where: 
     if where is not None:
         spectrum = np.where(where, spectrum, transform)
     return np.asarray(np.fft.irfftn(spectrum, s=data.shape, axes=(0, 1, 2)), dtype=np.float32)
-
-
-def contrast_score(data: NDArray[np.floating[Any]]) -> float:
-    """How much brighter the middle of a box is than its surroundings, in standard deviations.
-
-    The middle is a Gaussian of standard deviation 1/8 of the box; the surroundings are a shell around radius 0.42. Gradients
-    longer than the box and detail finer than 1/5 of it count for nothing. The unit is the spread of the same figure over
-    all places in the box, so that noise of any spectrum scores 0 ± 1.
-    """
-    shape = data.shape[-3:]
-    data = data.astype(np.float64) - data.mean(dtype=np.float64)
-    # distance from index 0, periodic, as a share of the axis
-    axes = [np.minimum(np.arange(n), n - np.arange(n)) / n for n in shape]
-    radius = np.sqrt(axes[0][:, None, None] ** 2 + axes[1][:, None] ** 2 + axes[2] ** 2)
-    middle, around = np.exp(-((radius / 0.125) ** 2) / 2), np.exp(-(((radius - 0.42) / 0.04) ** 2) / 2)
-    kernel = band_pass((middle / middle.sum() - around / around.sum()).astype(np.float32), 1 / max(shape), 2.5, 0.2)
-    scores = np.fft.irfftn(np.fft.rfftn(data) * np.fft.rfftn(kernel).conj(), s=shape, axes=(0, 1, 2))
-    spread = float(scores.std())
-    center = tuple(n // 2 for n in shape)
-    return float(scores[center]) / spread if spread > 0 else 0.0
-
-
-def guess_contrast(volumes: Iterable[Volume]) -> tuple[int, float]:
-    """Whether particles, each near the middle of its box, are brighter or darker than their surroundings.
-
-    Parameters
-    ----------
-    volumes : subtomograms of one kind of contrast; twenty are enough, one may mislead
-
-    Returns
-    -------
-    sign : 1 for bright, -1 for dark, 0 where nothing came or all volumes are constant
-    z_score : how sure: the sum of the single scores (each cut at ±4, so that no outlier decides) over the square root of
-        their number. Below about 3 it is a guess. Empty boxes give 0 ± 1; a systematic rim, as masks leave, gives a wrong answer.
-    """
-    scores = [min(max(contrast_score(volume.data), -4.0), 4.0) for volume in volumes]
-    z_score = sum(scores) / np.sqrt(len(scores)) if scores else 0.0
-    return int(np.sign(z_score)), float(z_score)
-
-
-def contrast_warning(volumes: Iterable[Volume], stated: Contrast) -> str | None:
-    """A sentence if particles that are taken as dark or bright clearly look the other way."""
-    items = list(volumes)
-    sign, z_score = guess_contrast(items)
-    seen = "bright" if sign > 0 else "dark"
-    if seen == stated or abs(z_score) < CONTRAST_DOUBT:
-        return None
-    return f"CONTRAST LOOKS INVERTED: the particles are taken as {stated}, but look {seen} (z = {z_score:.1f} over {len(items)} of them)"

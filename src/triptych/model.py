@@ -27,8 +27,9 @@ from torch.nn import functional as F
 
 from triptych import __version__
 from triptych.config import DEFAULT_CONTRAST, Contrast, NetworkConfig, Settings
+from triptych.contrast import CONTRAST_SAMPLE, OTHER, contrast_warning, guess_contrast
 from triptych.errors import InputError, first_line
-from triptych.fourier import CONTRAST_SAMPLE, contrast_warning, resample_back, resample_to_box
+from triptych.fourier import resample_back, resample_to_box
 from triptych.io.files import read_json
 from triptych.io.manifest import hash_file, output_folder, read_manifest, write_manifest
 from triptych.io.source import MAX_BOX
@@ -50,6 +51,8 @@ logger = logging.getLogger(__name__)
 
 MASK_LEVEL = 0.5
 """A voxel belongs to the particle from this probability on."""
+COARSEST = 1.5
+"""Times the model's voxel size: the input's may be so large."""
 BUILT_IN_MODEL = Path(__file__).parent / "data" / "models" / "base"
 HALF_TURNS = ((), (-3, -2), (-3, -1), (-2, -1))
 """Pairs of flipped axes: the identity and the 180° turns about x, y and z. They keep the missing wedge and the hand."""
@@ -452,9 +455,9 @@ class Model:
         contrast : 'bright' if particles have high values, 'dark' if low, as in most tomograms; a warning is logged if they look otherwise
         """
         items = as_volumes(volumes, voxel_size)
-        warning = contrast_warning(items[:CONTRAST_SAMPLE], contrast)
+        warning = contrast_warning(guess_contrast(items[:CONTRAST_SAMPLE]), contrast)
         if warning:
-            logger.warning("%s; if they are, say contrast='%s'", warning, "bright" if contrast == "dark" else "dark")
+            logger.warning("%s; if they are, say contrast='%s'", warning, OTHER[contrast])
         parts = [self.predict_batch(items[i : i + batch_size], contrast, half_turns) for i in range(0, len(items), batch_size)]
         if not parts:
             raise InputError("no volumes came; give at least one subtomogram")
@@ -480,6 +483,12 @@ class Model:
             np.asarray(out.embedding),
             None if self.novelty is None else score_novelty(self.novelty, traits(out, self.novelty.rule.score == "density")),
         )
+
+    def check_voxel_size(self, voxel_size: float, name: str) -> None:
+        """Log a warning if voxels of `voxel_size` Å cannot hold the detail that the model was trained on."""
+        if voxel_size > COARSEST * self.card.voxel_size:
+            text = "%s has %.4g Å per voxel, but the model was trained at %.4g Å: detail that it needs is missing"
+            logger.warning(text, name, voxel_size, self.card.voxel_size)
 
     def prepare(self, volume: Volume, sign: float) -> NDArray[np.float32]:
         """Resample, crop or pad to the model's box, set the contrast sign and standardise."""

@@ -7,7 +7,6 @@ killed run goes on there, and memory does not grow with the tomogram.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,12 +18,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from triptych.config import NONE_CLASS, PickConfig
+from triptych.config import NONE_CLASS, Contrast, PickConfig
+from triptych.contrast import choose_contrast, guess_tomogram_contrast
 from triptych.errors import InputError
 from triptych.fourier import resample_to_shape
 from triptych.io.manifest import describe_input, hash_file, installed_version, write_manifest
 from triptych.io.mrc import check_values, new_mrc
-from triptych.io.relion import particle_columns
+from triptych.io.relion import class_table, optics_table, particle_columns, tomogram_row
 from triptych.io.source import cut_box
 from triptych.io.star import Block, probability_columns, write_star
 from triptych.io.tomogram import find_tomograms, open_tomogram, tomogram_name
@@ -33,8 +33,6 @@ from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, Model, Predictions, load_
 from triptych.novelty import give_verdicts
 from triptych.tiling import Cutout, Tile, find_centres, in_batches, label_voxels, paint, plan_tiles, suppress
 from triptych.volume import Volume, standardise
-
-logger = logging.getLogger(__name__)
 
 NEAREST = 30.0
 """Å: two particles whose centres are nearer are one."""
@@ -72,10 +70,14 @@ class Picker:
 
     def __init__(self, workspace: Workspace, jobs: Sequence[Job], model: Model, folder: Path, config: PickConfig) -> None:
         self.workspace, self.jobs, self.model, self.folder, self.config = workspace, jobs, model, folder, config
+        self.contrasts: dict[str, tuple[Contrast, str | None]] = {}
 
-    @property
-    def sign(self) -> float:
-        return 1.0 if self.config.contrast == self.model.card.contrast else -1.0
+    def contrast(self, job: Job) -> tuple[Contrast, str | None]:
+        """The sign of a tomogram's grey values, and a warning if it looks otherwise; said when it is asked for the first time."""
+        if job.name not in self.contrasts:
+            appearance = guess_tomogram_contrast(open_tomogram(job.path, job.voxel_size))
+            self.contrasts[job.name] = choose_contrast(appearance, self.config.contrast, name=job.name)
+        return self.contrasts[job.name]
 
     def job(self, item: int) -> Job:
         return next(job for job in self.jobs if item in job.items)
@@ -106,7 +108,7 @@ class Picker:
         labels = np.zeros((job.shape[0], high - low, job.shape[2]), dtype=np.uint16)
         places, heights = [], []
         for tile in row:
-            out = self.model.scan(self.view(tomogram, tile, job.path)[None])
+            out = self.model.scan(self.view(tomogram, tile, job)[None])
             found, height = find_centres(np.asarray(out.centre_logits[0]), self.config.threshold)
             where = tile.places(found)
             own = ((where >= np.array(tile.start) - 0.5) & (where < np.array(tile.stop) - 0.5)).all(1)
@@ -117,10 +119,11 @@ class Picker:
             labels[tile.start[0] : tile.stop[0], :, tile.start[2] : tile.stop[2]] = fine[inside]
         return {"labels": labels, "places": np.concatenate(places), "heights": np.concatenate(heights)}
 
-    def view(self, tomogram: Volume, tile: Tile, path: Path) -> NDArray[np.float32]:
+    def view(self, tomogram: Volume, tile: Tile, job: Job) -> NDArray[np.float32]:
         """The model's view of a tile, standardised."""
-        box = valid_box(tomogram, tile.center, tile.reach, path)
-        return standardise(self.sign * resample_to_shape(box, self.model.card.voxel_size, tile.shape))
+        box = valid_box(tomogram, tile.center, tile.reach, job.path)
+        sign = 1.0 if self.contrast(job)[0] == self.model.card.contrast else -1.0
+        return standardise(sign * resample_to_shape(box, self.model.card.voxel_size, tile.shape))
 
     def look(self, job: Job, desk: Path) -> dict[str, NDArray[Any]]:
         """Classify, segment and recover what is at each centre, and keep the best where several claim the same voxels; writes the maps."""
@@ -162,7 +165,7 @@ class Picker:
         size = 2 * int(np.ceil(self.model.card.box_size * self.model.card.voxel_size / job.voxel_size / 2))
         centers = np.round(places).astype(np.int64)
         boxes = [valid_box(tomogram, center, (size,) * 3, job.path) for center in centers]
-        return self.model.predict_batch(boxes, self.config.contrast, self.config.half_turns), list(centers - size // 2)
+        return self.model.predict_batch(boxes, self.contrast(job)[0], self.config.half_turns), list(centers - size // 2)
 
     def write_maps(self, job: Job, desk: Path, masks: Sequence[Cutout], places: NDArray[np.float64], probabilities: NDArray[np.float32]) -> None:
         """Label map, instances and densities of a tomogram; where masks overlap, the better particle is in front."""
@@ -255,9 +258,7 @@ def plan_jobs(paths: Sequence[Path], model: Model, config: PickConfig) -> list[J
         volume = open_tomogram(path, config.voxel_size)
         z, y, x = (int(n) for n in volume.data.shape)
         ratio = model.card.voxel_size / volume.voxel_size
-        if ratio < 1 / 1.5:
-            text = "%s has %.4g Å per voxel, but the model was trained at %.4g Å: detail that it needs is missing"
-            logger.warning(text, path, volume.voxel_size, model.card.voxel_size)
+        model.check_voxel_size(volume.voxel_size, str(path))
         # Stored voxel sizes differ in the last digits.
         rows = plan_tiles((z, y, x), 1.0 if abs(ratio - 1) < 1e-3 else ratio, config.tile_size, config.margin)
         jobs.append(Job(path, tomogram_name(path), (z, y, x), volume.voxel_size, rows, jobs[-1].items.stop if jobs else 0))
@@ -273,14 +274,13 @@ def finish_run(picker: Picker, folder: Path) -> None:
     """The tables of all tomograms, and the manifest."""
     jobs, card = picker.jobs, picker.model.card
     notes = [dict(np.load(picker.workspace.note(job.items[-1]), allow_pickle=False)) for job in jobs]
-    groups = optics_groups(jobs)
+    groups = {size: number for number, size in enumerate(dict.fromkeys(job.voxel_size for job in jobs), start=1)}
     tables = [particle_table(job, note, card.class_names, groups[job.voxel_size]) for job, note in zip(jobs, notes, strict=True)]
     table = pd.concat(tables, ignore_index=True)
-    labels = pd.DataFrame({"rlnClassNumber": range(1, len(card.label_names) + 1), "triptychClass": card.label_names})
     files: dict[str, dict[str, Block]] = {
-        "particles.star": {"optics": optics_table(jobs), "particles": table},
-        "tomograms.star": {"global": tomogram_table(jobs, picker.workspace.out)},
-        "classes.star": {"classes": labels},
+        "particles.star": {"optics": optics_table(groups), "particles": table},
+        "tomograms.star": {"global": pd.DataFrame([describe_tomogram(job, picker.workspace.out) for job in jobs])},
+        "classes.star": {"classes": class_table(card.label_names)},
     }
     for name, blocks in files.items():
         write_star(folder / name, blocks)
@@ -289,6 +289,8 @@ def finish_run(picker: Picker, folder: Path) -> None:
         "model": {**picker.model.describe(), "name": picker.folder.name, "sha256": hash_file(picker.folder / "weights.safetensors")},
         "device": picker.model.device_name,
         "particles": len(table),
+        "contrast": {job.name: picker.contrast(job)[0] for job in jobs},
+        "contrast_warnings": [warning for job in jobs if (warning := picker.contrast(job)[1])],
     }
     write_manifest(folder, "pick", picker.config, [*(job.path for job in jobs), picker.folder], None, about)
 
@@ -324,32 +326,6 @@ def best_classes(probabilities: NDArray[np.float32], class_names: Sequence[str])
     return np.asarray(np.where(particle, probabilities, -1.0).argmax(1), dtype=np.int64)
 
 
-def optics_groups(jobs: Sequence[Job]) -> dict[float, int]:
-    """Number of the optics group of each voxel size."""
-    return {size: number for number, size in enumerate(dict.fromkeys(job.voxel_size for job in jobs), start=1)}
-
-
-def optics_table(jobs: Sequence[Job]) -> pd.DataFrame:
-    groups = optics_groups(jobs)
-    return pd.DataFrame(
-        {
-            "rlnOpticsGroup": list(groups.values()),
-            "rlnOpticsGroupName": [f"opticsGroup{number}" for number in groups.values()],
-            "rlnTomoTiltSeriesPixelSize": list(groups),
-        }
-    )
-
-
-def tomogram_table(jobs: Sequence[Job], out: Path) -> pd.DataFrame:
-    """One row for each tomogram; coordinates are in its own voxels, so that its binning is 1."""
-    rows = [
-        {
-            "rlnTomoName": job.name,
-            "rlnTomoReconstructedTomogram": os.path.relpath(job.path.absolute(), out),
-            "rlnTomoTiltSeriesPixelSize": job.voxel_size,
-            "rlnTomoTomogramBinning": 1.0,
-            **dict(zip(("rlnTomoSizeZ", "rlnTomoSizeY", "rlnTomoSizeX"), job.shape, strict=True)),
-        }
-        for job in jobs
-    ]
-    return pd.DataFrame(rows)
+def describe_tomogram(job: Job, out: Path) -> dict[str, Any]:
+    """Row of tomograms.star in the folder `out`."""
+    return tomogram_row(job.name, os.path.relpath(job.path.absolute(), out), job.voxel_size, job.shape)

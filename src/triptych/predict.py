@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from triptych.config import DEFAULT_CONTRAST, Contrast, PredictConfig
-from triptych.fourier import CONTRAST_SAMPLE, contrast_warning, guess_contrast
+from triptych.config import Contrast, PredictConfig
+from triptych.contrast import CONTRAST_SAMPLE, choose_contrast, guess_contrast
 from triptych.io.files import new_array
 from triptych.io.manifest import hash_file, output_folder, write_manifest
 from triptych.io.mrc import write_mrc
@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 
 OF_A_MODEL = ("triptychProbability", "triptychNovelty", "triptychVerdict")
 """Beginnings of the columns that an earlier model may have left in the table, and that this one may not have."""
-OTHER: dict[Contrast, Contrast] = {"dark": "bright", "bright": "dark"}
 
 
 class Found(NamedTuple):
@@ -63,9 +62,9 @@ def predict(
     source = open_particles(particles, config, network.card.voxel_size * network.card.box_size)
     sample = read_sample(source)
     sizes = voxel_sizes(source, sample[0])
-    check_voxel_size(max(sizes), network)
+    network.check_voxel_size(max(sizes), "the input")
     check_box(source.names[0], sample[0], network)
-    contrast, warning = choose_contrast(sample, source.contrast, config)
+    contrast, warning = choose_contrast(guess_contrast(sample), config.contrast, source.contrast)
     started = time.monotonic()
     out = Path(out)
     with output_folder(out) as part:
@@ -98,34 +97,12 @@ def read_sample(source: ParticleSource) -> list[Volume]:
     return [source.read(int(row)) for row in rows]
 
 
-def check_voxel_size(coarsest: float, model: Model) -> None:
-    """Warn if the input cannot hold the detail that the model was trained on."""
-    if coarsest > 1.5 * model.card.voxel_size:
-        trained = model.card.voxel_size
-        logger.warning("the input has %.4g Å per voxel, but the model was trained at %.4g Å: detail that it needs is missing", coarsest, trained)
-
-
 def check_box(name: str, first: Volume, model: Model) -> None:
     """Warn if most of the first box lies beyond what the model looks at: it may be a whole tomogram."""
     width, seen = max(first.shape) * first.voxel_size, model.card.box_size * model.card.voxel_size
     if width > 2 * seen:
         text = "%s is %.0f Å wide, but the model looks at the %.0f Å in its middle only: a tomogram needs a list of particles"
         logger.warning(text, name, width, seen)
-
-
-def choose_contrast(sample: list[Volume], file_contrast: Contrast | None, config: PredictConfig) -> tuple[Contrast, str | None]:
-    """The sign of the particles' grey values, and a warning if the data look otherwise."""
-    if config.contrast == "auto":
-        sign, z_score = guess_contrast(sample)
-        seen: Contrast = "bright" if sign > 0 else "dark"
-        logger.warning("contrast: the particles look %s (z = %.1f over %d of them) and are taken as such", seen, z_score, len(sample))
-        return seen, None
-    stated = config.contrast or file_contrast or DEFAULT_CONTRAST
-    warning = contrast_warning(sample, stated)
-    if warning:
-        warning += f"; if they are, run again with --set contrast={OTHER[stated]}"
-        logger.warning(warning)
-    return stated, warning
 
 
 def run_batches(
