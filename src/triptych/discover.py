@@ -294,7 +294,7 @@ class Explorer:
 
         The frame of the second half is found by aligning its reference to the first's: the only thing that the halves learn of each other.
         """
-        notes = [dict(np.load(self.workspace.note(STEPS * number + half))) for half in (0, 1)]
+        notes = [dict(np.load(self.workspace.note(STEPS * number + half), allow_pickle=False)) for half in (0, 1)]
         first, second = (Alignment(note["rotations"], note["shifts"], note["scores"]) for note in notes)
         references = [note["reference"] for note in notes]
         turned = align(references[1][None], references[0], self.coarse.voxel_size, self.config.align)
