@@ -11,11 +11,10 @@ import pandas as pd
 from triptych.errors import InputError
 from triptych.io.mrc import bare_stem
 from triptych.io.particle_star import TOMOGRAMS
-from triptych.io.relion import RECONSTRUCTED, TOMOSTAR, find_file, numbers, read_frames, search_folders, tomogram_table
+from triptych.io.relion import RECONSTRUCTED, TILTS, TOMOSTAR, find_file, numbers, read_frames, search_folders, tomogram_table
 from triptych.io.star import Block, read_star
 
-TILT_ANGLES = ("rlnTomoNominalStageTiltAngle", "rlnTomoYTilt")
-TILT_SERIES, TILTS = "rlnTomoTiltSeriesStarFile", "tilts.star"
+TILT_SERIES, TILT_TABLE = "rlnTomoTiltSeriesStarFile", "tilts.star"
 BINNING = "rlnTomoTomogramBinning"
 
 
@@ -68,7 +67,7 @@ def stated_tomograms(blocks: Mapping[str, Block], file: Path) -> dict[str, State
         return {}
     frames = read_frames(table, file)
     binnings = numbers(table, BINNING, file) if BINNING in table else [None] * len(table)
-    tilts = read_star(file.parent / TILTS).get("tilts") if (file.parent / TILTS).is_file() else None
+    tilts = read_star(file.parent / TILT_TABLE).get("tilts") if (file.parent / TILT_TABLE).is_file() else None
     result = {}
     for row, (name, binning) in enumerate(zip(table["rlnTomoName"].astype(str), binnings, strict=True)):
         size = shape = None
@@ -94,7 +93,7 @@ def _tilt_table(blocks: Mapping[str, Block], row: pd.Series, tilts: Block | None
 def _tilt_range(table: Block | None, file: Path) -> tuple[float, float] | None:
     if not isinstance(table, pd.DataFrame) or table.empty:
         return None
-    label = next((label for label in TILT_ANGLES if label in table), None)
+    label = next((label for label in TILTS if label in table), None)
     if label is None:
         return None
     angles = numbers(table, label, file)
