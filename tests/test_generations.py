@@ -14,8 +14,7 @@ import pytest
 import torch
 import zarr
 from safetensors.torch import load_file
-from test_simulate import hashes
-from tiny import SIMULATE, TRAIN, die_while_refreshing, refuse_to_refresh, shuffle_labels
+from tiny import SIMULATE, TRAIN, die_while_refreshing, hashes, refuse_to_refresh, shuffle_labels
 
 import triptych
 from triptych.config import SimulateConfig, TrainConfig

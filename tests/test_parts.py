@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_simulate import hashes
-from tiny import SIMULATE, set_options
+from tiny import SIMULATE, hashes, set_options
 from typer.testing import CliRunner
 
 import triptych.parallel

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 import torch
 import zarr
 from test_model import small_model
-from tiny import SIMULATE, TRAIN, set_options, write_mrc
+from tiny import SIMULATE, TRAIN, hashes, set_options, write_mrc
 from typer.testing import CliRunner
 
 from triptych.cli import app
@@ -74,11 +73,6 @@ def blobs(voxel_size: float) -> np.ndarray:
     grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)[..., ::-1] * voxel_size
     distance = np.min([np.linalg.norm(grid - place, axis=-1) for place in PLACES], 0)
     return np.random.default_rng(0).normal(0, 0.02, shape) - 1 / (1 + np.exp((distance - RADIUS) / 5))
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    files = (file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != "manifest.json")
-    return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 @pytest.mark.usefixtures("sees_blobs")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tiny import hashes
 
 from triptych.config import AcquisitionConfig, SimulateConfig, SpecimenConfig
 from triptych.errors import InputError
@@ -33,12 +33,6 @@ CONFIG = SimulateConfig(
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return open_store(simulate(tmp_path_factory.mktemp("simulate") / "data.zarr", CONFIG))
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    """Content of every file but the manifest, which holds the time."""
-    files = (file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != "manifest.json")
-    return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def test_same_seed_same_bytes_for_any_number_of_workers(store: Store, tmp_path: Path) -> None:

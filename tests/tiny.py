@@ -9,9 +9,13 @@ from pathlib import Path
 
 import mrcfile
 import numpy as np
+import torch
 import zarr
 
+from triptych.config import NetworkConfig, TrainConfig
 from triptych.errors import InputError
+from triptych.io.manifest import hash_file
+from triptych.model import Model, ModelCard, Network
 
 SIMULATE = [
     "particles=12",
@@ -54,9 +58,7 @@ def write_pdb(path: Path, residues: int, radius: float, seed: int = 0) -> Path:
     direction = rng.normal(size=(residues, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     positions = direction * radius * rng.uniform(size=(residues, 1)) ** (1 / 3)
-    lines = [
-        f"ATOM  {i:5d}  CA  ALA A{i:4d}    {x:8.3f}{y:8.3f}{z:8.3f}  1.00 20.00           C  " for i, (x, y, z) in enumerate(positions, start=1)
-    ]
+    lines = [f"ATOM  {i:5d}  CA  ALA A{i:4d}    {x:8.3f}{y:8.3f}{z:8.3f}  1.00 20.00           C  " for i, (x, y, z) in enumerate(positions, start=1)]
     path.write_text("\n".join([*lines, "TER", "END", ""]), encoding="ascii")
     return path
 
@@ -114,3 +116,17 @@ def refuse_to_refresh(data: Path, out: Path, seed: int, workers: int) -> Path:
 
 def die_while_refreshing(data: Path, out: Path, seed: int, workers: int) -> Path:
     os._exit(1)
+
+
+def write_model(folder: Path) -> Path:
+    """A model with all tasks whose weights are random."""
+    torch.manual_seed(0)
+    config = NetworkConfig(channels=(8, 8, 8), blocks=(1, 1, 1), embedding_size=8)
+    card = ModelCard(config, ("a", "b", "none"), 10.0, 16, "dark", label_names=("a", "b"))
+    Model(Network(config, 3, 2), card, "cpu", "float32").save(folder, TrainConfig(network=config), [], 0)
+    return folder
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Hash of every file of an output but the manifest, which says when it was made."""
+    return {str(path.relative_to(folder)): hash_file(path) for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "manifest.json"}

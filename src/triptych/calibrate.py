@@ -59,7 +59,7 @@ def calibrate(
     fitted = Model(network.network, replace(network.card, temperature=temperature), config.device, config.precision, reference)
     texts = {name: (folder / name).read_text(encoding="utf-8") for name in COPIED if (folder / name).is_file()}
     extra: dict[str, object] = {"calibration": figures, "device": network.device_name, "trained": read_manifest(folder)}
-    return fitted.save(out, config, [folder, Path(data)], config.seed, extra, texts, stage="calibrate")
+    return fitted.save(out, config, [folder, Path(data)], config.seed, extra, texts, "calibrate", {"model": folder, "data": data})
 
 
 def draw_sample(store: Store, model: Model, config: CalibrateConfig) -> Sample:

@@ -9,7 +9,7 @@ import re
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,11 +27,13 @@ from triptych.errors import InputError
 from triptych.parallel import keep_freed_memory
 
 if TYPE_CHECKING:
+    from triptych.io.compare import Comparison
     from triptych.io.description import Description
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
+DIFFERENT = 1
 INPUT_ERROR = 2
 INTERRUPTED = 130
 SECONDS_BETWEEN_LINES = 30.0
@@ -54,7 +56,7 @@ class Commands(TyperGroup):
         except KeyboardInterrupt as interrupt:
             if ctx.invoked_subcommand == "train":
                 how = "give the same command with --resume to go on from the last checkpoint"
-            elif ctx.invoked_subcommand in ("simulate", "simulate-tomograms", "cut", "pick", "discover"):
+            elif ctx.invoked_subcommand in ("simulate", "simulate-tomograms", "cut", "predict", "pick", "discover"):
                 how = "what is finished is kept; give the same command again to go on"
             else:
                 how = "nothing half-made is left under the output's name; give the same command again to start over"
@@ -269,9 +271,14 @@ def train(
     settings = load_config(TrainConfig, config, overrides or ())
 
     from triptych.simulate import simulate_again
+    from triptych.train import own_share
     from triptych.train import train as stage
 
-    with show_progress("train", "updates", device_name(settings.device), resumed=resume) as on_progress:
+    if not own_share(settings).leads:  # another process speaks for all
+        stage(data, output, settings, resume=resume, refresh=simulate_again)
+        return
+    several = f"{settings.devices * settings.nodes} x " if settings.devices * settings.nodes > 1 else ""
+    with show_progress("train", "updates", several + device_name(settings.device), resumed=resume) as on_progress:
         path = stage(data, output, settings, resume=resume, on_progress=on_progress, refresh=simulate_again)
     print_path("model", path)
 
@@ -305,19 +312,22 @@ def predict(
     model: Annotated[Path | None, typer.Option(metavar="MODEL", help="Model folder; default: the one that ships with triptych.")] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
+    part: Part = None,
+    scheduler: Scheduler = None,
 ) -> None:
-    """Class, mask and density of every particle."""
+    """Class, mask and density of every particle; the same command goes on after an interruption."""
     from triptych.config import PredictConfig
     from triptych.settings import load_config
 
+    numbers = None if part is None else parse_part(part)
     settings = load_config(PredictConfig, config, overrides or ())
 
     from triptych.predict import predict as stage
 
-    with show_progress("predict", "particles", device_name(settings.device)) as on_progress:
-        path = stage(particles, output, model, settings, on_progress=on_progress)
-    print_classes(path)
-    print_path("predictions", path)
+    device = device_name(settings.device) if scheduler is None else scheduler
+    with show_progress("predict", "particles", device, resumed=True) as on_progress:
+        path = stage(particles, output, model, settings, on_progress=on_progress, part=numbers, scheduler=scheduler)
+    print_predicted("predictions", path, part)
 
 
 @app.command()
@@ -327,7 +337,8 @@ def pick(
     model: Annotated[Path | None, typer.Option(metavar="MODEL", help="Model folder; default: the one that ships with triptych.")] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
-    part: Annotated[str | None, typer.Option(metavar="K/N", help="Do the K-th of N parts of the tomograms only, as a job array wants it.")] = None,
+    part: Part = None,
+    scheduler: Scheduler = None,
 ) -> None:
     """Particles of whole tomograms; the same command goes on after an interruption."""
     from triptych.config import PickConfig
@@ -338,13 +349,10 @@ def pick(
 
     from triptych.pick import pick as stage
 
-    with show_progress("pick", "steps", device_name(settings.device), resumed=True) as on_progress:
-        path = stage(tomograms, output, model, settings, on_progress=on_progress, part=numbers)
-    if not path.exists():
-        out.print(f"part {part} is done; others are still missing")
-        return
-    print_classes(path)
-    print_path("picks", path)
+    device = device_name(settings.device) if scheduler is None else scheduler
+    with show_progress("pick", "steps", device, resumed=True) as on_progress:
+        path = stage(tomograms, output, model, settings, on_progress=on_progress, part=numbers, scheduler=scheduler)
+    print_predicted("picks", path, part)
 
 
 @app.command()
@@ -427,6 +435,24 @@ def report(
     with show_progress("report", "particles") as on_progress:
         stage(predictions, output, truth, settings, on_progress=on_progress)
     print_report(output)
+
+
+@app.command()
+def rerun(
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="manifest.json of a folder that a command wrote, or the folder.")],
+    output: Annotated[Path | None, typer.Argument(metavar="[OUT]", help="Folder to write; default: the folder's name with .rerun.")] = None,
+) -> None:
+    """Repeat a run with the same settings and inputs, and compare: the exit code is 1 if the outputs differ."""
+    from triptych.rerun import rerun as repeat
+
+    made = (manifest.parent if manifest.is_file() else manifest).absolute()
+    output = made.with_name(f"{made.name}.rerun") if output is None else output
+    with show_progress("rerun", "items", "", resumed=True) as on_progress:
+        comparisons = repeat(manifest, output, on_progress)
+    print_comparisons(comparisons)
+    print_path("repeated", output)
+    if not all(comparison.is_same for comparison in comparisons):
+        raise typer.Exit(DIFFERENT)
 
 
 @app.command()
@@ -531,6 +557,15 @@ def print_simulated(what: str, path: Path, part: str | None, missing: int, total
         print_path(what, path)
 
 
+def print_predicted(what: str, path: Path, part: str | None) -> None:
+    """The classes and where they are, or that other parts have still something to do."""
+    if not path.exists():
+        out.print(f"part {part} is done; others are still missing")
+        return
+    print_classes(path)
+    print_path(what, path)
+
+
 def print_classes(predictions: Path) -> None:
     """How many particles were given each class."""
     from triptych.io.star import read_star
@@ -559,6 +594,16 @@ def print_groups(folder: Path) -> None:
         table.add_row(str(group), str(particles), f"{stability:.2f}", f"{resolution:.0f}", escape(str(name)), f"{correlation:.2f}")
     out.print(table)
     out.print(f"tilt range: {read_manifest(folder)['tilt_ranges_are']}", soft_wrap=True)
+
+
+def print_comparisons(comparisons: Sequence[Comparison]) -> None:
+    """How many files are the same, and each that is not."""
+    equal, close = (sum(comparison.verdict == verdict for comparison in comparisons) for verdict in ("equal", "close"))
+    out.print(f"{len(comparisons)} files: {equal} equal, {close} with close numbers, {len(comparisons) - equal - close} different")
+    for comparison in comparisons:
+        if not comparison.is_same:
+            detail = f" ({comparison.detail})" if comparison.detail else ""
+            out.print(f"  {comparison.verdict}: {escape(comparison.name + detail)}", soft_wrap=True)
 
 
 def print_report(folder: Path) -> None:
@@ -611,7 +656,8 @@ class _ConsoleHandler(logging.Handler):
 def say_log(level: int) -> None:
     """Show what triptych logs. What other libraries warn of is for us to look at, in the tests, and not for a user."""
     warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.distributed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("distributed.client").disabled = True  # a lost scheduler is said in our own sentence, not in its traceback
     logger = logging.getLogger("triptych")
     logger.setLevel(level)
@@ -621,14 +667,9 @@ def say_log(level: int) -> None:
 
 def device_name(device: str) -> str:
     """What the device setting stands for on this machine."""
-    import torch
+    from triptych.model import choose_device, name_device
 
-    from triptych.model import choose_device
-
-    if choose_device(device).type == "cuda":
-        return torch.cuda.get_device_name()
-    threads = torch.get_num_threads()
-    return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+    return name_device(choose_device(device))
 
 
 class _RateColumn(ProgressColumn):

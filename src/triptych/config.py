@@ -23,7 +23,8 @@ TiltOrder = Literal["dose_symmetric", "bidirectional", "continuous"]
 ASSUMED_TILT_RANGE = (-60.0, 60.0)
 """Lowest and highest tilt, degrees, where nothing states them."""
 Smoothing = Literal["none", "low_pass", "wiener"]
-Device = Literal["auto", "cpu", "gpu"]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|gpu(:\d{1,3})?)$")]
+"""auto: a GPU where there is one; gpu:1: the second of several."""
 Channels = Annotated[int, Field(gt=0, le=4096)]
 Blocks = Annotated[int, Field(gt=0, le=64)]
 NONE_CLASS = "none"
@@ -232,6 +233,8 @@ class TrainConfig(Settings):
     initial_model: Annotated[Path | None, Field(description="model folder whose weights to start from")] = None
     precision: Annotated[Literal["auto", "bfloat16", "float32"], Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = "auto"
     device: Annotated[Device, Field(description="where to train")] = "auto"
+    devices: Annotated[int, Field(gt=0, description="GPUs of a machine that train together, or processes on CPUs; each has its share of every batch")] = 1
+    nodes: Annotated[int, Field(gt=0, description="machines that train together; srun or torchrun must start the command on all of them, once for each device")] = 1
     cache: Annotated[bool, Field(description="keep an uncompressed copy of the dataset beside the model while training (0.45 MB per subtomogram of 40^3): faster loading")] = True
     refresh_every: Annotated[int | None, Field(gt=0, description="steps after which training goes on with freshly simulated data, which are made meanwhile at low priority; a multiple of updates_per_checkpoint; none: always the same data")] = None
     refresh_workers: Annotated[int, Field(ge=0, description="processes that simulate fresh data; 0: one per CPU core")] = 0
@@ -242,6 +245,16 @@ class TrainConfig(Settings):
     def _refreshes_at_checkpoints(self) -> Self:
         if self.refresh_every is not None and self.refresh_every % self.updates_per_checkpoint:
             raise ValueError(f"refresh_every is {self.refresh_every}, but a multiple of updates_per_checkpoint ({self.updates_per_checkpoint}) was expected")
+        return self
+
+    @model_validator(mode="after")
+    def _batches_can_be_shared(self) -> Self:
+        processes = self.devices * self.nodes
+        for name in ("batch_size", "tiles_per_batch"):
+            if getattr(self, name) % processes:
+                raise ValueError(f"{name} is {getattr(self, name)}, but a multiple of devices x nodes ({processes}) was expected, which share each batch")
+        if processes > 1 and ":" in self.device:
+            raise ValueError(f"device is {self.device}, but several devices are to train together: set device=gpu, or devices=1")
         return self
 
 
@@ -282,6 +295,7 @@ class PredictConfig(Settings):
     write_densities: Annotated[bool, Field(description="write densities/<name>.mrc")] = True
     precision: Annotated[Literal["auto", "bfloat16", "float32"], Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = "auto"
     device: Annotated[Device, Field(description="where to run")] = "auto"
+    workers: Annotated[int, Field(ge=0, description="processes on this machine, which share its cores; 0: one per CPU core")] = 1
 
 
 class PickConfig(Settings):
@@ -300,6 +314,7 @@ class PickConfig(Settings):
     write_densities: Annotated[bool, Field(description="write densities/<tomogram>.mrc: the recovered tomogram, particles only")] = False
     precision: Annotated[Literal["auto", "bfloat16", "float32"], Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = "auto"
     device: Annotated[Device, Field(description="where to run")] = "auto"
+    workers: Annotated[int, Field(ge=0, description="processes on this machine, which share its cores; 0: one per CPU core")] = 1
 
 
 class AlignConfig(Settings):

@@ -121,7 +121,9 @@ def cut(
         write = partial(write_tomogram, workspace, paths, size, known, config)
         workspace.fill(range(len(paths)), write, lambda _: 1, 1, None, on_progress)
         remove_leftovers(workspace.result)
-        workspace.finish(lambda folder: write_manifest(folder, "cut", config, inputs, config.seed, {"class_names": class_names(known)}))
+        arguments = {"tomograms": tomograms, "labels": labels, "particles": particles}
+        about = {"class_names": class_names(known)}
+        workspace.finish(lambda folder: write_manifest(folder, "cut", config, inputs, config.seed, about, arguments))
     return Path(out)
 
 

@@ -23,6 +23,7 @@ from triptych.fourier import scramble_phases
 from triptych.io.store import Store, open_store, unpack
 from triptych.model import HALF_TURNS, turn
 from triptych.physics import draw_log_uniform
+from triptych.ranks import Share
 from triptych.volume import crop_or_pad, standardise
 
 Draw = tuple[int, int]
@@ -82,10 +83,13 @@ def tile_rows(store: Store, particles: NDArray[np.int64]) -> NDArray[np.int64]:
 class PlannedBatches(Sampler[list[Draw]]):
     """Batches number `first` to `first + count - 1` of an endless shuffled sequence that depends on the seed alone.
 
-    The sequence begins its first pass over the rows with batch number `start`.
+    The sequence begins its first pass over the rows with batch number `start`. One of several processes gets its share of each batch.
     """
 
-    def __init__(self, rows: NDArray[np.int64], batch_size: int, seed: int, first: int, count: int, start: int = 0) -> None:
+    def __init__(
+        self, rows: NDArray[np.int64], batch_size: int, seed: int, first: int, count: int, start: int = 0, share: Share | None = None
+    ) -> None:
+        self.share = share or Share()
         self.rows, self.batch_size, self.seed, self.first, self.count, self.start = rows, batch_size, seed, first, count, start
         self._order: tuple[int, NDArray[np.int64]] = (-1, rows)
 
@@ -94,7 +98,7 @@ class PlannedBatches(Sampler[list[Draw]]):
 
     def __iter__(self) -> Iterator[list[Draw]]:
         for batch in range(self.first, self.first + self.count):
-            draws = range(batch * self.batch_size, (batch + 1) * self.batch_size)
+            draws = self.share.of(range(batch * self.batch_size, (batch + 1) * self.batch_size))
             yield [(self.row(draw), draw) for draw in draws]
 
     def row(self, draw: int) -> int:
@@ -122,6 +126,7 @@ class SubtomogramDataset(Dataset[Batch]):
     cache : folder for an uncompressed copy of the store's boxes; None: read the store itself
     tiles, tile_rows : tiles in each batch, and rows of the tiles to choose from
     class_names : what the labels are numbers of; rows of other classes must not be drawn. None: the store's names
+    share : of each batch, where several processes train together; its draws are then a share, and so are the tiles that go with them
     """
 
     def __init__(
@@ -134,7 +139,9 @@ class SubtomogramDataset(Dataset[Batch]):
         tiles: int = 0,
         tile_rows: NDArray[np.int64] | None = None,
         class_names: tuple[str, ...] | None = None,
+        share: Share | None = None,
     ) -> None:
+        self.share = share or Share()
         self.path, self.augment, self.seed, self.crop_size, self.cache = path, augment, seed, crop_size, cache
         self.tiles, self.tile_rows, self.class_names = tiles, tile_rows, class_names
         self._store: Store | None = None
@@ -168,7 +175,7 @@ class SubtomogramDataset(Dataset[Batch]):
         volumes = np.stack([x, mask.astype(np.float32), density.astype(np.float32)], axis=1)
         if self.crop_size:
             volumes = crop_or_pad(volumes, (self.crop_size,) * 3)
-        tiles = self._tiles(draws[0][1]) if self.tiles else None
+        tiles = self._tiles(draws[0][1] - self.share.rank * len(draws)) if self.tiles else None
         if self.augment is None:
             return as_batch(volumes, label, tiles)
         none = self._names.index(NONE_CLASS) if NONE_CLASS in self._names else None
@@ -178,19 +185,23 @@ class SubtomogramDataset(Dataset[Batch]):
 
     def _tiles(self, draw: int) -> Array:
         """The tiles of the batch that begins with a draw, (t, 3, d, h, w): tile, labels, centres."""
-        rng = np.random.default_rng((self.seed, 6, draw))
+        rngs = [np.random.default_rng((self.seed, 6, draw, number)) for number in self.share.of(range(self.tiles))]
         store, config = self.store, self.augment
-        rows = rng.choice(np.arange(store["tiles/labels"].shape[0]) if self.tile_rows is None else self.tile_rows, self.tiles)
+        candidates = np.arange(store["tiles/labels"].shape[0]) if self.tile_rows is None else self.tile_rows
+        rows = np.array([rng.choice(candidates) for rng in rngs])
         stored, labels, centres = (store.read_rows(f"tiles/{name}", rows).astype(np.float32) for name in ("subtomogram", "labels", "centres"))
         if config is not None and config.snr is not None and "tiles/signal" in store:
             signal = store.read_rows("tiles/signal", rows).astype(np.float32)
             noise = stored - store.read_rows("tiles/signal_scale", rows)[:, None, None, None] * signal
-            scale = np.sqrt([draw_log_uniform(rng, config.snr) for _ in rows])
-            stored = (scale[:, None, None, None] * signal + rng.choice([-1, 1], len(rows))[:, None, None, None] * noise).astype(np.float32)
+            scale = np.sqrt([draw_log_uniform(rng, config.snr) for rng in rngs])
+            sign = np.array([rng.choice([-1, 1]) for rng in rngs])
+            stored = (scale[:, None, None, None] * signal + sign[:, None, None, None] * noise).astype(np.float32)
         volumes = np.stack([stored, labels, centres], axis=1)
         if self.crop_size:
             volumes = crop_or_pad(volumes, (self.crop_size,) * 3)
-        return volumes if config is None else np.stack([augment_tile(tile, rng, config, store.voxel_size) for tile in volumes])
+        if config is None:
+            return volumes
+        return np.stack([augment_tile(tile, rng, config, store.voxel_size) for tile, rng in zip(volumes, rngs, strict=True)])
 
     def _mixed(self, rows: NDArray[np.int64], rngs: list[np.random.Generator]) -> Array:
         """Subtomograms as stored, or their signal with noise of the same tomogram at another SNR."""

@@ -404,7 +404,7 @@ class Explorer:
         }
         write_page(folder / "report.html", self.workspace.result / GROUPS, self.given, self.source, membership, described, about, self.config)
         inputs = [self.given.folder / name for name in ("particles.star", "embedding.npy", "manifest.json")]
-        write_manifest(folder, "discover", self.config, inputs, self.config.seed, about)
+        write_manifest(folder, "discover", self.config, inputs, self.config.seed, about, {"predictions": self.given.folder})
 
 
 def stack(path: Path, rows: IntArray, grid: Grid, read: Callable[[int], Volume]) -> NDArray[np.float32]:

@@ -47,10 +47,11 @@ class Generations:
     folder : folder of the run; fresh stores are kept under it in "data"
     updates : number of updates after which the run ends
     refresh : what simulates a store anew; needed where the settings ask for it
+    leads : whether this process makes the generations; others that train with it `follow`
     """
 
-    def __init__(self, store: Store, folder: Path, config: TrainConfig, updates: int, refresh: Refresh | None) -> None:
-        self.store, self.folder, self.config, self.updates = store, folder, config, updates
+    def __init__(self, store: Store, folder: Path, config: TrainConfig, updates: int, refresh: Refresh | None, leads: bool = True) -> None:
+        self.store, self.folder, self.config, self.updates, self.leads = store, folder, config, updates, leads
         self.every = config.refresh_every or updates
         self.last = (updates - 1) // self.every
         self.refresh = check_refresh(store, refresh) if config.refresh_every else None
@@ -69,6 +70,13 @@ class Generations:
             self._next = self._next or self._make(number + 1)
             if self._next.is_over():
                 wait_for(self._next)  # says what went wrong now, rather than when the generation is needed
+        return self.current
+
+    def follow(self, update: int) -> Generation:
+        """What to train on from this update on, in a process that does not lead, after the one that leads has taken it."""
+        number = min(update, self.updates - 1) // self.every
+        if number != self.current.number:
+            self.current = self._generation(number)
         return self.current
 
     def stop(self) -> None:

@@ -1,4 +1,8 @@
-"""Losses of the tasks: pure functions of outputs and truth."""
+"""Losses of the tasks: pure functions of outputs and truth.
+
+Where several processes share a batch, what a loss is divided by is that of the whole batch: so the mean of the processes' losses is the loss
+of the whole batch.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from torch.nn import functional as F
 
 from triptych.config import LossConfig
 from triptych.model import PickOutput, TaskOutput
+from triptych.ranks import Share
 
 VOXELS = (-3, -2, -1)
 
@@ -30,11 +35,12 @@ class TileTruth(NamedTuple):
     heat: Tensor
 
 
+ALONE = Share()
 CROSS_ENTROPY_SCALE = 10.0
 """A mask fills a few percent of its box, so that its mean cross-entropy is small beside the Jaccard loss."""
 
 
-def mask_loss(logits: Tensor, mask: Tensor) -> Tensor:
+def mask_loss(logits: Tensor, mask: Tensor, share: Share = ALONE) -> Tensor:
     """CROSS_ENTROPY_SCALE x binary cross-entropy + soft Jaccard loss 1 - |p m| / |p + m - p m|, mean over the batch.
 
     The Jaccard part counts only particles that have a mask: for an empty one the cross-entropy says all there is to say.
@@ -43,25 +49,26 @@ def mask_loss(logits: Tensor, mask: Tensor) -> Tensor:
     overlap = (probability * mask).sum(VOXELS)
     union = (probability + mask).sum(VOXELS) - overlap
     present = (mask.sum(VOXELS) > 0).float()
-    jaccard = ((1 - overlap / union.clamp_min(1e-6)) * present).sum() / present.sum().clamp_min(1)
+    jaccard = ((1 - overlap / union.clamp_min(1e-6)) * present).sum() / share.mean(present.sum()).clamp_min(1 / share.count)
     return CROSS_ENTROPY_SCALE * F.binary_cross_entropy_with_logits(logits, mask) + jaccard
 
 
-def density_loss(density: Tensor, truth: Tensor) -> Tensor:
+def density_loss(density: Tensor, truth: Tensor, share: Share = ALONE) -> Tensor:
     """Squared error over the batch's mean power + (1 - Pearson correlation over the box), mean over the batch."""
-    error = (density - truth).square().mean() / truth.square().mean().clamp_min(1e-4)
+    error = (density - truth).square().mean() / share.mean(truth.square().mean()).clamp_min(1e-4)
     a = density - density.mean(VOXELS, keepdim=True)
     b = truth - truth.mean(VOXELS, keepdim=True)
     power = (a.square().sum(VOXELS) * b.square().sum(VOXELS)).clamp_min(1e-6).sqrt()
     present = (truth.abs().amax(VOXELS) > 0).float()
     correlation = (a * b).sum(VOXELS) / power
-    return error + ((1 - correlation) * present).sum() / present.sum().clamp_min(1)
+    return error + ((1 - correlation) * present).sum() / share.mean(present.sum()).clamp_min(1 / share.count)
 
 
-def pick_loss(output: PickOutput, truth: TileTruth) -> Tensor:
+def pick_loss(output: PickOutput, truth: TileTruth, share: Share = ALONE) -> Tensor:
     """Loss of the foreground as of a mask + cross-entropy of the labels + loss of the centres."""
-    foreground = mask_loss(output.foreground_logits.float(), (truth.labels > 0).float())
-    return foreground + label_loss(output.label_logits.float(), truth.labels) + centre_loss(output.centre_logits.float(), truth.heat)
+    foreground = mask_loss(output.foreground_logits.float(), (truth.labels > 0).float(), share)
+    labels = label_loss(output.label_logits.float(), truth.labels, share)
+    return foreground + labels + centre_loss(output.centre_logits.float(), truth.heat, share)
 
 
 def coarse_labels(labels: Tensor) -> Tensor:
@@ -69,30 +76,29 @@ def coarse_labels(labels: Tensor) -> Tensor:
     return F.max_pool3d(labels[:, None].float(), 2)[:, 0].long()
 
 
-def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def label_loss(logits: Tensor, labels: Tensor, share: Share = ALONE) -> Tensor:
     """Cross-entropy of the labels where there is one.
 
     Each voxel counts as the inverse root of its label's number, so that the many voxels of large particles and membranes leave room for the rest.
     """
     coarse = coarse_labels(labels)
     here = coarse > 0
-    if not here.any():
-        return logits.sum() * 0
     target = coarse[here] - 1
-    weight = torch.bincount(target, minlength=logits.shape[1]).clamp_min(1).rsqrt()
-    return F.cross_entropy(logits.movedim(1, -1)[here], target, weight.to(logits.dtype))
+    weight = share.mean(torch.bincount(target, minlength=logits.shape[1]).to(logits.dtype)).clamp_min(1 / share.count).rsqrt()
+    total = F.cross_entropy(logits.movedim(1, -1)[here], target, weight, reduction="sum")
+    return total / share.mean(weight[target].sum()).clamp_min(1e-6)
 
 
-def centre_loss(logits: Tensor, heat: Tensor) -> Tensor:
+def centre_loss(logits: Tensor, heat: Tensor, share: Share = ALONE) -> Tensor:
     """Focal loss of a heat map over the number of centres (Law & Deng 2018, with their exponents 2 and 4)."""
     probability = logits.sigmoid()
     peak = heat >= 1
     hit = F.logsigmoid(logits) * (1 - probability) ** 2
     miss = F.logsigmoid(-logits) * probability**2 * (1 - heat) ** 4
-    return -torch.where(peak, hit, miss).sum() / peak.sum().clamp_min(1)
+    return -torch.where(peak, hit, miss).sum() / share.mean(peak.sum().to(logits.dtype)).clamp_min(1 / share.count)
 
 
-def task_losses(output: TaskOutput, truth: Truth, config: LossConfig) -> dict[str, Tensor]:
+def task_losses(output: TaskOutput, truth: Truth, config: LossConfig, share: Share = ALONE) -> dict[str, Tensor]:
     """Weighted loss of each task that is on."""
     losses: dict[str, Tensor] = {}
     if output.class_logits is not None:
@@ -102,11 +108,11 @@ def task_losses(output: TaskOutput, truth: Truth, config: LossConfig) -> dict[st
             contrast = contrastive_loss(output.embedding.float(), truth.label, config.contrastive_temperature)
             losses["class"] = losses["class"] + config.contrastive_weight * contrast
     if output.mask_logits is not None:
-        losses["mask"] = config.mask_weight * mask_loss(output.mask_logits.float(), truth.mask)
+        losses["mask"] = config.mask_weight * mask_loss(output.mask_logits.float(), truth.mask, share)
     if output.density is not None and truth.density is not None:
-        losses["density"] = config.density_weight * density_loss(output.density.float(), truth.density)
+        losses["density"] = config.density_weight * density_loss(output.density.float(), truth.density, share)
     if output.pick is not None and truth.tiles is not None:
-        losses["pick"] = config.pick_weight * pick_loss(output.pick, truth.tiles)
+        losses["pick"] = config.pick_weight * pick_loss(output.pick, truth.tiles, share)
     return losses
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -45,6 +46,7 @@ from triptych.novelty import (
     save_reference,
     score_novelty,
 )
+from triptych.parallel import available_cores
 from triptych.volume import Volume, standardise
 
 logger = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ MASK_LEVEL = 0.5
 """A voxel belongs to the particle from this probability on."""
 COARSEST = 1.5
 """Times the model's voxel size: the input's may be so large."""
+WEIGHTS = "weights.safetensors"
 BUILT_IN_MODEL = Path(__file__).parent / "data" / "models" / "base"
 HALF_TURNS = ((), (-3, -2), (-3, -1), (-2, -1))
 """Pairs of flipped axes: the identity and the 180° turns about x, y and z. They keep the missing wedge and the hand."""
@@ -270,19 +273,31 @@ def pool_within(mask_logits: Tensor, features: Tensor) -> Tensor:
 
 
 def choose_device(device: str) -> torch.device:
-    """'auto', 'cpu' or 'gpu' -> torch device; InputError where a GPU was asked for and there is none."""
+    """'auto', 'cpu', 'gpu' or 'gpu:1' -> torch device; InputError where a GPU was asked for that is not there."""
     if device == "cpu":
         return torch.device("cpu")
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if device == "gpu":
-        raise InputError("device is 'gpu', but torch sees no CUDA GPU: install a CUDA build of torch, or set device=cpu")
-    return torch.device("cpu")
+    kind, _, number = device.partition(":")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "gpu" and count == 0:
+        raise InputError(f"device is '{device}', but torch sees no CUDA GPU: install a CUDA build of torch, or set device=cpu")
+    if number and int(number) >= count:
+        raise InputError(f"device is '{device}', but torch sees {count} GPU{'s' if count > 1 else ''}, numbered from 0: set another number")
+    return torch.device("cuda", int(number or 0)) if count else torch.device("cpu")
+
+
+def share_cores(workers: int) -> None:
+    """Compute with this process's share of the CPU cores, where several work side by side (0: one per core)."""
+    if workers != 1:
+        torch.set_num_threads(max(1, available_cores() // (workers or available_cores())))
 
 
 def name_device(device: torch.device) -> str:
     """What people call a device."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        number = f" (gpu:{device.index or 0})" if torch.cuda.device_count() > 1 else ""
+        return torch.cuda.get_device_name(device) + number
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:
@@ -508,20 +523,21 @@ class Model:
         extra: dict[str, object] | None = None,
         texts: dict[str, str] | None = None,
         stage: str = "train",
+        arguments: dict[str, object] | None = None,
     ) -> Path:
         """Write weights.safetensors, model.json, perhaps novelty.safetensors, manifest.json and further texts by name into a new folder."""
         with output_folder(folder) as part:
             # Half precision: the network computes in bfloat16, which keeps fewer digits, and the folder is half the size.
             tensors = {name: half(tensor.detach().cpu().contiguous()) for name, tensor in self.network.state_dict().items()}
-            (part / "weights.safetensors").write_bytes(save(tensors))  # by Python, which says when a disk is full
+            (part / WEIGHTS).write_bytes(save(tensors))  # by Python, which says when a disk is full
             (part / "model.json").write_text(json.dumps(self.describe(), indent=2) + "\n")
-            names = ["weights.safetensors", "model.json"]
+            names = [WEIGHTS, "model.json"]
             if self.novelty is not None:
                 names.append(save_reference(self.novelty, part).name)
             for name, text in (texts or {}).items():
                 (part / name).write_text(text, encoding="utf-8")
             hashes = {name: hash_file(part / name) for name in names}
-            write_manifest(part, stage, config, inputs, seed, {"files": hashes, **(extra or {})})
+            write_manifest(part, stage, config, inputs, seed, {"files": hashes, **(extra or {})}, arguments)
         return folder
 
 
@@ -572,7 +588,7 @@ def load_model(folder: Path | str | None = None, device: str = "auto", precision
     folder = BUILT_IN_MODEL if folder is None else Path(folder)
     if not folder.is_dir():
         raise InputError(f"the model folder {folder} does not exist: give a folder that `triptych train` wrote")
-    for name in ("model.json", "weights.safetensors", "manifest.json"):
+    for name in ("model.json", WEIGHTS, "manifest.json"):
         if not (folder / name).is_file():
             raise InputError(f"{folder} is not a complete model folder: {name} is missing; give a folder that `triptych train` wrote")
     check_hashes(folder)
@@ -581,7 +597,7 @@ def load_model(folder: Path | str | None = None, device: str = "auto", precision
         network = Network(card.network, len(card.class_names), len(card.label_names))
     types = {name: tensor.dtype for name, tensor in network.state_dict().items()}
     try:
-        weights = load_file(folder / "weights.safetensors")
+        weights = load_file(folder / WEIGHTS)
         network.load_state_dict({name: tensor.to(types.get(name)) for name, tensor in weights.items()}, strict=True, assign=True)
     except (RuntimeError, SafetensorError) as error:
         what = f"the weights in {folder} do not fit its model.json ({first_line(error)})"
@@ -595,15 +611,22 @@ def load_model(folder: Path | str | None = None, device: str = "auto", precision
 def check_hashes(folder: Path) -> None:
     """InputError unless every file that the manifest lists has the hash it had when it was written."""
     files = read_manifest(folder).get("files")
-    if not isinstance(files, dict) or not {"weights.safetensors", "model.json"} <= set(files):
+    if not isinstance(files, dict) or not {WEIGHTS, "model.json"} <= set(files):
         raise InputError(f"the manifest.json in {folder} lists no file hashes; use the folder as `triptych train` wrote it")
-    for name in ("weights.safetensors", "model.json", NOVELTY_FILE):
+    for name in (WEIGHTS, "model.json", NOVELTY_FILE):
         if not (name in files or (folder / name).exists()):
             continue
         if not (folder / name).is_file():
             raise InputError(f"{folder} is not a complete model folder: {name} is missing; use the folder as triptych wrote it")
         if hash_file(folder / name) != files.get(name):
             raise InputError(f"{folder / name} was altered after training (its hash is not the manifest's); use it as `triptych train` wrote it")
+
+
+def check_same_model(folder: Path, found: str, wanted: str) -> None:
+    """InputError where the hash of a model's weights on this machine is not that of the model with which a run was started."""
+    if found != wanted:
+        what = f"the model {folder} on {platform.node()} is not the one that the run was started with"
+        raise InputError(f"{what}: install the same triptych on every machine, and let all of them see the same model folder")
 
 
 def read_card(path: Path) -> tuple[ModelCard, NoveltyRule | None]:

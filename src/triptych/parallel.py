@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -150,6 +151,18 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@contextmanager
+def said_already() -> Iterator[None]:
+    """Do again what another process has done first, without the warnings that it has given."""
+    ours = logging.getLogger("triptych")
+    level = ours.level
+    ours.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        ours.setLevel(level)
+
+
 def _map_on_cluster(function: Callable[[Item], Result], items: Sequence[Item], scheduler: str) -> Iterator[Result]:
     client = _connect(scheduler)
     try:
@@ -203,4 +216,3 @@ def _results(client: Client, function: Callable[[Item], Result], items: Sequence
     finally:
         if futures and client.status == "running":
             client.cancel(futures)
-

@@ -7,10 +7,11 @@ killed run goes on there, and memory does not grow with the tomogram.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,16 @@ from triptych.config import NONE_CLASS, Contrast, PickConfig
 from triptych.contrast import choose_contrast, guess_tomogram_contrast
 from triptych.errors import InputError
 from triptych.fourier import resample_to_shape
-from triptych.io.manifest import describe_input, hash_file, installed_version, write_manifest
+from triptych.io.manifest import describe_input, hash_file, installed_version, recognise_input, write_manifest
 from triptych.io.mrc import check_values, new_mrc
 from triptych.io.relion import class_table, optics_table, particle_columns, tomogram_row
 from triptych.io.source import cut_box
 from triptych.io.star import Block, probability_columns, write_star
 from triptych.io.tomogram import find_tomograms, open_tomogram, tomogram_name
 from triptych.io.workspace import Workspace, choose_items, open_workspace
-from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, Model, Predictions, load_model
+from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, WEIGHTS, Model, Predictions, check_same_model, load_model, share_cores
 from triptych.novelty import give_verdicts
+from triptych.parallel import said_already
 from triptych.tiling import Cutout, Tile, find_centres, in_batches, label_voxels, paint, plan_tiles, suppress
 from triptych.volume import Volume, standardise
 
@@ -66,11 +68,16 @@ class Job:
 
 
 class Picker:
-    """Everything that a run needs to do one of its items."""
+    """Everything that a run needs to do one of its items; another process is told the names of model and tomograms, and opens them once."""
 
     def __init__(self, workspace: Workspace, jobs: Sequence[Job], model: Model, folder: Path, config: PickConfig) -> None:
         self.workspace, self.jobs, self.model, self.folder, self.config = workspace, jobs, model, folder, config
         self.contrasts: dict[str, tuple[Contrast, str | None]] = {}
+        self.model_hash = hash_file(folder / WEIGHTS)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        paths = tuple(job.path.absolute() for job in self.jobs)
+        return open_again, (self.workspace, paths, self.folder.absolute(), self.config, self.model_hash, self.workspace.identity)
 
     def contrast(self, job: Job) -> tuple[Contrast, str | None]:
         """The sign of a tomogram's grey values, and a warning if it looks otherwise; said when it is asked for the first time."""
@@ -91,7 +98,8 @@ class Picker:
         with self.workspace.desk() as desk:
             note = desk / "note.npz"
             if item == job.items[-1]:
-                found = self.look(job, desk)
+                about = {"device": self.model.device_name, "input": json.dumps(describe_input(job.path))}
+                found = {**self.look(job, desk), **{key: np.array(text) for key, text in about.items()}}
                 for kind in MAPS:
                     if (desk / f"{kind}.mrc").exists():
                         (desk / f"{kind}.mrc").replace(self.workspace.result / kind / f"{job.name}.mrc")
@@ -193,6 +201,17 @@ class Picker:
         return [numbers.get(self.model.card.class_names[best], 0) for best in best_classes(probabilities, self.model.card.class_names)]
 
 
+@lru_cache(maxsize=1)
+def open_again(workspace: Workspace, paths: tuple[Path, ...], folder: Path, config: PickConfig, model_hash: str, _identity: str) -> Picker:
+    """What another process has opened, once for each run."""
+    share_cores(config.workers)
+    with said_already():
+        model = load_model(folder, config.device, config.precision)
+        picker = Picker(workspace, plan_jobs(paths, model, config), model, folder, config)
+    check_same_model(folder, picker.model_hash, model_hash)
+    return picker
+
+
 def valid_box(tomogram: Volume, center: NDArray[np.int64], shape: tuple[int, int, int], path: Path) -> Volume:
     """A box of a tomogram; InputError where a value is not valid."""
     data = cut_box(tomogram.data, center, shape)
@@ -207,6 +226,7 @@ def pick(
     config: PickConfig | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     part: tuple[int, int] | None = None,
+    scheduler: str | None = None,
 ) -> Path:
     """Find, classify, segment and recover the particles of whole tomograms.
 
@@ -221,6 +241,7 @@ def pick(
     model : model folder with the task pick; default: the one that ships with triptych
     on_progress : called with (steps done, steps in all), first with those that an earlier run has finished
     part : (k, n) to do only the k-th of n parts of the tomograms (k from 1)
+    scheduler : address of a Dask scheduler whose workers pick instead of processes on this machine
     """
     config = config or PickConfig()
     folder = Path(model or BUILT_IN_MODEL)
@@ -229,16 +250,20 @@ def pick(
     jobs = plan_jobs(find_tomograms(tomograms), network, config)
     settings = {
         "version": installed_version(),
-        "tomograms": {job.name: describe_input(job.path) for job in jobs},
-        "model": [hash_file(folder / name) for name in ("weights.safetensors", "model.json")],
-        **config.model_dump(mode="json", exclude={"device", "batch_size"}),
+        "tomograms": {job.name: recognise_input(job.path) for job in jobs},
+        "model": [hash_file(folder / name) for name in (WEIGHTS, "model.json")],
+        **config.model_dump(mode="json", exclude={"device", "workers", "batch_size"}),
     }
     kinds = [kind for kind in MAPS if kind == "labels" or getattr(config, f"write_{kind}")]
     workspace = open_workspace(Path(out), settings, partial(make_folders, kinds))
     picker = Picker(workspace, jobs, network, folder, config)
     with workspace.until_finished(keep=part is not None):
-        items = [item for number in choose_items(len(jobs), part) for item in jobs[number].items]
-        workspace.fill(items, picker.do, picker.steps, 1, None, on_progress)
+        mine = [jobs[number] for number in choose_items(len(jobs), part)]
+        for job in mine:
+            picker.contrast(job)  # so that a warning comes first, and from this process
+        chosen = [job.items for job in mine]
+        rows = [item for items in chosen for item in items[:-1]]
+        workspace.fill(rows, picker.do, picker.steps, config.workers, scheduler, on_progress, then=[items[-1] for items in chosen])
         if len(workspace.done()) == sum(len(job.items) for job in jobs):
             workspace.finish(partial(finish_run, picker))
     return Path(out)
@@ -286,13 +311,15 @@ def finish_run(picker: Picker, folder: Path) -> None:
         write_star(folder / name, blocks)
     np.save(folder / "embedding.npy", np.concatenate([note["embedding"] for note in notes]))
     about = {
-        "model": {**picker.model.describe(), "name": picker.folder.name, "sha256": hash_file(picker.folder / "weights.safetensors")},
-        "device": picker.model.device_name,
+        "model": {**picker.model.describe(), "name": picker.folder.name, "sha256": picker.model_hash},
+        "device": ", ".join(sorted({str(note["device"]) for note in notes})),
         "particles": len(table),
         "contrast": {job.name: picker.contrast(job)[0] for job in jobs},
         "contrast_warnings": [warning for job in jobs if (warning := picker.contrast(job)[1])],
     }
-    write_manifest(folder, "pick", picker.config, [*(job.path for job in jobs), picker.folder], None, about)
+    inputs = [json.loads(str(note["input"])) for note in notes]
+    arguments = {"tomograms": [job.path for job in jobs], "model": picker.folder}
+    write_manifest(folder, "pick", picker.config, [*inputs, picker.folder], None, about, arguments)
 
 
 def particle_table(job: Job, note: dict[str, NDArray[Any]], class_names: Sequence[str], optics_group: int) -> pd.DataFrame:

@@ -1,14 +1,19 @@
 """Model + particles -> STAR with classes and probabilities, masks, densities, embedding.
 
-Particles stream through in batches: what is kept of each is its row of the table.
+Particles stream through in batches: what is kept in memory of each is its row of the table. A block of them is what is finished at once: a
+killed run goes on there, and blocks may be spread over processes and machines.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,16 +24,21 @@ from numpy.typing import NDArray
 from triptych.config import Contrast, PredictConfig
 from triptych.contrast import CONTRAST_SAMPLE, choose_contrast, guess_contrast
 from triptych.io.files import new_array
-from triptych.io.manifest import hash_file, output_folder, write_manifest
+from triptych.io.manifest import hash_file, installed_version, recognise_input, write_manifest
 from triptych.io.mrc import write_mrc
 from triptych.io.source import ParticleSource, open_particles, voxel_sizes
 from triptych.io.star import probability_columns, write_star
-from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, Model, Predictions, load_model
+from triptych.io.workspace import Workspace, choose_items, open_workspace
+from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, WEIGHTS, Model, Predictions, check_same_model, load_model, share_cores
 from triptych.novelty import give_verdicts
+from triptych.parallel import said_already
+from triptych.tiling import in_batches
 from triptych.volume import Volume
 
 logger = logging.getLogger(__name__)
 
+BLOCK = 64
+"""Particles that are finished at once, where a batch has no more."""
 OF_A_MODEL = ("triptychProbability", "triptychNovelty", "triptychVerdict")
 """Beginnings of the columns that an earlier model may have left in the table, and that this one may not have."""
 
@@ -40,54 +50,111 @@ class Found(NamedTuple):
     novelty: NDArray[np.float32] | None
 
 
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """A model and the particles that it is run on; another process is told their names, and opens them once."""
+
+    particles: str
+    folder: Path
+    config: PredictConfig
+    model: Model = field(repr=False)
+    source: ParticleSource = field(repr=False)
+    model_hash: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        tomograms = self.config.tomograms and self.config.tomograms.absolute()
+        config = self.config.model_copy(update={"tomograms": tomograms})
+        return open_again, (os.path.abspath(self.particles), self.folder.absolute(), config, self.model_hash, self.input_hash)
+
+    @cached_property
+    def inputs(self) -> list[dict[str, Any]]:
+        """What the particles are recognised by."""
+        return [recognise_input(path) for path in self.source.files]
+
+    @cached_property
+    def input_hash(self) -> str:
+        return hashlib.sha256(json.dumps(self.inputs).encode()).hexdigest()
+
+    @property
+    def block(self) -> int:
+        """Particles that are finished at once."""
+        return max(BLOCK, self.config.batch_size)
+
+    @property
+    def blocks(self) -> int:
+        return -(-len(self.source) // self.block)
+
+    def rows(self, number: int) -> range:
+        """The particles of a block."""
+        return range(number * self.block, min((number + 1) * self.block, len(self.source)))
+
+    def size(self, number: int) -> int:
+        return len(self.rows(number))
+
+
+def open_predictor(particles: str, folder: Path, config: PredictConfig) -> Predictor:
+    """Open model and particles."""
+    model = load_model(folder, config.device, config.precision)
+    source = open_particles(particles, config, model.card.voxel_size * model.card.box_size)
+    return Predictor(particles, folder, config, model, source, hash_file(folder / WEIGHTS))
+
+
+@lru_cache(maxsize=1)
+def open_again(particles: str, folder: Path, config: PredictConfig, model_hash: str, _input_hash: str) -> Predictor:
+    """What another process has opened, once for each state of the inputs."""
+    share_cores(config.workers)
+    with said_already():
+        predictor = open_predictor(particles, folder, config)
+    check_same_model(folder, predictor.model_hash, model_hash)
+    return predictor
+
+
 def predict(
     particles: Path | str,
     out: Path | str,
     model: Path | str | None = None,
     config: PredictConfig | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    part: tuple[int, int] | None = None,
+    scheduler: str | None = None,
 ) -> Path:
     """Classify, segment and recover every particle.
+
+    Finished particles are kept in a working folder beside `out`: the same call goes on after a kill. With `part`, `out` exists when the last
+    part is done.
 
     Parameters
     ----------
     particles : a STAR file, an MRC file, a folder or a glob pattern of MRC files, or a dataset store
     out : folder to make, with particles.star, masks/, densities/, embedding.npy and manifest.json
     model : model folder; default: the one that ships with triptych
-    on_progress : called with (particles done, particles in all)
+    on_progress : called with (particles done, particles in all), first with those that an earlier run has finished
+    part : (k, n) to do only the k-th of n parts (k from 1), each perhaps on a machine of its own that sees the same folders
+    scheduler : address of a Dask scheduler whose workers predict instead of processes on this machine
     """
-    config = config or PredictConfig()
-    folder = Path(model or BUILT_IN_MODEL)
-    network = load_model(folder, config.device, config.precision)
-    source = open_particles(particles, config, network.card.voxel_size * network.card.box_size)
-    sample = read_sample(source)
-    sizes = voxel_sizes(source, sample[0])
-    network.check_voxel_size(max(sizes), "the input")
-    check_box(source.names[0], sample[0], network)
-    contrast, warning = choose_contrast(guess_contrast(sample), config.contrast, source.contrast)
-    started = time.monotonic()
-    out = Path(out)
-    with output_folder(out) as part:
-        found = run_batches(source, network, contrast, config, part, on_progress)
-        table = fill_table(source.table_for(out), source.names, network, found, config)
-        write_star(part / "particles.star", source.blocks_with(table))
-        seconds = time.monotonic() - started
-        described = {
-            "particles": {
-                "path": os.path.abspath(particles),
-                "kind": source.kind,
-                "count": len(source),
-                "voxel_size": sizes[0],
-                "contrast": contrast,
-                "contrast_warning": warning,
-            },
-            "model": {**network.describe(), "name": folder.name, "sha256": hash_file(folder / "weights.safetensors")},
-            "device": network.device_name,
-            "precision": str(network.dtype).removeprefix("torch."),
-            "seconds": round(seconds, 2),
-            "particles_per_second": round(len(source) / seconds, 2),
-        }
-        write_manifest(part, "predict", config, [*source.files, folder], None, described)
+    config, out = config or PredictConfig(), Path(out)
+    predictor = open_predictor(str(particles), Path(model or BUILT_IN_MODEL), config)
+    wanted = choose_items(predictor.blocks, part)
+    sample = read_sample(predictor.source)
+    sizes = voxel_sizes(predictor.source, sample[0])
+    predictor.model.check_voxel_size(max(sizes), "the input")
+    check_box(predictor.source.names[0], sample[0], predictor.model)
+    contrast, warning = choose_contrast(guess_contrast(sample), config.contrast, predictor.source.contrast)
+    about = {"voxel_size": sizes[0], "contrast": contrast, "contrast_warning": warning}
+    settings = {
+        "version": installed_version(),
+        "particles": predictor.inputs,
+        "model": [hash_file(predictor.folder / name) for name in (WEIGHTS, "model.json")],
+        "particles in a block": predictor.block,
+        **config.model_dump(mode="json", exclude={"device", "workers", "batch_size"}),
+        "contrast": contrast,
+    }
+    workspace = open_workspace(out, settings, Path.mkdir)
+    with workspace.until_finished(keep=part is not None):
+        write = partial(write_block, workspace, predictor, contrast)
+        workspace.fill(wanted, write, predictor.size, config.workers, scheduler, on_progress)
+        if len(workspace.done()) == predictor.blocks:
+            workspace.finish(partial(finish_run, workspace, predictor, about))
     return out
 
 
@@ -105,39 +172,65 @@ def check_box(name: str, first: Volume, model: Model) -> None:
         logger.warning(text, name, width, seen)
 
 
-def run_batches(
-    source: ParticleSource, model: Model, contrast: Contrast, config: PredictConfig, folder: Path, on_progress: Callable[[int, int], None] | None
-) -> Found:
-    """Predict all particles, write their maps and embeddings into the folder, and return what the table says of them."""
-    count = len(source)
-    if on_progress:
-        on_progress(0, count)
-    probabilities: list[NDArray[np.float32]] = []
-    novelty: list[NDArray[np.float32]] = []
-    empty: list[str] = []
-    embedding = None
-    for first in range(0, count, config.batch_size):
-        rows = range(first, min(first + config.batch_size, count))
-        volumes = [source.read(row) for row in rows]
-        empty += [source.names[row] for row, volume in zip(rows, volumes, strict=True) if not np.ptp(volume.data)]
-        result = model.predict_batch(volumes, contrast, config.half_turns)
-        if embedding is None:
-            shape = (count, result.embedding.shape[1])
-            embedding = new_array(folder / "embedding.npy", np.float32, shape)
-        embedding[first : first + len(volumes)] = result.embedding
-        if result.probabilities is not None:
-            probabilities.append(result.probabilities)
-        if result.novelty is not None:
-            novelty.append(result.novelty)
-        write_maps(folder, [source.names[row] for row in rows], volumes, result, config)
-        if on_progress:
-            on_progress(first + len(volumes), count)
-    assert embedding is not None
+def write_block(workspace: Workspace, predictor: Predictor, contrast: Contrast, number: int) -> int:
+    """Predict a block of particles, put their maps into the result, and keep the rest until all are there; return how many they are."""
+    config, names, rows = predictor.config, predictor.source.names, predictor.rows(number)
+    started = time.monotonic()
+    results, empty = [], []
+    with workspace.desk() as desk:
+        for batch in in_batches(rows, config.batch_size):
+            volumes = [predictor.source.read(row) for row in batch]
+            empty += [row for row, volume in zip(batch, volumes, strict=True) if not np.ptp(volume.data)]
+            result = predictor.model.predict_batch(volumes, contrast, config.half_turns)
+            write_maps(desk, [names[row] for row in batch], volumes, result, config)
+            results.append(result)
+        move_maps(desk, workspace.result)
+        found: dict[str, Any] = {"embedding": np.concatenate([result.embedding for result in results]), "empty": np.array(empty, dtype=np.int64)}
+        if results[0].probabilities is not None:
+            found["probabilities"] = np.concatenate([result.probabilities for result in results])
+        if results[0].novelty is not None:
+            found["novelty"] = np.concatenate([result.novelty for result in results])
+        np.savez(desk / "note.npz", seconds=time.monotonic() - started, device=predictor.model.device_name, **found)
+        workspace.mark(number, desk / "note.npz")
+    return len(rows)
+
+
+def finish_run(workspace: Workspace, predictor: Predictor, about: dict[str, Any], folder: Path) -> None:
+    """The table and the embedding of all particles, and the manifest."""
+    source, model = predictor.source, predictor.model
+    embedding = new_array(folder / "embedding.npy", np.float32, (len(source), model.card.network.embedding_size))
+    probabilities, novelty, empty, devices, seconds = [], [], [], set(), 0.0
+    for number in range(predictor.blocks):
+        with np.load(workspace.note(number), allow_pickle=False) as note:
+            rows = predictor.rows(number)
+            embedding[rows.start : rows.stop] = note["embedding"]
+            probabilities += [note["probabilities"]] if "probabilities" in note else []
+            novelty += [note["novelty"]] if "novelty" in note else []
+            empty += note["empty"].tolist()
+            devices.add(str(note["device"]))
+            seconds += float(note["seconds"])
     embedding.flush()
-    if empty:
-        more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
-        logger.warning("%s%s of %d: all values are the same, so what is said of them means nothing", empty[0], more, count)
-    return Found(np.concatenate(probabilities) if probabilities else None, np.concatenate(novelty) if novelty else None)
+    warn_of_empty([source.names[row] for row in empty], len(source))
+    found = Found(*(np.concatenate(parts) if parts else None for parts in (probabilities, novelty)))
+    table = fill_table(source.table_for(workspace.out), source.names, model, found, predictor.config)
+    write_star(folder / "particles.star", source.blocks_with(table))
+    described = {
+        "particles": {"path": os.path.abspath(predictor.particles), "kind": source.kind, "count": len(source), **about},
+        "model": {**model.describe(), "name": predictor.folder.name, "sha256": predictor.model_hash},
+        "device": ", ".join(sorted(devices)),
+        "precision": str(model.dtype).removeprefix("torch."),
+        "seconds": round(seconds, 2),
+        "particles_per_second": round(len(source) / seconds, 2),
+    }
+    arguments = {"particles": predictor.particles, "model": predictor.folder}
+    write_manifest(folder, "predict", predictor.config, [*source.files, predictor.folder], None, described, arguments)
+
+
+def warn_of_empty(names: Sequence[str], count: int) -> None:
+    """Warn of particles without any contrast."""
+    if names:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        logger.warning("%s%s of %d: all values are the same, so what is said of them means nothing", names[0], more, count)
 
 
 def write_maps(folder: Path, names: list[str], volumes: list[Volume], result: Predictions, config: PredictConfig) -> None:
@@ -148,6 +241,14 @@ def write_maps(folder: Path, names: list[str], volumes: list[Volume], result: Pr
             write_mrc(make_path(folder, "masks", name), volume.with_data(mask))  # type: ignore[arg-type]
         if config.write_densities and result.densities is not None:
             write_mrc(make_path(folder, "densities", name), volume.with_data(result.densities[i]))
+
+
+def move_maps(desk: Path, result: Path) -> None:
+    """Put the maps on a desk into the folders of the result."""
+    for folder in [path for path in desk.iterdir() if path.is_dir()]:
+        (result / folder.name).mkdir(exist_ok=True)
+        for file in folder.iterdir():
+            file.replace(result / folder.name / file.name)
 
 
 def make_path(folder: Path, kind: str, name: str) -> Path:

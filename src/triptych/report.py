@@ -75,7 +75,7 @@ def report(
             particle_table(given, known, scores).to_csv(part / "particles.csv", index=False, float_format="%.6g")
         (part / "report.html").write_text(render(given, known, scores, figures_of_merit, config), encoding="utf-8")
         inputs = [given.folder / "particles.star", given.folder / "manifest.json", *([] if truth is None else [truth])]
-        write_manifest(part, "report", config, inputs, config.seed)
+        write_manifest(part, "report", config, inputs, config.seed, arguments={"predictions": predictions, "truth": truth})
     return Path(out)
 
 

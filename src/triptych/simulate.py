@@ -108,7 +108,7 @@ def finish_run(workspace: Workspace, config: SimulateConfig, library: Sequence[S
     remove_leftovers(workspace.result)
     inputs = [] if config.structures is None else [config.structures]
     extra = {"class_names": class_names(library), "particles": config.particles}
-    workspace.finish(lambda folder: write_manifest(folder, "simulate", config, inputs, config.seed, extra))
+    workspace.finish(lambda folder: write_manifest(folder, "simulate", config, inputs, config.seed, extra, {}))
 
 
 def count_missing(out: Path | str, config: SimulateConfig) -> tuple[int, int]:

@@ -121,7 +121,7 @@ def finish_run(workspace: Workspace, config: TomogramConfig, library: Sequence[S
     names = [structure.name for structure in library]
     write_tables(folder, config, names, [read_star(workspace.note(number)) for number in range(config.tomograms)])
     inputs = [] if config.structures is None else [config.structures]
-    write_manifest(folder, "simulate-tomograms", config, inputs, config.seed, {"class_names": names})
+    write_manifest(folder, "simulate-tomograms", config, inputs, config.seed, {"class_names": names}, {})
 
 
 def write_maps(folder: Path, config: TomogramConfig, templates: Sequence[Template], scene: Scene, snr: float | None) -> dict[str, float]:

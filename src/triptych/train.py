@@ -18,6 +18,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -26,14 +27,15 @@ from triptych.calibration import Sample, choose_rows, class_figures, fit_referen
 from triptych.config import NONE_CLASS, TrainConfig
 from triptych.dataset import Batch, PlannedBatches, SubtomogramDataset, keep_batch, known_labels, split_rows, tile_rows
 from triptych.errors import InputError, first_line
-from triptych.generations import Generations, Refresh
+from triptych.generations import Generation, Generations, Refresh
 from triptych.io.files import disk_errors
 from triptych.io.manifest import describe_input
 from triptych.io.store import Store, open_store, unpack
 from triptych.losses import TileTruth, Truth, coarse_labels, equalising_weights, task_losses, total_loss, uncertainty_loss
 from triptych.metrics import density_correlation, intersection_over_union
-from triptych.model import Model, ModelCard, Network, PickOutput, TaskOutput, choose_device, choose_precision, load_model
+from triptych.model import Model, ModelCard, Network, PickOutput, TaskOutput, choose_device, choose_precision, load_model, share_cores
 from triptych.novelty import NoveltyReference
+from triptych.ranks import Share, average_batch_norms
 
 SMALLEST_HALF_BOX = 24
 """On a grid of 2^3, which a box of 16 has at 1/8, the weight gradients of torch 2.13's bfloat16 convolutions on CPUs are garbage."""
@@ -65,31 +67,47 @@ def train(
     if out.exists():
         raise InputError(f"{out} exists already: give another name, or remove it first")
     run = out.with_name(f"{out.name}.training")
-    generations = Generations(store, run, config, last_update(config), refresh)
+    share = own_share(config)
+    generations = Generations(store, run, config, last_update(config), refresh, share.leads)
     with disk_errors(out, "the last checkpoint is kept"):
-        checkpoint = prepare_run(run, data, config, resume)
+        checkpoint = prepare_run(run, data, config, resume) if share.leads else last_checkpoint(run)
         try:
-            module = TrainingModule(generations, config)
+            module = TrainingModule(generations, config, share)
         except InputError:
-            if checkpoint is None:  # nothing is lost, and the corrected command is not held up
+            if checkpoint is None and share.leads:  # nothing is lost, and the corrected command is not held up
                 shutil.rmtree(run)
             raise
         started = time.monotonic()
-        fit(module, run, checkpoint, on_progress)
+        fit(module, run, checkpoint, on_progress if share.leads else None)
+        if not share.leads:
+            return out
         model, figures = finish(module, config)
         figures["seconds_of_last_run"] = round(time.monotonic() - started, 1)
-        extra: dict[str, object] = {"validation": figures, "device": model.device_name, "generations": generations.last + 1}
+        extra: dict[str, object] = {"validation": figures, "device": name_devices(model, config), "generations": generations.last + 1}
         if config.refresh_every:
             figures["seconds_waited_in_last_run"] = round(generations.seconds_waited, 1)
-        model.save(out, config, [data], config.seed, extra, {"training.csv": join_logs(run / "log")})
+        inputs = [data, *([] if config.initial_model is None else [config.initial_model])]
+        model.save(out, config, inputs, config.seed, extra, {"training.csv": join_logs(run / "log")}, arguments={"data": data})
     shutil.rmtree(run)
     return out
+
+
+def own_share(config: TrainConfig) -> Share:
+    """The share of this process in every batch, as whatever has started it says in its environment (Lightning, torchrun or srun)."""
+    count = config.devices * config.nodes
+    return Share(int(rank_zero_only.rank or 0), count) if count > 1 else Share()  # type: ignore[attr-defined]
+
+
+def name_devices(model: Model, config: TrainConfig) -> str:
+    """What people call the devices that have trained a model."""
+    count = config.devices * config.nodes
+    return model.device_name if count == 1 else f"{count} x {model.device_name}"
 
 
 def fit(module: TrainingModule, run: Path, checkpoint: str | None, on_progress: Progress | None) -> None:
     """Train to the end, from a checkpoint if there is one, with the figures of the last validation."""
     config, box_size = module.config, module.store.box_size
-    trainer = make_trainer(run, config, min(box_size, config.crop_size or box_size), on_progress)
+    trainer = make_trainer(run, config, min(box_size, config.crop_size or box_size), choose_strategy(module), on_progress)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning|torch\.jit")
         try:
@@ -170,6 +188,10 @@ def prepare_run(run: Path, data: Path, config: TrainConfig, resume: bool) -> str
     found = json.loads((run / "run.json").read_text()) if (run / "run.json").is_file() else {}
     if found | {"config": with_defaults(found.get("config", {}))} != settings:
         raise InputError(f"the run in {run} was started with other data or settings: resume it with those, or remove that folder to start anew")
+    return last_checkpoint(run)
+
+
+def last_checkpoint(run: Path) -> str | None:
     last = run / "checkpoints" / "last.ckpt"
     return str(last) if last.is_file() else None
 
@@ -183,10 +205,18 @@ def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
 
 def settings_to_keep(config: TrainConfig) -> dict[str, Any]:
     """The settings that a resumption must not change."""
-    return config.model_dump(mode="json", exclude={"stop_after", "device", "loader_workers", "refresh_workers"})
+    return config.model_dump(mode="json", exclude={"stop_after", "device", "devices", "nodes", "loader_workers", "refresh_workers"})
 
 
-def make_trainer(run: Path, config: TrainConfig, smallest_box: int, on_progress: Progress | None) -> Trainer:
+def choose_strategy(module: TrainingModule) -> str:
+    """How Lightning trains: in several processes through DDP, which must be told of weights without gradients, such as of a head without truth."""
+    if module.share.count == 1:
+        return "auto"
+    has_idle_head = "density" in module.config.network.tasks and "density" not in module.store
+    return "ddp_find_unused_parameters_true" if has_idle_head else "ddp"
+
+
+def make_trainer(run: Path, config: TrainConfig, smallest_box: int, strategy: str, on_progress: Progress | None) -> Trainer:
     device = choose_device(config.device)
     half = choose_precision(config.precision, device) is torch.bfloat16
     if device.type == "cpu" and smallest_box < SMALLEST_HALF_BOX:
@@ -200,7 +230,11 @@ def make_trainer(run: Path, config: TrainConfig, smallest_box: int, on_progress:
     keep_last = ModelCheckpoint(run / "checkpoints", filename="last", save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True)
     return Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=1,
+        devices=config.devices if device.type == "cpu" or config.devices > 1 else [device.index],
+        num_nodes=config.nodes,
+        strategy=strategy,
+        sync_batchnorm=strategy != "auto" and device.type == "cuda",
+        use_distributed_sampler=False,  # the batches are planned with shares
         precision="bf16-mixed" if half else "32-true",
         max_epochs=-(-last_update(config) // config.updates_per_checkpoint),
         gradient_clip_val=config.gradient_clip,
@@ -238,9 +272,9 @@ class TrainingModule(LightningModule):
 
     loss_weights: Tensor
 
-    def __init__(self, generations: Generations, config: TrainConfig) -> None:
+    def __init__(self, generations: Generations, config: TrainConfig, share: Share) -> None:
         super().__init__()
-        self.generations, self.config = generations, config
+        self.generations, self.config, self.share = generations, config, share
         self.original = generations.current
         self.store = store = generations.store
         self.class_names = tuple(name for name in store.class_names if name not in config.withheld)
@@ -256,7 +290,10 @@ class TrainingModule(LightningModule):
         self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         if config.initial_model is not None:
             load_initial(self.network, self.class_names, store.label_names, config.initial_model)
-        if self.original.cache is not None:
+        if share.count > 1 and choose_device(config.device).type == "cpu":
+            share_cores(config.devices)
+            average_batch_norms(self.network)
+        if self.original.cache is not None and share.leads:
             unpack(store, self.original.cache)
         if config.loss.balance == "uncertainty":
             self.log_variance = torch.nn.Parameter(torch.zeros(len(config.network.tasks)))
@@ -286,16 +323,23 @@ class TrainingModule(LightningModule):
         first = self.current_epoch * config.updates_per_checkpoint
         count = min(config.updates_per_checkpoint, config.updates - first)
         crop_size = config.crop_size if first < config.crop_share * config.updates else None
-        data = self.generations.take(first)
+        data = self._take(first)
         # Only the store that was given has held-out rows.
         rows = np.flatnonzero(known_labels(open_store(data.path), self.class_names) >= 0) if data.number else self.train_rows
         tiles = None if data.number or not self.tiles else tile_rows(self.store, rows)
-        batches = PlannedBatches(rows, config.batch_size, config.seed, first, count, data.number * self.generations.every)
-        return self._loader(
-            SubtomogramDataset(data.path, config.augment, config.seed, crop_size, data.cache, self.tiles, tiles, self.class_names), batches
-        )
+        batches = PlannedBatches(rows, config.batch_size, config.seed, first, count, data.number * self.generations.every, self.share)
+        dataset = SubtomogramDataset(data.path, config.augment, config.seed, crop_size, data.cache, self.tiles, tiles, self.class_names, self.share)
+        return self._loader(dataset, batches)
+
+    def _take(self, update: int) -> Generation:
+        """The generation to train on; made by the process that leads while the others wait."""
+        if self.share.leads:
+            self.generations.take(update)
+        self.trainer.strategy.barrier()
+        return self.generations.current if self.share.leads else self.generations.follow(update)
 
     def val_dataloader(self) -> DataLoader[Batch]:
+        """All that is held out, in every process: it is little, and all have the same figures."""
         size = self.config.batch_size
         draws = [(int(row), i) for i, row in enumerate(self.validation_rows)]
         batches = [draws[i : i + size] for i in range(0, len(draws), size)]
@@ -311,16 +355,17 @@ class TrainingModule(LightningModule):
 
     def on_train_batch_start(self, *_: Any) -> None:
         # Dropout depends on the number of the update alone, so that a resumed run equals an undisturbed one.
-        torch.manual_seed(self.config.seed * 1_000_003 + self.global_step)
+        torch.manual_seed((self.config.seed * 1_000_003 + self.global_step) + (self.share.rank << 40))
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         output = self.network(batch.subtomogram, batch.tile)
         tiles = None if batch.tile_labels is None or batch.tile_heat is None else TileTruth(batch.tile_labels, batch.tile_heat)
         density = batch.density if "density" in self.store else None
-        losses = task_losses(output, Truth(batch.label, batch.mask, density, tiles), self.config.loss)
-        self.log_dict({f"loss_{task}": loss for task, loss in losses.items()})
+        losses = task_losses(output, Truth(batch.label, batch.mask, density, tiles), self.config.loss, self.share)
+        several = self.share.count > 1
+        self.log_dict({f"loss_{task}": loss for task, loss in losses.items()}, sync_dist=several)
         if output.class_logits is not None:
-            self.log("train_accuracy", (output.class_logits.argmax(1) == batch.label).float().mean())
+            self.log("train_accuracy", (output.class_logits.argmax(1) == batch.label).float().mean(), sync_dist=several)
         self.log("learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         return self.balance(losses)
 
@@ -330,7 +375,7 @@ class TrainingModule(LightningModule):
             return uncertainty_loss(losses, self.log_variance)
         if self.config.loss.balance == "gradient":
             if self.global_step % UPDATES_PER_BALANCE == 0:
-                weights = equalising_weights(losses, self.network.shared_weight)
+                weights = self.share.mean(equalising_weights(losses, self.network.shared_weight))
                 self.loss_weights = weights if self.global_step == 0 else torch.lerp(self.loss_weights, weights, BALANCE_RATE)
             return total_loss(losses, self.loss_weights)
         return total_loss(losses)

@@ -22,6 +22,8 @@ from triptych.errors import InputError
 from triptych.io.files import disk_errors
 
 MANIFEST = "manifest.json"
+LARGE = 2**26
+"""Bytes from which on a file is not read anew only to see whether it has changed."""
 PACKAGES = ("numpy", "torch", "zarr", "lightning", "gemmi")
 
 
@@ -59,13 +61,23 @@ def describe_input(path: Path | str) -> dict[str, Any]:
     }
 
 
+def recognise_input(path: Path | str) -> dict[str, Any]:
+    """What tells soon whether an input has changed: as `describe_input`, but for a large file its size and the time of its last change."""
+    path = Path(path)
+    about = path.stat() if path.is_file() else None
+    if about is None or about.st_size <= LARGE:
+        return describe_input(path)
+    return {"path": str(path), "bytes": about.st_size, "changed_ns": about.st_mtime_ns}
+
+
 def write_manifest(
     folder: Path | str,
     stage: str,
     config: Settings | None,
-    inputs: Sequence[Path | str],
+    inputs: Sequence[Path | str | Mapping[str, Any]],
     seed: int | None,
     extra: Mapping[str, Any] | None = None,
+    arguments: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write ``manifest.json``: all that is needed to tell how a folder was made and to make it again.
 
@@ -74,18 +86,21 @@ def write_manifest(
     folder : an existing folder
     stage : name of the command, e.g. "simulate"
     config : the settings as used
-    inputs : files and folders that were read
+    inputs : files and folders that were read, or what `describe_input` has said of them
     seed : of every random choice; None where nothing was random
     extra : further entries, which must be JSON and must not repeat the standard keys
+    arguments : paths that the stage was called with besides its output, by the names of its parameters; `triptych rerun` needs them
     """
     content: dict[str, Any] = {
         "triptych": installed_version(),
         "stage": stage,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "folder": os.getcwd(),
+        "arguments": None if arguments is None else {key: _as_text(value) for key, value in arguments.items()},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": seed,
         "config": None if config is None else config.model_dump(mode="json"),
-        "inputs": [describe_input(path) for path in inputs],
+        "inputs": [dict(item) if isinstance(item, Mapping) else describe_input(item) for item in inputs],
         "machine": {
             "system": platform.platform(),
             "python": platform.python_version(),
@@ -100,6 +115,12 @@ def write_manifest(
     with output_file(path) as part:
         part.write_text(json.dumps({**content, **(extra or {})}, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def _as_text(argument: Path | str | Sequence[Path | str] | None) -> str | list[str] | None:
+    if argument is None or isinstance(argument, str | Path):
+        return None if argument is None else str(argument)
+    return [str(path) for path in argument]
 
 
 def read_manifest(folder: Path | str) -> dict[str, Any]:

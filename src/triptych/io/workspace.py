@@ -21,7 +21,7 @@ from typing import Any
 
 from triptych.errors import InputError
 from triptych.io.files import disk_errors
-from triptych.io.manifest import MANIFEST, check_output_folder, partial_name
+from triptych.io.manifest import MANIFEST, check_output_folder, hash_file, partial_name
 from triptych.parallel import map_items
 
 SETTINGS = "settings.json"
@@ -49,6 +49,11 @@ class Workspace:
         if not result.is_dir():
             raise InputError(f"{result} is not there on {platform.node()}: every machine must see the output's folder under this very path")
         return result
+
+    @property
+    def identity(self) -> str:
+        """Another one for each run that has other settings or inputs."""
+        return hash_file(self.folder / SETTINGS)
 
     @contextmanager
     def desk(self) -> Iterator[Path]:
@@ -83,6 +88,7 @@ class Workspace:
         workers: int,
         scheduler: str | None = None,
         on_progress: Callable[[int, int], None] | None = None,
+        then: Sequence[int] = (),
     ) -> None:
         """Do those of the items that are not finished.
 
@@ -92,11 +98,12 @@ class Workspace:
         size : how much an item counts in the progress
         workers, scheduler : as `map_items` has them
         on_progress : called with (done, in all), first with what an earlier run has finished
+        then : items that need the others, and are done after them
         """
-        finished = self.done()
-        total, done = sum(map(size, items)), sum(size(item) for item in items if item in finished)
-        missing = [item for item in items if item not in finished]
-        for count in itertools.chain([0], map_items(write, missing, workers, scheduler)):
+        finished, every = self.done(), [*items, *then]
+        total, done = sum(map(size, every)), sum(size(item) for item in every if item in finished)
+        waves = ([item for item in wave if item not in finished] for wave in (items, then))
+        for count in itertools.chain([0], *(map_items(write, wave, workers, scheduler) for wave in waves)):
             done += count
             if on_progress:
                 on_progress(done, total)

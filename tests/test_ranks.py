@@ -1,0 +1,88 @@
+"""Training in two processes is training in one with the same batches, and each goes on where the other has stopped."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+from tiny import SIMULATE, TRAIN
+
+from triptych.config import SimulateConfig, TrainConfig
+from triptych.dataset import PlannedBatches, SubtomogramDataset
+from triptych.errors import InputError
+from triptych.io.store import open_store
+from triptych.ranks import Share
+from triptych.settings import load_config
+from triptych.simulate import simulate
+from triptych.train import train
+
+SETTINGS = [*TRAIN, "updates=4", "network.dropout=0", "precision=float32", "device=cpu"]
+STOPPED = """
+import sys
+from pathlib import Path
+from triptych.config import TrainConfig
+from triptych.settings import load_config
+from triptych.train import train
+
+def stop(done, total):
+    if done == 3:
+        raise RuntimeError("pulled the plug")
+
+train(sys.argv[1], sys.argv[2], load_config(TrainConfig, None, sys.argv[3:]), resume=True, on_progress=stop)
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return simulate(tmp_path_factory.mktemp("data") / "data.zarr", load_config(SimulateConfig, None, SIMULATE))
+
+
+def test_shares_of_a_batch_are_the_batch(data: Path) -> None:
+    """Of particles and of tiles, augmentation included."""
+    rows = np.arange(len(open_store(data)))
+    augment = TrainConfig().augment
+    parts = []
+    for share in (Share(0, 1), Share(0, 2), Share(1, 2)):
+        draws = next(iter(PlannedBatches(rows, 4, 0, first=3, count=1, share=share)))
+        parts.append(SubtomogramDataset(data, augment, 0, tiles=2, share=share).__getitems__(draws))
+    for whole, first, second in zip(*parts, strict=True):
+        assert np.array_equal(whole, np.concatenate([first, second]))
+
+
+def test_two_processes_train_as_one(data: Path, tmp_path: Path) -> None:
+    """One update by one process, two by two, the last by one: against all by one."""
+    config = load_config(TrainConfig, None, SETTINGS)
+    alone = train(data, tmp_path / "alone", config)
+
+    def stop(done: int, _: int) -> None:
+        if done == 2:
+            raise RuntimeError("pulled the plug")
+
+    with pytest.raises(RuntimeError, match="plug"):
+        train(data, tmp_path / "together", config, on_progress=stop)
+    script = tmp_path / "script.py"
+    script.write_text(STOPPED)
+    command = [sys.executable, str(script), str(data), str(tmp_path / "together"), *SETTINGS, "devices=2"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+    assert "pulled the plug" in done.stderr
+    assert "go on" not in done.stderr
+    together = train(data, tmp_path / "together", config, resume=True)
+    first, second = (pd.read_csv(io.StringIO((folder / "training.csv").read_text())) for folder in (alone, together))
+    columns = [name for name in first if name.startswith("validation_")]
+    assert len(first) == len(second) >= 4
+    assert np.allclose(first[columns], second[columns], rtol=1e-3, atol=1e-4, equal_nan=True)
+    weights = [load_file(folder / "weights.safetensors") for folder in (alone, together)]
+    assert all(np.allclose(weights[0][name].float(), weights[1][name].float(), rtol=0.01, atol=1e-3) for name in weights[0])
+
+
+def test_batches_that_cannot_be_shared_are_refused() -> None:
+    with pytest.raises(InputError, match=r"multiple of devices x nodes \(3\)"):
+        load_config(TrainConfig, None, ["devices=3"])
+    with pytest.raises(InputError, match="set device=gpu, or devices=1"):
+        load_config(TrainConfig, None, ["devices=2", "device=gpu:1"])
