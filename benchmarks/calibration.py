@@ -16,10 +16,10 @@ import torch
 from cells import TEST_SNRS, judge_trained, read_boxes
 
 from triptych import metrics
+from triptych.calibration import fit_temperature
 from triptych.io.store import Store
 from triptych.model import Model
 from triptych.report import to_plain
-from triptych.train import fit_temperature
 
 SNRS = (1.0, *TEST_SNRS, 0.01)
 BATCH = 64
@@ -33,7 +33,7 @@ def run_test(model: Model, store: Store, _: int) -> dict[str, Any]:
     result: dict[str, Any] = {
         "particles": len(store),
         "accuracy": float(correct.mean()),
-        "best_temperature": fit_temperature([{"logits": logits, "label": label}]),
+        "best_temperature": fit_temperature(logits, label),
     }
     for name, temperature in (("before", 1.0), ("after", model.card.temperature)):
         probability = (logits / temperature).softmax(1).max(1).values.numpy()

@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from triptych import metrics
 from triptych.config import AcquisitionConfig, PredictConfig, ReportConfig, SimulateConfig, SpecimenConfig
+from triptych.fourier import wedge_weights
 from triptych.io.store import Store, open_store
 from triptych.model import Model, load_model
 from triptych.parallel import keep_freed_memory
@@ -199,9 +200,7 @@ def judge_rows(model: Model, store: Store, rows: np.ndarray) -> dict[str, Any]:
 
 def wedge(box_size: int, tilt_min: float, tilt_max: float) -> Tensor:
     """1 where `rfftn` of a box has terms that the tilt range about y measures, 0 in the missing wedge."""
-    kz, kx = torch.fft.fftfreq(box_size)[:, None, None], torch.fft.rfftfreq(box_size)
-    angle = torch.rad2deg(torch.atan2(kz, kx.expand(box_size, box_size, -1)))
-    return ((angle >= tilt_min) & (angle <= tilt_max)).float()
+    return torch.from_numpy(wedge_weights((box_size,) * 3, tilt_min, tilt_max))
 
 
 def count_macs(network: nn.Module, box_size: int) -> int:

@@ -112,14 +112,14 @@ def say_nothing(done: int, total: int) -> None:
     pass
 
 
-def make_inputs(folder: Path) -> None:
-    """A dataset, tomograms with labels, and a model that has learned nothing; made once."""
-    if not (folder / "data.zarr").exists():
+def make_inputs(folder: Path, stages: set[str]) -> None:
+    """What the stages need of a dataset, tomograms with labels, and a model that has learned nothing; made once."""
+    if {"train", "predict"} & stages and not (folder / "data.zarr").exists():
         config = SimulateConfig(particles=48, particles_per_tomogram=8, box_size=16, max_shift=10, specimen=TINY, classes=CLASSES, workers=1)
         simulate(folder / "data.zarr", config)
-    if not (folder / "tomograms").exists():
+    if {"pick", "cut"} & stages and not (folder / "tomograms").exists():
         simulate_whole(folder / "tomograms", say_nothing)
-    if not (folder / "model").exists():
+    if {"predict", "pick"} & stages and not (folder / "model").exists():
         torch.manual_seed(0)
         network = NetworkConfig(channels=(8, 8, 8), blocks=(1, 1, 1), embedding_size=8)
         names = class_names([item for item in load_library() if item.name in CLASSES])
@@ -370,17 +370,17 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=FOLDER)
     given = parser.parse_args()
     inputs, work = given.work.absolute() / "inputs", given.work.absolute()
-    maker = FORK.Process(target=make_inputs, args=(inputs,))  # in a child: Zarr's threads do not survive a fork
+    stages = {name: stage for name, stage in make_stages(inputs).items() if given.stages is None or name in given.stages}
+    maker = FORK.Process(target=make_inputs, args=(inputs, set(stages)))  # in a child: Zarr's threads do not survive a fork
     maker.start()
     maker.join()
     kills, faults = {}, {}
-    for name, stage in make_stages(inputs).items():
-        if given.stages is None or name in given.stages:
-            out = work / "kills" / name  # as deep as the faults' outputs, for tables hold relative paths
-            kills[name] = kill_stage(stage, out, given.kills, np.random.default_rng([given.seed, *name.encode()]))
-            print(name, kills[name], flush=True)
-            faults[name] = try_faults(name, stage, work / "fault", content(out), inputs)
-            print(name, faults[name], flush=True)
+    for name, stage in stages.items():
+        out = work / "kills" / name  # as deep as the faults' outputs, for tables hold relative paths
+        kills[name] = kill_stage(stage, out, given.kills, np.random.default_rng([given.seed, *name.encode()]))
+        print(name, kills[name], flush=True)
+        faults[name] = try_faults(name, stage, work / "fault", content(out), inputs)
+        print(name, faults[name], flush=True)
     write_result("faults", given.seed, {"stages": kills, "faults": faults}, folder=given.results)
     wrong = [name for name, figures in kills.items() if figures["matched"] < figures["kills"] or figures["items_lost"]]
     wrong += [name for name, found in faults.items() for fault in found.values() if fault["sentence"] is False or fault["matched"] is False]

@@ -106,9 +106,15 @@ def convert_as_it_is(path: Path, out: Path) -> object:
 
 
 def read_config(path: Path, _: Path) -> None:
+    """As the settings of every stage; refused where none takes them."""
+    refusals = []
     for kind in STAGES.values():
-        with suppress(InputError):
+        try:
             load_config(kind, path)
+        except InputError as error:
+            refusals.append(error)
+    if len(refusals) == len(STAGES):
+        raise refusals[0]
 
 
 def use_model(path: Path, _: Path) -> object:

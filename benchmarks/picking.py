@@ -1,10 +1,12 @@
 """How many of the particles of whole simulated tomograms are found, and called by their name, and how long it takes.
 
     python benchmarks/picking.py WORK [--model FOLDER] [--library FOLDER] [--shape 200 512 512] [--snr 0.1 0.03] [--tomograms 1] [--name picking]
+        [--rivals dog templates] [--templates 6] [--rotations 500]
 
 Full physics: crowded, in a cytosol, with membranes and gold. A pick is right where it lies nearer to the centre of a particle than half its
 radius (at least 40 Å), each particle being found once. Tomograms and picks are kept in WORK, where a run that was stopped goes on.
-Writes benchmarks/results/NAME.json.
+With --rivals, other ways to pick (see rivals.py) are judged by the same rule; template matching on the particles of its own structures
+only, and triptych's picks of these beside it. Writes benchmarks/results/NAME.json.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from results import write_result
+from rivals import choose_templates, run_dog, run_templates
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
@@ -32,12 +36,15 @@ from triptych.io.mrc import mmap_mrc
 from triptych.io.relion import particles_from_relion
 from triptych.model import BUILT_IN_MODEL, load_model
 from triptych.scene import prepare_templates
+from triptych.specimen import Template
 from triptych.structures import load_library
 from triptych.tomograms import simulate_tomograms
 
 NEAR = 40.0
 """Å: a pick may always be so far from a centre."""
 SEED = 77
+THRESHOLDS = np.round(np.arange(0.1, 0.96, 0.05), 2)
+"""Of the score of picks that is a probability."""
 SIZES = {"below 400 kDa": (0, 400), "400 to 1,000 kDa": (400, 1000), "above 1,000 kDa": (1000, np.inf)}
 
 
@@ -95,10 +102,12 @@ def judge(tomograms: Path, picks: Path, radius: dict[str, float]) -> tuple[pd.Da
     return wanted, picked
 
 
-def best_threshold(wanted: pd.DataFrame, picked: pd.DataFrame) -> tuple[float, dict[str, float]]:
+def best_threshold(
+    wanted: pd.DataFrame, picked: pd.DataFrame, thresholds: NDArray[np.float64] = THRESHOLDS
+) -> tuple[float, dict[str, float]]:
     """The score above which location is found best, and the figures there."""
     best = (0.0, {"f1": -1.0})
-    for threshold in np.round(np.arange(0.1, 0.96, 0.05), 2):
+    for threshold in thresholds:
         kept = picked[picked["triptychScore"] >= threshold]
         right = int(kept["is"].notna().sum())
         figures = {
@@ -126,7 +135,8 @@ def measure(arguments: argparse.Namespace, snr: float) -> dict[str, Any]:
     config = make_tomograms(tomograms, arguments.library, tuple(arguments.shape), snr, arguments.tomograms)
     picks = arguments.work / f"{arguments.name}_{snr:g}"
     cost = run_pick(tomograms / "tomograms", picks, arguments.model)
-    radius = {template.name: template.radius * config.voxel_size for template in prepare_templates(config)}
+    templates = prepare_templates(config)
+    radius = {template.name: template.radius * config.voxel_size for template in templates}
     wanted, picked = judge(tomograms, picks, radius)
     threshold, figures = best_threshold(wanted, picked)
     kept = picked[picked["triptychScore"] >= threshold]
@@ -141,7 +151,40 @@ def measure(arguments: argparse.Namespace, snr: float) -> dict[str, Any]:
         "by_size": by_size(wanted, kept, mass),
         **cost,
         "classes": classes,
+        "rivals": measure_rivals(arguments, tomograms, picks, templates, radius),
     }
+
+
+def measure_rivals(
+    arguments: argparse.Namespace, tomograms: Path, picks: Path, templates: Sequence[Template], radius: dict[str, float]
+) -> dict[str, Any]:
+    """The figures of other ways to pick; their seconds are those of this process, of one tomogram after another."""
+    result: dict[str, Any] = {}
+    if "dog" in arguments.rivals:
+        out = picks.with_name(f"{picks.name}_dog")
+        seconds = run_dog(tomograms, out, arguments.model)
+        result["dog"] = {"seconds": seconds, **judge_rival(tomograms, out, radius, list(radius))}
+    if "templates" in arguments.rivals:
+        chosen = choose_templates(templates, arguments.templates)
+        names = [template.name for template in chosen]
+        out = picks.with_name(f"{picks.name}_templates")
+        seconds = run_templates(tomograms, out, chosen, arguments.rotations)
+        ours = judge_rival(tomograms, picks, radius, names)
+        theirs = judge_rival(tomograms, out, radius, names)
+        about = {"seconds": seconds, "rotations": arguments.rotations, "structures": names}
+        result["templates"] = {**about, **theirs, "triptych_on_the_same_particles": ours}
+    return result
+
+
+def judge_rival(tomograms: Path, picks: Path, radius: dict[str, float], names: Sequence[str]) -> dict[str, float]:
+    """Figures at the best threshold, of the particles and picks of some classes only."""
+    wanted, picked = judge(tomograms, picks, radius)
+    wanted, picked = wanted[wanted["triptychClass"].isin(names)], picked[picked["triptychClass"].isin(names)]
+    scores = np.unique(np.quantile(picked["triptychScore"], np.linspace(0, 0.98, 50))) if len(picked) else THRESHOLDS
+    threshold, figures = best_threshold(wanted, picked.assign(**{"is": picked["is"].where(picked["is"].isin(names))}), scores)
+    classes = per_class(wanted, picked[picked["triptychScore"] >= threshold])
+    mean = float(np.mean([row["f1"] for row in classes.values()]))
+    return {"particles": len(wanted), "picks": len(picked), "threshold": threshold, **figures, "mean_class_f1": mean}
 
 
 def by_size(wanted: pd.DataFrame, kept: pd.DataFrame, mass: dict[str, float]) -> dict[str, dict[str, float]]:
@@ -186,6 +229,9 @@ def main() -> None:
     parser.add_argument("--snr", type=float, nargs="+", default=[0.1, 0.03])
     parser.add_argument("--tomograms", type=int, default=1)
     parser.add_argument("--name", default="picking")
+    parser.add_argument("--rivals", nargs="*", choices=("dog", "templates"), default=[])
+    parser.add_argument("--templates", type=int, default=6, help="structures for template matching")
+    parser.add_argument("--rotations", type=int, default=500, help="of each template; neighbours among 500 are 24° apart")
     parser.add_argument("--picture", type=Path, help="PNG file of a slice at the first SNR")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)

@@ -8,20 +8,22 @@ left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import tomllib
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "licences.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "licences.md"
 EXTRAS = ("dask", "tensorboard")
 HEAD = """# Licences
 
 triptych itself has the BSD 3-clause licence (`LICENSE`). What it needs is not part of it; pip installs it. This list is made by
 `scripts/list_licences.py` from the metadata of the packages, in the versions that were installed then; a test checks that no dependency is
-missing. "Extra" is needed only for the option of that name.
+missing. "Extra" is needed only for the option of that name. The extra napari is left out: it brings the many packages of a viewer, among them PyQt6,
+which is under the GPL.
 
 | package | version | licence | needed by |
 |---|---|---|---|
@@ -36,38 +38,37 @@ def licence(package: Distribution) -> str:
     return stated if stated and len(stated) < 60 and "\n" not in stated else ", ".join(classifiers) or "see its files"
 
 
-def needs(package: Distribution, extra: str = "") -> Iterator[str]:
-    """Names of the packages that a package needs on this platform; with an extra, those of the extra only."""
-    for text in package.requires or []:
-        requirement = Requirement(text)
-        always = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-        if (not extra and always) or (extra and not always and requirement.marker and requirement.marker.evaluate({"extra": extra})):
-            yield canonicalize_name(requirement.name)
+def needs(package: Distribution) -> list[str]:
+    """Names of the packages that a package needs on this platform."""
+    return names_of(package.requires or [])
 
 
-def follow(names: Iterator[str], why: str, found: dict[str, tuple[Distribution, str]]) -> None:
+def names_of(requirements: list[str]) -> list[str]:
+    """Names in requirements, without those of other platforms and of extras."""
+    parsed = [Requirement(text) for text in requirements]
+    return [canonicalize_name(one.name) for one in parsed if one.marker is None or one.marker.evaluate({"extra": ""})]
+
+
+def follow(names: list[str], why: str, found: dict[str, tuple[Distribution, str]]) -> None:
     """Add packages and all that they need; the first reason stands."""
     for name in names:
         if name in found or name == "triptych":
             continue
         try:
-            package = distribution(name)
+            found[name] = distribution(name), why
         except PackageNotFoundError:
             continue
-        found[name] = package, why
-        follow(needs(package), why if why != "triptych" else name, found)
+        follow(needs(found[name][0]), why, found)
 
 
 def main() -> None:
-    ours = distribution("triptych")
-    found: dict[str, tuple[Distribution, str]] = {}
-    direct = list(needs(ours))
-    for name in direct:  # before what these need
-        found[name] = distribution(name), "triptych"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    direct = names_of(project["dependencies"])
+    found = {name: (distribution(name), "triptych") for name in direct}
     for name in direct:
         follow(needs(found[name][0]), name, found)
     for extra in EXTRAS:
-        follow(needs(ours, extra), f"extra {extra}", found)
+        follow(names_of(project["optional-dependencies"][extra]), f"extra {extra}", found)
     rows = [f"| {name} | {package.version} | {licence(package)} | {why} |" for name, (package, why) in sorted(found.items())]
     PAGE.write_text(HEAD + "\n".join(rows) + "\n", encoding="utf-8")
     print(f"{PAGE}: {len(rows)} packages")

@@ -22,8 +22,8 @@ from scaling_costs import costs_table
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 CARD = "src/triptych/data/models/base/README.md"
-DOCS = ("real_data", "simulation", "picking", "benchmarks", "scaling")
-PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in DOCS), ROOT / CARD)
+DOCS = ("real_data", "simulation", "picking", "benchmarks", "reliability", "scaling")
+PAGES = tuple(ROOT / name for name in ("README.md", *(f"docs/{name}.md" for name in DOCS), CARD))
 BLOCK = re.compile(r"<!-- figures: (\w+) -->\n.*?<!-- end of figures -->", re.DOTALL)
 
 
@@ -305,6 +305,37 @@ def calibration() -> str:
     return f"{with_places(rows, header, runs)}{about(runs)}{fitted}{picture('calibration')}{still_to_run('calibration', 'cpu', 'calibration', runs)}"
 
 
+NOVELTY = ("near", "far", "mixed")
+NOVELTY_SCORES = {
+    "probability": "maximum probability",
+    "energy": "energy",
+    "mahalanobis": "Mahalanobis distance",
+    "neighbours": "10th nearest neighbour",
+    "density": "density against its class",
+}
+
+
+def novelty() -> str:
+    """Structures that were withheld: scores, and what becomes of them."""
+    plain = read_runs("novelty", NOVELTY)
+    contrastive = read_runs("novelty", tuple(f"{fold}_contrastive" for fold in NOVELTY))
+    rows, second = [], []
+    for text, group in (("", plain), (", contrastive", contrastive)):
+        found = [run for items in group.values() for run in items]
+        for key, name in NOVELTY_SCORES.items() if found else ():
+            rows.append([name + text, *(spread([run["tests"][snr]["scores"][key]["auroc"] for run in found]) for snr in SNRS)])
+        for snr in SNRS if found else ():
+            tests = [run["tests"][snr] for run in found]
+            shares = [spread([test["share_called_unknown"][kind] for test in tests]) for kind in ("known", "withheld")]
+            maps = [spread([test["maps"]["withheld"][kind] for test in tests]) for kind in ("iou", "correlation")]
+            index = spread([test["groups"]["whitened"]["adjusted_rand_index"] for test in tests])
+            second.append([snr + text, *shares, *maps, index])
+    runs = plain | contrastive
+    first_table = with_places(rows, ["score: AUROC", *(f"SNR {snr}" for snr in SNRS)], runs)
+    header = ["SNR", "known called unknown", "withheld called unknown", "withheld: IoU", "withheld: correlation", "withheld: ARI of groups"]
+    return f"{first_table}{with_places(second, header, runs)}{about(runs)}{still_to_run('novelty', 'cpu', 'novelty', runs)}"
+
+
 def picking() -> str:
     """Particles found in whole simulated tomograms."""
     if not (RESULTS / "picking.json").exists():
@@ -361,6 +392,55 @@ def ablation() -> str:
     return f"{with_places(rows, header, runs)}{told}`{first['command']}`, triptych {first['triptych']}, {first['device']}."
 
 
+def kills() -> str:
+    """Every stage killed at random and started again."""
+    if not (RESULTS / "faults.json").exists():
+        return "No results yet."
+    content = read("faults")
+    keys = ("kills", "matched", "kept_something", "items_lost", "steps", "steps_done_again")
+    rows = [[name, *(str(figures[key]) for key in keys), f"{figures['seconds']:.1f}"] for name, figures in content["stages"].items()]
+    header = ["stage", "kills", "same result", "went on from what was finished", "items lost", "steps of a run", "steps done again, in all"]
+    header.append("seconds of a run")
+    return f"{table(header, rows)}\n\n{source('faults', content)}"
+
+
+FAULTS = {"full_disk": "full disk", "read_only": "read-only output", "lost_input": "input gone", "dead_worker": "a worker process killed"}
+
+
+def faults() -> str:
+    """What else goes wrong: was it said, and did the same command afterwards give the same result?"""
+    if not (RESULTS / "faults.json").exists():
+        return "No results yet."
+    content = read("faults")
+    rows = []
+    for name, found in content["faults"].items():
+        cells = [found.get(key, {"sentence": None, "ended": None, "matched": None}) for key in FAULTS]
+        rows.append([name, *map(_told, cells)])
+    return f"{table(['stage', *FAULTS.values()], rows)}\n\n{source('faults', content)}"
+
+
+def _told(fault: dict[str, Any]) -> str:
+    if fault["sentence"] is None:
+        return "–"
+    said = "no harm" if fault["ended"] == "finished" else "yes" if fault["sentence"] else "no"
+    return f"{said}, {'same' if fault['matched'] else 'other'} result"
+
+
+def fuzzing() -> str:
+    """Spoiled files of every format."""
+    if not (RESULTS / "fuzz.json").exists():
+        return "No results yet."
+    content = read("fuzz")
+    keys = ("files", "read", "refused", "tracebacks", "hangs", "written_outside")
+    tallies = content["formats"]
+    rows = [[name, *(f"{tally[key]:,}" for key in keys), f"{tally['peak_mb']:.0f}"] for name, tally in tallies.items()]
+    peak = max(tally["peak_mb"] for tally in tallies.values())
+    rows.append(["**all**", *(f"**{sum(tally[key] for tally in tallies.values()):,}**" for key in keys), f"**{peak:.0f}**"])
+    header = ["format", "files", "read", "refused with a sentence", "tracebacks and crashes", "hangs", "written outside", "peak MB"]
+    limits = f"Limits: {content['memory_limit_mb']} MB more than at the start, {content['time_limit_s']:g} s for a file."
+    return f"{table(header, rows)}\n\n{limits} {source('fuzz', content)}"
+
+
 def picture(name: str, size: str = "cpu") -> str:
     """A drawing of benchmarks/draw.py, where it has been drawn."""
     file = f"{name}.png" if size == "cpu" else f"{name}_{size}.png"
@@ -375,6 +455,8 @@ def scaling() -> str:
 
 def memory() -> str:
     """Peak memory against the size of the input."""
+    if not (RESULTS / "memory.json").is_file():
+        return "No results yet."
     content = read("memory")
     inputs = [(f"predict, {row['particles']:,} particles", row) for row in content["predict"]]
     inputs += [(f"pick, {' x '.join(map(str, row['shape']))} voxels", row) for row in content["pick"]]
@@ -383,7 +465,8 @@ def memory() -> str:
 
 
 TABLES = (demo, simulated, classes, real, recovered, simulator, spectra)
-TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, ablation, picking, scaling, memory)
+TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, novelty, ablation, picking)
+TABLES += (kills, faults, fuzzing, scaling, memory)
 FIGURES: dict[str, Callable[[], str]] = {f.__name__: f for f in TABLES}
 
 

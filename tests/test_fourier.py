@@ -1,8 +1,6 @@
-"""Invariants of resampling, filters, spectra and the contrast guess."""
+"""Invariants of resampling, filters and spectra."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +11,7 @@ from torch_fourier_shell_correlation import fourier_shell_correlation as torch_f
 from triptych.errors import InputError
 from triptych.fourier import (
     band_pass,
-    contrast_score,
     fourier_shell_correlation,
-    guess_contrast,
     low_pass,
     radial_power_spectrum,
     resample,
@@ -141,46 +137,6 @@ def test_shell_correlation() -> None:
     assert fourier_shell_correlation(signal + a, signal + b, 10.0)[1][8:].mean() == pytest.approx(0.5, abs=0.05)
     with pytest.raises(InputError, match="same box"):
         fourier_shell_correlation(a, b[1:], 10.0)
-
-
-def test_contrast_of_particles_in_noise() -> None:
-    axis = np.arange(40) - 20
-    radius = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)
-    ball = (radius < 8).astype(np.float32)
-    ball *= np.sqrt(0.05) / ball.std()
-    volumes = [Volume(ball + make_noise(40, seed), 10.0) for seed in range(10)]
-    assert guess_contrast(volumes)[0] == 1
-    assert guess_contrast(volumes)[1] > 6
-    assert guess_contrast([volume.with_data(7 - 2 * volume.data) for volume in volumes])[0] == -1
-    assert guess_contrast([]) == (0, 0.0)
-    assert contrast_score(np.zeros((16, 16, 16), dtype=np.float32)) == 0
-
-
-def test_contrast_of_noise_is_undecided() -> None:
-    """Also of noise whose power falls with frequency, as that of tomograms does."""
-    white = [Volume(make_noise(32, seed), 10.0) for seed in range(24)]
-    assert abs(guess_contrast(white)[1]) < 3
-    assert abs(guess_contrast([low_pass(volume, 60.0) for volume in white])[1]) < 3
-
-
-def test_contrast_of_real_ribosomes(shared_data: Path) -> None:
-    """Dark after deconvolution, each of the 20 by itself.
-
-    The copies without deconvolution have the opposite sign, as their correlation with the reference says too.
-    """
-    from triptych.io.mrc import read_mrc
-
-    folder = shared_data / "ribosome_70s_real"
-    volumes = [read_mrc(path) for path in sorted((folder / "subtomograms").glob("*.mrc"))]
-    sign, z_score = guess_contrast(volumes)
-    assert sign == -1
-    assert z_score < -8
-    assert all(guess_contrast([volume])[0] == -1 for volume in volumes)
-    assert guess_contrast([volume.with_data(-volume.data) for volume in volumes]) == (1, pytest.approx(-z_score))
-    with np.load(folder / "truth.npz") as truth:
-        raw = [Volume(data.astype(np.float32), 12.0) for data in truth["subtomograms_not_deconvolved"]]
-    assert guess_contrast(raw)[0] == 1
-    assert guess_contrast(raw)[1] > 4
 
 
 def test_shell_correlation_agrees_with_torch_fourier_shell_correlation() -> None:

@@ -17,12 +17,14 @@ from typer.testing import CliRunner
 from triptych.cli import app
 from triptych.config import NetworkConfig, PickConfig, PredictConfig, SimulateConfig, TrainConfig
 from triptych.errors import InputError
+from triptych.io.manifest import read_manifest
 from triptych.io.mrc import read_mrc
 from triptych.io.relion import particles_from_relion
 from triptych.io.source import open_particles
 from triptych.io.star import read_star
 from triptych.io.tomogram import open_tomogram
 from triptych.model import Model, ModelCard, Network, PickOutput, TaskOutput
+from triptych.novelty import Traits, fit_novelty
 from triptych.pick import pick
 from triptych.settings import load_config
 from triptych.simulate import simulate
@@ -96,6 +98,19 @@ def test_every_blob_is_found_once_where_it_is(voxel_size: float, tile_size: int,
     assert densities[instances > 0].mean() > 5
 
 
+def test_what_is_unknown_keeps_its_best_class(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model = seeing_model()
+    same = Traits(np.zeros((20, 8)), np.zeros((20, 2)), np.empty((20, 0)))
+    model.novelty = fit_novelty(same, np.zeros(20, np.int64), same)  # nothing is less novel than these: all is unknown
+    module: Any = sys.modules["triptych.pick"]
+    monkeypatch.setattr(module, "load_model", lambda *_: model)
+    table = read_star(pick([write_mrc(tmp_path / "a.mrc", blobs(10.0), 10.0)], tmp_path / "picks") / "particles.star")["particles"]
+    assert len(table) == len(PLACES)
+    assert set(table["triptychClass"]) == {"blob"}
+    assert set(table["triptychVerdict"]) == {"unknown"}
+    assert (table["triptychNovelty"] >= 0.5).all()
+
+
 @pytest.mark.usefixtures("sees_blobs")
 def test_ome_zarr_is_read_as_mrc_is(tmp_path: Path) -> None:
     data = blobs(10.0).astype(np.float32)
@@ -134,6 +149,22 @@ def test_stopped_and_in_parts_it_ends_the_same(monkeypatch: pytest.MonkeyPatch, 
     for number in (2, 1):
         pick([tmp_path / "tomograms"], tmp_path / "parts", config=config, part=(number, 2))
     assert hashes(tmp_path / "parts") == whole
+
+
+@pytest.mark.usefixtures("sees_blobs")
+def test_inverted_contrast_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dark = write_mrc(tmp_path / "dark.mrc", blobs(10.0), 10.0)
+    bright = write_mrc(tmp_path / "bright.mrc", -blobs(10.0), 10.0)
+    taken = read_manifest(pick([dark, bright], tmp_path / "as_dark"))
+    assert taken["contrast"] == {"dark": "dark", "bright": "dark"}
+    assert [warning.split(";")[0].split("(")[0] for warning in taken["contrast_warnings"]] == [
+        "bright: CONTRAST LOOKS INVERTED: the particles are taken as dark, but look bright "
+    ]
+    assert taken["contrast_warnings"][0] in caplog.messages
+    out = pick([dark, bright], tmp_path / "auto", config=PickConfig(contrast="auto", threshold=0.5))
+    assert read_manifest(out)["contrast"] == {"dark": "dark", "bright": "bright"}
+    found = particles_from_relion(out / "particles.star").table
+    assert (found["rlnTomoName"].value_counts() == len(PLACES)).all()
 
 
 @pytest.mark.usefixtures("sees_blobs")

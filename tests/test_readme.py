@@ -21,6 +21,7 @@ SMALLER = {
     "demo": ["--particles", "6"],
     "simulate": tiny.set_options(tiny.SIMULATE),
     "train": tiny.set_options(tiny.TRAIN),
+    "discover": tiny.set_options(tiny.DISCOVER),
 }
 
 
@@ -55,7 +56,7 @@ def run_command(line: str) -> None:
 def test_readme_shows_every_command() -> None:
     lines = " ".join(step.text for step in read_steps() if step.language != "python")
     ours = ("demo", "structures list", "structures make", "structures fetch", "simulate", "train", "predict", "pick", "report", "info", "config")
-    ours += ("simulate-tomograms", "convert", "cut")
+    ours += ("simulate-tomograms", "convert", "cut", "calibrate", "discover", "add-class")
     for command in ours:
         assert f"triptych {command}" in lines, f"the README doesn't show {command}"
 

@@ -17,9 +17,13 @@ from fake_predictions import CLASS_NAMES, Fake, make_fake
 from triptych import figures, metrics
 from triptych.config import ReportConfig
 from triptych.errors import InputError
+from triptych.io.manifest import to_plain
 from triptych.io.mrc import read_mrc, write_mrc
+from triptych.io.predictions import read_predictions
 from triptych.io.star import read_star, write_star
 from triptych.io.store import open_store
+from triptych.metrics import principal_components
+from triptych.pages import scale_bar
 from triptych.report import (
     Gallery,
     Progress,
@@ -27,18 +31,14 @@ from triptych.report import (
     match_truth,
     page_warnings,
     pick_in_turn,
-    principal_components,
-    read_predictions,
     report,
-    scale_bar,
     score_particles,
     spread,
-    to_plain,
 )
 from triptych.volume import Volume
 
 SHORT = ReportConfig(gallery=6)
-VOID = {"meta", "br", "wbr", "img", "link", "hr"}
+VOID = {"meta", "input", "br", "wbr", "img", "link", "hr"}
 
 
 class Page(HTMLParser):

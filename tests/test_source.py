@@ -18,7 +18,6 @@ from scipy.spatial.transform import Rotation
 
 from triptych.config import PredictConfig
 from triptych.errors import InputError
-from triptych.io.describe import describe_file
 from triptych.io.mrc import write_mrc
 from triptych.io.relion import angles_from_rotations, particles_from_relion, read_relion, rotations_from_angles
 from triptych.io.source import READS_PER_MAP, ParticleSource, cut_cube, find_tomogram, open_particles, unique_names, voxel_sizes
@@ -477,6 +476,17 @@ def test_dataset_store(tmp_path: Path) -> None:
     assert source.names[0] == "particle_000000"
 
 
+def test_tomograms_are_found_from_another_folder(tmp_path: Path) -> None:
+    make_tomogram(tmp_path / "project")
+    source = open_it(write_coordinates(tmp_path / "project", [50.0, 60.0], [40.0, 40.0], [30.0, 30.0]))
+    out = tmp_path / "elsewhere" / "predictions"
+    out.mkdir(parents=True)
+    write_star(out / "particles.star", source.blocks_with(source.table_for(out)))
+    again = open_it(out / "particles.star")
+    for row in range(len(source)):
+        np.testing.assert_array_equal(again.read(row).data, source.read(row).data)
+
+
 # ---------------------------------------------------------------------------------------------------------- real data
 
 
@@ -526,63 +536,11 @@ def test_real_tomograms(shared_data: Path) -> None:
         open_it(shared_data / "tomograms_labelled" / "tomo01.mrc.gz")
 
 
-# ------------------------------------------------------------------------------------------------------------- describe
-
-
-def test_describe_what_predict_takes(tmp_path: Path) -> None:
-    path = write_images(tmp_path)
-    facts = dict(describe_file(path).facts)
-    assert (facts["particles"], facts["images"], facts["voxel size of the images"]) == ("3", "3 of 3 found", "10 Å")
-    (tmp_path / "images" / "p1.mrc").unlink()
-    assert "p1.mrc" in describe_file(path).warnings[0]
-    make_tomogram(tmp_path)
-    result = describe_file(tmp_path / "TS_1.mrc")
-    assert dict(result.facts)["size"] == "40 x 30 x 20 voxels (x, y, z)"
-    assert dict(result.facts)["grey values"].startswith("0 to 1.929e+05")
-    assert dict(describe_file(write_coordinates(tmp_path, [1.0], [1.0], [1.0])).facts)["coordinates"].startswith("pixels of 2.5 Å")
-    assert dict(describe_file(tmp_path / "images").facts)["files"] == "2"
-
-
-def test_describe_index_of_structures(tmp_path: Path) -> None:
-    index = tmp_path / "structures.csv"
-    index.write_text("name,file,entry\nfirst,first.pdb,1ABC\nsecond,second.pdb,\n")
-    (tmp_path / "first.pdb").touch()
-    result = describe_file(index)
-    assert dict(result.facts)["structures"] == "2: first, second"
-    assert dict(result.facts)["use"].startswith(f"triptych structures make {index} LIBRARY")
-    assert len(result.warnings) == 1
-    assert "1 of their files are not beside it (second.pdb)" in result.warnings[0]
-    index.write_text("name,file\nfirst,first.pdb\nfirst,first.pdb\n")
-    assert describe_file(index).warnings == ["More than one is called first: give each its own name."]
-    for text in ("a,b\n1,2\n", "", "name,file\n"):
-        index.write_text(text)
-        with pytest.raises(InputError, match="no rows with the columns name and file"):
-            describe_file(index)
-    index.write_bytes(b"name,file\n\xff,b\n")
-    with pytest.raises(InputError, match="cannot be read as CSV"):
-        describe_file(index)
-
-
-def test_describe_warns(tmp_path: Path) -> None:
-    with mrcfile.new(tmp_path / "a.mrc") as file:
-        file.set_data(np.array([[[1, 5], [2, 3]]], dtype="f4"))
-        file.voxel_size = 1
-        file.data[0, 0, 1] = np.nan
-    warnings = " ".join(describe_file(tmp_path / "a.mrc").warnings)
-    assert "1 Å per voxel" in warnings
-    assert "1 values are NaN" in warnings
-    with pytest.raises(InputError, match="no kind"):
-        describe_file(Path(__file__))
-    with pytest.raises(InputError, match="does not exist"):
-        describe_file(tmp_path / "nothing")
-
-
-def test_describe_real_particles(shared_data: Path) -> None:
-    facts = dict(describe_file(shared_data / "ribosome_70s_real" / "particles.star").facts)
-    assert "dark" in facts["contrast"]
-    assert "little" not in facts["contrast"]
-    result = describe_file(shared_data / "ribosome_70s_tilt_stacks" / "particles.star")
-    assert dict(result.facts)["images"] == "20 of 20 found, stacks of 2-D tilt images"
-    assert dict(result.facts)["boxes"] == "32 voxels"
-    assert any("0 Å per voxel" in text for text in describe_file(shared_data / "tomograms_labelled" / "tomo01.mrc.gz").warnings)
-    assert dict(describe_file(shared_data / "structures" / "3j9i.pdb.gz").facts)["chains"] == "28 in the first model"
+def test_tilt_ranges_come_from_the_tables_of_the_tomograms(tmp_path: Path) -> None:
+    particles = pd.DataFrame({"rlnTomoName": ["a", "b", "a"], **{f"rlnCoordinate{axis}": [5.0, 6.0, 7.0] for axis in "XYZ"}})
+    write_star(tmp_path / "particles.star", {"particles": particles})
+    assert read_relion(tmp_path / "particles.star").tilt_ranges() is None
+    tilts = {name: pd.DataFrame({"rlnTomoYTilt": values}) for name, values in (("a", [-48.0, 0.0, 51.0]), ("b", [-60.0, 57.0]))}
+    names = pd.DataFrame({"rlnTomoName": ["a", "b"]})
+    write_star(tmp_path / "tomograms.star", {"global": names, **tilts})
+    assert np.allclose(read_relion(tmp_path / "particles.star").tilt_ranges(), [[-48, 51], [-60, 57], [-48, 51]])

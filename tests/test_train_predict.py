@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from tiny import SIMULATE, TRAIN, write_mrc, write_particles
 
 from triptych.config import AugmentConfig, PredictConfig, SimulateConfig, TrainConfig
-from triptych.dataset import PlannedBatches, SubtomogramDataset, centre_heat, scramble_phases, split_rows, tile_rows
+from triptych.dataset import PlannedBatches, SubtomogramDataset, centre_heat, split_rows, tile_rows
 from triptych.errors import InputError
+from triptych.fourier import scramble_phases
 from triptych.io.mrc import read_mrc
 from triptych.io.source import ParticleSource, open_particles
 from triptych.io.star import probability_columns, read_star
@@ -159,7 +160,7 @@ def test_scrambled_phases_keep_the_power_spectrum() -> None:
 
 
 def test_model_folder_is_complete(model: Path) -> None:
-    assert {"weights.safetensors", "model.json", "manifest.json", "training.csv"} == {path.name for path in model.iterdir()}
+    assert {"weights.safetensors", "model.json", "novelty.safetensors", "manifest.json", "training.csv"} == {path.name for path in model.iterdir()}
     assert json.loads((model / "manifest.json").read_text())["validation"]["particles"] == 4
     assert not list(model.parent.glob("*.training"))
 

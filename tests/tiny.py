@@ -36,6 +36,15 @@ TRAIN = [
     "network.embedding_size=8",
     "loader_workers=0",
 ]
+DISCOVER = [
+    "classes=[complex, other, none]",
+    "one_group=true",
+    "group.smallest=4",
+    "align.step=45",
+    "align.starts=1",
+    "align.rounds=1",
+    "align.candidates=1",
+]
 
 
 def set_options(settings: list[str]) -> list[str]:

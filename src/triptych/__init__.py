@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 __all__ = [
+    "CalibrateConfig",
+    "DiscoverConfig",
     "InputError",
     "PredictConfig",
     "ReportConfig",
@@ -21,6 +23,9 @@ __all__ = [
     "TrainConfig",
     "Volume",
     "__version__",
+    "add_classes",
+    "calibrate",
+    "discover",
     "load_library",
     "load_model",
     "predict",
@@ -32,6 +37,8 @@ __all__ = [
 ]
 
 _HOME = {
+    "CalibrateConfig": "config",
+    "DiscoverConfig": "config",
     "InputError": "errors",
     "PredictConfig": "config",
     "ReportConfig": "config",
@@ -39,6 +46,9 @@ _HOME = {
     "TomogramConfig": "config",
     "TrainConfig": "config",
     "Volume": "volume",
+    "add_classes": "add_class",
+    "calibrate": "calibrate",
+    "discover": "discover",
     "load_library": "structures",
     "load_model": "model",
     "predict": "predict",
@@ -53,7 +63,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from triptych.config import PredictConfig, ReportConfig, SimulateConfig, TomogramConfig, TrainConfig
+    from triptych.add_class import add_classes
+    from triptych.calibrate import calibrate
+    from triptych.config import CalibrateConfig, DiscoverConfig, PredictConfig, ReportConfig, SimulateConfig, TomogramConfig, TrainConfig
+    from triptych.discover import discover
     from triptych.errors import InputError
     from triptych.model import load_model
     from triptych.predict import predict

@@ -28,7 +28,7 @@ from triptych.parallel import keep_freed_memory
 
 if TYPE_CHECKING:
     from triptych.io.compare import Comparison
-    from triptych.io.describe import Description
+    from triptych.io.description import Description
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -56,7 +56,7 @@ class Commands(TyperGroup):
         except KeyboardInterrupt as interrupt:
             if ctx.invoked_subcommand == "train":
                 how = "give the same command with --resume to go on from the last checkpoint"
-            elif ctx.invoked_subcommand in ("simulate", "simulate-tomograms", "cut", "predict", "pick"):
+            elif ctx.invoked_subcommand in ("simulate", "simulate-tomograms", "cut", "predict", "pick", "discover"):
                 how = "what is finished is kept; give the same command again to go on"
             else:
                 how = "nothing half-made is left under the output's name; give the same command again to start over"
@@ -284,6 +284,28 @@ def train(
 
 
 @app.command()
+def calibrate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Trained model folder.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Zarr store that it was not trained on, with the same box and voxel size.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Model folder to write.")],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """The same model with temperature and novelty fitted anew; classes of DATA that it does not know serve as novel ones."""
+    from triptych.config import CalibrateConfig
+    from triptych.settings import load_config
+
+    settings = load_config(CalibrateConfig, config, overrides or ())
+
+    from triptych.calibrate import calibrate as stage
+
+    with show_progress("calibrate", "particles", device_name(settings.device)) as on_progress:
+        path = stage(model, data, output, settings, on_progress=on_progress)
+    print_calibration(path)
+    print_path("model", path)
+
+
+@app.command()
 def predict(
     particles: Annotated[str, typer.Argument(metavar="PARTICLES", help="STAR file, folder, MRC file, quoted glob of MRC files, or Zarr store.")],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
@@ -331,6 +353,67 @@ def pick(
     with show_progress("pick", "steps", device, resumed=True) as on_progress:
         path = stage(tomograms, output, model, settings, on_progress=on_progress, part=numbers, scheduler=scheduler)
     print_predicted("picks", path, part)
+
+
+@app.command()
+def discover(
+    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder written by predict.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Groups of unknown particles, their averages and what they may be; the same command goes on after an interruption."""
+    from triptych.config import DiscoverConfig
+    from triptych.settings import load_config
+
+    settings = load_config(DiscoverConfig, config, overrides or ())
+
+    from triptych.discover import discover as stage
+
+    with show_progress("discover", "particle steps", device_name(settings.align.device), resumed=True) as on_progress:
+        path = stage(predictions, output, settings, on_progress=on_progress)
+    print_groups(path)
+    print_path("discovery", path / "report.html")
+
+
+@app.command("add-class")
+def add_class(
+    discovery: Annotated[Path, typer.Argument(metavar="DISCOVERY", help="Folder written by discover.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Model folder to write.")],
+    names: Annotated[list[str], typer.Argument(metavar="GROUP=NAME...", help="Groups and what to call them, such as 1=my_complex.")],
+    model: Annotated[Path | None, typer.Option(metavar="MODEL", help="The model that made the predictions; default: where it was then.")] = None,
+) -> None:
+    """A model that knows groups as classes, without training: predict with it as with any other."""
+    from triptych.add_class import add_classes as stage
+
+    chosen = dict(parse_group(text) for text in names)
+    if len(chosen) < len(names):
+        raise InputError(f"a group is named twice in {' '.join(names)}: name each once")
+    print_path("model", stage(discovery, output, chosen, model))
+
+
+def parse_group(text: str) -> tuple[int, str]:
+    """The number and the name of "1=my_complex"."""
+    match = re.fullmatch(r"([1-9]\d*)=(.+)", text)
+    if match is None:
+        raise InputError(f"{text!r} came, but GROUP=NAME was expected, as in 1=my_complex: the number of a group and what to call it")
+    return int(match[1]), match[2]
+
+
+@app.command()
+def view(
+    picks: Annotated[Path, typer.Argument(metavar="PICKS", help="Folder written by pick.")],
+    tomogram: Annotated[str | None, typer.Option(metavar="NAME", help="Which tomogram; default: the first.")] = None,
+) -> None:
+    """What was picked, in a napari window (needs pip install 'triptych[napari]')."""
+    from triptych.view import show_picks
+
+    viewer = show_picks(picks, tomogram)
+
+    import napari
+
+    viewer.show()
+    napari.run()
 
 
 @app.command()
@@ -404,7 +487,9 @@ def info(file: Annotated[Path, typer.Argument(metavar="FILE", help="Any file or 
 
 @app.command("config")
 def print_config(
-    stage: Annotated[str, typer.Argument(metavar="STAGE", help="simulate, simulate-tomograms, cut, train, predict, pick or report.")],
+    stage: Annotated[
+        str, typer.Argument(metavar="STAGE", help="simulate, simulate-tomograms, cut, train, calibrate, predict, pick, discover or report.")
+    ],
 ) -> None:
     """The annotated defaults of a stage, as YAML to save and edit."""
     from triptych.settings import format_defaults, stage_settings
@@ -436,6 +521,20 @@ def clear_demo_folder(folder: Path, overwrite: bool) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- printing
+
+
+def print_calibration(folder: Path) -> None:
+    """What was fitted, and on what."""
+    from triptych.io.manifest import read_manifest
+
+    figures = read_manifest(folder)["calibration"]
+    card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    rule = card["novelty"]
+    before, after = (figures[when]["calibration_error"] for when in ("before", "after"))
+    out.print(f"temperature {card['temperature']:.3f}; calibration error {before:.3f} before, {after:.3f} after")
+    rejected = "" if rule["rejected_withheld"] is None else f", rejects {rule['rejected_withheld']:.3f} of the particles of withheld structures"
+    text = f"novelty by {rule['score']}, threshold chosen on {rule['chosen_on']}: accepts {rule['accepted_known']:.3f} of the known particles"
+    out.print(text + rejected, soft_wrap=True)
 
 
 def make_table(*columns: str, numbers: tuple[int, ...] = (), title: str | None = None) -> Table:
@@ -481,6 +580,20 @@ def print_classes(predictions: Path) -> None:
     for name, values in sorted(probabilities.items(), key=lambda item: -len(item[1])):
         table.add_row(name, str(len(values)), f"{sum(values) / len(values):.3f}")
     out.print(table)
+
+
+def print_groups(folder: Path) -> None:
+    """What was found in each group."""
+    from triptych.io.manifest import read_manifest
+    from triptych.io.star import read_star
+
+    table = make_table("group", "particles", "stability", "resolution, Å", "best match", "correlation", numbers=(0, 1, 2, 3, 5))
+    columns = read_star(folder / "groups.star")["groups"]
+    names = ("Group", "Particles", "Stability", "Resolution", "MatchName", "MatchCorrelation")
+    for group, particles, stability, resolution, name, correlation in zip(*(columns[f"triptych{name}"] for name in names), strict=True):
+        table.add_row(str(group), str(particles), f"{stability:.2f}", f"{resolution:.0f}", escape(str(name)), f"{correlation:.2f}")
+    out.print(table)
+    out.print(f"tilt range: {read_manifest(folder)['tilt_ranges_are']}", soft_wrap=True)
 
 
 def print_comparisons(comparisons: Sequence[Comparison]) -> None:

@@ -16,10 +16,12 @@ PositiveRange = tuple[PositiveFloat, PositiveFloat]
 NonNegativeRange = tuple[NonNegativeFloat, NonNegativeFloat]
 CountRange = tuple[NonNegativeInt, NonNegativeInt]
 Share = Annotated[float, Field(ge=0)]
-RANGES: tuple[Any, ...] = (Range, PositiveRange, PositiveRange | None, NonNegativeRange, CountRange)
+RANGES: tuple[Any, ...] = (Range, Range | None, PositiveRange, PositiveRange | None, NonNegativeRange, CountRange)
 Task = Literal["class", "mask", "density", "pick"]
 CtfCorrection = Literal["none", "phase_flip", "deconvolve", "multiply"]
 TiltOrder = Literal["dose_symmetric", "bidirectional", "continuous"]
+ASSUMED_TILT_RANGE = (-60.0, 60.0)
+"""Lowest and highest tilt, degrees, where nothing states them."""
 Smoothing = Literal["none", "low_pass", "wiener"]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|gpu(:\d{1,3})?)$")]
 """auto: a GPU where there is one; gpu:1: the second of several."""
@@ -27,6 +29,9 @@ Channels = Annotated[int, Field(gt=0, le=4096)]
 Blocks = Annotated[int, Field(gt=0, le=64)]
 NONE_CLASS = "none"
 """Class of a box without a particle at its centre."""
+UNKNOWN = "unknown"
+"""Verdict on a particle of a kind that the model has not been trained on."""
+NoveltyScore = Literal["probability", "energy", "mahalanobis", "neighbours", "density"]
 Contrast = Literal["dark", "bright"]
 DEFAULT_CONTRAST: Contrast = "dark"
 """Sign of the particles' grey values where nothing states it: low, as in most tomograms."""
@@ -191,6 +196,17 @@ class LossConfig(Settings):
     density_weight: Annotated[float, Field(ge=0, description="squared error + (1 - correlation)")] = 1.0
     pick_weight: Annotated[float, Field(ge=0, description="of a tile: 10 x binary cross-entropy + soft Jaccard loss of what is no background, cross-entropy of its labels, focal loss of the centres")] = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1, description="label smoothing of the cross-entropy")] = 0.03
+    contrastive_weight: Annotated[float, Field(ge=0, description="of the embedding: supervised contrastive loss (Khosla et al. 2020), part of the task class; draws particles of a class together and others apart")] = 0.0
+    contrastive_temperature: Annotated[float, Field(gt=0, description="of that loss; the lower, the more it looks at the nearest particles")] = 0.1
+
+
+class NoveltyConfig(Settings):
+    """How particles of unknown structures are told from known ones."""
+
+    score: Annotated[NoveltyScore, Field(description="score to use where no structures are withheld; with some, the best of all is chosen. probability: of the best class; energy: log-sum-exp of the logits; mahalanobis: distance to the nearest class; neighbours: distance to the k-th nearest known particle; density: recovered density against those of its class")] = "neighbours"
+    accepted_share: Annotated[float, Field(gt=0, lt=1, description="share of the held-out known particles that are to be accepted, where no structures are withheld")] = 0.95
+    particles: Annotated[int, Field(gt=1, description="known particles that the reference is made from, at most; their embeddings are kept in the model folder")] = 2048
+    neighbours: Annotated[int, Field(gt=0, description="k of the score neighbours")] = 10
 
 
 class TrainConfig(Settings):
@@ -199,6 +215,8 @@ class TrainConfig(Settings):
     network: Annotated[NetworkConfig, Field(description="the network")] = NetworkConfig()
     augment: Annotated[AugmentConfig, Field(description="augmentation")] = AugmentConfig()
     loss: Annotated[LossConfig, Field(description="losses")] = LossConfig()
+    novelty: Annotated[NoveltyConfig, Field(description="how unknown structures are recognised")] = NoveltyConfig()
+    withheld: Annotated[tuple[str, ...], Field(description="classes of the data that the network is never shown; their held-out particles serve to choose score and threshold of the novelty. Not with the task pick, whose tiles show everything")] = ()
     updates: Annotated[int, Field(gt=0, description="optimiser steps in all")] = 4000
     stop_after: Annotated[int | None, Field(gt=0, description="end at the first checkpoint after so many steps, whatever the learning-rate schedule says; none: after all")] = None
     batch_size: Annotated[int, Field(gt=1, description="subtomograms per step")] = 32
@@ -240,6 +258,29 @@ class TrainConfig(Settings):
         return self
 
 
+class CalibrateConfig(Settings):
+    """`triptych calibrate`: a trained model + labelled subtomograms -> the same model with another temperature and novelty reference."""
+
+    novelty: Annotated[NoveltyConfig, Field(description="how unknown structures are recognised")] = NoveltyConfig()
+    fit_temperature: Annotated[bool, Field(description="fit the temperature of the probabilities too; false: leave the model's")] = True
+    held_out_share: Annotated[float, Field(gt=0, lt=1, description="share of the particles, in whole tomograms, on which the threshold is chosen and the figures are measured; from the others temperature and reference are fitted")] = 0.4
+    batch_size: Annotated[int, Field(gt=0, description="subtomograms per forward pass")] = 32
+    precision: Annotated[Literal["auto", "bfloat16", "float32"], Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = "auto"
+    device: Annotated[Device, Field(description="where to run")] = "auto"
+    seed: Annotated[int, Field(ge=0, description="of the choice of particles")] = 0
+
+
+class GroupConfig(Settings):
+    """How embeddings are grouped."""
+
+    smallest: Annotated[int, Field(gt=1, description="least particles of a group")] = 10
+    neighbours: Annotated[int, Field(gt=0, description="neighbours from which the density of particles is estimated (min_samples of HDBSCAN)")] = 5
+    dimensions: Annotated[int, Field(gt=1, description="principal components that are looked at, at most; fewer where only they stand out from the noise")] = 6
+    resamplings: Annotated[int, Field(ge=0, description="groupings of a random part of the particles from which the stability is taken")] = 10
+    resampled_share: Annotated[float, Field(gt=0, lt=1, description="share of the particles in each of them")] = 0.8
+    junk_share: Annotated[float, Field(gt=0, le=1, description='mean probability of "none" from which on a group is junk')] = 0.5
+
+
 class PredictConfig(Settings):
     """`triptych predict`: model + particles -> STAR, masks, densities."""
 
@@ -261,7 +302,7 @@ class PickConfig(Settings):
     """`triptych pick`: model + whole tomograms -> particles, label maps, maps of the particles."""
 
     voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of the tomograms; none: as the files say")] = None
-    contrast: Annotated[Contrast, Field(description="sign of the particles' grey values in the tomograms")] = DEFAULT_CONTRAST
+    contrast: Annotated[Contrast | Literal["auto"], Field(description="sign of the particles' grey values in the tomograms; auto: decide from the data of each")] = DEFAULT_CONTRAST
     threshold: Annotated[float, Field(gt=0, lt=1, description="least probability of a particle's centre that is looked at")] = 0.15
     min_score: Annotated[float, Field(ge=0, le=1, description="least score (probability of the centre x probability of being a particle at all) of a particle that is written")] = 0.1
     max_overlap: Annotated[float, Field(ge=0, le=1, description="most of a particle's mask that a better one may cover")] = 0.3
@@ -276,6 +317,37 @@ class PickConfig(Settings):
     workers: Annotated[int, Field(ge=0, description="processes on this machine, which share its cores; 0: one per CPU core")] = 1
 
 
+class AlignConfig(Settings):
+    """How volumes are turned and shifted onto a reference, and averaged."""
+
+    resolution: Annotated[float, Field(gt=0, description="finest detail that is compared, Å; never finer than two voxels")] = 25.0
+    coarse_resolution: Annotated[float, Field(gt=0, description="finest detail that the search over all rotations compares, Å")] = 40.0
+    step: Annotated[float, Field(ge=2, le=45, description="mean angle between neighbouring rotations of the search")] = 15.0
+    max_shift: Annotated[float, Field(ge=0, description="the particle's centre is at most this far from the box's centre, Å")] = 40.0
+    candidates: Annotated[int, Field(gt=0, description="best rotations of the search, none a neighbour of another, from which refinement starts")] = 6
+    starts: Annotated[int, Field(gt=0, description="particles that a consensus without a reference starts from, each on its own; the best agreement wins")] = 5
+    rounds: Annotated[int, Field(gt=0, description="most rounds of aligning and averaging of a consensus")] = 8
+    device: Annotated[Device, Field(description="where to compute")] = "auto"
+
+
+class DiscoverConfig(Settings):
+    """`triptych discover`: predictions -> groups of like particles, aligned averages, what they may be."""
+
+    particles: Annotated[Literal["unknown", "all"], Field(description='particles to group: those whose verdict is "unknown", or all but those of the class "none"')] = "unknown"
+    classes: Annotated[tuple[str, ...] | None, Field(min_length=1, description="group the particles that were called so instead")] = None
+    one_group: Annotated[bool, Field(description="take these particles as one group instead of looking for several")] = False
+    tilt_range: Annotated[Range | None, Field(description=f"lowest and highest tilt, degrees: what lies outside was not measured; none: as the files say, else {ASSUMED_TILT_RANGE[0]:g} to {ASSUMED_TILT_RANGE[1]:g}")] = None
+    voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of the averages; none: as the first particle")] = None
+    library: Annotated[Path | None, Field(description="what averages are compared with: a library that `structures make` wrote, a folder of PDB, mmCIF and map files, or one such file; none: the built-in library")] = None
+    matches: Annotated[int, Field(gt=0, description="best matches that are listed for each group")] = 5
+    group: Annotated[GroupConfig, Field(description="how particles are grouped")] = GroupConfig()
+    align_by: Annotated[Literal["recovered", "subtomograms"], Field(description="what particles are aligned through: recovered densities, without noise and wedge; or the subtomograms themselves, where the model recovers too little")] = "recovered"
+    align: Annotated[AlignConfig, Field(description="how particles are aligned")] = AlignConfig()
+    layout: Annotated[Literal["tsne", "pca"], Field(description="how the map of the embedding is drawn: t-SNE keeps neighbours together, PCA distances")] = "tsne"
+    panels: Annotated[int, Field(ge=0, description="particles whose panels the page shows, drawn at random where there are more")] = 1000
+    seed: Annotated[int, Field(ge=0, description="of half sets, starts of the alignment, resampling of the groups, and the map")] = 0
+
+
 class ReportConfig(Settings):
     """`triptych report`: predictions (+ truth) -> metrics.json and report.html."""
 
@@ -288,7 +360,9 @@ STAGES: dict[str, type[Settings]] = {
     "simulate-tomograms": TomogramConfig,
     "cut": CutConfig,
     "train": TrainConfig,
+    "calibrate": CalibrateConfig,
     "predict": PredictConfig,
     "pick": PickConfig,
+    "discover": DiscoverConfig,
     "report": ReportConfig,
 }

@@ -24,7 +24,7 @@ from triptych.errors import InputError
 from triptych.fourier import resample
 from triptych.io.convert import read_particles
 from triptych.io.manifest import describe_input, installed_version, write_manifest
-from triptych.io.mrc import check_values, read_mrc
+from triptych.io.mrc import are_valid, check_values, read_mrc, read_sections
 from triptych.io.relion import numbers
 from triptych.io.source import cut_box, find_tomogram, mrc_files
 from triptych.io.star import read_star
@@ -166,7 +166,7 @@ def read_annotations(paths: Sequence[Path], labels: Path | str | None, particles
         files = [file for file in mrc_files(Path(labels)) if file.resolve() not in {path.resolve() for path in paths}]
         maps = {tomogram_name(path): find_tomogram(tomogram_name(path), files, "a label map was expected there") for path in paths}
     of_list = sorted(set(listed.classes or ())) if listed is not None else []
-    of_maps = sorted({int(number) for path in maps.values() for number in np.unique(read_label_map(path, config.voxel_size).data)} - {0})
+    of_maps = sorted({number for path in maps.values() for number in numbers_in(path)} - {0})
     stated = {} if labels is None else stated_names(Path(labels)) | config.names
     names = {number: stated.get(number, f"class_{number}") for number in of_maps}
     # A name of the list that no label map has is that of a class without voxels.
@@ -178,13 +178,13 @@ def read_annotations(paths: Sequence[Path], labels: Path | str | None, particles
     return Annotations(every, len(classes), {number: every.index(name) for number, name in names.items()}, maps, listed)
 
 
-def read_label_map(path: Path, voxel_size: float | None) -> Volume:
-    """A map whose values are numbers of labels; InputError where they are none."""
-    volume = read_mrc(path, voxel_size)
-    low, high = volume.data.min(), volume.data.max()
-    if low < 0 or high > LARGEST_LABEL or (volume.data % 1).any():
-        raise InputError(f"{path} holds values from {low:g} to {high:g}, but a label map has whole numbers from 0 to {LARGEST_LABEL}: check it")
-    return volume
+def numbers_in(path: Path) -> set[int]:
+    """The numbers of a label map, of which one section at a time is in memory; InputError where it holds others."""
+    values = np.unique(np.concatenate([np.unique(section[are_valid(section)]) for section in read_sections(path)]))
+    if values.size and (values[0] < 0 or values[-1] > LARGEST_LABEL or (values % 1).any()):
+        extent = f"from {values[0]:g} to {values[-1]:g}"
+        raise InputError(f"{path} holds values {extent}, but a label map has whole numbers from 0 to {LARGEST_LABEL}: check it")
+    return {int(value) for value in values}
 
 
 def stated_names(folder: Path) -> dict[int, str]:
@@ -243,7 +243,7 @@ def listed_particles(name: str, known: Annotations, voxel_size: float) -> tuple[
 
 def read_labels(path: Path, raw: Volume, volume: Volume, known: Annotations, config: CutConfig) -> NDArray[np.uint16]:
     """A label map on the voxels of the resampled tomogram, each taking the nearest value."""
-    data = read_label_map(path, config.voxel_size or raw.voxel_size).data
+    data = read_mrc(path, config.voxel_size or raw.voxel_size).data
     if data.shape != raw.shape:
         raise InputError(f"the label map {path} has {data.shape} voxels, but its tomogram has {raw.shape}: give maps on the tomogram's own voxels")
     renumber = np.zeros(int(data.max(initial=0)) + 1, dtype=np.uint16)

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, Sampler
 
 from triptych.config import NONE_CLASS, AugmentConfig
 from triptych.errors import InputError
+from triptych.fourier import scramble_phases
 from triptych.io.store import Store, open_store, unpack
 from triptych.model import HALF_TURNS, turn
 from triptych.physics import draw_log_uniform
@@ -64,6 +65,13 @@ def split_rows(store: Store, share: float, limit: int, seed: int) -> tuple[NDArr
     is_held_out = np.isin(tomogram, held_out)
     rows = np.random.default_rng((seed, 4)).permutation(np.flatnonzero(is_held_out))
     return np.flatnonzero(~is_held_out), np.sort(rows[:limit])
+
+
+def known_labels(store: Store, class_names: Sequence[str]) -> NDArray[np.int64]:
+    """Number in `class_names` of each row's class; -1 where it is not among them."""
+    numbers = {name: number for number, name in enumerate(class_names)}
+    translation = np.array([numbers.get(name, -1) for name in store.class_names], dtype=np.int64)
+    return translation[np.asarray(store["label"][:], dtype=np.int64)]
 
 
 def tile_rows(store: Store, particles: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -117,6 +125,7 @@ class SubtomogramDataset(Dataset[Batch]):
     crop_size : voxels of the central cube to keep; None: all
     cache : folder for an uncompressed copy of the store's boxes; None: read the store itself
     tiles, tile_rows : tiles in each batch, and rows of the tiles to choose from
+    class_names : what the labels are numbers of; rows of other classes must not be drawn. None: the store's names
     share : of each batch, where several processes train together; its draws are then a share, and so are the tiles that go with them
     """
 
@@ -129,11 +138,12 @@ class SubtomogramDataset(Dataset[Batch]):
         cache: Path | None = None,
         tiles: int = 0,
         tile_rows: NDArray[np.int64] | None = None,
+        class_names: tuple[str, ...] | None = None,
         share: Share | None = None,
     ) -> None:
         self.share = share or Share()
         self.path, self.augment, self.seed, self.crop_size, self.cache = path, augment, seed, crop_size, cache
-        self.tiles, self.tile_rows = tiles, tile_rows
+        self.tiles, self.tile_rows, self.class_names = tiles, tile_rows, class_names
         self._store: Store | None = None
 
     @property
@@ -141,7 +151,8 @@ class SubtomogramDataset(Dataset[Batch]):
         """Opened on first use, in the process that uses it."""
         if self._store is None:
             self._store = open_store(self.path) if self.cache is None else unpack(open_store(self.path), self.cache)
-            self._label = np.asarray(self._store["label"][:])
+            self._names = self.class_names or self._store.class_names
+            self._label = known_labels(self._store, self._names)
             self._tomogram = np.asarray(self._store["tomogram"][:]) if "tomogram" in self._store else np.arange(len(self._store))
             self._amplitude = np.asarray(self._store["signal_scale"][:]) if "signal_scale" in self._store else None
         return self._store
@@ -157,7 +168,7 @@ class SubtomogramDataset(Dataset[Batch]):
         rows = np.array([row for row, _ in draws])
         rngs = [np.random.default_rng((self.seed, 3, draw)) for _, draw in draws]
         store = self.store
-        label = self._label[rows].astype(np.int64)
+        label = self._label[rows]
         x = self._mixed(rows, rngs)
         mask = store.read_rows("mask", rows) if "mask" in store else np.zeros(x.shape)
         density = store.read_rows("density", rows) if "density" in store else np.zeros(x.shape)
@@ -167,7 +178,7 @@ class SubtomogramDataset(Dataset[Batch]):
         tiles = self._tiles(draws[0][1] - self.share.rank * len(draws)) if self.tiles else None
         if self.augment is None:
             return as_batch(volumes, label, tiles)
-        none = store.class_names.index(NONE_CLASS) if NONE_CLASS in store.class_names else None
+        none = self._names.index(NONE_CLASS) if NONE_CLASS in self._names else None
         for i, rng in enumerate(rngs):
             label[i] = augment(volumes[i], label[i], rng, self.augment, store.voxel_size, none)
         return as_batch(volumes, label, tiles)
@@ -257,13 +268,6 @@ def centre_heat(centres: Array) -> Array:
         squared = ndimage.distance_transform_edt(cells == 0) ** 2
         cells = np.exp(-squared / (2 * HEAT_WIDTH**2)).astype(np.float32)
     return cells
-
-
-def scramble_phases(data: Array, rng: np.random.Generator) -> Array:
-    """A random volume with the same power spectrum."""
-    white = np.fft.rfftn(rng.normal(size=data.shape))
-    spectrum = np.abs(np.fft.rfftn(data)) * white / np.maximum(np.abs(white), 1e-12)
-    return np.fft.irfftn(spectrum, s=data.shape, axes=(0, 1, 2)).astype(np.float32)
 
 
 def random_filter(data: Array, voxel_size: float, rng: np.random.Generator, config: AugmentConfig) -> Array:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -228,16 +228,35 @@ def draw_shell_correlation(frequency: FloatArray, correlation: FloatArray) -> st
     with _style():
         figure = _figure(5.2, 3.2)
         axes = figure.subplots()
-        frequency, correlation = frequency[1:], correlation[1:]  # the mean of the box is no detail
         axes.axhline(0.5, color=MUTED, linewidth=1, dashes=(4, 3))
-        axes.plot(frequency, correlation, color=BLUE, linewidth=1.8)
-        resolutions = [r for r in RESOLUTIONS if 1 / r <= frequency.max() * 1.001]
-        axes.set_xticks([1 / r for r in resolutions], labels=[str(r) for r in resolutions])
-        axes.set_xlim(0, frequency.max() * 1.01)
-        axes.set_ylim(min(0.0, float(np.nanmin(correlation, initial=0.0))), 1.02)
-        axes.set_xlabel("resolution, Å")
+        axes.plot(frequency[1:], correlation[1:], color=BLUE, linewidth=1.8)  # the mean of the box is no detail
+        _shell_axes(axes, frequency, float(np.nanmin(correlation[1:], initial=0.0)))
         axes.set_ylabel("mean shell correlation")
         return to_svg(figure, "Fourier shell correlation of recovered and true density")
+
+
+def draw_half_map_correlation(frequency: FloatArray, curves: Mapping[str, FloatArray], threshold: float, title: str) -> str:
+    """Fourier shell correlations of two half maps against spatial frequency (1/Å), the first curve in front of the others."""
+    with _style():
+        figure = _figure(4.6, 3.2)
+        axes = figure.subplots()
+        axes.axhline(threshold, color=MUTED, linewidth=1, dashes=(4, 3))
+        for place, (name, curve) in enumerate(curves.items()):
+            colour, width = (BLUE, ORANGE, MUTED)[place % 3], 1.8 if place == 0 else 1.1
+            axes.plot(frequency[1:], curve[1:], label=name, color=colour, linewidth=width, zorder=3 - 0.1 * place)
+        _shell_axes(axes, frequency, min(float(np.nanmin(curve[1:], initial=0.0)) for curve in curves.values()))
+        axes.legend(loc="upper right")
+        axes.set_ylabel("shell correlation of the halves")
+        return to_svg(figure, title)
+
+
+def _shell_axes(axes: Axes, frequency: FloatArray, lowest: float) -> None:
+    """Frequencies named by their resolutions."""
+    resolutions = [r for r in RESOLUTIONS if 1 / r <= frequency.max() * 1.001]
+    axes.set_xticks([1 / r for r in resolutions], labels=[str(r) for r in resolutions])
+    axes.set_xlim(0, frequency.max() * 1.01)
+    axes.set_ylim(min(0.0, lowest), 1.02)
+    axes.set_xlabel("resolution, Å")
 
 
 def class_style(class_names: Sequence[str], index: int) -> tuple[str, str]:

@@ -7,21 +7,13 @@ it is. What is finer than the new voxels can hold (beyond half their frequency) 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from triptych.config import Contrast
 from triptych.errors import InputError
 from triptych.volume import Volume, crop_or_pad
-
-CONTRAST_SAMPLE = 64
-"""Particles from which the sign of the contrast is judged."""
-CONTRAST_DOUBT = 4.0
-"""z-score from which the data are believed to show the other sign."""
 
 
 @lru_cache(maxsize=64)
@@ -145,6 +137,26 @@ def frequency_grid(shape: tuple[int, ...], voxel_size: float) -> NDArray[np.floa
     return np.asarray(np.sqrt(kz**2 + ky**2 + kx**2), dtype=np.float32)
 
 
+def wedge_weights(shape: tuple[int, int, int], tilt_min: float, tilt_max: float) -> NDArray[np.float32]:
+    """1 where `rfftn` of a box has terms that the tilt range about y measures, 0 in the missing wedge.
+
+    Parameters
+    ----------
+    shape : (nz, ny, nx) of the box, of cubic voxels
+    tilt_min, tilt_max : degrees; the tilt theta measures the plane that holds ky and the direction (cos theta, sin theta) of kx and kz
+
+    Returns
+    -------
+    float32 (nz, ny, nx // 2 + 1)
+    """
+    if not -90 <= tilt_min < tilt_max <= 90:
+        raise InputError(f"the tilt range is {tilt_min} to {tilt_max} degrees, but it must ascend and lie within -90 to 90")
+    kz, kx = np.fft.fftfreq(shape[0])[:, None, None], np.fft.rfftfreq(shape[2])
+    angle = np.degrees(np.arctan2(kz, kx))
+    measured = ((angle >= tilt_min) & (angle <= tilt_max)).astype(np.float32)
+    return np.ascontiguousarray(np.broadcast_to(measured, (shape[0], shape[1], len(kx))))
+
+
 def _filter(data: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
     axes = (-3, -2, -1)
     shape = data.shape[-3:]
@@ -238,49 +250,39 @@ def fourier_shell_correlation(
     return frequencies, np.divide(cross, norm, out=np.zeros_like(cross), where=norm > 0)
 
 
-def contrast_score(data: NDArray[np.floating[Any]]) -> float:
-    """How much brighter the middle of a box is than its surroundings, in standard deviations.
+def resolution_at(frequencies: NDArray[np.float64], correlation: NDArray[np.float64], threshold: float) -> float:
+    """Å at which a Fourier shell correlation first falls below a threshold (0.143 between half maps, 0.5 against the truth).
 
-    The middle is a Gaussian of standard deviation 1/8 of the box; the surroundings are a shell around radius 0.42. Gradients
-    longer than the box and detail finer than 1/5 of it count for nothing. The unit is the spread of the same figure over
-    all places in the box, so that noise of any spectrum scores 0 ± 1.
+    Linear between shells; the finest shell's resolution where it never falls, infinity where it is below from the first shell on.
     """
-    shape = data.shape[-3:]
-    data = data.astype(np.float64) - data.mean(dtype=np.float64)
-    # distance from index 0, periodic, as a share of the axis
-    axes = [np.minimum(np.arange(n), n - np.arange(n)) / n for n in shape]
-    radius = np.sqrt(axes[0][:, None, None] ** 2 + axes[1][:, None] ** 2 + axes[2] ** 2)
-    middle, around = np.exp(-((radius / 0.125) ** 2) / 2), np.exp(-(((radius - 0.42) / 0.04) ** 2) / 2)
-    kernel = band_pass((middle / middle.sum() - around / around.sum()).astype(np.float32), 1 / max(shape), 2.5, 0.2)
-    scores = np.fft.irfftn(np.fft.rfftn(data) * np.fft.rfftn(kernel).conj(), s=shape, axes=(0, 1, 2))
-    spread = float(scores.std())
-    center = tuple(n // 2 for n in shape)
-    return float(scores[center]) / spread if spread > 0 else 0.0
+    below = np.flatnonzero(correlation[1:] < threshold) + 1  # the first shell is the mean and tells nothing
+    if not below.size:
+        return float(1 / frequencies[-1])
+    i = int(below[0])
+    if i == 1:
+        return float("inf")
+    share = (correlation[i - 1] - threshold) / (correlation[i - 1] - correlation[i])
+    return float(1 / (frequencies[i - 1] + share * (frequencies[i] - frequencies[i - 1])))
 
 
-def guess_contrast(volumes: Iterable[Volume]) -> tuple[int, float]:
-    """Whether particles, each near the middle of its box, are brighter or darker than their surroundings.
+def match_amplitudes(data: NDArray[np.float32], like: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A volume (nz, ny, nx) with its mean amplitude in each shell made that of another of the same shape, up to the Nyquist frequency."""
+    shells, weights, frequencies = _shells(data.shape, 1.0)
+    transform = np.fft.rfftn(data)
+    own, wanted = (_shell_sum(np.abs(values) * weights, shells, len(frequencies)) for values in (transform, np.fft.rfftn(like)))
+    factor = np.append(np.divide(wanted, own, out=np.zeros_like(own), where=own > 1e-9 * own.max()), 0.0)  # the corners beyond the last shell go
+    matched = transform * factor[np.minimum(shells, len(frequencies))]
+    return np.asarray(np.fft.irfftn(matched, s=data.shape, axes=(0, 1, 2)), dtype=np.float32)
 
-    Parameters
-    ----------
-    volumes : subtomograms of one kind of contrast; twenty are enough, one may mislead
 
-    Returns
-    -------
-    sign : 1 for bright, -1 for dark, 0 where nothing came or all volumes are constant
-    z_score : how sure: the sum of the single scores (each cut at ±4, so that no outlier decides) over the square root of
-        their number. Below about 3 it is a guess. Empty boxes give 0 ± 1; a systematic rim, as masks leave, gives a wrong answer.
+def scramble_phases(data: NDArray[np.float32], rng: np.random.Generator, where: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+    """A volume (nz, ny, nx) with the same power spectrum and random phases, which are those of a real volume too.
+
+    `where`: the terms of `rfftn` whose phases are drawn anew; default: all.
     """
-    scores = [min(max(contrast_score(volume.data), -4.0), 4.0) for volume in volumes]
-    z_score = sum(scores) / np.sqrt(len(scores)) if scores else 0.0
-    return int(np.sign(z_score)), float(z_score)
-
-
-def contrast_warning(volumes: Iterable[Volume], stated: Contrast) -> str | None:
-    """A sentence if particles that are taken as dark or bright clearly look the other way."""
-    items = list(volumes)
-    sign, z_score = guess_contrast(items)
-    seen = "bright" if sign > 0 else "dark"
-    if seen == stated or abs(z_score) < CONTRAST_DOUBT:
-        return None
-    return f"CONTRAST LOOKS INVERTED: the particles are taken as {stated}, but look {seen} (z = {z_score:.1f} over {len(items)} of them)"
+    white = np.fft.rfftn(rng.normal(size=data.shape))
+    transform = np.fft.rfftn(data)
+    spectrum = np.abs(transform) * white / np.maximum(np.abs(white), 1e-12)
+    if where is not None:
+        spectrum = np.where(where, spectrum, transform)
+    return np.asarray(np.fft.irfftn(spectrum, s=data.shape, axes=(0, 1, 2)), dtype=np.float32)

@@ -104,6 +104,9 @@ def task_losses(output: TaskOutput, truth: Truth, config: LossConfig, share: Sha
     if output.class_logits is not None:
         cross_entropy = F.cross_entropy(output.class_logits.float(), truth.label, label_smoothing=config.label_smoothing)
         losses["class"] = config.class_weight * cross_entropy
+        if config.contrastive_weight:
+            contrast = contrastive_loss(output.embedding.float(), truth.label, config.contrastive_temperature)
+            losses["class"] = losses["class"] + config.contrastive_weight * contrast
     if output.mask_logits is not None:
         losses["mask"] = config.mask_weight * mask_loss(output.mask_logits.float(), truth.mask, share)
     if output.density is not None and truth.density is not None:
@@ -111,6 +114,21 @@ def task_losses(output: TaskOutput, truth: Truth, config: LossConfig, share: Sha
     if output.pick is not None and truth.tiles is not None:
         losses["pick"] = config.pick_weight * pick_loss(output.pick, truth.tiles, share)
     return losses
+
+
+def contrastive_loss(embedding: Tensor, label: Tensor, temperature: float) -> Tensor:
+    """Supervised contrastive loss of embeddings (b, e) on the unit sphere (Khosla et al., NeurIPS 2020, eq. 2: L_out).
+
+    Mean over the particles that are not alone in their class; 0 where all are.
+    """
+    unit = F.normalize(embedding, dim=1)
+    itself = torch.eye(len(label), dtype=torch.bool, device=label.device)
+    similarity = (unit @ unit.T / temperature).masked_fill(itself, -torch.inf)
+    log_probability = (similarity - similarity.logsumexp(1, keepdim=True)).masked_fill(itself, 0)
+    same = (label[:, None] == label) & ~itself
+    count = same.sum(1)
+    of_each = -(log_probability * same).sum(1) / count.clamp_min(1)
+    return of_each.sum() / (count > 0).sum().clamp_min(1)
 
 
 def total_loss(losses: dict[str, Tensor], weights: Tensor | None = None) -> Tensor:

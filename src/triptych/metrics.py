@@ -344,3 +344,18 @@ def trend(position: ArrayLike, values: ArrayLike, bins: int = 6) -> Trend:
         rows.append((centre, middle, middle - error, middle + error, kept.size))
     columns = np.array(rows, dtype=np.float64).T
     return Trend(columns[0], columns[1], columns[2], columns[3], columns[4].astype(np.int64))
+
+
+def principal_components(vectors: FloatArray, count: int = 2) -> tuple[FloatArray, FloatArray]:
+    """Coordinates (n, count) along the directions of largest variance, and the share of the variance of each.
+
+    The sign of a direction is free; it is set so that its largest coordinate is positive.
+    """
+    centred = vectors - vectors.mean(axis=0)
+    left, values, _ = np.linalg.svd(centred, full_matrices=False)
+    points, shares = np.zeros((len(vectors), count)), np.zeros(count)
+    found = min(count, len(values))
+    points[:, :found] = left[:, :found] * values[:found]
+    shares[:found] = np.nan_to_num(share(values[:found] ** 2, (values**2).sum()))
+    flip = np.take_along_axis(points, np.abs(points).argmax(axis=0)[None], axis=0)[0] < 0
+    return np.where(flip, -points, points), shares

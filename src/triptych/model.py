@@ -28,11 +28,24 @@ from torch.nn import functional as F
 
 from triptych import __version__
 from triptych.config import DEFAULT_CONTRAST, Contrast, NetworkConfig, Settings
+from triptych.contrast import CONTRAST_SAMPLE, OTHER, contrast_warning, guess_contrast
 from triptych.errors import InputError, first_line
-from triptych.fourier import CONTRAST_SAMPLE, contrast_warning, resample_back, resample_to_box
+from triptych.fourier import resample_back, resample_to_box
 from triptych.io.files import read_json
 from triptych.io.manifest import hash_file, output_folder, read_manifest, write_manifest
 from triptych.io.source import MAX_BOX
+from triptych.novelty import (
+    NOVELTY_FILE,
+    NoveltyReference,
+    NoveltyRule,
+    Traits,
+    give_verdicts,
+    load_reference,
+    radial_profile,
+    read_rule,
+    save_reference,
+    score_novelty,
+)
 from triptych.parallel import available_cores
 from triptych.volume import Volume, standardise
 
@@ -40,6 +53,8 @@ logger = logging.getLogger(__name__)
 
 MASK_LEVEL = 0.5
 """A voxel belongs to the particle from this probability on."""
+COARSEST = 1.5
+"""Times the model's voxel size: the input's may be so large."""
 WEIGHTS = "weights.safetensors"
 BUILT_IN_MODEL = Path(__file__).parent / "data" / "models" / "base"
 HALF_TURNS = ((), (-3, -2), (-3, -1), (-2, -1))
@@ -304,6 +319,7 @@ class Predictions:
     masks : list of n float32 arrays, probability of each voxel; None without the mask task
     densities : list of n float32 arrays, dimensionless (protein about 1); None without the density task
     embedding : (n, e) float32
+    novelty : (n,) float32 from 0 to 1, from 1/2 on a particle is of none of the classes; None without a novelty reference
     """
 
     class_names: tuple[str, ...]
@@ -311,6 +327,7 @@ class Predictions:
     masks: list[NDArray[np.float32]] | None
     densities: list[NDArray[np.float32]] | None
     embedding: NDArray[np.float32]
+    novelty: NDArray[np.float32] | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -318,6 +335,13 @@ class Predictions:
         if self.probabilities is None:
             raise InputError("this model was trained without the class task, so it names no classes")
         return [self.class_names[i] for i in self.probabilities.argmax(1)]
+
+    @property
+    def verdicts(self) -> list[str]:
+        """Class of each subtomogram, or "unknown" where its novelty says so."""
+        if self.novelty is None:
+            raise InputError("this model has no novelty reference, so it calls nothing unknown: make one with `triptych calibrate`")
+        return give_verdicts(self.classes, self.novelty)
 
 
 @dataclass(frozen=True)
@@ -347,10 +371,13 @@ class Model:
     network : Network
     card : ModelCard
     device, precision : as in the settings; 'auto' takes a GPU and bfloat16 where there are
+    novelty : what unknown particles are recognised by; older models have none
     """
 
-    def __init__(self, network: Network, card: ModelCard, device: str = "auto", precision: str = "auto") -> None:
-        self.card = card
+    def __init__(
+        self, network: Network, card: ModelCard, device: str = "auto", precision: str = "auto", novelty: NoveltyReference | None = None
+    ) -> None:
+        self.card, self.novelty = card, novelty
         self.device = choose_device(device)
         self.dtype = choose_precision(precision, self.device)
         self.most_boxes = sys.maxsize  # at once; fewer after the device's memory has proved too small for more
@@ -360,6 +387,10 @@ class Model:
     def device_name(self) -> str:
         """What people call the device, such as "CPU, 2 threads"."""
         return name_device(self.device)
+
+    def describe(self) -> dict[str, object]:
+        """The card, and how unknown particles are recognised: what stands in model.json."""
+        return {**self.card.to_json(), "novelty": None if self.novelty is None else asdict(self.novelty.rule)}
 
     @torch.inference_mode()
     def run(self, boxes: NDArray[np.float32], half_turns: bool = False) -> TaskOutput:
@@ -439,9 +470,9 @@ class Model:
         contrast : 'bright' if particles have high values, 'dark' if low, as in most tomograms; a warning is logged if they look otherwise
         """
         items = as_volumes(volumes, voxel_size)
-        warning = contrast_warning(items[:CONTRAST_SAMPLE], contrast)
+        warning = contrast_warning(guess_contrast(items[:CONTRAST_SAMPLE]), contrast)
         if warning:
-            logger.warning("%s; if they are, say contrast='%s'", warning, "bright" if contrast == "dark" else "dark")
+            logger.warning("%s; if they are, say contrast='%s'", warning, OTHER[contrast])
         parts = [self.predict_batch(items[i : i + batch_size], contrast, half_turns) for i in range(0, len(items), batch_size)]
         if not parts:
             raise InputError("no volumes came; give at least one subtomogram")
@@ -451,6 +482,7 @@ class Model:
             None if parts[0].masks is None else [m for p in parts for m in p.masks or []],
             None if parts[0].densities is None else [d for p in parts for d in p.densities or []],
             np.concatenate([p.embedding for p in parts]),
+            None if parts[0].novelty is None else np.concatenate([p.novelty for p in parts if p.novelty is not None]),
         )
 
     def predict_batch(self, volumes: list[Volume], contrast: Contrast, half_turns: bool = False) -> Predictions:
@@ -464,7 +496,14 @@ class Model:
             None if out.mask_logits is None else list(self._back(out.mask_logits.sigmoid(), volumes, (0.0, 1.0))),
             None if out.density is None else list(self._back(out.density, volumes, (-np.inf, np.inf))),
             np.asarray(out.embedding),
+            None if self.novelty is None else score_novelty(self.novelty, traits(out, self.novelty.rule.score == "density")),
         )
+
+    def check_voxel_size(self, voxel_size: float, name: str) -> None:
+        """Log a warning if voxels of `voxel_size` Å cannot hold the detail that the model was trained on."""
+        if voxel_size > COARSEST * self.card.voxel_size:
+            text = "%s has %.4g Å per voxel, but the model was trained at %.4g Å: detail that it needs is missing"
+            logger.warning(text, name, voxel_size, self.card.voxel_size)
 
     def prepare(self, volume: Volume, sign: float) -> NDArray[np.float32]:
         """Resample, crop or pad to the model's box, set the contrast sign and standardise."""
@@ -478,24 +517,38 @@ class Model:
     def save(
         self,
         folder: Path,
-        config: Settings,
+        config: Settings | None,
         inputs: list[Path],
         seed: int | None = None,
         extra: dict[str, object] | None = None,
         texts: dict[str, str] | None = None,
+        stage: str = "train",
+        arguments: dict[str, object] | None = None,
     ) -> Path:
-        """Write weights.safetensors, model.json, manifest.json and further texts by name into a new folder."""
+        """Write weights.safetensors, model.json, perhaps novelty.safetensors, manifest.json and further texts by name into a new folder."""
         with output_folder(folder) as part:
             # Half precision: the network computes in bfloat16, which keeps fewer digits, and the folder is half the size.
             tensors = {name: half(tensor.detach().cpu().contiguous()) for name, tensor in self.network.state_dict().items()}
             (part / WEIGHTS).write_bytes(save(tensors))  # by Python, which says when a disk is full
-            (part / "model.json").write_text(json.dumps(self.card.to_json(), indent=2) + "\n")
+            (part / "model.json").write_text(json.dumps(self.describe(), indent=2) + "\n")
+            names = [WEIGHTS, "model.json"]
+            if self.novelty is not None:
+                names.append(save_reference(self.novelty, part).name)
             for name, text in (texts or {}).items():
                 (part / name).write_text(text, encoding="utf-8")
-            hashes = {name: hash_file(part / name) for name in (WEIGHTS, "model.json")}
-            arguments = {"data": inputs[0] if inputs else None}
-            write_manifest(part, "train", config, inputs, seed, {"files": hashes, **(extra or {})}, arguments)
+            hashes = {name: hash_file(part / name) for name in names}
+            write_manifest(part, stage, config, inputs, seed, {"files": hashes, **(extra or {})}, arguments)
         return folder
+
+
+def traits(output: TaskOutput, with_profile: bool = True) -> Traits:
+    """What the novelty is judged by, of a network with the class task; the profile of the density, which takes a while, only on demand."""
+    if output.class_logits is None:
+        raise InputError("the novelty is judged by a model's classes, but this one was trained without the class task")
+    profile = np.empty((len(output.embedding), 0), np.float32)
+    if with_profile and output.density is not None:
+        profile = radial_profile(output.density.numpy())
+    return Traits(output.embedding.numpy(), output.class_logits.numpy(), profile)
 
 
 def half(tensor: Tensor) -> Tensor:
@@ -539,7 +592,7 @@ def load_model(folder: Path | str | None = None, device: str = "auto", precision
         if not (folder / name).is_file():
             raise InputError(f"{folder} is not a complete model folder: {name} is missing; give a folder that `triptych train` wrote")
     check_hashes(folder)
-    card = read_card(folder / "model.json")
+    card, rule = read_card(folder / "model.json")
     with torch.device("meta"):  # nothing is allocated for what model.json says before the weights agree with it
         network = Network(card.network, len(card.class_names), len(card.label_names))
     types = {name: tensor.dtype for name, tensor in network.state_dict().items()}
@@ -549,7 +602,10 @@ def load_model(folder: Path | str | None = None, device: str = "auto", precision
     except (RuntimeError, SafetensorError) as error:
         what = f"the weights in {folder} do not fit its model.json ({first_line(error)})"
         raise InputError(f"{what}; use the folder as `triptych train` wrote it") from error
-    return Model(network, card, device, precision)
+    novelty = None if rule is None else load_reference(folder, rule, len(card.class_names), card.network.embedding_size)
+    if novelty is None and "class" in card.network.tasks:
+        logger.warning("the model %s has no novelty reference: nothing is called unknown (`triptych calibrate` makes one)", folder)
+    return Model(network, card, device, precision, novelty)
 
 
 def check_hashes(folder: Path) -> None:
@@ -557,8 +613,12 @@ def check_hashes(folder: Path) -> None:
     files = read_manifest(folder).get("files")
     if not isinstance(files, dict) or not {WEIGHTS, "model.json"} <= set(files):
         raise InputError(f"the manifest.json in {folder} lists no file hashes; use the folder as `triptych train` wrote it")
-    for name in (WEIGHTS, "model.json"):
-        if hash_file(folder / name) != files[name]:
+    for name in (WEIGHTS, "model.json", NOVELTY_FILE):
+        if not (name in files or (folder / name).exists()):
+            continue
+        if not (folder / name).is_file():
+            raise InputError(f"{folder} is not a complete model folder: {name} is missing; use the folder as triptych wrote it")
+        if hash_file(folder / name) != files.get(name):
             raise InputError(f"{folder / name} was altered after training (its hash is not the manifest's); use it as `triptych train` wrote it")
 
 
@@ -569,10 +629,12 @@ def check_same_model(folder: Path, found: str, wanted: str) -> None:
         raise InputError(f"{what}: install the same triptych on every machine, and let all of them see the same model folder")
 
 
-def read_card(path: Path) -> ModelCard:
-    """model.json -> ModelCard."""
+def read_card(path: Path) -> tuple[ModelCard, NoveltyRule | None]:
+    """model.json -> ModelCard, and how unknown particles are recognised; None in the folder of an older model."""
     try:
         fields = read_json(path, "model card")
+        novelty = fields.pop("novelty", None)
+        rule = None if novelty is None else read_rule(novelty)
         network = NetworkConfig(**fields.pop("network"))
         card = ModelCard(network=network, **{**fields, **{name: tuple(fields.get(name, ())) for name in ("class_names", "label_names")}})
         wrong = what_is_wrong(card)
@@ -580,7 +642,7 @@ def read_card(path: Path) -> ModelCard:
         raise InputError(f"{path} is not a model.json that triptych {__version__} understands ({first_line(error)})") from error
     if wrong is not None:
         raise InputError(f"{path} states {wrong} = {getattr(card, wrong)!r}, which makes no sense; use the folder as `triptych train` wrote it")
-    return card
+    return card, rule
 
 
 def what_is_wrong(card: ModelCard) -> str | None:

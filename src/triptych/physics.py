@@ -413,14 +413,22 @@ def pose(template: Tensor, oversampling: int, rotation: Tensor, offset: Tensor, 
     offset : (3,) position (x, y, z) of the centre in the result, in voxels from index size // 2
     scale : everything is this much larger
     """
-    n = template.shape[0]
-    grid = torch.arange(size, dtype=torch.float32, device=template.device) - size // 2
-    x, y, z = (grid - offset[i] for i in range(3))
-    back = rotation.T.float() * (oversampling / scale)
-    # Coordinates in the template, (x, y, z) last, as grid_sample wants them: -1 and 1 are the centres of the outer voxels.
-    source = x[:, None] * back[:, 0] + (y[:, None] * back[:, 1])[:, None] + (z[:, None] * back[:, 2])[:, None, None] + n // 2
-    unit = source * (2 / (n - 1)) - 1
-    return F.grid_sample(template[None, None].float(), unit[None], mode="bilinear", padding_mode="zeros", align_corners=True)[0, 0]
+    return pose_many(template[None], oversampling, rotation[None], offset[None], size, scale)[0, 0]
+
+
+def pose_many(templates: Tensor, oversampling: int, rotations: Tensor, offsets: Tensor, size: int, scale: float = 1.0) -> Tensor:
+    """As `pose`: templates (c, n, n, n), all in each of b poses (rotations (b, 3, 3), offsets (b, 3)) -> (b, c, size, size, size)."""
+    n = templates.shape[-1]
+    grid = torch.arange(size, dtype=torch.float32, device=templates.device) - size // 2
+    x, y, z = (grid - offsets[:, i, None].float() for i in range(3))
+    back = (rotations.mT.float() * (oversampling / scale))[:, None]
+    # Coordinates in the template, (x, y, z) last, as grid_sample wants them: -1 and 1 are the centres of the outer voxels. What each
+    # axis adds is scaled first: only the last sum is as large as the result.
+    along_x, along_y, along_z = (axis[..., None] * back[..., i] * (2 / (n - 1)) for i, axis in enumerate((x, y, z)))
+    plane = along_y[:, None] + along_z[:, :, None] + (n // 2 * (2 / (n - 1)) - 1)
+    unit = plane[:, :, :, None] + along_x[:, None, None]
+    volumes = templates.float().expand(len(rotations), -1, -1, -1, -1)
+    return F.grid_sample(volumes, unit, mode="bilinear", padding_mode="zeros", align_corners=True)
 
 
 def oversample(data: Tensor, factor: int) -> Tensor:

@@ -8,7 +8,6 @@ killed run goes on there, and memory does not grow with the tomogram.
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,22 +19,22 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from triptych.config import NONE_CLASS, PickConfig
+from triptych.config import NONE_CLASS, Contrast, PickConfig
+from triptych.contrast import choose_contrast, guess_tomogram_contrast
 from triptych.errors import InputError
 from triptych.fourier import resample_to_shape
 from triptych.io.manifest import describe_input, hash_file, installed_version, recognise_input, write_manifest
 from triptych.io.mrc import check_values, new_mrc
-from triptych.io.relion import particle_columns
+from triptych.io.relion import class_table, optics_table, particle_columns, tomogram_row
 from triptych.io.source import cut_box
 from triptych.io.star import Block, probability_columns, write_star
 from triptych.io.tomogram import find_tomograms, open_tomogram, tomogram_name
 from triptych.io.workspace import Workspace, choose_items, open_workspace
 from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, WEIGHTS, Model, Predictions, check_same_model, load_model, share_cores
+from triptych.novelty import give_verdicts
 from triptych.parallel import said_already
 from triptych.tiling import Cutout, Tile, find_centres, in_batches, label_voxels, paint, plan_tiles, suppress
 from triptych.volume import Volume, standardise
-
-logger = logging.getLogger(__name__)
 
 NEAREST = 30.0
 """Å: two particles whose centres are nearer are one."""
@@ -73,15 +72,19 @@ class Picker:
 
     def __init__(self, workspace: Workspace, jobs: Sequence[Job], model: Model, folder: Path, config: PickConfig) -> None:
         self.workspace, self.jobs, self.model, self.folder, self.config = workspace, jobs, model, folder, config
+        self.contrasts: dict[str, tuple[Contrast, str | None]] = {}
         self.model_hash = hash_file(folder / WEIGHTS)
 
     def __reduce__(self) -> tuple[Any, ...]:
         paths = tuple(job.path.absolute() for job in self.jobs)
         return open_again, (self.workspace, paths, self.folder.absolute(), self.config, self.model_hash, self.workspace.identity)
 
-    @property
-    def sign(self) -> float:
-        return 1.0 if self.config.contrast == self.model.card.contrast else -1.0
+    def contrast(self, job: Job) -> tuple[Contrast, str | None]:
+        """The sign of a tomogram's grey values, and a warning if it looks otherwise; said when it is asked for the first time."""
+        if job.name not in self.contrasts:
+            appearance = guess_tomogram_contrast(open_tomogram(job.path, job.voxel_size))
+            self.contrasts[job.name] = choose_contrast(appearance, self.config.contrast, name=job.name)
+        return self.contrasts[job.name]
 
     def job(self, item: int) -> Job:
         return next(job for job in self.jobs if item in job.items)
@@ -113,7 +116,7 @@ class Picker:
         labels = np.zeros((job.shape[0], high - low, job.shape[2]), dtype=np.uint16)
         places, heights = [], []
         for tile in row:
-            out = self.model.scan(self.view(tomogram, tile, job.path)[None])
+            out = self.model.scan(self.view(tomogram, tile, job)[None])
             found, height = find_centres(np.asarray(out.centre_logits[0]), self.config.threshold)
             where = tile.places(found)
             own = ((where >= np.array(tile.start) - 0.5) & (where < np.array(tile.stop) - 0.5)).all(1)
@@ -124,10 +127,11 @@ class Picker:
             labels[tile.start[0] : tile.stop[0], :, tile.start[2] : tile.stop[2]] = fine[inside]
         return {"labels": labels, "places": np.concatenate(places), "heights": np.concatenate(heights)}
 
-    def view(self, tomogram: Volume, tile: Tile, path: Path) -> NDArray[np.float32]:
+    def view(self, tomogram: Volume, tile: Tile, job: Job) -> NDArray[np.float32]:
         """The model's view of a tile, standardised."""
-        box = valid_box(tomogram, tile.center, tile.reach, path)
-        return standardise(self.sign * resample_to_shape(box, self.model.card.voxel_size, tile.shape))
+        box = valid_box(tomogram, tile.center, tile.reach, job.path)
+        sign = 1.0 if self.contrast(job)[0] == self.model.card.contrast else -1.0
+        return standardise(sign * resample_to_shape(box, self.model.card.voxel_size, tile.shape))
 
     def look(self, job: Job, desk: Path) -> dict[str, NDArray[Any]]:
         """Classify, segment and recover what is at each centre, and keep the best where several claim the same voxels; writes the maps."""
@@ -145,10 +149,11 @@ class Picker:
         return {"places": places[kept], "heights": heights[kept], "score": score[kept], **found}
 
     def recognise(self, job: Job, places: NDArray[np.float64]) -> tuple[dict[str, NDArray[np.float32]], list[Cutout]]:
-        """Probabilities, embeddings and masks of what is at some places."""
+        """Probabilities, embeddings, perhaps novelty, and masks of what is at some places."""
         card = self.model.card
         probabilities = [np.empty((0, len(card.class_names)), np.float32)]
         embedding = [np.empty((0, card.network.embedding_size), np.float32)]
+        novelty = [np.empty(0, np.float32)]
         masks: list[Cutout] = []
         for batch in in_batches(places, self.config.batch_size):
             result, starts = self.predict(job, batch)
@@ -156,8 +161,11 @@ class Picker:
             assert result.masks is not None
             probabilities.append(result.probabilities)
             embedding.append(result.embedding)
+            if result.novelty is not None:
+                novelty.append(result.novelty)
             masks += [Cutout.of(mask > MASK_LEVEL, start) for mask, start in zip(result.masks, starts, strict=True)]
-        return {"probabilities": np.concatenate(probabilities), "embedding": np.concatenate(embedding)}, masks
+        found = {"probabilities": np.concatenate(probabilities), "embedding": np.concatenate(embedding)}
+        return found if self.model.novelty is None else {**found, "novelty": np.concatenate(novelty)}, masks
 
     def predict(self, job: Job, places: NDArray[np.float64]) -> tuple[Predictions, list[NDArray[np.int64]]]:
         """What the model says of boxes around some places; also the voxel of the tomogram at which each box starts."""
@@ -165,7 +173,7 @@ class Picker:
         size = 2 * int(np.ceil(self.model.card.box_size * self.model.card.voxel_size / job.voxel_size / 2))
         centers = np.round(places).astype(np.int64)
         boxes = [valid_box(tomogram, center, (size,) * 3, job.path) for center in centers]
-        return self.model.predict_batch(boxes, self.config.contrast, self.config.half_turns), list(centers - size // 2)
+        return self.model.predict_batch(boxes, self.contrast(job)[0], self.config.half_turns), list(centers - size // 2)
 
     def write_maps(self, job: Job, desk: Path, masks: Sequence[Cutout], places: NDArray[np.float64], probabilities: NDArray[np.float32]) -> None:
         """Label map, instances and densities of a tomogram; where masks overlap, the better particle is in front."""
@@ -243,14 +251,17 @@ def pick(
     settings = {
         "version": installed_version(),
         "tomograms": {job.name: recognise_input(job.path) for job in jobs},
-        "model": hash_file(folder / WEIGHTS),
+        "model": [hash_file(folder / name) for name in (WEIGHTS, "model.json")],
         **config.model_dump(mode="json", exclude={"device", "workers", "batch_size"}),
     }
     kinds = [kind for kind in MAPS if kind == "labels" or getattr(config, f"write_{kind}")]
     workspace = open_workspace(Path(out), settings, partial(make_folders, kinds))
     picker = Picker(workspace, jobs, network, folder, config)
     with workspace.until_finished(keep=part is not None):
-        chosen = [jobs[number].items for number in choose_items(len(jobs), part)]
+        mine = [jobs[number] for number in choose_items(len(jobs), part)]
+        for job in mine:
+            picker.contrast(job)  # so that a warning comes first, and from this process
+        chosen = [job.items for job in mine]
         rows = [item for items in chosen for item in items[:-1]]
         workspace.fill(rows, picker.do, picker.steps, config.workers, scheduler, on_progress, then=[items[-1] for items in chosen])
         if len(workspace.done()) == sum(len(job.items) for job in jobs):
@@ -272,9 +283,7 @@ def plan_jobs(paths: Sequence[Path], model: Model, config: PickConfig) -> list[J
         volume = open_tomogram(path, config.voxel_size)
         z, y, x = (int(n) for n in volume.data.shape)
         ratio = model.card.voxel_size / volume.voxel_size
-        if ratio < 1 / 1.5:
-            text = "%s has %.4g Å per voxel, but the model was trained at %.4g Å: detail that it needs is missing"
-            logger.warning(text, path, volume.voxel_size, model.card.voxel_size)
+        model.check_voxel_size(volume.voxel_size, str(path))
         # Stored voxel sizes differ in the last digits.
         rows = plan_tiles((z, y, x), 1.0 if abs(ratio - 1) < 1e-3 else ratio, config.tile_size, config.margin)
         jobs.append(Job(path, tomogram_name(path), (z, y, x), volume.voxel_size, rows, jobs[-1].items.stop if jobs else 0))
@@ -290,22 +299,23 @@ def finish_run(picker: Picker, folder: Path) -> None:
     """The tables of all tomograms, and the manifest."""
     jobs, card = picker.jobs, picker.model.card
     notes = [dict(np.load(picker.workspace.note(job.items[-1]), allow_pickle=False)) for job in jobs]
-    groups = optics_groups(jobs)
+    groups = {size: number for number, size in enumerate(dict.fromkeys(job.voxel_size for job in jobs), start=1)}
     tables = [particle_table(job, note, card.class_names, groups[job.voxel_size]) for job, note in zip(jobs, notes, strict=True)]
     table = pd.concat(tables, ignore_index=True)
-    labels = pd.DataFrame({"rlnClassNumber": range(1, len(card.label_names) + 1), "triptychClass": card.label_names})
     files: dict[str, dict[str, Block]] = {
-        "particles.star": {"optics": optics_table(jobs), "particles": table},
-        "tomograms.star": {"global": tomogram_table(jobs, picker.workspace.out)},
-        "classes.star": {"classes": labels},
+        "particles.star": {"optics": optics_table(groups), "particles": table},
+        "tomograms.star": {"global": pd.DataFrame([describe_tomogram(job, picker.workspace.out) for job in jobs])},
+        "classes.star": {"classes": class_table(card.label_names)},
     }
     for name, blocks in files.items():
         write_star(folder / name, blocks)
     np.save(folder / "embedding.npy", np.concatenate([note["embedding"] for note in notes]))
     about = {
-        "model": {**card.to_json(), "name": picker.folder.name, "sha256": picker.model_hash},
+        "model": {**picker.model.describe(), "name": picker.folder.name, "sha256": picker.model_hash},
         "device": ", ".join(sorted({str(note["device"]) for note in notes})),
         "particles": len(table),
+        "contrast": {job.name: picker.contrast(job)[0] for job in jobs},
+        "contrast_warnings": [warning for job in jobs if (warning := picker.contrast(job)[1])],
     }
     inputs = [json.loads(str(note["input"])) for note in notes]
     arguments = {"tomograms": [job.path for job in jobs], "model": picker.folder}
@@ -317,6 +327,8 @@ def particle_table(job: Job, note: dict[str, NDArray[Any]], class_names: Sequenc
     positions = note["places"][:, ::-1] * job.voxel_size
     unturned = np.broadcast_to(np.eye(3), (len(positions), 3, 3))
     best = best_classes(note["probabilities"], class_names)
+    classes = [class_names[i] for i in best]
+    known_or_not = {"triptychNovelty": note["novelty"], "triptychVerdict": give_verdicts(classes, note["novelty"])} if "novelty" in note else {}
     return pd.DataFrame(
         {
             "rlnTomoName": [job.name] * len(positions),
@@ -325,8 +337,9 @@ def particle_table(job: Job, note: dict[str, NDArray[Any]], class_names: Sequenc
             "rlnClassNumber": best + 1,
             "rlnAutopickFigureOfMerit": note["score"],
             "triptychInstance": np.arange(1, len(positions) + 1),
-            "triptychClass": [class_names[i] for i in best],
+            "triptychClass": classes,
             "triptychProbability": note["probabilities"][np.arange(len(best)), best],
+            **known_or_not,
             "triptychScore": note["score"],
             "triptychCentreProbability": note["heights"],
             **dict(zip(probability_columns(class_names), note["probabilities"].T, strict=True)),
@@ -340,32 +353,6 @@ def best_classes(probabilities: NDArray[np.float32], class_names: Sequence[str])
     return np.asarray(np.where(particle, probabilities, -1.0).argmax(1), dtype=np.int64)
 
 
-def optics_groups(jobs: Sequence[Job]) -> dict[float, int]:
-    """Number of the optics group of each voxel size."""
-    return {size: number for number, size in enumerate(dict.fromkeys(job.voxel_size for job in jobs), start=1)}
-
-
-def optics_table(jobs: Sequence[Job]) -> pd.DataFrame:
-    groups = optics_groups(jobs)
-    return pd.DataFrame(
-        {
-            "rlnOpticsGroup": list(groups.values()),
-            "rlnOpticsGroupName": [f"opticsGroup{number}" for number in groups.values()],
-            "rlnTomoTiltSeriesPixelSize": list(groups),
-        }
-    )
-
-
-def tomogram_table(jobs: Sequence[Job], out: Path) -> pd.DataFrame:
-    """One row for each tomogram; coordinates are in its own voxels, so that its binning is 1."""
-    rows = [
-        {
-            "rlnTomoName": job.name,
-            "rlnTomoReconstructedTomogram": os.path.relpath(job.path.absolute(), out),
-            "rlnTomoTiltSeriesPixelSize": job.voxel_size,
-            "rlnTomoTomogramBinning": 1.0,
-            **dict(zip(("rlnTomoSizeZ", "rlnTomoSizeY", "rlnTomoSizeX"), job.shape, strict=True)),
-        }
-        for job in jobs
-    ]
-    return pd.DataFrame(rows)
+def describe_tomogram(job: Job, out: Path) -> dict[str, Any]:
+    """Row of tomograms.star in the folder `out`."""
+    return tomogram_row(job.name, os.path.relpath(job.path.absolute(), out), job.voxel_size, job.shape)

@@ -15,14 +15,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from triptych.config import DEFAULT_CONTRAST, Contrast, PredictConfig
-from triptych.fourier import CONTRAST_SAMPLE, contrast_warning, guess_contrast
+from triptych.config import Contrast, PredictConfig
+from triptych.contrast import CONTRAST_SAMPLE, choose_contrast, guess_contrast
 from triptych.io.files import new_array
 from triptych.io.manifest import hash_file, installed_version, recognise_input, write_manifest
 from triptych.io.mrc import write_mrc
@@ -30,6 +30,7 @@ from triptych.io.source import ParticleSource, open_particles, voxel_sizes
 from triptych.io.star import probability_columns, write_star
 from triptych.io.workspace import Workspace, choose_items, open_workspace
 from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, WEIGHTS, Model, Predictions, check_same_model, load_model, share_cores
+from triptych.novelty import give_verdicts
 from triptych.parallel import said_already
 from triptych.tiling import in_batches
 from triptych.volume import Volume
@@ -38,8 +39,15 @@ logger = logging.getLogger(__name__)
 
 BLOCK = 64
 """Particles that are finished at once, where a batch has no more."""
+OF_A_MODEL = ("triptychProbability", "triptychNovelty", "triptychVerdict")
+"""Beginnings of the columns that an earlier model may have left in the table, and that this one may not have."""
 
-OTHER: dict[Contrast, Contrast] = {"dark": "bright", "bright": "dark"}
+
+class Found(NamedTuple):
+    """What was found out about n particles: probabilities (n, classes) and novelty (n,); None for what the model does not tell."""
+
+    probabilities: NDArray[np.float32] | None
+    novelty: NDArray[np.float32] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,14 +137,14 @@ def predict(
     wanted = choose_items(predictor.blocks, part)
     sample = read_sample(predictor.source)
     sizes = voxel_sizes(predictor.source, sample[0])
-    check_voxel_size(max(sizes), predictor.model)
+    predictor.model.check_voxel_size(max(sizes), "the input")
     check_box(predictor.source.names[0], sample[0], predictor.model)
-    contrast, warning = choose_contrast(sample, predictor.source.contrast, config)
+    contrast, warning = choose_contrast(guess_contrast(sample), config.contrast, predictor.source.contrast)
     about = {"voxel_size": sizes[0], "contrast": contrast, "contrast_warning": warning}
     settings = {
         "version": installed_version(),
         "particles": predictor.inputs,
-        "model": predictor.model_hash,
+        "model": [hash_file(predictor.folder / name) for name in (WEIGHTS, "model.json")],
         "particles in a block": predictor.block,
         **config.model_dump(mode="json", exclude={"device", "workers", "batch_size"}),
         "contrast": contrast,
@@ -156,34 +164,12 @@ def read_sample(source: ParticleSource) -> list[Volume]:
     return [source.read(int(row)) for row in rows]
 
 
-def check_voxel_size(coarsest: float, model: Model) -> None:
-    """Warn if the input cannot hold the detail that the model was trained on."""
-    if coarsest > 1.5 * model.card.voxel_size:
-        trained = model.card.voxel_size
-        logger.warning("the input has %.4g Å per voxel, but the model was trained at %.4g Å: detail that it needs is missing", coarsest, trained)
-
-
 def check_box(name: str, first: Volume, model: Model) -> None:
     """Warn if most of the first box lies beyond what the model looks at: it may be a whole tomogram."""
     width, seen = max(first.shape) * first.voxel_size, model.card.box_size * model.card.voxel_size
     if width > 2 * seen:
         text = "%s is %.0f Å wide, but the model looks at the %.0f Å in its middle only: a tomogram needs a list of particles"
         logger.warning(text, name, width, seen)
-
-
-def choose_contrast(sample: list[Volume], file_contrast: Contrast | None, config: PredictConfig) -> tuple[Contrast, str | None]:
-    """The sign of the particles' grey values, and a warning if the data look otherwise."""
-    if config.contrast == "auto":
-        sign, z_score = guess_contrast(sample)
-        seen: Contrast = "bright" if sign > 0 else "dark"
-        logger.warning("contrast: the particles look %s (z = %.1f over %d of them) and are taken as such", seen, z_score, len(sample))
-        return seen, None
-    stated = config.contrast or file_contrast or DEFAULT_CONTRAST
-    warning = contrast_warning(sample, stated)
-    if warning:
-        warning += f"; if they are, run again with --set contrast={OTHER[stated]}"
-        logger.warning(warning)
-    return stated, warning
 
 
 def write_block(workspace: Workspace, predictor: Predictor, contrast: Contrast, number: int) -> int:
@@ -202,6 +188,8 @@ def write_block(workspace: Workspace, predictor: Predictor, contrast: Contrast, 
         found: dict[str, Any] = {"embedding": np.concatenate([result.embedding for result in results]), "empty": np.array(empty, dtype=np.int64)}
         if results[0].probabilities is not None:
             found["probabilities"] = np.concatenate([result.probabilities for result in results])
+        if results[0].novelty is not None:
+            found["novelty"] = np.concatenate([result.novelty for result in results])
         np.savez(desk / "note.npz", seconds=time.monotonic() - started, device=predictor.model.device_name, **found)
         workspace.mark(number, desk / "note.npz")
     return len(rows)
@@ -209,28 +197,28 @@ def write_block(workspace: Workspace, predictor: Predictor, contrast: Contrast, 
 
 def finish_run(workspace: Workspace, predictor: Predictor, about: dict[str, Any], folder: Path) -> None:
     """The table and the embedding of all particles, and the manifest."""
-    source, card = predictor.source, predictor.model.card
-    embedding = new_array(folder / "embedding.npy", np.float32, (len(source), card.network.embedding_size))
-    probabilities, empty, devices, seconds = [], [], set(), 0.0
+    source, model = predictor.source, predictor.model
+    embedding = new_array(folder / "embedding.npy", np.float32, (len(source), model.card.network.embedding_size))
+    probabilities, novelty, empty, devices, seconds = [], [], [], set(), 0.0
     for number in range(predictor.blocks):
         with np.load(workspace.note(number), allow_pickle=False) as note:
             rows = predictor.rows(number)
             embedding[rows.start : rows.stop] = note["embedding"]
             probabilities += [note["probabilities"]] if "probabilities" in note else []
+            novelty += [note["novelty"]] if "novelty" in note else []
             empty += note["empty"].tolist()
             devices.add(str(note["device"]))
             seconds += float(note["seconds"])
     embedding.flush()
     warn_of_empty([source.names[row] for row in empty], len(source))
-    table = fill_table(
-        source.table_for(workspace.out), source.names, predictor.model, np.concatenate(probabilities) if probabilities else None, predictor.config
-    )
+    found = Found(*(np.concatenate(parts) if parts else None for parts in (probabilities, novelty)))
+    table = fill_table(source.table_for(workspace.out), source.names, model, found, predictor.config)
     write_star(folder / "particles.star", source.blocks_with(table))
     described = {
         "particles": {"path": os.path.abspath(predictor.particles), "kind": source.kind, "count": len(source), **about},
-        "model": {**card.to_json(), "name": predictor.folder.name, "sha256": predictor.model_hash},
+        "model": {**model.describe(), "name": predictor.folder.name, "sha256": predictor.model_hash},
         "device": ", ".join(sorted(devices)),
-        "precision": str(predictor.model.dtype).removeprefix("torch."),
+        "precision": str(model.dtype).removeprefix("torch."),
         "seconds": round(seconds, 2),
         "particles_per_second": round(len(source) / seconds, 2),
     }
@@ -268,17 +256,19 @@ def make_path(folder: Path, kind: str, name: str) -> Path:
     return folder / kind / f"{name}.mrc"
 
 
-def fill_table(
-    table: pd.DataFrame, particles: list[str], model: Model, probabilities: NDArray[np.float32] | None, config: PredictConfig
-) -> pd.DataFrame:
+def fill_table(table: pd.DataFrame, particles: list[str], model: Model, found: Found, config: PredictConfig) -> pd.DataFrame:
     """Every input column in its order, then what was found."""
-    table = table.drop(columns=[name for name in table if name.startswith("triptychProbability")])  # of an earlier model
+    probabilities, novelty = found
+    table = table.drop(columns=[name for name in table if name.startswith(OF_A_MODEL)])
     new: dict[str, Any] = {"triptychName": particles}
     if probabilities is not None:
         names = model.card.class_names
         best = probabilities.argmax(1)
         new["triptychClass"] = [names[i] for i in best]
         new["triptychProbability"] = probabilities.max(1)
+        if novelty is not None:
+            new["triptychNovelty"] = novelty
+            new["triptychVerdict"] = give_verdicts(new["triptychClass"], novelty)
         new.update(dict(zip(probability_columns(names), probabilities.T, strict=True)))
         if "rlnClassNumber" in table:
             given = table.pop("rlnClassNumber")

@@ -6,12 +6,10 @@ does not grow with their number.
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,33 +17,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from triptych import figures, metrics
-from triptych.config import NONE_CLASS, PredictConfig, ReportConfig
+from triptych.config import NONE_CLASS, ReportConfig
 from triptych.errors import InputError
 from triptych.fourier import fourier_shell_correlation, low_pass
-from triptych.io.files import map_array
-from triptych.io.manifest import describe_input, installed_version, output_folder, read_manifest, write_manifest
+from triptych.io.manifest import describe_input, installed_version, manifest_entry, output_folder, to_plain, write_json, write_manifest
 from triptych.io.mrc import read_mrc
-from triptych.io.source import ParticleSource, open_particles
-from triptych.io.star import read_star
+from triptych.io.predictions import Predicted, open_input, read_predictions
 from triptych.io.store import Store, open_store, particle_name
 from triptych.metrics import FloatArray, IntArray
+from triptych.pages import Panel, density_limits, draw_panel, eye_resolution, render_page
 from triptych.volume import Volume
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
-AGAIN = "run `triptych predict` again"
 SAME_STORE = "give the store that the predictions were made from"
 THRESHOLDS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 KINDS = {"star": "subtomograms of a STAR file", "coordinates": "cut out of tomograms", "files": "MRC files", "store": "dataset of triptych simulate"}
 MAP_POINTS = 20_000
-EYE_VOXELS = 4.5
-"""Resolution of the low-pass filter for the eye, in voxels, but at least `EYE_RESOLUTION` Å."""
-EYE_RESOLUTION = 45.0
 
 
 # -------------------------------------------------------------------------------------------------------------- stage
@@ -85,132 +77,6 @@ def report(
         inputs = [given.folder / "particles.star", given.folder / "manifest.json", *([] if truth is None else [truth])]
         write_manifest(part, "report", config, inputs, config.seed, arguments={"predictions": predictions, "truth": truth})
     return Path(out)
-
-
-# -------------------------------------------------------------------------------------------------------------- input
-
-
-@dataclass(frozen=True, eq=False)
-class Predicted:
-    """What a prediction folder says of its n particles.
-
-    Attributes
-    ----------
-    folder, manifest : the folder and its manifest.json
-    table : the particles block of particles.star
-    names : (n,)
-    class_names : the model's, in its order
-    label : (n,), index of the predicted class; None without the class task
-    probability : (n,), of the predicted class; None without the class task
-    probabilities : (n, k); None without the class task
-    masks, densities : n paths; None where that was not written
-    embedding : (n, e), mapped into memory
-    """
-
-    folder: Path
-    manifest: dict[str, Any]
-    table: pd.DataFrame
-    names: list[str]
-    class_names: tuple[str, ...]
-    label: IntArray | None
-    probability: FloatArray | None
-    probabilities: FloatArray | None
-    masks: list[Path] | None
-    densities: list[Path] | None
-    embedding: NDArray[np.float32]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-
-def read_predictions(folder: Path) -> Predicted:
-    """Read and check a prediction folder."""
-    if not folder.exists():
-        raise InputError(f"{folder} does not exist, but a folder that `triptych predict` wrote was expected; check the path")
-    manifest = read_manifest(folder)
-    if manifest["stage"] != "predict":
-        raise InputError(f"{folder} was written by `triptych {manifest['stage']}`, but one that `triptych predict` wrote was expected; give that one")
-    star = folder / "particles.star"
-    # The block has the name that it had in the input, which need not be "particles".
-    table = next((block for block in read_star(star).values() if isinstance(block, pd.DataFrame) and "triptychName" in block), None)
-    if table is None:
-        raise InputError(f"{star} has no table with a column _triptychName, but the one that `triptych predict` wrote was expected; {AGAIN}")
-    if table.empty:
-        raise InputError(f"{star} has no particles, but at least one was expected; run `triptych predict` on some")
-    names = [str(name) for name in table["triptychName"]]
-    if len(set(names)) != len(names):
-        raise InputError(f"{star} holds a particle twice ({_first_repeated(names)}), but each name must stand once; remove the repeated rows")
-    class_names = tuple(str(name) for name in _entry(manifest, "model", "class_names") or ())
-    label, probability, probabilities = _read_classes(star, table, class_names)
-    masks, densities = (_read_paths(folder, table, column) for column in ("triptychMask", "triptychDensity"))
-    if label is None and masks is None and densities is None:
-        raise InputError(f"{star} has no column _triptychClass, _triptychMask or _triptychDensity, so there is nothing to report; {AGAIN}")
-    embedding = _read_embedding(folder, len(names))
-    return Predicted(folder, manifest, table, names, class_names, label, probability, probabilities, masks, densities, embedding)
-
-
-def _entry(manifest: dict[str, Any], *keys: str) -> Any:
-    """Nested entry of a manifest; None where it is missing."""
-    value: Any = manifest
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
-def _first_repeated(names: Sequence[str]) -> str:
-    seen: set[str] = set()
-    return next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-
-
-def _plain(name: str) -> str:
-    """Letters and digits only, small: how a class name and its CamelCase column are told to be the same."""
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-def _read_classes(star: Path, table: pd.DataFrame, class_names: tuple[str, ...]) -> tuple[IntArray | None, FloatArray | None, FloatArray | None]:
-    if "triptychClass" not in table:
-        return None, None, None
-    if not class_names:
-        raise InputError(f"the manifest.json beside {star} names no classes (model.class_names), but the table has _triptychClass; {AGAIN}")
-    if len(set(class_names)) < len(class_names):
-        raise InputError(f"the manifest.json beside {star} names a class twice (model.class_names); {AGAIN}")
-    label = pd.Index(class_names).get_indexer([str(name) for name in table["triptychClass"]])
-    if (label < 0).any():
-        strange = str(table["triptychClass"].iloc[int(np.argmax(label < 0))])
-        raise InputError(f'{star} calls a particle "{strange}", which is none of the {len(class_names)} classes in manifest.json; {AGAIN}')
-    prefix = "triptychProbability"
-    columns = {_plain(str(column)[len(prefix) :]): str(column) for column in table.columns if str(column).startswith(prefix)}
-    missing = [name for name in ("", *class_names) if _plain(name) not in columns]
-    if missing:
-        what = "_triptychProbability" if missing[0] == "" else f'_triptychProbability for the class "{missing[0]}"'
-        raise InputError(f"{star} has no column {what}, but the probability of every class was expected; {AGAIN}")
-    probabilities = np.stack([_numbers(star, table, columns[_plain(name)]) for name in class_names], axis=1)
-    return np.asarray(label, np.int64), _numbers(star, table, columns[""]), probabilities
-
-
-def _numbers(star: Path, table: pd.DataFrame, column: str) -> FloatArray:
-    values = np.asarray(pd.to_numeric(table[column], errors="coerce"), np.float64)
-    if not ((values >= 0) & (values <= 1 + 1e-5)).all():
-        raise InputError(f"the column _{column} of {star} holds values that are no probabilities between 0 and 1; {AGAIN}")
-    return values.clip(0, 1)
-
-
-def _read_paths(folder: Path, table: pd.DataFrame, column: str) -> list[Path] | None:
-    if column not in table:
-        return None
-    paths = [folder / str(value) for value in table[column]]
-    for path in paths:
-        if not os.path.isfile(path):
-            raise InputError(f"{path} is missing, though particles.star lists it (_{column}); copy the whole folder or {AGAIN}")
-    return paths
-
-
-def _read_embedding(folder: Path, count: int) -> NDArray[np.float32]:
-    path = folder / "embedding.npy"
-    embedding = map_array(path, f"copy the whole folder or {AGAIN}")
-    if embedding.ndim != 2 or len(embedding) != count:
-        raise InputError(f"{path} has shape {embedding.shape}, but particles.star has {count} particles; {AGAIN}")
-    return embedding
 
 
 # -------------------------------------------------------------------------------------------------------------- truth
@@ -438,33 +304,7 @@ def particle_table(given: Predicted, known: Truth | None, scores: Scores) -> pd.
     return pd.DataFrame({name: values for name, values in columns.items() if values is not None})
 
 
-def to_plain(value: Any) -> Any:
-    """Anything of ours as JSON: arrays become lists, NaN and infinity become null."""
-    if isinstance(value, dict):
-        return {str(key): to_plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_plain(entry) for entry in value]
-    if isinstance(value, np.ndarray | np.generic):
-        return to_plain(value.tolist())
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    return value
-
-
-def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(to_plain(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
 # ------------------------------------------------------------------------------------------------------------ gallery
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One column of a gallery card: a title and SVG of the central xy and xz slices."""
-
-    title: str
-    xy: str
-    xz: str
 
 
 @dataclass(frozen=True)
@@ -539,7 +379,6 @@ class Gallery:
         self.given, self.known, self.scores = given, known, scores
         self.source, self.trouble = open_input(given)
         self.index = {} if self.source is None else {name: i for i, name in enumerate(self.source.names)}
-        self.sign = -1.0 if _entry(given.manifest, "particles", "contrast") == "dark" else 1.0
 
     def card(self, i: int, why: str) -> Card:
         given, known = self.given, self.known
@@ -555,17 +394,17 @@ class Gallery:
         if subtomogram is not None:
             smooth = low_pass(subtomogram, eye_resolution(subtomogram.voxel_size), edge=1.0).data
             panels += [
-                _panel("Input", subtomogram.data, scale=subtomogram.voxel_size),
-                _panel(f"Low-passed, {eye_resolution(subtomogram.voxel_size):.0f} Å", smooth),
-                *([_panel("Mask", smooth, outlines=outlines)] if outlines else []),
+                draw_panel("Input", subtomogram.data, scale=subtomogram.voxel_size),
+                draw_panel(f"Low-passed, {eye_resolution(subtomogram.voxel_size):.0f} Å", smooth),
+                *([draw_panel("Mask", smooth, outlines=outlines)] if outlines else []),
             ]
         elif mask is not None:
-            panels.append(_panel("Mask", mask.data * 0, (0, 1), outlines, mask.voxel_size))
+            panels.append(draw_panel("Mask", mask.data * 0, (0, 1), outlines, mask.voxel_size))
         limits = density_limits(density, true_density)
         if density is not None:
-            panels.append(_panel("Recovered density", density.data, limits))
+            panels.append(draw_panel("Recovered density", density.data, limits))
         if true_density is not None:
-            panels.append(_panel("True density", true_density, limits, true_outline))
+            panels.append(draw_panel("True density", true_density, limits, true_outline))
         called = "" if given.label is None else given.class_names[given.label[i]]
         right = None if known is None or given.label is None else bool(known.label[i] == given.label[i])
         return Card(given.names[i], why, called, right, self.facts(i), panels)
@@ -582,7 +421,7 @@ class Gallery:
         if like is not None and volume.shape != like.shape:
             self.trouble = self.trouble or f"the box of {self.given.names[i]} is now {volume.shape}, but was {like.shape} when it was predicted"
             return None
-        return volume.with_data(np.asarray(self.sign * volume.data, np.float32))
+        return volume.with_data(np.asarray(self.given.sign * volume.data, np.float32))
 
     def facts(self, i: int) -> list[tuple[str, str]]:
         given, known, scores = self.given, self.known, self.scores
@@ -600,73 +439,16 @@ class Gallery:
         return facts
 
 
-def eye_resolution(voxel_size: float) -> float:
-    """Resolution in Å of the low-pass filter for the eye."""
-    return max(EYE_RESOLUTION, EYE_VOXELS * voxel_size)
-
-
-def density_limits(*densities: Volume | NDArray[np.float32] | None) -> tuple[float, float]:
-    """Grey scale common to recovered and true density: from 0 (solvent) to 1 (protein), or to the brightest voxels if above."""
-    peaks = [float(np.percentile(d.data if isinstance(d, Volume) else d, 99.9)) for d in densities if d is not None]
-    return 0.0, max(1.0, *peaks) if peaks else 1.0
-
-
-def _panel(
-    title: str,
-    data: NDArray[Any],
-    limits: tuple[float, float] | None = None,
-    outlines: Sequence[tuple[str, NDArray[Any]]] = (),
-    scale: float | None = None,
-) -> Panel:
-    z, y = data.shape[0] // 2, data.shape[1] // 2
-    limits = limits or figures.grey_limits([data[z], data[:, y]])
-    length = None if scale is None else scale_bar(scale * data.shape[2])
-    bar = None if length is None or scale is None else length / scale
-    return Panel(
-        title if length is None else f"{title} (bar {length:g} Å)",
-        figures.draw_slice(data[z], limits, [(name, mask[z]) for name, mask in outlines], bar),
-        figures.draw_slice(data[:, y], limits, [(name, mask[:, y]) for name, mask in outlines]),
-    )
-
-
-def scale_bar(width: float) -> float:
-    """Length in Å of a scale bar for a picture of that width: 1, 2 or 5 times a power of ten, at most 0.3 of it."""
-    power = 10.0 ** np.floor(np.log10(0.3 * width))
-    return float(max(step * power for step in (1, 2, 5) if step * power <= 0.3 * width))
-
-
-def open_input(given: Predicted) -> tuple[ParticleSource | None, str | None]:
-    """The particles that were predicted; where they are gone, None and the reason."""
-    path = _entry(given.manifest, "particles", "path")
-    box_size, voxel_size = _entry(given.manifest, "model", "box_size"), _entry(given.manifest, "model", "voxel_size")
-    if path is None or box_size is None or voxel_size is None:
-        return None, "manifest.json does not say where it is"
-    try:
-        config = PredictConfig.model_validate(given.manifest["config"] or {})
-        return open_particles(Path(path), config, float(box_size) * float(voxel_size)), None
-    except (InputError, OSError) as error:
-        return None, str(error)
-    except ValidationError as error:
-        return None, f"the settings in manifest.json are not understood ({error.errors()[0]['msg']})"
-
-
 # --------------------------------------------------------------------------------------------------------------- page
 
 
 def render(given: Predicted, known: Truth | None, scores: Scores | None, result: dict[str, Any], config: ReportConfig) -> str:
     """The page. Everything that comes from files is escaped by the template."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup, escape
-
-    loader = PackageLoader("triptych", "data")
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = format_number
-    environment.filters["breakable"] = lambda text: Markup("_<wbr>").join(escape(part) for part in str(text).split("_"))
     gallery = Gallery(given, known, scores)
     cards = [gallery.card(i, why) for i, why in choose_gallery(given, known, scores, config)]
-    return environment.get_template("report.html.jinja").render(
-        version=installed_version() or "",
-        name="/".join(Path(str(_entry(given.manifest, "particles", "path") or given.folder)).parts[-2:]).lstrip("/"),
+    return render_page(
+        "report.html.jinja",
+        name="/".join(Path(str(manifest_entry(given.manifest, "particles", "path") or given.folder)).parts[-2:]).lstrip("/"),
         done=[word for word, part in (("classified", given.label), ("segmented", given.masks), ("recovered", given.densities)) if part is not None],
         facts=run_facts(given, known),
         settings=given.manifest.get("config") or {},
@@ -679,24 +461,19 @@ def render(given: Predicted, known: Truth | None, scores: Scores | None, result:
         plots=draw_plots(given, known, scores, result, config),
         cards=cards,
         shows_input=gallery.source is not None,
-        flipped=gallery.sign < 0,
+        flipped=given.sign < 0,
         definitions=metrics.DEFINITIONS,
     )
 
 
-def format_number(value: Any, form: str = ".3f") -> str:
-    """A number for the page; a dash where there is none."""
-    return "–" if value is None or not np.isfinite(value) else format(value, form)
-
-
 def page_warnings(given: Predicted, known: Truth | None) -> list[str]:
-    contrast = _entry(given.manifest, "particles", "contrast_warning")
+    contrast = manifest_entry(given.manifest, "particles", "contrast_warning")
     return [str(text) for text in (contrast, None if known is None else known.doubt) if text]
 
 
 def run_facts(given: Predicted, known: Truth | None) -> list[tuple[str, str]]:
     """What was run, in words; what the manifest does not say is left out."""
-    particles, model = (_entry(given.manifest, key) or {} for key in ("particles", "model"))
+    particles, model = (manifest_entry(given.manifest, key) or {} for key in ("particles", "model"))
     kind, rate = particles.get("kind"), given.manifest.get("particles_per_second")
     seconds = given.manifest.get("seconds")
     command = [str(word) for word in given.manifest.get("command") or ()]
@@ -827,20 +604,5 @@ def draw_plots(given: Predicted, known: Truth | None, scores: Scores | None, res
 
 def draw_embedding(given: Predicted, rng: np.random.Generator) -> str:
     rows = np.arange(len(given)) if len(given) <= MAP_POINTS else np.sort(rng.choice(len(given), MAP_POINTS, replace=False))
-    points, shares = principal_components(np.asarray(given.embedding[rows], np.float64))
+    points, shares = metrics.principal_components(np.asarray(given.embedding[rows], np.float64))
     return figures.draw_embedding(points, None if given.label is None else given.label[rows], given.class_names, shares)
-
-
-def principal_components(vectors: FloatArray, count: int = 2) -> tuple[FloatArray, FloatArray]:
-    """Coordinates (n, count) along the directions of largest variance, and the share of the variance of each.
-
-    The sign of a direction is free; it is set so that its largest coordinate is positive.
-    """
-    centred = vectors - vectors.mean(axis=0)
-    left, values, _ = np.linalg.svd(centred, full_matrices=False)
-    points, shares = np.zeros((len(vectors), count)), np.zeros(count)
-    found = min(count, len(values))
-    points[:, :found] = left[:, :found] * values[:found]
-    shares[:found] = np.nan_to_num(metrics.share(values[:found] ** 2, (values**2).sum()))
-    flip = np.take_along_axis(points, np.abs(points).argmax(axis=0)[None], axis=0)[0] < 0
-    return np.where(flip, -points, points), shares

@@ -10,8 +10,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from triptych.calibrate import calibrate
 from triptych.config import STAGES, Settings, TrainConfig
 from triptych.cut import cut
+from triptych.discover import discover
 from triptych.errors import InputError, first_line
 from triptych.io.compare import Comparison, compare_folders
 from triptych.io.manifest import describe_input, hash_file, installed_version, read_manifest
@@ -28,8 +30,10 @@ RUN: dict[str, Callable[..., Path]] = {
     "simulate-tomograms": simulate_tomograms,
     "cut": cut,
     "train": partial(train, refresh=simulate_again),
+    "calibrate": calibrate,
     "predict": predict,
     "pick": pick,
+    "discover": discover,
     "report": report,
 }
 IDENTITY = ("bytes", "entries", "sha256", "sha256_of_listing")

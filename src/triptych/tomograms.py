@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,7 @@ import pandas as pd
 from triptych.config import TomogramConfig
 from triptych.io.manifest import write_manifest
 from triptych.io.mrc import new_mrc
-from triptych.io.relion import particle_columns
+from triptych.io.relion import class_table, optics_table, particle_columns, tomogram_row
 from triptych.io.star import Block, read_star, write_star
 from triptych.io.workspace import Workspace, choose_items
 from triptych.model import choose_device
@@ -171,21 +170,19 @@ def particle_table(name: str, config: TomogramConfig, scene: Scene, templates: S
 
 def tomogram_table(name: str, config: TomogramConfig, scene: Scene, measured: dict[str, float]) -> pd.DataFrame:
     """One row: RELION's columns, and all that was drawn for this tomogram."""
-    nz, ny, nx = config.specimen.shape
-    row: dict[str, Any] = {
-        "rlnTomoName": name,
-        "rlnTomoReconstructedTomogram": f"tomograms/{name}.mrc",
-        "rlnTomoTiltSeriesPixelSize": config.voxel_size,
-        "rlnTomoTomogramBinning": 1.0,
-        "rlnTomoSizeX": nx,
-        "rlnTomoSizeY": ny,
-        "rlnTomoSizeZ": nz,
-        "rlnVoltage": config.acquisition.voltage_kv,
-        "rlnSphericalAberration": config.acquisition.spherical_aberration_mm,
-        "rlnAmplitudeContrast": config.acquisition.amplitude_contrast,
-    }
+    row = tomogram_row(name, f"tomograms/{name}.mrc", config.voxel_size, config.specimen.shape) | microscope(config)
     recorded = {camel_case(key): float(value) for key, value in (scene.drawn | measured).items()}
     return pd.DataFrame([row | recorded])
+
+
+def microscope(config: TomogramConfig) -> dict[str, float]:
+    """RELION's columns of the optics."""
+    acquisition = config.acquisition
+    return {
+        "rlnVoltage": acquisition.voltage_kv,
+        "rlnSphericalAberration": acquisition.spherical_aberration_mm,
+        "rlnAmplitudeContrast": acquisition.amplitude_contrast,
+    }
 
 
 def camel_case(key: str) -> str:
@@ -216,23 +213,11 @@ def tilt_table(name: str, scene: Scene) -> pd.DataFrame:
 def write_tables(folder: Path, config: TomogramConfig, names: list[str], tables: list[dict[str, Block]]) -> None:
     """particles.star, tomograms.star, tilts.star and classes.star."""
     particles, tomograms, tilts = (pd.concat([blocks[name] for blocks in tables], ignore_index=True) for name in ("particles", "tomograms", "tilts"))
-    optics = pd.DataFrame(
-        {
-            "rlnOpticsGroup": [1],
-            "rlnOpticsGroupName": ["opticsGroup1"],
-            "rlnVoltage": [config.acquisition.voltage_kv],
-            "rlnSphericalAberration": [config.acquisition.spherical_aberration_mm],
-            "rlnAmplitudeContrast": [config.acquisition.amplitude_contrast],
-            "rlnTomoTiltSeriesPixelSize": [config.voxel_size],
-        }
-    )
-    classes = [*names, *NOT_PARTICLES]
-    labels = pd.DataFrame({"rlnClassNumber": range(1, len(classes) + 1), "triptychClass": classes})
     files: dict[str, dict[str, Block]] = {
-        "particles.star": {"optics": optics, "particles": particles},
+        "particles.star": {"optics": optics_table({config.voxel_size: 1}, microscope(config)), "particles": particles},
         "tomograms.star": {"global": tomograms},
         "tilts.star": {"tilts": tilts},
-        "classes.star": {"classes": labels},
+        "classes.star": {"classes": class_table([*names, *NOT_PARTICLES])},
     }
     for name, blocks in files.items():
         write_star(folder / name, blocks)

@@ -21,19 +21,20 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from triptych.config import TrainConfig
-from triptych.dataset import Batch, PlannedBatches, SubtomogramDataset, keep_batch, split_rows, tile_rows
+from triptych.calibration import Sample, choose_rows, class_figures, fit_reference, fit_temperature, look
+from triptych.config import NONE_CLASS, TrainConfig
+from triptych.dataset import Batch, PlannedBatches, SubtomogramDataset, keep_batch, known_labels, split_rows, tile_rows
 from triptych.errors import InputError, first_line
 from triptych.generations import Generation, Generations, Refresh
 from triptych.io.files import disk_errors
 from triptych.io.manifest import describe_input
 from triptych.io.store import Store, open_store, unpack
 from triptych.losses import TileTruth, Truth, coarse_labels, equalising_weights, task_losses, total_loss, uncertainty_loss
-from triptych.metrics import density_correlation, expected_calibration_error, intersection_over_union
+from triptych.metrics import density_correlation, intersection_over_union
 from triptych.model import Model, ModelCard, Network, PickOutput, TaskOutput, choose_device, choose_precision, load_model, share_cores
+from triptych.novelty import NoveltyReference
 from triptych.ranks import Share, average_batch_norms
 
 SMALLEST_HALF_BOX = 24
@@ -62,6 +63,7 @@ def train(
     data, out = Path(data), Path(out)
     store = open_store(data)
     check_tasks(store, config)
+    check_withheld(store, config)
     if out.exists():
         raise InputError(f"{out} exists already: give another name, or remove it first")
     run = out.with_name(f"{out.name}.training")
@@ -85,7 +87,7 @@ def train(
         if config.refresh_every:
             figures["seconds_waited_in_last_run"] = round(generations.seconds_waited, 1)
         inputs = [data, *([] if config.initial_model is None else [config.initial_model])]
-        model.save(out, config, inputs, config.seed, extra, {"training.csv": join_logs(run / "log")})
+        model.save(out, config, inputs, config.seed, extra, {"training.csv": join_logs(run / "log")}, arguments={"data": data})
     shutil.rmtree(run)
     return out
 
@@ -156,6 +158,21 @@ def check_tasks(store: Store, config: TrainConfig) -> None:
         raise InputError(f"crop_size is {config.crop_size}, but at most the box size {store.box_size} was expected")
     if store.box_size % 8:
         raise InputError(f"the box of {store.path} has {store.box_size} voxels, but a multiple of 8 was expected: simulate with another box_size")
+
+
+def check_withheld(store: Store, config: TrainConfig) -> None:
+    """InputError if the classes to withhold cannot be withheld."""
+    withheld, tasks = config.withheld, config.network.tasks
+    strange = [name for name in withheld if name not in store.class_names]
+    if strange:
+        raise InputError(f"withheld names {strange[0]}, but {store.path} has the classes {', '.join(store.class_names)}")
+    if withheld and ("pick" in tasks or "class" not in tasks):
+        raise InputError(
+            "structures can only be withheld from a network with the task class and without pick, whose tiles show them all: "
+            "set network.tasks, or choose the novelty of a whole model on other structures with `triptych calibrate`"
+        )
+    if NONE_CLASS in withheld or not {*store.class_names} - {*withheld, NONE_CLASS}:
+        raise InputError(f'withheld is {", ".join(withheld)}, but the class "{NONE_CLASS}" and at least one structure must be shown')
 
 
 def prepare_run(run: Path, data: Path, config: TrainConfig, resume: bool) -> str | None:
@@ -260,13 +277,19 @@ class TrainingModule(LightningModule):
         self.generations, self.config, self.share = generations, config, share
         self.original = generations.current
         self.store = store = generations.store
-        self.train_rows, self.validation_rows = split_rows(store, config.validation_share, config.validation_particles, config.seed)
+        self.class_names = tuple(name for name in store.class_names if name not in config.withheld)
+        self.label = known_labels(store, self.class_names)
+        rows, held_out = split_rows(store, config.validation_share, config.validation_particles, config.seed)
+        self.train_rows, self.validation_rows = rows[self.label[rows] >= 0], held_out[self.label[held_out] >= 0]
+        self.withheld_rows = held_out[self.label[held_out] < 0]
+        if not (len(self.train_rows) and len(self.validation_rows)):
+            raise InputError(f"{store.path} has too few particles of classes that are not withheld: simulate more, or withhold fewer")
         self.tiles = config.tiles_per_batch if "pick" in config.network.tasks else 0
         torch.manual_seed(config.seed)
-        self.network = Network(config.network, len(store.class_names), len(store.label_names))
+        self.network = Network(config.network, len(self.class_names), len(store.label_names))
         self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         if config.initial_model is not None:
-            load_initial(self.network, store, config.initial_model)
+            load_initial(self.network, self.class_names, store.label_names, config.initial_model)
         if share.count > 1 and choose_device(config.device).type == "cpu":
             share_cores(config.devices)
             average_batch_norms(self.network)
@@ -302,10 +325,10 @@ class TrainingModule(LightningModule):
         crop_size = config.crop_size if first < config.crop_share * config.updates else None
         data = self._take(first)
         # Only the store that was given has held-out rows.
-        rows = np.arange(len(open_store(data.path))) if data.number else self.train_rows
+        rows = np.flatnonzero(known_labels(open_store(data.path), self.class_names) >= 0) if data.number else self.train_rows
         tiles = None if data.number or not self.tiles else tile_rows(self.store, rows)
         batches = PlannedBatches(rows, config.batch_size, config.seed, first, count, data.number * self.generations.every, self.share)
-        dataset = SubtomogramDataset(data.path, config.augment, config.seed, crop_size, data.cache, self.tiles, tiles, self.share)
+        dataset = SubtomogramDataset(data.path, config.augment, config.seed, crop_size, data.cache, self.tiles, tiles, self.class_names, self.share)
         return self._loader(dataset, batches)
 
     def _take(self, update: int) -> Generation:
@@ -321,7 +344,7 @@ class TrainingModule(LightningModule):
         draws = [(int(row), i) for i, row in enumerate(self.validation_rows)]
         batches = [draws[i : i + size] for i in range(0, len(draws), size)]
         tiles = tile_rows(self.store, self.validation_rows) if self.tiles else None
-        dataset = SubtomogramDataset(self.original.path, None, self.config.seed, None, self.original.cache, self.tiles, tiles)
+        dataset = SubtomogramDataset(self.original.path, None, self.config.seed, None, self.original.cache, self.tiles, tiles, self.class_names)
         return self._loader(dataset, batches)
 
     def _loader(self, dataset: SubtomogramDataset, batches: Any) -> DataLoader[Batch]:
@@ -367,11 +390,11 @@ class TrainingModule(LightningModule):
         self.last_outputs, self.outputs = self.outputs, []
 
 
-def load_initial(network: Network, store: Store, folder: Path) -> None:
+def load_initial(network: Network, class_names: tuple[str, ...], label_names: tuple[str, ...], folder: Path) -> None:
     """Start from another model's weights; the heads that name things only where the names are the same."""
     initial = load_model(folder, device="cpu")
-    keeps_class = initial.card.class_names == store.class_names
-    keeps_pick = "pick" in network.tasks and initial.card.label_names == store.label_names
+    keeps_class = initial.card.class_names == class_names
+    keeps_pick = "pick" in network.tasks and initial.card.label_names == label_names
     new = (*(() if keeps_class else (CLASS_HEAD,)), *(() if keeps_pick else (PICK_HEAD,)))
     state = {name: tensor for name, tensor in initial.network.state_dict().items() if not name.startswith(new)}
     try:
@@ -421,35 +444,41 @@ def summarise(outputs: list[dict[str, Any]], temperature: float) -> dict[str, fl
     """Accuracy, cross-entropy and calibration error over all; mean IoU and correlation over the particles that are there."""
     figures: dict[str, float] = {}
     if "logits" in outputs[0]:
-        logits, label = torch.cat([o["logits"] for o in outputs]) / temperature, torch.cat([o["label"] for o in outputs])
-        probability, choice = logits.softmax(1).max(1)
-        correct = choice == label
-        figures["accuracy"] = float(correct.float().mean())
-        figures["cross_entropy"] = float(F.cross_entropy(logits, label))
-        figures["calibration_error"] = expected_calibration_error(probability.numpy(), correct.numpy())
+        figures |= class_figures(*join_logits(outputs), temperature)
     for name in ("iou", "correlation", "tile_iou", "label_accuracy"):
-        values = np.concatenate([o[name] for o in outputs]) if name in outputs[0] else np.empty(0)
+        values = np.concatenate([np.empty(0), *(o[name] for o in outputs if name in o)])
         if len(values):
             figures[name] = float(np.nanmean(values))
     return figures
 
 
-def fit_temperature(outputs: list[dict[str, Any]]) -> float:
-    """Temperature that gives held-out particles the least cross-entropy (Guo et al. 2017)."""
-    logits, label = torch.cat([o["logits"] for o in outputs]), torch.cat([o["label"] for o in outputs])
-    candidates = torch.logspace(math.log10(0.25), math.log10(4), 241)
-    losses = torch.stack([F.cross_entropy(logits / t, label) for t in candidates])
-    return float(candidates[losses.argmin()])
+def join_logits(outputs: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
+    """Logits and labels of all validation batches."""
+    return torch.cat([o["logits"] for o in outputs]), torch.cat([o["label"] for o in outputs])
 
 
 def finish(module: TrainingModule, config: TrainConfig) -> tuple[Model, dict[str, Any]]:
-    """The trained model with its temperature, and its figures on the held-out particles."""
+    """The trained model with its temperature and novelty reference, and its figures on the held-out particles."""
     outputs = module.last_outputs
-    temperature = fit_temperature(outputs) if "logits" in outputs[0] else 1.0
+    temperature = fit_temperature(*join_logits(outputs)) if "logits" in outputs[0] else 1.0
     store = module.store
     labels = store.label_names if module.tiles else ()
     card = ModelCard(
-        config.network, store.class_names, store.voxel_size, store.box_size, store.contrast, temperature=temperature, label_names=labels
+        config.network, module.class_names, store.voxel_size, store.box_size, store.contrast, temperature=temperature, label_names=labels
     )
     figures = {"particles": sum(len(o["label"]) for o in outputs), **summarise(outputs, temperature)}
-    return Model(module.network, card, config.device, config.precision), figures
+    model = Model(module.network, card, config.device, config.precision)
+    if "class" in config.network.tasks:
+        model.novelty = fit_model_novelty(model, module, config)
+    return model, figures
+
+
+def fit_model_novelty(model: Model, module: TrainingModule, config: TrainConfig) -> NoveltyReference:
+    """What the trained model calls unknown, from training particles, and from held-out ones for the threshold."""
+    if config.withheld and not len(module.withheld_rows):
+        logger.warning("no particle of the withheld classes is held out: the threshold of the novelty is chosen on known particles")
+    cache = module.original.cache
+    store = module.store if cache is None else unpack(module.store, cache)
+    fitting = choose_rows(module.train_rows, config.novelty.particles, config.seed)
+    sample = Sample(store, module.label, fitting, module.validation_rows, module.withheld_rows)
+    return fit_reference(look(model, sample, config.batch_size), sample, config.novelty)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,3 +93,30 @@ def crop_or_pad(data: NDArray[np.float32], shape: tuple[int, int, int], fill: fl
         sizes[axis] = high
         data = np.concatenate([before, data, np.broadcast_to(value, sizes)], axis=axis).astype(data.dtype)
     return data
+
+
+def bin_voxels(data: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
+    """Means of cubes of `factor` voxels a side; what is left over at the ends is cut off."""
+    if factor == 1:
+        return data
+    nz, ny, nx = (n // factor for n in data.shape)
+    cubes = data[: nz * factor, : ny * factor, : nx * factor].reshape(nz, factor, ny, factor, nx, factor)
+    return np.asarray(cubes.mean(axis=(1, 3, 5)), dtype=np.float32)
+
+
+def spread_boxes(data: NDArray[Any], width: int, most: int) -> Iterator[NDArray[np.float32]]:
+    """Boxes from all over a volume, at most so many, whose sides are at most `width` voxels; they overlap as little as can be.
+
+    Parameters
+    ----------
+    data : (nz, ny, nx), perhaps mapped from a file: only what is in the boxes is read
+    """
+    sides = [min(width, n) for n in data.shape]
+    counts = [max(1, round(n / max(side, 1))) for n, side in zip(data.shape, sides, strict=True)]
+    starts = [
+        np.clip((np.arange(count) + 0.5) * n / count - side / 2, 0, n - side).astype(int)
+        for n, side, count in zip(data.shape, sides, counts, strict=True)
+    ]
+    corners = list(itertools.product(*starts))
+    for number in np.unique(np.linspace(0, len(corners) - 1, min(most, len(corners))).astype(int)):
+        yield np.asarray(data[tuple(slice(a, a + side) for a, side in zip(corners[number], sides, strict=True))], dtype=np.float32)

@@ -41,6 +41,8 @@ FORMATS = {
 }
 ENDINGS = {"relion3.1": ".star", "relion4": ".star", "warp": ".star", "dynamo": ".tbl", "em": ".em", "csv": ".csv"}
 """Formats that are one file; the others are folders (an IMOD model of one tomogram may be a file)."""
+LIST_ENDINGS = {".star": "star", ".tbl": "dynamo", ".em": "em", ".mod": "imod", ".csv": "csv", ".json": "copick"}
+"""What a list of particles is by its file's ending."""
 COUNTS_PIXELS = ("relion3.1", "relion4", "warp", "dynamo", "em", "imod")
 
 
@@ -105,9 +107,8 @@ def guess_format(path: Path) -> str:
     """star, dynamo, em, imod, copick or csv, after the name and, of folders, what lies in them."""
     if not path.exists():
         raise InputError(f"{path} does not exist: check the name")
-    endings = {".star": "star", ".tbl": "dynamo", ".em": "em", ".mod": "imod", ".csv": "csv", ".json": "copick"}
-    if path.is_file() and path.suffix.lower() in endings:
-        return endings[path.suffix.lower()]
+    if path.is_file() and path.suffix.lower() in LIST_ENDINGS:
+        return LIST_ENDINGS[path.suffix.lower()]
     if path.is_dir():
         if (path / OPTIMISATION_SET).is_file():
             return "star"

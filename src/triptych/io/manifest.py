@@ -15,6 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from triptych.config import Settings
 from triptych.errors import InputError
 from triptych.io.files import disk_errors
@@ -135,6 +137,32 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
     if not isinstance(content, dict) or "stage" not in content:
         raise InputError(f"{path} does not name a stage, so triptych did not write it: make the folder anew")
     return content
+
+
+def manifest_entry(manifest: dict[str, Any], *keys: str) -> Any:
+    """Nested entry of a manifest; None where it is missing."""
+    value: Any = manifest
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def to_plain(value: Any) -> Any:
+    """Anything of ours as JSON: arrays become lists, NaN and infinity become null."""
+    if isinstance(value, dict):
+        return {str(key): to_plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(entry) for entry in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return to_plain(value.tolist())
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    return value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A JSON file that any program reads: NaN and infinity are written as null."""
+    path.write_text(json.dumps(to_plain(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def partial_name(path: Path) -> Path:

@@ -75,6 +75,37 @@ def _start_table(particles: Particles) -> pd.DataFrame:
     return table
 
 
+def add_poses(
+    table: pd.DataFrame,
+    rotations: NDArray[np.float64],
+    shifts: NDArray[np.float64],
+    *,
+    lies_as_tomogram: bool = True,
+    offsets: NDArray[np.float64] | None = None,
+    origins: NDArray[np.float64] | None = None,
+) -> pd.DataFrame:
+    """The table with rlnAngleRot/Tilt/Psi and rlnOriginX/Y/ZAngst of poses found within the particles' boxes; coordinates stay.
+
+    Parameters
+    ----------
+    table : n particles
+    rotations : (n, 3, 3), reference -> box on (x, y, z)
+    shifts : (n, 3), x, y, z in Å of the particle from the centre of its box
+    lies_as_tomogram : whether the boxes' axes are those of the tomogram, else of rlnTomoSubtomogramRot/Tilt/Psi, where the table has these
+    offsets : (n, 3), x, y, z in Å from the centre of the box to the position that the table states; default: 0
+    origins : (n, 3), rlnOriginX/Y/ZAngst that this position has applied; default: 0
+    """
+    frames = _subtomogram_matrices(table) if lies_as_tomogram else np.broadcast_to(np.eye(3), (len(table), 3, 3))
+    to_frames = frames.swapaxes(1, 2)
+    # position = coordinate - A_subtomogram . origin, so what is to be added to a position is taken from the origin.
+    moved = (0 if offsets is None else offsets) - shifts
+    new_origins = (0 if origins is None else origins) + np.einsum("nij,nj->ni", to_frames, moved)
+    table = table.drop(columns=[f"rlnOrigin{axis}" for axis in AXES], errors="ignore")
+    columns = dict(zip(ANGLES, angles_from_rotations(to_frames @ rotations).T, strict=True))
+    columns |= {f"rlnOrigin{axis}Angst": values for axis, values in zip(AXES, new_origins.T, strict=True)}
+    return table.assign(**columns)
+
+
 def _tomogram_names(particles: Particles) -> list[str]:
     if particles.tomograms is None:
         raise InputError("a STAR file names the tomogram of each particle, but the input does not tell it: give it with --tomogram")

@@ -34,7 +34,9 @@ COORDINATES = tuple(f"rlnCoordinate{axis}" for axis in AXES)
 CENTERED = tuple(f"rlnCenteredCoordinate{axis}Angst" for axis in AXES)
 ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 SUBTOMOGRAM_ANGLES = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi")
+TILTS = ("rlnTomoYTilt", "rlnTomoNominalStageTiltAngle")
 TOMOSTAR = ".tomostar"
+RECONSTRUCTED = "rlnTomoReconstructedTomogram"
 SCORES = ("triptychProbability", "rlnAutopickFigureOfMerit", "rlnLCCmax", "rlnMaxValueProbDistribution")
 """Columns that may say how sure a particle is; the first that is there counts."""
 CLASSES = ("triptychClass", "rlnClassNumber")
@@ -185,12 +187,12 @@ class RelionFile:
         positions = np.stack([numbers(self.table, label, self.path) for label in labels], axis=1)
         if not centered:
             positions = positions * self.coordinate_pixel_size(pixel_size)[:, None]
-        shifts = self._shifts()
+        shifts = self.origins()
         if shifts is not None:
             positions = positions - np.einsum("nij,nj->ni", self._matrices(SUBTOMOGRAM_ANGLES), shifts)
         return positions, centered
 
-    def _shifts(self) -> NDArray[np.float64] | None:
+    def origins(self) -> NDArray[np.float64] | None:
         """rlnOriginX/Y/Z in Å, (n, 3)."""
         for suffix in ("Angst", ""):
             labels = [f"rlnOrigin{axis}{suffix}" for axis in AXES]
@@ -215,6 +217,18 @@ class RelionFile:
         if not any(set(labels) <= set(self.table.columns) for labels in (ANGLES, SUBTOMOGRAM_ANGLES)):
             return None
         return self._matrices(SUBTOMOGRAM_ANGLES) @ self._matrices(ANGLES)
+
+    def tilt_ranges(self) -> NDArray[np.float64] | None:
+        """Lowest and highest tilt of each particle's tomogram, degrees, (n, 2); None unless the tomograms' tables state the tilts of all."""
+        ranges: dict[str, tuple[float, float]] = {}
+        for name in dict.fromkeys(self.tomogram_names or [""]):
+            table = self.tomogram_blocks.get(name)
+            label = next((label for label in TILTS if isinstance(table, pd.DataFrame) and label in table), None)
+            if label is None or not isinstance(table, pd.DataFrame):
+                return None
+            tilts = numbers(table, label, self.path)
+            ranges[name] = float(tilts.min()), float(tilts.max())
+        return np.array([ranges[name] for name in self.tomogram_names or ()])
 
     def tomogram_centers(self) -> NDArray[np.float64] | None:
         """Å from the first voxel to the tomogram's centre (N / 2 unbinned pixels), (n, 3); None where no table states it."""
@@ -281,6 +295,37 @@ def particle_columns(
     return dict(zip((*COORDINATES, *CENTERED, *ANGLES), tables.T, strict=True))
 
 
+def optics_table(groups: Mapping[float, int], microscope: Mapping[str, float] | None = None) -> pd.DataFrame:
+    """An optics group for each voxel size (Å) of tomograms that are not binned: its number, and what else is the same in all of them."""
+    rows = [
+        {"rlnOpticsGroup": number, "rlnOpticsGroupName": f"opticsGroup{number}", **(microscope or {}), "rlnTomoTiltSeriesPixelSize": size}
+        for size, number in groups.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def tomogram_row(name: str, file: str, voxel_size: float, shape: tuple[int, int, int]) -> dict[str, Any]:
+    """A row of the table of tomograms for one of which coordinates count its own voxels, so that its binning is 1.
+
+    Parameters
+    ----------
+    file : its path, as seen from the table's folder
+    shape : (nz, ny, nx)
+    """
+    return {
+        "rlnTomoName": name,
+        RECONSTRUCTED: file,
+        "rlnTomoTiltSeriesPixelSize": voxel_size,
+        "rlnTomoTomogramBinning": 1.0,
+        **{f"rlnTomoSize{axis}": size for axis, size in zip(AXES, shape[::-1], strict=True)},
+    }
+
+
+def class_table(names: Sequence[str]) -> pd.DataFrame:
+    """What the numbers in label maps stand for, from 1."""
+    return pd.DataFrame({"rlnClassNumber": range(1, len(names) + 1), "triptychClass": list(names)})
+
+
 def find_file(name: str, folders: Sequence[Path]) -> Path | None:
     """The first of the folders under which a relative name exists; an absolute one counts as it is."""
     if "\0" in name:
@@ -309,7 +354,8 @@ def _particle_block(blocks: dict[str, Block], path: Path) -> str:
     raise InputError(f"{path} holds no table of particles (a block data_particles with rlnImageName or coordinates): give the particles' STAR file")
 
 
-def _tomogram_table(blocks: dict[str, Block]) -> pd.DataFrame | None:
+def tomogram_table(blocks: Mapping[str, Block]) -> pd.DataFrame | None:
+    """The table of tomograms among the blocks of a file, if there is one."""
     for name in ("global", "tomograms", ""):
         block = blocks.get(name)
         if isinstance(block, pd.DataFrame) and "rlnTomoName" in block and "rlnImageName" not in block:
@@ -347,7 +393,7 @@ def read_relion(path: Path | str) -> RelionFile:
         blocks=blocks,
         block=name,
         optics=optics if isinstance(optics, pd.DataFrame) and not optics.empty else None,
-        tomograms=_tomogram_table(tomogram_blocks or others),
+        tomograms=tomogram_table(tomogram_blocks or others),
         folders=folders,
         tomogram_blocks=tomogram_blocks,
     )

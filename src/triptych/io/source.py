@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -24,10 +24,13 @@ from numpy.typing import NDArray
 from triptych.config import Contrast, PredictConfig
 from triptych.errors import InputError
 from triptych.io.mrc import MrcHeader, bare_stem, check_values, is_mrc_name, mmap_mrc, read_header, read_mrc, stated_voxel_size
-from triptych.io.relion import CENTERED, COORDINATES, TOMOSTAR, RelionFile, find_file, read_relion, search_folders
+from triptych.io.relion import CENTERED, COORDINATES, RECONSTRUCTED, TOMOSTAR, RelionFile, find_file, read_relion, search_folders
 from triptych.io.star import Block
 from triptych.io.tilt_stacks import TiltStacks, open_tilt_stacks
 from triptych.volume import Volume
+
+if TYPE_CHECKING:
+    from triptych.io.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +70,10 @@ class ParticleSource:
     """What identifies the input: the STAR file, the folder, the store."""
     offsets: NDArray[np.float64] | None = None
     """x, y, z in Å from the centre of each box that was cut out to the particle's position: what rounding to voxels left over."""
+    origins: NDArray[np.float64] | None = None
+    """rlnOriginX/Y/Z in Å, (n, 3), of what was cut out of tomograms: the positions have them applied already."""
+    tilt_ranges: NDArray[np.float64] | None = None
+    """Lowest and highest tilt that each particle was made from, degrees, (n, 2), where the files say."""
     description: str = ""
     """How the input was understood, for the log and for people."""
 
@@ -85,18 +92,30 @@ class ParticleSource:
         optics = self.blocks.get("optics")
         return optics if isinstance(optics, pd.DataFrame) else None
 
+    @property
+    def lies_as_tomogram(self) -> bool:
+        """Whether the boxes' axes are those of the tomogram; those of RELION's 3-D images may be turned by rlnTomoSubtomogramRot/Tilt/Psi."""
+        return not isinstance(self.reader, _Images)
+
     def blocks_with(self, table: pd.DataFrame) -> dict[str, Block]:
         """What to write: the input's blocks in their order, with another table of particles, in a block "particles"."""
         return {"particles" if name == self.block else name: table if name == self.block else block for name, block in self.blocks.items()}
 
     def table_for(self, folder: Path) -> pd.DataFrame:
-        """The table for a STAR file in a folder: an image that would not be found from there by its name is named anew."""
+        """The table for a STAR file in a folder: an image or tomogram that would not be found from there by its name is named anew."""
+        folder = Path(os.path.realpath(folder))  # however it is called: ".." is taken from where a link leads to
+        if isinstance(self.reader, _Crops):
+            return self._with_tomograms(folder, self.reader)
         if not isinstance(self.reader, _Images):
             return self.table
-        folder = Path(os.path.realpath(folder))  # however it is called: ".." is taken from where a link leads to
         folders = search_folders(folder / "particles.star")
         names = (str(name) for name in self.table["rlnImageName"])
         return self.table.assign(rlnImageName=[_name_from(folder, folders, *image) for image in zip(names, self.reader.paths, strict=True)])
+
+    def _with_tomograms(self, folder: Path, reader: _Crops) -> pd.DataFrame:
+        """The table with the way from a folder to the tomogram of each particle."""
+        ways = [os.path.relpath(os.path.realpath(path), folder) for path in reader.paths]
+        return self.table.assign(**{RECONSTRUCTED: [ways[number] for number in reader.tomogram]})
 
     def read(self, index: int) -> Volume:
         """Grey values as stored, float32, of particle ``index``; its origin is that of the box where it was cut out of a tomogram."""
@@ -291,14 +310,15 @@ def _bare_tomogram_name(name: str) -> str:
 # ----------------------------------------------------------------------------------------------------------- STAR files
 
 
-def _split_number(name: str) -> tuple[int | None, str]:
+def split_number(name: str) -> tuple[int | None, str]:
+    """The 3 and "stack.mrcs" of "3@stack.mrcs"; None and the name where there is no number."""
     match = _NUMBERED.fullmatch(name)
     return (int(match[1]), match[2]) if match else (None, name)
 
 
 def _name_from(folder: Path, folders: Sequence[Path], name: str, path: str) -> str:
     """The name under which a STAR file in `folder` finds an image: its own where that does, else the way there."""
-    _, plain = _split_number(name)
+    _, plain = split_number(name)
     found = find_file(plain, folders)
     if found is not None and os.path.samefile(found, path):
         return name
@@ -312,7 +332,7 @@ def _locate_images(file: RelionFile) -> tuple[list[str], list[int | None]]:
     known: dict[str, str] = {}
     folders = list(file.folders)
     for row, text in enumerate(file.table["rlnImageName"], 1):
-        number, name = _split_number(str(text))
+        number, name = split_number(str(text))
         if name not in known:
             found = find_file(name, folders)
             if found is None or found.is_dir():
@@ -350,6 +370,7 @@ def _open_star_images(file: RelionFile, config: PredictConfig) -> ParticleSource
         block=file.block,
         reader=reader,
         files=[file.path],
+        tilt_ranges=file.tilt_ranges(),
         description=f"{file.dialect} STAR file of {len(file)} {'stacks of tilt images' if file.tilt_stacks else '3-D images'}",
     )
 
@@ -379,15 +400,15 @@ def mrc_files(folder: Path) -> list[Path]:
 
 def _reconstructed(file: RelionFile) -> dict[str, str]:
     """Path of each tomogram as a table of tomograms (RELION 5) or the particles' own states it."""
-    label = "rlnTomoReconstructedTomogram"
-    for table in (file.table, file.tomograms):
-        if table is not None and label in table and "rlnTomoName" in table:
-            return dict(zip(table["rlnTomoName"].astype(str), table[label].astype(str), strict=True))
+    if RECONSTRUCTED in file.table and file.tomogram_names is not None:
+        return dict(zip(file.tomogram_names, file.table[RECONSTRUCTED].astype(str), strict=True))
+    if file.tomograms is not None and {RECONSTRUCTED, "rlnTomoName"} <= set(file.tomograms.columns):
+        return dict(zip(file.tomograms["rlnTomoName"].astype(str), file.tomograms[RECONSTRUCTED].astype(str), strict=True))
     return {}
 
 
-def _locate_tomograms(file: RelionFile, config: PredictConfig) -> tuple[list[Path], NDArray[np.int64]]:
-    """The tomograms' files, and which one each particle is in."""
+def locate_tomograms(file: RelionFile, config: PredictConfig) -> tuple[list[Path], NDArray[np.int64]]:
+    """The tomograms' files, and which one each particle is in; InputError where one is not found."""
     place = config.tomograms
     if place is not None and not place.exists():
         raise InputError(f"the tomograms' folder {place} does not exist: correct --set tomograms=")
@@ -422,7 +443,7 @@ def _stated_tomogram_voxel_sizes(file: RelionFile) -> NDArray[np.float64] | None
 def _open_star_coordinates(file: RelionFile, config: PredictConfig, box_size_angstrom: float) -> ParticleSource:
     positions, centered = file.coordinates(config.coordinate_pixel_size)
     centers = file.tomogram_centers() if centered else None
-    paths, tomogram = _locate_tomograms(file, config)
+    paths, tomogram = locate_tomograms(file, config)
     given = config.tomogram_voxel_size or config.voxel_size
     stated = _stated_tomogram_voxel_sizes(file)
     indices = np.zeros((len(file), 3), dtype=np.int64)
@@ -465,6 +486,8 @@ def _open_star_coordinates(file: RelionFile, config: PredictConfig, box_size_ang
         reader=_Crops(paths, tomogram, sizes, indices, boxes),
         files=[file.path, *paths],
         offsets=offsets,
+        origins=file.origins(),
+        tilt_ranges=file.tilt_ranges(),
         description=f"{file.dialect} STAR file of {len(file)} positions ({rule}) in {len(paths)} tomograms",
     )
 
@@ -539,8 +562,17 @@ def _open_zarr(path: Path, config: PredictConfig) -> ParticleSource:
         reader=_Rows(store, size),
         contrast=store.contrast,
         files=[path],
+        tilt_ranges=_stored_tilt_ranges(store),
         description=f"triptych dataset of {len(names)} subtomograms",
     )
+
+
+def _stored_tilt_ranges(store: Store) -> NDArray[np.float64] | None:
+    """Tilt ranges of a store's particles; None where they were not written, as `cut` leaves them."""
+    if "tilt_min" not in store or "tilt_max" not in store:
+        return None
+    ranges = np.stack([np.asarray(store[name][:], np.float64) for name in ("tilt_min", "tilt_max")], axis=1)
+    return ranges if (ranges[:, 0] < ranges[:, 1]).all() else None
 
 
 def open_particles(path: Path | str, config: PredictConfig, box_size_angstrom: float) -> ParticleSource:

@@ -115,6 +115,8 @@ class Store:
 
     def array(self, name: str) -> zarr.Array[Any]:
         """The Zarr array of that name, to write to; InputError where the store has none."""
+        if not (self.path / "zarr.json").is_file():
+            raise InputError(f"{self.path} has disappeared while it was being read; put it back and give the command again")
         with zarr_errors(f"array '{name}' of {self.path} cannot be opened", ANEW):
             item = self.group.get(name)
         if not isinstance(item, zarr.Array):

@@ -45,6 +45,16 @@ def is_zarr(path: Path) -> bool:
     return path.is_dir() and any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zattrs"))
 
 
+def is_ome_zarr(path: Path) -> bool:
+    """Whether a folder is an OME-Zarr image rather than any other Zarr group."""
+    try:
+        attributes = dict(zarr.open_group(path, mode="r").attrs) if is_zarr(path) else {}
+    except (ValueError, KeyError, TypeError, OSError):
+        return False
+    ome = attributes.get("ome", attributes)
+    return isinstance(ome, dict) and "multiscales" in ome
+
+
 def tomogram_name(path: Path) -> str:
     """File name without its endings."""
     return bare_stem(path.name.removesuffix(ZARR_SUFFIX).removesuffix(".ome"))

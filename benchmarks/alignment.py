@@ -1,0 +1,143 @@
+"""Whether particles are better aligned through their recovered densities than as they are, with the same search.
+
+    python benchmarks/alignment.py WORK [--classes ribosome_50s rna_polymerase_2] [--particles 50] [--snr 0.1] [--model FOLDER] [--seed N]
+
+Simulates particles of each class (default settings, neighbours included), predicts them with the model, and aligns each class to its
+structure, once the recovered densities, once the subtomograms, these with their missing wedge (constrained cross-correlation). The class is
+taken as known. Errors are against the true poses, up to the symmetry that the structure has; the resolution is that of the average of the
+subtomograms with the poses found, where its Fourier shell correlation with the structure falls below one half, within a mask around the
+structure. In both cases the particles are compared with the true structure up to 25 Å. Noise that is fitted to it makes the average
+of the subtomograms look better than it is, more so where they were aligned as they are. The average in the true poses is given beside them.
+A cell is a class at an SNR; one whose file benchmarks/results/alignment/CLASS_SNR.json exists is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from results import FOLDER, write_result
+from scipy import ndimage
+
+from triptych.align import Alignment, align, average
+from triptych.config import AlignConfig, Device, PredictConfig, SimulateConfig
+from triptych.fourier import fourier_shell_correlation, resample_to_box, resolution_at, wedge_weights
+from triptych.io.mrc import read_mrc
+from triptych.io.store import Store, open_store, particle_name
+from triptych.metrics import median
+from triptych.model import BUILT_IN_MODEL, load_model
+from triptych.predict import predict
+from triptych.rotations import angular_errors
+from triptych.simulate import simulate
+from triptych.structures import Structure, load_library
+from triptych.symmetry import find_symmetry
+from triptych.volume import standardise
+
+NEAR = 10.0
+"""Degrees: a pose is right within them."""
+MASK_REACH = 20.0
+"""Å that the soft mask reaches beyond the structure."""
+
+
+def simulate_class(work: Path, name: str, particles: int, snr: float, seed: int) -> Store:
+    """Particles of one class; simulated once."""
+    path = work / f"{name}_{snr:g}.zarr"
+    if not path.exists():
+        per_tomogram = min(64, particles)
+        config = SimulateConfig(
+            classes=(name,), particles=particles, particles_per_tomogram=per_tomogram, none_share=0.0, tile_share=0.0, snr=(snr, snr), seed=seed
+        )
+        simulate(path, config)
+    return open_store(path)
+
+
+def recover(store: Store, model: Path, device: Device) -> NDArray[np.float32]:
+    """Recovered densities of all particles; predicted once."""
+    folder = store.path.with_suffix(".predictions")
+    if not folder.exists():
+        predict(store.path, folder, model, PredictConfig(device=device, write_masks=False))
+    return np.stack([read_mrc(folder / "densities" / f"{particle_name(row)}.mrc").data for row in range(len(store))])
+
+
+def soft_mask(reference: NDArray[np.float32], contour: float, voxel_size: float) -> NDArray[np.float32]:
+    """1 within MASK_REACH of the structure, falling to 0 over as much again."""
+    distance = ndimage.distance_transform_edt(reference <= contour) * voxel_size
+    return np.asarray(0.5 + 0.5 * np.cos(np.pi * np.clip(distance / MASK_REACH - 1, 0, 1)), np.float32)
+
+
+def judge(
+    found: Alignment,
+    truth: Alignment,
+    group: NDArray[np.float64] | None,
+    density: NDArray[np.float32],
+    reference: NDArray[np.float32],
+    voxel_size: float,
+) -> dict[str, Any]:
+    """Errors of the poses, and the resolution of an average against the masked reference."""
+    errors = angular_errors(found.rotations, truth.rotations, group)
+    frequencies, correlation = fourier_shell_correlation(density, reference, voxel_size)
+    return {
+        "median_angular_error": median(errors),
+        "share_within_10_degrees": float((errors < NEAR).mean()),
+        "median_shift_error": median(np.linalg.norm(found.shifts - truth.shifts, axis=1)),
+        "resolution": resolution_at(frequencies, correlation, 0.5),
+        "fsc": correlation.tolist(),
+    }
+
+
+def run_cell(arguments: argparse.Namespace, structure: Structure) -> dict[str, Any]:
+    store = simulate_class(arguments.work, structure.name, arguments.particles, arguments.snr, arguments.seed)
+    size, voxel_size = store.box_size, store.voxel_size
+    rows = np.arange(len(store))
+    sign = np.float32(-1 if store.contrast == "dark" else 1)
+    subtomograms = sign * standardise(store.read_rows("subtomogram", rows).astype(np.float32))
+    limits = zip(store["tilt_min"][:], store["tilt_max"][:], strict=True)
+    wedges = np.stack([wedge_weights((size,) * 3, float(low), float(high)) for low, high in limits])
+    truth = Alignment(np.asarray(store["rotation"][:], np.float64), np.asarray(store["shift"][:], np.float64), np.ones(len(store), np.float32))
+    reference = resample_to_box(structure.density, voxel_size, size)
+    mask = soft_mask(reference, structure.contour, voxel_size)
+    symmetries = find_symmetry(reference, voxel_size)
+    group = symmetries[0].rotations if symmetries else None
+    config = AlignConfig(device=arguments.device)
+    result: dict[str, Any] = {"symmetry": symmetries[0].name if symmetries else "C1"}
+    inputs = {"recovered": (recover(store, arguments.model, arguments.device), None), "subtomograms": (subtomograms, wedges)}
+    for name, (volumes, own_wedges) in inputs.items():
+        started = time.perf_counter()
+        found = align(volumes, reference, voxel_size, config, wedges=own_wedges)
+        seconds = time.perf_counter() - started
+        density, _ = average(subtomograms, found, voxel_size, wedges, config)
+        result[name] = {**judge(found, truth, group, density * mask, reference * mask, voxel_size), "seconds": round(seconds, 1)}
+    density, _ = average(subtomograms, truth, voxel_size, wedges, config)
+    result["true_poses"] = judge(truth, truth, group, density * mask, reference * mask, voxel_size)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path, help="folder for data and predictions")
+    parser.add_argument("--classes", nargs="+", default=["ribosome_50s", "rna_polymerase_2"])
+    parser.add_argument("--particles", type=int, default=50)
+    parser.add_argument("--snr", type=float, default=0.1)
+    parser.add_argument("--model", type=Path, default=BUILT_IN_MODEL)
+    parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--device", choices=["auto", "cpu", "gpu"], default="auto")
+    parser.add_argument("--results", type=Path, default=FOLDER)
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    model = load_model(arguments.model, arguments.device)
+    structures = {structure.name: structure for structure in load_library()}
+    for name in arguments.classes:
+        cell = f"alignment/{name}_{arguments.snr:g}"
+        if (arguments.results / f"{cell}.json").exists():
+            continue
+        figures = run_cell(arguments, structures[name])
+        head = {"class": name, "particles": arguments.particles, "snr": arguments.snr}
+        write_result(cell, arguments.seed, {**head, **figures}, model, arguments.results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,463 @@
+"""Stage `discover`: predictions -> groups of like particles, an average of each from two independent halves, and what it may be.
+
+Particles are aligned through their recovered densities, which have neither noise nor a missing wedge; what is averaged are the
+subtomograms themselves. Each half of a group is aligned on its own from the start. A group takes three steps (half, half, average); each
+that is finished is kept beside the output, so that a run goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from triptych.align import Alignment, align, average, consensus, split_halves
+from triptych.config import ASSUMED_TILT_RANGE, NONE_CLASS, UNKNOWN, DiscoverConfig
+from triptych.discovery_page import write_page
+from triptych.errors import InputError
+from triptych.fourier import low_pass, resample_to_box, wedge_weights
+from triptych.grouping import Groups, group
+from triptych.half_maps import COARSEST, HalfMapCorrelation, compare_half_maps, soft_mask
+from triptych.identify import Match, identify, load_references
+from triptych.io.manifest import describe_input, installed_version, manifest_entry, write_json, write_manifest
+from triptych.io.mrc import read_mrc, write_mrc
+from triptych.io.particle_star import add_poses
+from triptych.io.predictions import Predicted, find_model, open_input, read_predictions
+from triptych.io.source import ParticleSource
+from triptych.io.star import write_star
+from triptych.io.workspace import Workspace, open_workspace
+from triptych.model import choose_device, load_model, name_device
+from triptych.novelty import radial_profile
+from triptych.structures import Structure
+from triptych.symmetry import Symmetry, find_symmetry
+from triptych.volume import Volume, standardise
+
+log = logging.getLogger(__name__)
+
+IntArray = NDArray[np.int64]
+STEPS = 3
+"""Of a group: align one half, align the other, average and compare."""
+GROUPS = "groups"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A cube of voxels."""
+
+    voxel_size: float
+    box_size: int
+
+    def bring(self, volume: Volume) -> NDArray[np.float32]:
+        """A volume on this grid, centre on centre."""
+        return resample_to_box(volume, self.voxel_size, self.box_size)
+
+
+@dataclass(frozen=True, eq=False)
+class Average:
+    """What the particles of a group have in common.
+
+    Attributes
+    ----------
+    halves : averages of the subtomograms of each half
+    density : of both; filtered : what of it can be believed
+    recovered : average of the recovered densities
+    mask : soft, around the molecule
+    correlation : of the halves
+    resolution : Å, of `filtered`
+    """
+
+    halves: tuple[Volume, Volume]
+    density: Volume
+    filtered: Volume
+    recovered: Volume
+    mask: Volume
+    correlation: HalfMapCorrelation
+    resolution: float
+
+
+def discover(
+    predictions: Path | str,
+    out: Path | str,
+    config: DiscoverConfig | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Group particles by their embeddings, average each group, and compare the averages with known structures.
+
+    The folder then holds ``report.html``, ``groups.star`` (a row for each group), ``particles.star`` (every particle of the predictions, with
+    ``_triptychGroup``, 0 for none), ``groups/1`` ... with the maps and the ``particles.star`` of each, and ``manifest.json``.
+
+    Parameters
+    ----------
+    predictions : folder that `predict` wrote, with densities
+    out : folder to make
+    on_progress : called with (particles done, particles in all); each counts three times, for its half twice and for the average
+    """
+    config = config or DiscoverConfig()
+    given = read_predictions(Path(predictions))
+    source = open_source(given)
+    library = load_references(config.library, float(given.manifest["model"]["voxel_size"]))
+    rows = choose_particles(given, config)
+    groups = find_groups(given, rows, config)
+    settings = {
+        "version": installed_version(),
+        "predictions": [describe_input(given.folder / name) for name in ("particles.star", "embedding.npy")],
+        **config.model_dump(mode="json", exclude={"align": {"device"}, "panels": True, "layout": True}),
+    }
+    workspace = open_workspace(Path(out), settings, make_folders)
+    explorer = Explorer(workspace, given, source, rows, groups, library, config)
+    with workspace.until_finished():
+        workspace.fill(range(STEPS * len(explorer.members)), explorer.do, explorer.count, 1, None, on_progress)
+        workspace.finish(explorer.finish)
+    return Path(out)
+
+
+def make_folders(folder: Path) -> None:
+    (folder / GROUPS).mkdir(parents=True)
+
+
+# -------------------------------------------------------------------------------------------------------------- input
+
+
+def open_source(given: Predicted) -> ParticleSource:
+    """The particles that the predictions were made from; InputError where they, or their densities, are gone."""
+    if given.densities is None:
+        raise InputError(f"{given.folder} holds no recovered densities, which particles are aligned by: predict with write_densities=true")
+    source, trouble = open_input(given)
+    if source is None:
+        raise InputError(f"the particles that {given.folder} was predicted from cannot be read again ({trouble}), but they are what is averaged")
+    if source.names != given.names:
+        raise InputError(f"{manifest_entry(given.manifest, 'particles', 'path')} holds other particles than {given.folder} tells of: predict again")
+    return source
+
+
+def choose_particles(given: Predicted, config: DiscoverConfig) -> IntArray:
+    """Rows of the particles to group."""
+    if given.label is None:
+        return np.arange(len(given))
+    called = np.array(given.class_names)[given.label]
+    if config.classes is not None:
+        unknown = sorted(set(config.classes) - set(given.class_names))
+        if unknown:
+            raise InputError(f"classes names {unknown[0]!r}, but the model knows {', '.join(given.class_names)}: correct it")
+        chosen = np.isin(called, config.classes)
+    elif config.particles == "all":
+        chosen = called != NONE_CLASS
+    elif given.verdicts is None:
+        how = "group all with --set particles=all, or give the model a novelty reference with `triptych calibrate` and predict again"
+        raise InputError(f"{given.folder} does not say which particles are unknown: {how}")
+    else:
+        chosen = np.array(given.verdicts) == UNKNOWN
+    if chosen.sum() < config.group.smallest:
+        wider = "" if config.particles == "all" else "; to group all particles, say --set particles=all"
+        found = f"{chosen.sum()} of {len(given)} particles are to be grouped ({describe_choice(config)})"
+        raise InputError(f"{found}, but a group has at least {config.group.smallest}{wider}")
+    return np.flatnonzero(chosen)
+
+
+def describe_choice(config: DiscoverConfig) -> str:
+    """Which particles are grouped, in words."""
+    if config.classes is not None:
+        return f"called {' or '.join(config.classes)}"
+    return f'all but those called "{NONE_CLASS}"' if config.particles == "all" else f'those whose verdict is "{UNKNOWN}"'
+
+
+def find_groups(given: Predicted, rows: IntArray, config: DiscoverConfig) -> Groups:
+    """Groups of the particles of some rows, in an embedding in which pose and noise count for little where the model's folder is still there."""
+    if config.one_group:
+        return Groups(np.zeros(len(rows), np.int64), np.array([np.nan]), np.array([False]), np.empty((len(rows), 0)))
+    folder = find_model(given)
+    reference = None if folder is None else load_model(folder, "cpu").novelty
+    none = none_probability(given, rows)
+    return group(np.asarray(given.embedding[rows]), np.random.default_rng(config.seed), config.group, reference, none)
+
+
+def none_probability(given: Predicted, rows: IntArray) -> NDArray[np.float32] | None:
+    """How probably each of these particles is none."""
+    if given.probabilities is None or NONE_CLASS not in given.class_names:
+        return None
+    return np.asarray(given.probabilities[rows, given.class_names.index(NONE_CLASS)], dtype=np.float32)
+
+
+def find_tilt_ranges(source: ParticleSource, config: DiscoverConfig) -> tuple[NDArray[np.float64], str]:
+    """Lowest and highest tilt of each particle, (n, 2), and where they come from."""
+    if config.tilt_range is not None:
+        return np.tile(config.tilt_range, (len(source), 1)), "as set"
+    if source.tilt_ranges is not None:
+        return source.tilt_ranges, "as the particles' files state"
+    return np.tile(ASSUMED_TILT_RANGE, (len(source), 1)), "assumed, since no file states them"
+
+
+def choose_grids(given: Predicted, first: Volume, config: DiscoverConfig) -> tuple[Grid, Grid]:
+    """Where densities are aligned and where subtomograms are averaged.
+
+    Recovered densities hold no more than the model's voxels do, so they are aligned on these, unless the input is coarser still.
+    """
+    model = given.manifest["model"]
+    voxel_size = config.voxel_size or first.voxel_size
+    width = first.shape[0] * first.voxel_size
+    coarse = max(float(model["voxel_size"]), first.voxel_size)
+    seen = min(width, float(model["box_size"]) * float(model["voxel_size"]))
+    return Grid(coarse, even(seen / coarse)), Grid(voxel_size, even(width / voxel_size))
+
+
+def even(number: float) -> int:
+    """The largest even number that is no larger, but for rounding errors."""
+    return 2 * int(number / 2 + 1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------------- groups
+
+
+class Explorer:
+    """Does the steps of the groups, each of which leaves its result in the working folder."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        given: Predicted,
+        source: ParticleSource,
+        rows: IntArray,
+        groups: Groups,
+        library: list[Structure],
+        config: DiscoverConfig,
+    ) -> None:
+        self.workspace, self.given, self.source, self.library, self.config = workspace, given, source, library, config
+        self.rows, self.groups = rows, groups
+        self.members = [rows[groups.members(number)] for number in range(groups.count)]
+        self.halves = [split_halves(len(members), self.rng(number)) for number, members in enumerate(self.members)]
+        self.tilt_ranges, self.tilts_from = find_tilt_ranges(source, config)
+        if source.tilt_ranges is None and config.tilt_range is None:
+            low, high = ASSUMED_TILT_RANGE
+            log.warning("no file states the tilt range: tilts from %g to %g degrees are assumed (--set tilt_range= says otherwise)", low, high)
+        self.coarse, self.fine = choose_grids(given, source.read(0), config)
+
+    def rng(self, *numbers: int) -> np.random.Generator:
+        """A random stream of its own for each step, so that a resumed run repeats it."""
+        return np.random.default_rng([self.config.seed, *numbers])
+
+    def count(self, item: int) -> int:
+        number, step = divmod(item, STEPS)
+        return len(self.members[number]) if step == STEPS - 1 else len(self.halves[number][step])
+
+    def do(self, item: int) -> int:
+        """Do one step of a group; returns its size."""
+        number, step = divmod(item, STEPS)
+        if step < STEPS - 1:
+            self.align_half(number, step, item)
+        else:
+            self.average_group(number, item)
+        return self.count(item)
+
+    def align_half(self, number: int, half: int, item: int) -> None:
+        """Find the poses of half a group from nothing but its own particles."""
+        rows, grid = self.members[number][self.halves[number][half]], self.coarse
+        by_density = self.config.align_by == "recovered"
+        with self.workspace.desk() as desk:
+            volumes = stack(desk / "volumes.npy", rows, grid, self.read_density if by_density else self.read_subtomogram)
+            wedges = None if by_density else self.wedges(rows, grid)
+            reference, poses = consensus(volumes, grid.voxel_size, self.rng(number, half), self.config.align, wedges=wedges)
+            np.savez(desk / "half.npz", reference=reference, **poses._asdict())
+            self.workspace.mark(item, desk / "half.npz")
+
+    def average_group(self, number: int, item: int) -> None:
+        """Bring both halves into one frame, average, compare, and write the folder of the group."""
+        poses, reference = self.join_halves(number)
+        found = self.average_members(number, poses, reference)
+        compared = self.config.align.model_copy(update={"resolution": max(self.config.align.resolution, found.resolution)})
+        matches = identify(found.filtered.data, self.library, self.fine.voxel_size, compared)
+        symmetries = find_symmetry(found.recovered.data, self.fine.voxel_size, self.config.align)
+        with self.workspace.desk() as desk:
+            folder = desk / "group"
+            folder.mkdir()
+            write_maps(folder, found)
+            final = self.workspace.out / GROUPS / str(number + 1)
+            write_star(folder / "particles.star", self.source.blocks_with(self.group_table(number, poses, final)))
+            np.save(folder / "embedding.npy", self.given.embedding[self.members[number]])
+            np.save(folder / "radial_profile.npy", self.radial_profiles(self.members[number]))
+            write_json(folder / "group.json", self.describe(number, found, matches, symmetries))
+            target = self.workspace.result / GROUPS / str(number + 1)
+            if not target.exists():  # of a run that was killed before it could mark it
+                folder.replace(target)
+        self.workspace.mark(item)
+
+    def join_halves(self, number: int) -> tuple[Alignment, NDArray[np.float32]]:
+        """Poses of all particles of a group in the frame of the first half, and the mean of the halves' references there.
+
+        The frame of the second half is found by aligning its reference to the first's: the only thing that the halves learn of each other.
+        """
+        notes = [dict(np.load(self.workspace.note(STEPS * number + half), allow_pickle=False)) for half in (0, 1)]
+        first, second = (Alignment(note["rotations"], note["shifts"], note["scores"]) for note in notes)
+        references = [note["reference"] for note in notes]
+        turned = align(references[1][None], references[0], self.coarse.voxel_size, self.config.align)
+        second = Alignment(second.rotations @ turned.rotations[0], second.rotations @ turned.shifts[0] + second.shifts, second.scores)
+        order = np.argsort(np.concatenate(self.halves[number]))
+        poses = take_poses(join_poses(first, second), order)
+        return poses, (references[0] + average(references[1][None], turned, self.coarse.voxel_size)[0]) / 2
+
+    def average_members(self, number: int, poses: Alignment, reference: NDArray[np.float32]) -> Average:
+        """The averages of the subtomograms of both halves, and what they agree on."""
+        grid = self.fine
+        halves = [self.average_rows(self.members[number][half], take_poses(poses, half)) for half in self.halves[number]]
+        weight = np.maximum(halves[0][1] + halves[1][1], 1e-6)
+        sums = sum(np.fft.rfftn(density) * own for density, own in halves)
+        density = np.asarray(np.fft.irfftn(sums / weight, s=(grid.box_size,) * 3, axes=(0, 1, 2)), dtype=np.float32)
+        recovered = grid.bring(Volume(reference, self.coarse.voxel_size))
+        mask = soft_mask(recovered, grid.voxel_size)
+        correlation = compare_half_maps(halves[0][0], halves[1][0], grid.voxel_size, mask, self.rng(number, STEPS))
+        resolution = min(correlation.resolution, COARSEST)
+        filtered = low_pass(Volume(density, grid.voxel_size), resolution)
+        first, second, whole, clean, soft = (Volume(data, grid.voxel_size) for data in (halves[0][0], halves[1][0], density, recovered, mask))
+        return Average((first, second), whole, filtered, clean, soft, correlation, resolution)
+
+    def average_rows(self, rows: IntArray, poses: Alignment) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Average of the subtomograms of some particles, each Fourier term over those that measured it, and how many these are."""
+        with self.workspace.desk() as desk:
+            volumes = stack(desk / "subtomograms.npy", rows, self.fine, self.read_subtomogram)
+            return average(volumes, poses, self.fine.voxel_size, self.wedges(rows, self.fine), self.config.align)
+
+    def wedges(self, rows: IntArray, grid: Grid) -> NDArray[np.float32]:
+        """What was measured of each of some particles: one array for all of them where their tilt ranges are the same."""
+        ranges, kind = np.unique(self.tilt_ranges[rows], axis=0, return_inverse=True)
+        wedges = np.stack([wedge_weights((grid.box_size,) * 3, low, high) for low, high in ranges])
+        return wedges if len(wedges) == 1 else wedges[kind.ravel()]
+
+    def read_density(self, row: int) -> Volume:
+        assert self.given.densities is not None  # open_source made sure
+        return read_mrc(self.given.densities[row])
+
+    def read_subtomogram(self, row: int) -> Volume:
+        """Protein bright, mean 0 and standard deviation 1."""
+        volume = self.source.read(row)
+        return volume.with_data(standardise(np.float32(self.given.sign) * volume.data))
+
+    def radial_profiles(self, rows: IntArray) -> NDArray[np.float32]:
+        """Of recovered densities, (n, shells), on the model's grid: by these, too, a model may tell what it knows."""
+        model = self.given.manifest["model"]
+        grid = Grid(float(model["voxel_size"]), int(model["box_size"]))
+        return np.concatenate([radial_profile(grid.bring(self.read_density(int(row)))[None]) for row in rows])
+
+    def group_table(self, number: int, poses: Alignment, folder: Path) -> pd.DataFrame:
+        """Rows of the particles of a group, with their poses, for a STAR file in a folder."""
+        rows = self.members[number]
+        table = refer_from(folder, self.given, self.source).iloc[rows].assign(triptychGroup=number + 1, triptychAlignmentScore=poses.scores)
+        offsets, origins = (None if values is None else values[rows] for values in (self.source.offsets, self.source.origins))
+        return add_poses(
+            table, poses.rotations, poses.shifts, lies_as_tomogram=self.source.lies_as_tomogram, offsets=offsets, origins=origins
+        )  # fmt: skip
+
+    def describe(self, number: int, found: Average, matches: list[Match], symmetries: list[Symmetry]) -> dict[str, Any]:
+        """What group.json says."""
+        rows, ranges = self.members[number], np.unique(self.tilt_ranges[self.members[number]], axis=0)
+        given = self.given
+        return {
+            "group": number + 1,
+            "particles": len(rows),
+            "names": [given.names[row] for row in rows],
+            "junk": bool(self.groups.junk[number]),
+            "stability": float(self.groups.stability[number]),
+            "called": {} if given.label is None else dict(Counter(given.class_names[given.label[row]] for row in rows).most_common()),
+            "median_novelty": None if given.novelty is None else float(np.median(given.novelty[rows])),
+            "resolution": found.correlation.resolution,
+            "shell_correlation": found.correlation._asdict(),
+            "half_particles": [len(half) for half in self.halves[number]],
+            "tilt_ranges": ranges,
+            "tilt_ranges_are": self.tilts_from,
+            "voxel_size": self.fine.voxel_size,
+            "symmetries": [
+                {"name": item.name, "axis": item.axis, "correlation": item.correlation, "background": item.background} for item in symmetries
+            ],
+            "matches": [{**match._asdict(), "hand": match.hand} for match in matches[: self.config.matches]],
+            "compared_to": max(self.config.align.resolution, found.resolution),
+        }
+
+    # ------------------------------------------------------------------------------------------------------------ end
+
+    def finish(self, folder: Path) -> None:
+        """The tables of all groups, the page and the manifest."""
+        described = [json.loads((self.workspace.result / GROUPS / str(i + 1) / "group.json").read_text()) for i in range(len(self.members))]
+        membership = np.zeros(len(self.given), dtype=np.int64)
+        membership[self.rows] = self.groups.labels + 1
+        table = refer_from(self.workspace.out, self.given, self.source).assign(triptychGroup=membership)
+        write_star(folder / "particles.star", self.source.blocks_with(table))
+        write_star(folder / "groups.star", {"groups": groups_table(described)})
+        device = name_device(choose_device(self.config.align.device))
+        about = {
+            "model": {"path": str(find_model(self.given) or ""), **{key: self.given.manifest["model"].get(key) for key in ("name", "sha256")}},
+            "particles": {
+                "in_all": len(self.given),
+                "grouped": int((membership > 0).sum()),
+                "chosen": len(self.rows),
+                "choice": describe_choice(self.config),
+            },
+            "groups": len(described),
+            "tilt_ranges_are": self.tilts_from,
+            "device": device,
+        }
+        write_page(folder / "report.html", self.workspace.result / GROUPS, self.given, self.source, membership, described, about, self.config)
+        inputs = [self.given.folder / name for name in ("particles.star", "embedding.npy", "manifest.json")]
+        write_manifest(folder, "discover", self.config, inputs, self.config.seed, about, {"predictions": self.given.folder})
+
+
+def stack(path: Path, rows: IntArray, grid: Grid, read: Callable[[int], Volume]) -> NDArray[np.float32]:
+    """Volumes of some particles on a grid, in a file that is mapped into memory: a group may be larger than that."""
+    volumes: NDArray[np.float32] = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(len(rows), *(grid.box_size,) * 3))
+    for place, row in enumerate(rows):
+        volumes[place] = grid.bring(read(int(row)))
+    return volumes
+
+
+def join_poses(a: Alignment, b: Alignment) -> Alignment:
+    return Alignment(np.concatenate([a.rotations, b.rotations]), np.concatenate([a.shifts, b.shifts]), np.concatenate([a.scores, b.scores]))
+
+
+def take_poses(poses: Alignment, rows: IntArray) -> Alignment:
+    return Alignment(poses.rotations[rows], poses.shifts[rows], poses.scores[rows])
+
+
+def write_maps(folder: Path, found: Average) -> None:
+    maps = {
+        "average": found.density,
+        "average_filtered": found.filtered,
+        "half_1": found.halves[0],
+        "half_2": found.halves[1],
+        "recovered": found.recovered,
+        "mask": found.mask,
+    }
+    for name, volume in maps.items():
+        write_mrc(folder / f"{name}.mrc", volume)
+
+
+def refer_from(folder: Path, given: Predicted, source: ParticleSource) -> pd.DataFrame:
+    """The table of the predictions for a STAR file in another folder, from which images, masks and densities are found."""
+    table = given.table
+    if "rlnImageName" in table and "rlnImageName" in source.table:
+        table = table.assign(rlnImageName=source.table_for(folder)["rlnImageName"].to_numpy())
+    way = os.path.relpath(given.folder.absolute(), folder)
+    moved = {name: [f"{way}/{path}" for path in table[name]] for name in ("triptychMask", "triptychDensity") if name in table}
+    return table.assign(**moved)
+
+
+def groups_table(described: list[dict[str, Any]]) -> pd.DataFrame:
+    """One row for each group: how many particles, how stable, how fine, and what it may be."""
+    columns = ("triptychGroup", "triptychParticles", "triptychStability", "triptychResolution", "triptychMatchName", "triptychMatchCorrelation")
+    rows = [
+        (
+            item["group"],
+            item["particles"],
+            item["stability"],
+            np.nan if item["resolution"] is None else item["resolution"],
+            item["matches"][0]["name"],
+            max(item["matches"][0]["correlation"], item["matches"][0]["mirror_correlation"]),
+        )
+        for item in described
+    ]
+    return pd.DataFrame(rows, columns=list(columns))

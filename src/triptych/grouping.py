@@ -1,0 +1,145 @@
+"""Particles of a kind, found by their embeddings alone: groups whose number the data decide, and how stable they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triptych.config import GroupConfig
+from triptych.errors import InputError
+from triptych.novelty import NoveltyReference, unit_length
+
+FloatArray = NDArray[np.floating[Any]]
+IntArray = NDArray[np.int64]
+
+NO_GROUP = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Groups of n particles, the largest first.
+
+    Attributes
+    ----------
+    labels : (n,), number of each particle's group; -1 for none
+    stability : (groups,) from 0 to 1, by resampling: see `measure_stability`; NaN without resamplings
+    junk : (groups,) bool, whether the group is of what the model calls "none"
+    points : (n, dimensions), where they were found: principal components of the embeddings, far ones drawn in
+    """
+
+    labels: IntArray
+    stability: NDArray[np.float64]
+    junk: NDArray[np.bool_]
+    points: NDArray[np.float64]
+
+    @property
+    def count(self) -> int:
+        return len(self.stability)
+
+    def members(self, number: int) -> IntArray:
+        """Rows of the particles of a group."""
+        return np.flatnonzero(self.labels == number)
+
+
+def group(
+    embedding: FloatArray,
+    rng: np.random.Generator,
+    config: GroupConfig | None = None,
+    reference: NoveltyReference | None = None,
+    none_probability: FloatArray | None = None,
+) -> Groups:
+    """Group particles by HDBSCAN (Campello, Moulavi & Sander 2013) on the principal components of their embeddings.
+
+    Parameters
+    ----------
+    embedding : (n, e), as `predict` writes it
+    reference : of the model; its whitening shrinks what changes within a class, such as pose and noise. None: their directions as they are
+    none_probability : (n,), probability of the class "none", by which groups of junk are recognised
+    rng : of the resampling
+
+    Raises
+    ------
+    InputError
+        If there are fewer particles than the smallest group has, or the numbers of rows differ.
+    """
+    config = config or GroupConfig()
+    count = len(embedding)
+    if count < config.smallest:
+        raise InputError(f"{count} particles came, but the smallest group has {config.smallest}: give more, or a lower smallest")
+    if none_probability is not None and len(none_probability) != count:
+        raise InputError(f"{len(none_probability)} probabilities of none came with {count} particles")
+    directions = unit_length(embedding) if reference is None else reference.whiten(embedding)
+    points = draw_in(principal_components(directions, config.dimensions))
+    labels = find_groups(points, config, count)
+    stability = measure_stability(points, labels, config, rng)
+    none = np.zeros(count) if none_probability is None else np.asarray(none_probability)
+    junk = np.array([none[labels == k].mean() >= config.junk_share for k in range(len(stability))], dtype=np.bool_)
+    return Groups(labels, stability, junk, points)
+
+
+def principal_components(values: FloatArray, most: int) -> NDArray[np.float64]:
+    """Coordinates (n, k) along the axes whose variance stands out from noise; at least 2 axes, as far as there are so many.
+
+    Noise alone, of variance s in each of e directions, gives n particles variances up to s (1 + sqrt(e / n))^2 (Marchenko & Pastur 1967);
+    s is taken from the median of the variances.
+    """
+    count, size = values.shape
+    centred = np.asarray(values, dtype=np.float64) - values.mean(0)
+    left, singular, _ = np.linalg.svd(centred, full_matrices=False)
+    variance = singular**2 / count
+    edge = np.median(variance) * (1 + np.sqrt(size / count)) ** 2
+    kept = min(max(int((variance > edge).sum()), 2), most, len(singular))
+    return np.asarray(left[:, :kept] * singular[:kept])
+
+
+def draw_in(points: FloatArray) -> NDArray[np.float64]:
+    """Points (n, k) divided by the root of their squared length and that of the median point.
+
+    Otherwise a class that lies far out is found as one group, and all others together as a second.
+    """
+    squared = np.square(points).sum(1, keepdims=True)
+    return np.asarray(points / np.sqrt(squared + max(float(np.median(squared)), 1e-12)))
+
+
+def find_groups(points: FloatArray, config: GroupConfig, total: int) -> IntArray:
+    """Number of each particle's group, the largest 0; -1 for none. Of `total` particles, of which these may be a part."""
+    from sklearn.cluster import HDBSCAN  # takes seconds to import
+
+    smallest = max(2, round(config.smallest * len(points) / total))
+    found = HDBSCAN(min_cluster_size=smallest, min_samples=min(config.neighbours, len(points)), copy=True).fit(points).labels_
+    return number_by_size(found)
+
+
+def number_by_size(labels: NDArray[np.integer[Any]]) -> IntArray:
+    """The same groups, numbered from the largest on."""
+    numbers, sizes = np.unique(labels[labels >= 0], return_counts=True)
+    result = np.full(len(labels), NO_GROUP, dtype=np.int64)
+    for new, old in enumerate(numbers[np.argsort(-sizes, kind="stable")]):
+        result[labels == old] = new
+    return result
+
+
+def measure_stability(points: FloatArray, labels: IntArray, config: GroupConfig, rng: np.random.Generator) -> NDArray[np.float64]:
+    """How well each group is found again in random parts of the particles (groups,).
+
+    The mean, over the parts, of the largest Jaccard index |A n B| / |A u B| of the group's particles A in the part and any group B found there
+    (C. Hennig, Comput. Stat. Data Anal. 52, 258, 2007).
+    """
+    groups = int(labels.max()) + 1
+    size = max(2, round(config.resampled_share * len(points)))
+    values = np.full((config.resamplings, groups), np.nan)
+    for row in values:
+        part = np.sort(rng.choice(len(points), size, replace=False))
+        again = find_groups(points[part], config, len(points))
+        for k in range(groups):
+            row[k] = best_overlap(labels[part] == k, again)
+    return values.mean(0) if config.resamplings else np.full(groups, np.nan)
+
+
+def best_overlap(members: NDArray[np.bool_], labels: IntArray) -> float:
+    """The largest Jaccard index of some particles and any of the groups."""
+    overlaps = [(members & (labels == k)).sum() / (members | (labels == k)).sum() for k in range(int(labels.max()) + 1)]
+    return float(max(overlaps, default=0.0))

@@ -1,0 +1,114 @@
+"""What triptych writes: datasets, models, predictions and picks."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from triptych.errors import InputError
+from triptych.io.description import Description
+from triptych.io.files import read_json
+from triptych.io.manifest import MANIFEST, hash_file, read_manifest
+from triptych.io.relion import numbers
+from triptych.io.star import read_star
+
+
+def describe_store(path: Path) -> Description:
+    from triptych.io.store import open_store
+
+    store = open_store(path)
+    result = Description("triptych dataset")
+    result.add("subtomograms", f"{len(store)}, {store.box_size}^3 voxels of {store.voxel_size:g} Å")
+    result.add("contrast", f"{store.contrast}, as the dataset states")
+    if "label" in store:
+        counts = Counter(int(label) for label in np.asarray(store["label"][:]))
+        known = [name for number, name in enumerate(store.class_names) if counts[number]]
+        result.add("classes", f"{len(store.class_names)}, of which {len(known)} occur")
+        result.add("count per class", ", ".join(f"{name} {counts[number]}" for number, name in enumerate(store.class_names)))
+        wrong = sum(count for number, count in counts.items() if not 0 <= number < len(store.class_names))
+        if wrong:
+            result.warn(f"{wrong} labels stand for no class: write the dataset anew.")
+    if "snr" in store:
+        snr = np.asarray(store["snr"][:], dtype=np.float64)
+        snr = snr[np.isfinite(snr) & (snr > 0)]
+        if snr.size:
+            result.add("SNR", f"{snr.min():.3g} to {snr.max():.3g}, var(signal) / var(noise)")
+    return result
+
+
+def describe_model(path: Path) -> Description:
+    card = read_json(path / "model.json", "description of a model")
+    result = Description("triptych model")
+    if not isinstance(card, dict):
+        raise InputError(f"{path / 'model.json'} does not describe a model: use the folder as `triptych train` wrote it")
+    names = card.get("class_names")
+    if isinstance(names, list):
+        result.add("classes", f"{len(names)}: {', '.join(map(str, names))}")
+    network = card.get("network")
+    if isinstance(network, dict) and isinstance(network.get("tasks"), list):
+        result.add("tasks", ", ".join(map(str, network["tasks"])))
+    result.add("input", f"{card.get('box_size')}^3 voxels of {card.get('voxel_size')} Å, particles {card.get('contrast')}")
+    result.add("version", card.get("version"))
+    files = read_manifest(path).get("files") if (path / MANIFEST).is_file() else None
+    if not isinstance(files, dict) or not files:
+        result.warn("There is no manifest with hashes, so the weights cannot be checked and the model will not load.")
+        return result
+    for name, digest in files.items():
+        file = path / Path(str(name)).name  # a hash is never taken of anything outside the folder
+        if not os.path.isfile(file):
+            result.warn(f"{name} is missing: the model will not load.")
+        elif hash_file(file) != digest:
+            result.warn(f"{name} was altered after training: the model will not load.")
+    if not result.warnings:
+        result.add("integrity", f"the hashes of {', '.join(map(str, files))} are right")
+    return result
+
+
+def describe_predictions(path: Path) -> Description:
+    """What predict or pick wrote."""
+    manifest = read_manifest(path) if (path / MANIFEST).is_file() else None
+    picked = manifest is not None and manifest.get("stage") == "pick"
+    result = Description("triptych picks" if picked else "triptych predictions")
+    table = read_star(path / "particles.star").get("particles")
+    if not isinstance(table, pd.DataFrame):
+        raise InputError(f"{path / 'particles.star'} holds no table of particles: predict or pick anew")
+    result.add("particles", len(table))
+    if picked and "rlnTomoName" in table:
+        counts = Counter(table["rlnTomoName"].astype(str))
+        result.add("tomograms with particles", ", ".join(f"{name} {count}" for name, count in counts.most_common(8)) or "none")
+    if "triptychClass" in table:
+        counts = Counter(table["triptychClass"].astype(str))
+        result.add("classes", ", ".join(f"{name} {count}" for name, count in counts.most_common()))
+    for label, column in (("median probability", "triptychProbability"), ("median score", "triptychScore")):
+        if column in table and len(table):
+            result.add(label, f"{np.median(numbers(table, column, path / 'particles.star')):.3f}")
+    if manifest is not None:
+        _add_manifest(result, manifest)
+    else:
+        result.warn("There is no manifest.json, so triptych cannot tell how this was made.")
+    return result
+
+
+def describe_result(path: Path) -> Description:
+    result = Description("result of triptych")
+    _add_manifest(result, read_manifest(path))
+    return result
+
+
+def _add_manifest(result: Description, manifest: dict[str, Any]) -> None:
+    result.add("made by", f"triptych {manifest.get('triptych')} {manifest.get('stage')}, {manifest.get('created')}")
+    for given in manifest.get("inputs") or ():
+        if isinstance(given, dict):
+            result.add("from", given.get("path"))
+    particles = manifest.get("particles")
+    if isinstance(particles, dict):
+        result.add("input", f"{particles.get('count')} particles, {particles.get('voxel_size')} Å, {particles.get('contrast')}")
+        if particles.get("contrast_warning"):
+            result.warn(str(particles["contrast_warning"]))
+    for warning in manifest.get("contrast_warnings") or ():
+        result.warn(str(warning))

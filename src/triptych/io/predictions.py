@@ -1,0 +1,179 @@
+"""A folder that `predict` wrote, read again: the table, the embedding, where maps lie, and the particles that it was made from."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from triptych.config import PredictConfig
+from triptych.errors import InputError
+from triptych.io.files import map_array
+from triptych.io.manifest import hash_file, manifest_entry, read_manifest
+from triptych.io.source import ParticleSource, open_particles
+from triptych.io.star import read_star
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+AGAIN = "run `triptych predict` again"
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """What a prediction folder says of its n particles.
+
+    Attributes
+    ----------
+    folder, manifest : the folder and its manifest.json
+    table : the particles block of particles.star
+    names : (n,)
+    class_names : the model's, in its order
+    label : (n,), index of the predicted class; None without the class task
+    probability : (n,), of the predicted class; None without the class task
+    probabilities : (n, k); None without the class task
+    novelty : (n,), 0 for known, 1 for new; None where the model cannot tell
+    verdicts : n names of classes, or "unknown"; None where the model cannot tell
+    masks, densities : n paths; None where that was not written
+    embedding : (n, e), mapped into memory
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    table: pd.DataFrame
+    names: list[str]
+    class_names: tuple[str, ...]
+    label: IntArray | None
+    probability: FloatArray | None
+    probabilities: FloatArray | None
+    novelty: FloatArray | None
+    verdicts: list[str] | None
+    masks: list[Path] | None
+    densities: list[Path] | None
+    embedding: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def sign(self) -> float:
+        """Factor that makes protein bright in the input."""
+        return -1.0 if manifest_entry(self.manifest, "particles", "contrast") == "dark" else 1.0
+
+
+def read_predictions(folder: Path) -> Predicted:
+    """Read and check a prediction folder."""
+    if not folder.exists():
+        raise InputError(f"{folder} does not exist, but a folder that `triptych predict` wrote was expected; check the path")
+    manifest = read_manifest(folder)
+    if manifest["stage"] != "predict":
+        raise InputError(f"{folder} was written by `triptych {manifest['stage']}`, but one that `triptych predict` wrote was expected; give that one")
+    star = folder / "particles.star"
+    # The block has the name that it had in the input, which need not be "particles".
+    table = next((block for block in read_star(star).values() if isinstance(block, pd.DataFrame) and "triptychName" in block), None)
+    if table is None:
+        raise InputError(f"{star} has no table with a column _triptychName, but the one that `triptych predict` wrote was expected; {AGAIN}")
+    if table.empty:
+        raise InputError(f"{star} has no particles, but at least one was expected; run `triptych predict` on some")
+    names = [str(name) for name in table["triptychName"]]
+    if len(set(names)) != len(names):
+        raise InputError(f"{star} holds a particle twice ({_first_repeated(names)}), but each name must stand once; remove the repeated rows")
+    class_names = tuple(str(name) for name in manifest_entry(manifest, "model", "class_names") or ())
+    label, probability, probabilities = _read_classes(star, table, class_names)
+    masks, densities = (_read_paths(folder, table, column) for column in ("triptychMask", "triptychDensity"))
+    if label is None and masks is None and densities is None:
+        raise InputError(f"{star} has no column _triptychClass, _triptychMask or _triptychDensity, so there is nothing to report; {AGAIN}")
+    novelty = _numbers(star, table, "triptychNovelty") if "triptychNovelty" in table else None
+    verdicts = [str(verdict) for verdict in table["triptychVerdict"]] if "triptychVerdict" in table else None
+    embedding = _read_embedding(folder, len(names))
+    classes = (label, probability, probabilities)
+    return Predicted(folder, manifest, table, names, class_names, *classes, novelty, verdicts, masks, densities, embedding)
+
+
+def _first_repeated(names: Sequence[str]) -> str:
+    seen: set[str] = set()
+    return next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+
+
+def _plain(name: str) -> str:
+    """Letters and digits only, small: how a class name and its CamelCase column are told to be the same."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _read_classes(star: Path, table: pd.DataFrame, class_names: tuple[str, ...]) -> tuple[IntArray | None, FloatArray | None, FloatArray | None]:
+    if "triptychClass" not in table:
+        return None, None, None
+    if not class_names:
+        raise InputError(f"the manifest.json beside {star} names no classes (model.class_names), but the table has _triptychClass; {AGAIN}")
+    if len(set(class_names)) < len(class_names):
+        raise InputError(f"the manifest.json beside {star} names a class twice (model.class_names); {AGAIN}")
+    label = pd.Index(class_names).get_indexer([str(name) for name in table["triptychClass"]])
+    if (label < 0).any():
+        strange = str(table["triptychClass"].iloc[int(np.argmax(label < 0))])
+        raise InputError(f'{star} calls a particle "{strange}", which is none of the {len(class_names)} classes in manifest.json; {AGAIN}')
+    prefix = "triptychProbability"
+    columns = {_plain(str(column)[len(prefix) :]): str(column) for column in table.columns if str(column).startswith(prefix)}
+    missing = [name for name in ("", *class_names) if _plain(name) not in columns]
+    if missing:
+        what = "_triptychProbability" if missing[0] == "" else f'_triptychProbability for the class "{missing[0]}"'
+        raise InputError(f"{star} has no column {what}, but the probability of every class was expected; {AGAIN}")
+    probabilities = np.stack([_numbers(star, table, columns[_plain(name)]) for name in class_names], axis=1)
+    return np.asarray(label, np.int64), _numbers(star, table, columns[""]), probabilities
+
+
+def _numbers(star: Path, table: pd.DataFrame, column: str) -> FloatArray:
+    values = np.asarray(pd.to_numeric(table[column], errors="coerce"), np.float64)
+    if not ((values >= 0) & (values <= 1 + 1e-5)).all():
+        raise InputError(f"the column _{column} of {star} holds values that are no probabilities between 0 and 1; {AGAIN}")
+    return values.clip(0, 1)
+
+
+def _read_paths(folder: Path, table: pd.DataFrame, column: str) -> list[Path] | None:
+    if column not in table:
+        return None
+    paths = [folder / str(value) for value in table[column]]
+    for path in paths:
+        if not os.path.isfile(path):
+            raise InputError(f"{path} is missing, though particles.star lists it (_{column}); copy the whole folder or {AGAIN}")
+    return paths
+
+
+def _read_embedding(folder: Path, count: int) -> NDArray[np.float32]:
+    path = folder / "embedding.npy"
+    embedding = map_array(path, f"copy the whole folder or {AGAIN}")
+    if embedding.ndim != 2 or len(embedding) != count:
+        raise InputError(f"{path} has shape {embedding.shape}, but particles.star has {count} particles; {AGAIN}")
+    return embedding
+
+
+def find_model(given: Predicted) -> Path | None:
+    """The folder of the model that made the predictions; None where it is gone or has changed."""
+    weights = manifest_entry(given.manifest, "model", "sha256")
+    for entry in given.manifest.get("inputs") or ():
+        folder = Path(str(manifest_entry(entry, "path")))
+        if os.path.isfile(folder / "weights.safetensors") and hash_file(folder / "weights.safetensors") == weights:
+            return folder
+    return None
+
+
+def open_input(given: Predicted) -> tuple[ParticleSource | None, str | None]:
+    """The particles that were predicted; where they are gone, None and the reason."""
+    path = manifest_entry(given.manifest, "particles", "path")
+    box_size, voxel_size = manifest_entry(given.manifest, "model", "box_size"), manifest_entry(given.manifest, "model", "voxel_size")
+    if path is None or box_size is None or voxel_size is None:
+        return None, "manifest.json does not say where it is"
+    try:
+        config = PredictConfig.model_validate(given.manifest["config"] or {})
+        return open_particles(Path(path), config, float(box_size) * float(voxel_size)), None
+    except (InputError, OSError) as error:
+        return None, str(error)
+    except ValidationError as error:
+        return None, f"the settings in manifest.json are not understood ({error.errors()[0]['msg']})"

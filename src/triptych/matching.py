@@ -1,0 +1,311 @@
+"""Scores of poses, on tensors: the Fourier terms of particles against those of a turned reference.
+
+The score of a pose is the constrained cross-correlation (Förster et al. 2005, PNAS 102:4729): particle and turned reference are both
+multiplied by the particle's wedge and normalised over the Fourier terms of the band. Volumes are compared only up to a resolution, so the
+reference is turned on the coarsest grid that holds it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from triptych.physics import pose_many
+
+OVERSAMPLING = 2
+"""The reference is interpolated linearly between voxels so many times finer than the band needs."""
+ROTATIONS_AT_ONCE = 128
+DAMPING = (1e-2, 0.25, 8.0)
+"""Levenberg and Marquardt's: at the start, factor after a step that helped, factor after one that did not."""
+LEAST_AMPLITUDE = 0.02
+"""Least correlation that a step is computed for: below it the linear model promises too much."""
+STILL = (0.05, 0.1)
+"""Degrees and Å of a step below which a pose stands still."""
+BOX = (-3, -2, -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Band:
+    """The Fourier terms of a cubic box up to a resolution, one of each pair k, -k, without the mean.
+
+    Attributes
+    ----------
+    terms : int64 (m, 3), kz, ky, kx in Fourier voxels, kx >= 0
+    vectors : (m, 3), kx, ky, kz in 1/Å
+    twins : (m,), 2 where -k is left out, 1 where it is there
+    size : even number of voxels along a cube that holds these terms
+    box_width : Å
+    """
+
+    terms: Tensor
+    vectors: Tensor
+    twins: Tensor
+    size: int
+    box_width: float
+
+
+def make_band(box_size: int, voxel_size: float, resolution: float, device: torch.device) -> Band:
+    """The terms of a box of `box_size` voxels down to `resolution` Å, or to just above two voxels where that is coarser."""
+    width = box_size * voxel_size
+    limit = min(width / resolution, box_size / 2 - 1)
+    reach = math.floor(limit)
+    k = torch.arange(-reach, reach + 1, device=device)
+    terms = torch.cartesian_prod(k, k, k[reach:])
+    length = terms.double().norm(dim=1)
+    terms = terms[(length > 0) & (length <= limit)]
+    twins = torch.where(terms[:, 2] > 0, 2.0, 1.0)
+    return Band(terms, terms.flip(1).float() / width, twins, 2 * reach + 4, width)
+
+
+def transform(volumes: Tensor, band: Band) -> Tensor:
+    """Fourier terms (..., m) of cubes (..., d, d, d) whose origin is index d // 2; sums, as torch's FFT gives them."""
+    size = volumes.shape[-1]
+    # The origin of the FFT is index 0: moved to the middle by the phases, which are fewer than the voxels.
+    angle = 2 * math.pi * (size // 2) / size * band.terms.sum(dim=1)
+    return pick(torch.fft.rfftn(volumes, dim=BOX), band) * torch.polar(torch.ones_like(angle), angle)
+
+
+def pick(spectrum: Tensor, band: Band) -> Tensor:
+    """The band's terms (..., m) of the `rfftn` (..., d, d, d // 2 + 1) of a box of any size."""
+    depth, height, width = spectrum.shape[-3:]
+    kz, ky, kx = band.terms.unbind(1)
+    flat = ((kz % depth) * height + ky % height) * width + kx
+    return spectrum.flatten(-3)[..., flat]
+
+
+def fine_fields(values: Tensor, band: Band) -> Tensor:
+    """Fields (..., f, f, f) of the band's terms (..., m), fine enough for linear interpolation and sharpened against its damping.
+
+    Sampled on a grid of `Band.size` and given to `transform`, they give the terms again, whatever the size of the box that these came from.
+    """
+    size = band.size * OVERSAMPLING
+    kz, ky, kx = band.terms.unbind(1)
+    # Linear interpolation multiplies by sinc^2 along each axis.
+    damping = torch.special.sinc(band.terms.float() / size).square().prod(dim=1)
+    spectra = torch.zeros((*values.shape[:-1], size, size, size // 2 + 1), dtype=values.dtype, device=values.device)
+    spectra[..., kz % size, ky % size, kx] = values / damping * OVERSAMPLING**3
+    fields: Tensor = torch.fft.fftshift(torch.fft.irfftn(spectra, s=(size,) * 3, dim=BOX), dim=BOX)
+    return fields
+
+
+def zero_outside(fields: Tensor) -> Tensor:
+    """Fields (..., f, f, f) less their mean outside the ball that the box holds: what is turned into the box from beyond it is 0 as well."""
+    size = fields.shape[-1]
+    axis = (torch.arange(size, device=fields.device) - size // 2) ** 2
+    outside = (axis[:, None, None] + axis[:, None] + axis) > (size // 2) ** 2
+    return fields - fields[..., outside].mean(dim=-1)[..., None, None, None]
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A reference that can be turned.
+
+    Attributes
+    ----------
+    density : (1, f, f, f), see `fine_fields`
+    turning : (3, f, f, f), the vector field r x grad(density), r in Å: how it changes as it is turned about x, y and z
+    """
+
+    band: Band
+    density: Tensor
+    turning: Tensor
+
+
+def make_reference(density: Tensor, band: Band) -> Reference:
+    """Prepare a density (d, d, d) for being turned."""
+    values = transform(density, band)
+    slopes = 2j * math.pi * band.vectors.T * values
+    fields = fine_fields(torch.cat([values[None], slopes]), band)
+    size = fields.shape[-1]
+    axis = (torch.arange(size, device=density.device) - size // 2) * (band.box_width / size)
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    return Reference(band, zero_outside(fields[:1]), torch.linalg.cross(torch.stack([x, y, z]), fields[1:], dim=0))
+
+
+def turn(fields: Tensor, band: Band, rotations: Tensor) -> Tensor:
+    """Terms (b, c, m) of fine fields (c, f, f, f) after rotations (b, 3, 3)."""
+    middle = torch.zeros((len(rotations), 3), device=fields.device)
+    return transform(pose_many(fields, OVERSAMPLING, rotations, middle, band.size), band)
+
+
+def shift_phases(band: Band, shifts: Tensor) -> Tensor:
+    """Factors (..., m) of the terms that move a volume by shifts (..., 3), x, y, z in Å."""
+    angle = -2 * math.pi * (shifts.float() @ band.vectors.T)
+    return torch.polar(torch.ones_like(angle), angle)
+
+
+@dataclass(frozen=True, eq=False)
+class Particles:
+    """What is compared of b particles.
+
+    Attributes
+    ----------
+    values : complex (b, m), weighted terms, of norm 1
+    weights : (b, m) or (1, m), by which a reference's terms are multiplied: wedge, and the root of `Band.twins`
+    """
+
+    band: Band
+    values: Tensor
+    weights: Tensor
+
+    def __getitem__(self, rows: Tensor | slice) -> Particles:
+        weights = self.weights if len(self.weights) == 1 else self.weights[rows]
+        return Particles(self.band, self.values[rows], weights)
+
+
+def make_particles(volumes: Tensor, wedges: Tensor, band: Band) -> Particles:
+    """Particles from volumes (b, d, d, d) and their wedges (b, d, d, d // 2 + 1), or one wedge for all."""
+    weights = pick(wedges, band) * band.twins.sqrt()
+    values = transform(volumes, band) * weights
+    norm = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
+    return Particles(band, values / norm.clamp_min(1e-30), weights)
+
+
+# ------------------------------------------------------------------------------------------------------------------ search
+
+
+@dataclass(frozen=True, eq=False)
+class TurnedReferences:
+    """Terms of a reference in many rotations, real and imaginary parts side by side (2 m, rotations), and their squared moduli (m, rotations)."""
+
+    rotations: Tensor
+    parts: Tensor
+    power: Tensor
+
+
+def turn_all(reference: Reference, rotations: Tensor) -> TurnedReferences:
+    """A reference in every rotation (r, 3, 3) of a grid."""
+    terms = torch.cat([turn(reference.density, reference.band, some)[:, 0] for some in torch.split(rotations, ROTATIONS_AT_ONCE)])
+    return TurnedReferences(rotations, torch.view_as_real(terms).flatten(1).T.contiguous(), terms.abs().square().T.contiguous())
+
+
+def search(particles: Particles, references: TurnedReferences, shifts: Tensor) -> tuple[Tensor, Tensor]:
+    """Best score over some shifts (s, 3) of each particle in each rotation, and the number of that shift, both (b, r).
+
+    All shifts and rotations are one matrix product, which beats a Fourier transform per rotation where the shifts are few.
+    """
+    back = shift_phases(particles.band, -shifts)
+    moved = (particles.values * particles.weights)[:, None] * back
+    rows = torch.view_as_real(moved).flatten(2).flatten(0, 1)
+    norms = (particles.weights.square() @ references.power).sqrt().clamp_min(1e-30)
+    scores, numbers = [], []
+    for parts in torch.split(references.parts, ROTATIONS_AT_ONCE, dim=1):
+        best = (rows @ parts).reshape(len(particles.values), len(shifts), -1).max(dim=1)
+        scores.append(best.values)
+        numbers.append(best.indices)
+    return torch.cat(scores, dim=1) / norms, torch.cat(numbers, dim=1)
+
+
+def choose_candidates(scores: Tensor, rotations: Tensor, count: int, distance: float) -> Tensor:
+    """Numbers (b, count) of the best rotations of each particle, none within `distance` degrees of a better one."""
+    scores = scores.clone()
+    least_trace = 1 + 2 * math.cos(math.radians(distance))
+    flat = rotations.flatten(1)
+    chosen = []
+    for _ in range(count):
+        best = scores.argmax(dim=1)
+        chosen.append(best)
+        scores[flat[best] @ flat.T >= least_trace] = -torch.inf
+    return torch.stack(chosen, dim=1)
+
+
+# -------------------------------------------------------------------------------------------------------------- refinement
+
+
+@dataclass(frozen=True, eq=False)
+class Poses:
+    """Poses of b particles with their scores: rotations (b, 3, 3) float64, shifts (b, 3) Å float64, scores (b,)."""
+
+    rotations: Tensor
+    shifts: Tensor
+    scores: Tensor
+
+
+def rotation_matrices(vectors: Tensor) -> Tensor:
+    """Matrices (b, 3, 3) of rotation vectors (b, 3) in radians."""
+    x, y, z = vectors.unbind(-1)
+    zero = torch.zeros_like(x)
+    generators = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).reshape(*vectors.shape[:-1], 3, 3)
+    matrices: Tensor = torch.linalg.matrix_exp(generators)
+    return matrices
+
+
+def score(particles: Particles, reference: Reference, rotations: Tensor, shifts: Tensor) -> Tensor:
+    """Score (b,) of one pose of each particle."""
+    terms = turn(reference.density, reference.band, rotations)[:, 0] * shift_phases(reference.band, shifts) * particles.weights
+    norms: Tensor = torch.linalg.vector_norm(terms, dim=-1)
+    return inner(particles.values, terms) / norms.clamp_min(1e-30)
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """Real part of the inner product over the last axis."""
+    return (torch.view_as_real(a) * torch.view_as_real(b)).sum(dim=(-2, -1))
+
+
+def linearise(particles: Particles, reference: Reference, rotations: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Score (b,), and curvature (b, 6, 6) and slope (b, 6) of the fit for a small turn (radians) and shift (Å) of each particle's reference.
+
+    The fit is that of the scaled reference to the particle, least squares, with the scale projected out (Golub & Pereyra 1973): the pose of
+    the best fit is that of the highest correlation. The step to it is curvature^-1 slope (Gauss and Newton).
+    """
+    band = reference.band
+    terms = turn(torch.cat([reference.density, reference.turning]), band, rotations)
+    factors = shift_phases(band, shifts) * particles.weights
+    model = terms[:, 0] * factors
+    # Turned by a small vector a, the volume v changes by -a . (r x grad v); the field is known about the reference's axes.
+    by_turn = -(rotations.to(terms.dtype) @ terms[:, 1:]) * factors[:, None]
+    by_shift = -2j * math.pi * band.vectors.T * model[:, None]
+    changes = torch.view_as_real(torch.cat([by_turn, by_shift], dim=1)).flatten(2)
+    model, values = (torch.view_as_real(part).flatten(1) for part in (model, particles.values))
+    power = (model * model).sum(1, keepdim=True).clamp_min(1e-30)
+    overlap = (model * values).sum(1, keepdim=True)
+    along = torch.einsum("bij,bj->bi", changes, model) / power
+    changes = changes - along[..., None] * model[:, None]
+    scores = (overlap / power.sqrt())[:, 0]
+    amplitude = torch.maximum(overlap / power, LEAST_AMPLITUDE / power.sqrt())
+    slope = torch.einsum("bij,bj->bi", changes, values) / amplitude
+    return scores, changes @ changes.mT, slope
+
+
+def refine(particles: Particles, reference: Reference, poses: Poses, steps: int, largest_turn: float, max_shift: float) -> Poses:
+    """Climb from each pose to the next maximum of its score: Levenberg and Marquardt's method, all particles side by side.
+
+    Parameters
+    ----------
+    steps : at most so many
+    largest_turn : degrees that one step may turn
+    max_shift : Å
+    """
+    start, better, worse = DAMPING
+    rotations, shifts = poses.rotations.clone(), poses.shifts.clone()
+    scores, curvature, slope = linearise(particles, reference, rotations, shifts)
+    damping = torch.full_like(scores, start)
+    moving = torch.arange(len(scores), device=scores.device)
+    for _ in range(steps):
+        diagonal = curvature[moving].diagonal(dim1=1, dim2=2)
+        damped = curvature[moving] + torch.diag_embed(diagonal * damping[moving, None] + 1e-12 * diagonal.amax(1, keepdim=True).clamp_min(1e-30))
+        step = torch.linalg.solve(damped.double(), slope[moving].double())
+        angle = torch.linalg.vector_norm(step[:, :3], dim=1, keepdim=True)
+        step = step * (math.radians(largest_turn) / angle.clamp_min(1e-30)).clamp_max(1)
+        turned = rotation_matrices(step[:, :3]) @ rotations[moving]
+        moved = shorten(shifts[moving] + step[:, 3:], max_shift)
+        trial = linearise(particles[moving], reference, turned, moved)
+        gained = trial[0] > scores[moving]
+        damping[moving] = damping[moving] * torch.where(gained, better, worse)
+        rows = moving[gained]
+        rotations[rows], shifts[rows] = turned[gained], moved[gained]
+        scores[rows], curvature[rows], slope[rows] = (part[gained] for part in trial)
+        still = (torch.rad2deg(step[:, :3].norm(dim=1)) < STILL[0]) & (step[:, 3:].norm(dim=1) < STILL[1])
+        moving = moving[~still]
+        if not len(moving):
+            break
+    return Poses(rotations, shifts, scores)
+
+
+def shorten(shifts: Tensor, longest: float) -> Tensor:
+    """Shifts (b, 3) with those that are longer cut to `longest`."""
+    length: Tensor = torch.linalg.vector_norm(shifts, dim=1, keepdim=True)
+    return shifts * (longest / length.clamp_min(1e-30)).clamp_max(1)

@@ -1,0 +1,348 @@
+"""Is a particle of a kind that the model has never seen? Scores, their threshold, and the reference that they are made with.
+
+Pure functions of what a network says of particles. Embeddings are compared by their direction alone (Sun et al., ICML 2022): their length
+says how clear a particle is, and clear data would otherwise look new to a model that was calibrated on poor ones. Which score decides, and
+where its threshold lies, is a `NoveltyRule`; what the score compares a particle with is a `NoveltyReference`. Both are kept in the model folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from scipy.spatial.distance import cdist
+
+from triptych.config import UNKNOWN, NoveltyConfig, NoveltyScore
+from triptych.errors import InputError
+
+FloatArray = NDArray[np.floating[Any]]
+BoolArray = NDArray[np.bool_]
+
+NOVELTY_FILE = "novelty.safetensors"
+ARRAYS = ("means", "whitening", "sample", "profile_means", "profile_whitening")
+SCORES: tuple[NoveltyScore, ...] = get_args(NoveltyScore)
+THRESHOLD = 0.5
+"""The novelty from which on a particle is unknown."""
+ROWS_AT_ONCE = 1024
+"""Particles whose distances to the reference's sample are in memory at once."""
+
+
+class Traits(NamedTuple):
+    """What a network says of n particles, as far as it tells the known from the new.
+
+    Attributes
+    ----------
+    embedding : (n, e)
+    logits : (n, classes), not divided by the temperature
+    profile : (n, shells), `radial_profile` of the recovered densities; (n, 0) without that task
+    """
+
+    embedding: FloatArray
+    logits: FloatArray
+    profile: FloatArray
+
+    def take(self, rows: NDArray[np.int64] | BoolArray) -> Traits:
+        return Traits._make(values[rows] for values in self)
+
+
+@dataclass(frozen=True)
+class NoveltyRule:
+    """How novelty is judged.
+
+    Attributes
+    ----------
+    score : name of the score
+    threshold : the score from which on a particle is unknown
+    scale : change of the score over which the novelty goes from 1/2 to 0.73
+    neighbours : which nearest neighbour the score of that name looks at
+    chosen_on : "withheld structures" (best balanced accuracy) or "known particles" (a stated share is accepted)
+    withheld : names of those structures
+    accepted_known, rejected_withheld : shares of the held-out particles on the right side of the threshold; None where no structures were withheld
+    balanced_accuracy : of every score at its own best threshold; empty where no structures were withheld
+    """
+
+    score: NoveltyScore
+    threshold: float
+    scale: float
+    neighbours: int
+    chosen_on: str
+    withheld: tuple[str, ...] = ()
+    accepted_known: float = 1.0
+    rejected_withheld: float | None = None
+    balanced_accuracy: Mapping[NoveltyScore, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class NoveltyReference:
+    """What particles of known classes look like to a model.
+
+    Attributes
+    ----------
+    means : (classes, e) float32, mean direction of the embeddings of each class; the mean of all for a class without particles
+    whitening : (e, e) float32, turns the pooled covariance within the classes into the identity: W with W' W = inverse covariance
+    sample : (m, e) float16, whitened embeddings of known particles
+    profile_means : (classes, shells) float32, mean `radial_profile`; (classes, 0) for a model without the density task
+    profile_whitening : (shells, shells) float32
+    rule : how they are used
+    """
+
+    means: NDArray[np.float32]
+    whitening: NDArray[np.float32]
+    sample: NDArray[np.float16]
+    profile_means: NDArray[np.float32]
+    profile_whitening: NDArray[np.float32]
+    rule: NoveltyRule
+
+    def whiten(self, embedding: FloatArray) -> NDArray[np.float32]:
+        """Directions of embeddings (n, e), in coordinates in which particles of one class scatter alike, by 1, along all axes."""
+        return np.asarray(unit_length(embedding) @ self.whitening.T, dtype=np.float32)
+
+
+# ----------------------------------------------------------------------------------------------------------------- traits
+
+
+def unit_length(embedding: FloatArray) -> FloatArray:
+    """Embeddings (n, e) divided by their length; one of length 0 stays."""
+    length = np.linalg.norm(embedding, axis=1, keepdims=True)
+    return np.asarray(embedding / np.where(length > 0, length, 1))
+
+
+def radial_profile(densities: FloatArray) -> NDArray[np.float32]:
+    """Mean density in shells of one voxel around each density's centre of mass, whatever its pose.
+
+    (n, d, d, d) -> (n, d // 2 + 1). What is farther out belongs to the last shell; the centre is that of the positive voxels.
+    """
+    size = densities.shape[-1]
+    grid = np.indices((size,) * 3, dtype=np.float32)
+    profiles = [_profile(density, grid, size // 2) for density in densities]
+    return np.array(profiles, dtype=np.float32).reshape(len(densities), size // 2 + 1)
+
+
+def _profile(density: FloatArray, grid: NDArray[np.float32], last: int) -> FloatArray:
+    weight = np.clip(density, 0, None)
+    total = weight.sum()
+    centre = (grid * weight).sum((1, 2, 3)) / total if total > 0 else np.full(3, last)
+    radius = np.sqrt(((grid - centre[:, None, None, None]) ** 2).sum(0))
+    shell = np.minimum(np.rint(radius), last).astype(np.int64).ravel()
+    count = np.bincount(shell, minlength=last + 1)
+    return np.asarray(np.bincount(shell, density.ravel(), last + 1) / np.maximum(count, 1))
+
+
+# ----------------------------------------------------------------------------------------------------------------- scores
+
+
+def raw_score(reference: NoveltyReference, traits: Traits, score: NoveltyScore) -> NDArray[np.float64]:
+    """One of the scores (n,): the higher, the more novel. In units of its own."""
+    if score == "probability":
+        return np.asarray(-_log_softmax(traits.logits).max(1), dtype=np.float64)
+    if score == "energy":
+        return np.asarray(-_log_sum_exp(traits.logits), dtype=np.float64)
+    if score == "density":
+        own = reference.profile_means[traits.logits.argmax(1)]
+        return np.asarray(np.linalg.norm((traits.profile - own) @ reference.profile_whitening.T, axis=1), dtype=np.float64)
+    whitened = reference.whiten(traits.embedding)
+    if score == "mahalanobis":
+        return np.asarray(cdist(whitened, reference.means @ reference.whitening.T).min(1))
+    return neighbour_distance(whitened, reference.sample.astype(np.float32), reference.rule.neighbours)
+
+
+def neighbour_distance(points: NDArray[np.float32], sample: NDArray[np.float32], number: int) -> NDArray[np.float64]:
+    """Distance of each point (n, e) to its k-th nearest in a sample (m, e); to the farthest where the sample is smaller."""
+    place = min(number, len(sample)) - 1
+    parts = [points[first : first + ROWS_AT_ONCE] for first in range(0, len(points), ROWS_AT_ONCE)]
+    return np.concatenate([np.empty(0), *(np.partition(cdist(part, sample), place, axis=1)[:, place] for part in parts)])
+
+
+def _log_sum_exp(logits: FloatArray) -> FloatArray:
+    highest = logits.max(1)
+    return np.asarray(highest + np.log(np.exp(logits - highest[:, None]).sum(1)))
+
+
+def _log_softmax(logits: FloatArray) -> FloatArray:
+    return np.asarray(logits - _log_sum_exp(logits)[:, None])
+
+
+def possible_scores(traits: Traits) -> list[NoveltyScore]:
+    """The scores for which there is what they need."""
+    return [score for score in SCORES if score != "density" or traits.profile.shape[1]]
+
+
+def score_novelty(reference: NoveltyReference, traits: Traits) -> NDArray[np.float32]:
+    """Novelty (n,) from 0 to 1 by the reference's rule; from 1/2 on, a particle is unknown."""
+    rule = reference.rule
+    steps = (raw_score(reference, traits, rule.score) - rule.threshold) / rule.scale
+    return np.asarray(1 / (1 + np.exp(-np.clip(steps, -30, 30))), dtype=np.float32)
+
+
+def give_verdicts(classes: Sequence[str], novelty: FloatArray) -> list[str]:
+    """Class, or "unknown" where the novelty says so."""
+    return [UNKNOWN if value >= THRESHOLD else name for name, value in zip(classes, novelty, strict=True)]
+
+
+# ---------------------------------------------------------------------------------------------------------------- fitting
+
+
+def fit_novelty(
+    training: Traits,
+    label: NDArray[np.int64],
+    known: Traits,
+    withheld: Traits | None = None,
+    withheld_names: Sequence[str] = (),
+    config: NoveltyConfig | None = None,
+) -> NoveltyReference:
+    """What known particles look like, and which score and threshold tell them from others.
+
+    With particles of withheld structures: the score and threshold of the best balanced accuracy (mean of the shares of known and of withheld
+    particles on the right side). Without: the threshold that accepts a share of the known particles, of the score that the settings name.
+
+    Parameters
+    ----------
+    training, label : particles that the reference is made from, and their classes
+    known : held-out particles of known classes, "none" among them: junk is not new
+    withheld : particles of structures that the model has not been trained on
+    """
+    config = config or NoveltyConfig()
+    first = NoveltyRule(possible_score(config, known), 0.0, 1.0, config.neighbours, "")
+    reference = describe_known(training, label, first)
+    if withheld is not None and len(withheld.embedding):
+        rule = choose_by_structures(reference, known, withheld, config)
+        return replace(reference, rule=replace(rule, withheld=tuple(withheld_names)))
+    values = raw_score(reference, known, first.score)
+    threshold = float(np.quantile(values, config.accepted_share))
+    accepted = float((values < threshold).mean())
+    rule = replace(first, threshold=threshold, scale=spread(values), chosen_on="known particles", accepted_known=accepted)
+    return replace(reference, rule=rule)
+
+
+def possible_score(config: NoveltyConfig, traits: Traits) -> NoveltyScore:
+    """The score that the settings name; InputError where the model lacks what it needs."""
+    if config.score not in possible_scores(traits):
+        raise InputError(f"novelty.score is {config.score}, but the model recovers no densities: choose one of {', '.join(possible_scores(traits))}")
+    return config.score
+
+
+def describe_known(training: Traits, label: NDArray[np.int64], rule: NoveltyRule) -> NoveltyReference:
+    """Means, covariance and a sample of the known classes."""
+    classes = training.logits.shape[1]
+    direction = unit_length(training.embedding)
+    means, whitening = class_statistics(direction, label, classes)
+    profile_means, profile_whitening = class_statistics(training.profile, label, classes)
+    sample = (direction @ whitening.T).astype(np.float16)
+    return NoveltyReference(means, whitening, sample, profile_means, profile_whitening, rule)
+
+
+def class_statistics(values: FloatArray, label: NDArray[np.int64], classes: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean of each class (classes, e), and the whitening (e, e) of the covariance within the classes.
+
+    The covariance of n particles is drawn towards a multiple of the identity by e / (n + e), without which few particles make it singular.
+    """
+    count, size = values.shape
+    means = np.repeat(values.mean(0, keepdims=True), classes, axis=0).astype(np.float64)
+    for k in np.unique(label):
+        means[k] = values[label == k].mean(0)
+    if not size:
+        return means.astype(np.float32), np.empty((0, 0), np.float32)
+    within = values - means[label]
+    covariance = within.T @ within / count
+    level = max(np.trace(covariance) / size, 1e-6)
+    share = size / (count + size)
+    variance, axes = np.linalg.eigh((1 - share) * covariance + share * level * np.eye(size))
+    whitening = (axes / np.sqrt(variance)) @ axes.T
+    return means.astype(np.float32), whitening.astype(np.float32)
+
+
+def choose_by_structures(reference: NoveltyReference, known: Traits, withheld: Traits, config: NoveltyConfig) -> NoveltyRule:
+    """The score and the threshold that best tell held-out known particles from withheld structures."""
+    scores = {score: (raw_score(reference, known, score), raw_score(reference, withheld, score)) for score in possible_scores(known)}
+    thresholds = {score: best_threshold(*values) for score, values in scores.items()}
+    accuracy = {score: balanced_accuracy(*values, thresholds[score]) for score, values in scores.items()}
+    best = max(accuracy, key=lambda score: accuracy[score])
+    old, new = scores[best]
+    return NoveltyRule(
+        best,
+        thresholds[best],
+        spread(old),
+        config.neighbours,
+        "withheld structures",
+        accepted_known=float((old < thresholds[best]).mean()),
+        rejected_withheld=float((new >= thresholds[best]).mean()),
+        balanced_accuracy=accuracy,
+    )
+
+
+def best_threshold(known: FloatArray, novel: FloatArray) -> float:
+    """The threshold of the best balanced accuracy: half-way between two neighbouring values of the score."""
+    values = np.unique(np.concatenate([known, novel]))
+    middles = (values[1:] + values[:-1]) / 2 if len(values) > 1 else values
+    accepted = np.searchsorted(np.sort(known), middles) / len(known)
+    rejected = 1 - np.searchsorted(np.sort(novel), middles) / len(novel)
+    return float(middles[(accepted + rejected).argmax()])
+
+
+def balanced_accuracy(known: FloatArray, novel: FloatArray, threshold: float) -> float:
+    """Mean of the shares of known and of novel particles that are on their side of a threshold."""
+    return float(((known < threshold).mean() + (novel >= threshold).mean()) / 2)
+
+
+def spread(values: FloatArray) -> float:
+    """A third of the way from the median to the 95th percentile: a particle as far from the threshold has a novelty of 0.27 or 0.73."""
+    return max(float(np.quantile(values, 0.95) - np.median(values)) / 3, 1e-6)
+
+
+def add_class(reference: NoveltyReference, embedding: FloatArray, rng: np.random.Generator, profile: FloatArray | None = None) -> NoveltyReference:
+    """The reference with one class more, after the others, from the embeddings (n, e) of its particles; the rule stays.
+
+    Few particles lie far apart, and would be far from others of their class. As many as the other classes have on average are therefore
+    drawn around their mean, with the scatter of 1 that whitening gives to any class. Without profiles (n, shells) the new class has the mean
+    profile of the others.
+    """
+    own = reference.whiten(embedding)
+    drawn = rng.normal(own.mean(0), 1.0, (max(0, len(reference.sample) // len(reference.means) - len(own)), own.shape[1]))
+    sample = np.concatenate([reference.sample, own.astype(np.float16), drawn.astype(np.float16)])
+    means = np.concatenate([reference.means, unit_length(embedding).mean(0, keepdims=True)]).astype(np.float32)
+    shape = reference.profile_means if profile is None else profile
+    profiles = np.concatenate([reference.profile_means, shape.mean(0, keepdims=True)]).astype(np.float32)
+    return replace(reference, means=means, sample=sample, profile_means=profiles)
+
+
+# ------------------------------------------------------------------------------------------------------------------ files
+
+
+def save_reference(reference: NoveltyReference, folder: Path) -> Path:
+    """Write the arrays into a model folder; the rule belongs into its model.json."""
+    path = folder / NOVELTY_FILE
+    save_file({name: np.ascontiguousarray(getattr(reference, name)) for name in ARRAYS}, path)
+    return path
+
+
+def load_reference(folder: Path, rule: NoveltyRule, classes: int, embedding_size: int) -> NoveltyReference:
+    """Read what `save_reference` wrote; InputError unless it is just that, for so many classes and such embeddings."""
+    path = folder / NOVELTY_FILE
+    try:
+        arrays = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} cannot be read ({error}): use the folder as triptych wrote it") from error
+    if set(arrays) != set(ARRAYS):
+        raise InputError(f"{path} holds {sorted(arrays)}, but {sorted(ARRAYS)} was expected: use the folder as triptych wrote it")
+    shells = arrays["profile_means"].shape[-1]
+    sample = (len(arrays["sample"]), embedding_size)
+    expected = ((classes, embedding_size), (embedding_size,) * 2, sample, (classes, shells), (shells, shells))
+    for name, shape in zip(ARRAYS, expected, strict=True):
+        if arrays[name].shape != shape:
+            raise InputError(f"{name} in {path} has the shape {arrays[name].shape}, but {shape} fits the model: use the folder as triptych wrote it")
+    return NoveltyReference(**arrays, rule=rule)
+
+
+def read_rule(entry: Mapping[str, Any]) -> NoveltyRule:
+    """The entry "novelty" of a model.json; ValueError or TypeError unless it is one."""
+    rule = NoveltyRule(**{**entry, "withheld": tuple(entry.get("withheld", ()))})
+    numbers = (rule.threshold, rule.scale, rule.neighbours)
+    if rule.score not in SCORES or not np.isfinite(numbers).all() or not (rule.scale > 0 and rule.neighbours > 0):
+        raise ValueError(f"novelty is {dict(entry)}")
+    return rule

@@ -1,0 +1,142 @@
+"""Grouping: mixtures whose groups are known, and embeddings of the shipped model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import adjusted_rand_score
+
+from triptych.config import AcquisitionConfig, GroupConfig, SimulateConfig, SpecimenConfig
+from triptych.dataset import known_labels
+from triptych.errors import InputError
+from triptych.grouping import best_overlap, draw_in, find_groups, group, number_by_size, principal_components
+from triptych.io.store import open_store
+from triptych.model import load_model
+from triptych.novelty import Traits, fit_novelty, unit_length
+from triptych.simulate import simulate
+from triptych.volume import standardise
+
+SIZE = 32
+AXES = np.linalg.qr(np.random.default_rng(7).normal(size=(SIZE, SIZE)))[0]
+
+
+def mixture(counts: list[int], spread: float = 0.15, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Groups around some of the axes, whose particles are of any length."""
+    rng = np.random.default_rng(seed)
+    label = np.repeat(np.arange(len(counts)), counts)
+    points = AXES[label] + spread * rng.normal(size=(len(label), SIZE)) / np.sqrt(SIZE) * 4
+    return points * rng.uniform(0.5, 2, (len(label), 1)), label
+
+
+@pytest.mark.parametrize("counts", [[40, 40], [25, 60, 40, 35], [30] * 7])
+def test_the_number_of_groups_comes_from_the_data(counts: list[int]) -> None:
+    embedding, label = mixture(counts)
+    found = group(embedding, np.random.default_rng(0), GroupConfig(resamplings=4))
+    assert found.count == len(counts)
+    assert adjusted_rand_score(label, found.labels) > 0.95
+    assert found.stability.min() > 0.9
+    sizes = [len(found.members(k)) for k in range(found.count)]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_particles_of_no_kind_are_in_no_group() -> None:
+    embedding, label = mixture([40] * 6)
+    stray = np.random.default_rng(1).normal(size=(20, 6)) @ AXES[:6]
+    found = group(np.concatenate([embedding, stray]), np.random.default_rng(0), GroupConfig(resamplings=0))
+    assert (found.labels[240:] == -1).mean() > 0.5
+    assert adjusted_rand_score(label, found.labels[:240]) > 0.9
+    assert np.isnan(found.stability).all()
+
+
+def test_junk_is_recognised() -> None:
+    embedding, label = mixture([30, 50, 40])
+    none = np.where(label == 2, 0.8, 0.1)
+    found = group(embedding, np.random.default_rng(0), GroupConfig(resamplings=0), none_probability=none)
+    assert found.junk.tolist() == [False, True, False]  # numbered by size: 50, 40, 30
+
+
+def test_whitening_takes_the_scatter_within_classes_away() -> None:
+    rng = np.random.default_rng(3)
+    scatter = np.where(np.arange(SIZE) < SIZE // 2, 0.1, 4.0)  # what poses do to an embedding, say
+    centres = 20 * np.eye(1, SIZE) + np.concatenate([rng.normal(size=(12, SIZE // 2)), np.zeros((12, SIZE // 2))], 1)
+
+    def draw(classes: range, count: int) -> tuple[np.ndarray, np.ndarray]:
+        label = np.repeat(classes, count)
+        return centres[label] + scatter * rng.normal(size=(len(label), SIZE)), label
+
+    known, label = draw(range(8), 60)
+    traits = Traits(known, np.eye(12)[label], np.empty((len(known), 0)))
+    reference = fit_novelty(traits, label, traits)
+    novel, truth = draw(range(8, 12), 40)
+    plain, whitened = (group(novel, rng, GroupConfig(resamplings=0), given) for given in (None, reference))
+    assert adjusted_rand_score(truth, whitened.labels) > 0.95
+    assert adjusted_rand_score(truth, plain.labels) < 0.8
+
+
+def test_components_of_noise_are_left_out() -> None:
+    noise = np.random.default_rng(0).normal(size=(500, 40))
+    assert principal_components(noise, 20).shape == (500, 2)
+    with_signal = noise + 6 * np.random.default_rng(1).normal(size=(500, 5)) @ np.eye(5, 40)
+    points = principal_components(with_signal, 20)
+    assert points.shape == (500, 5)
+    assert principal_components(with_signal, 3).shape == (500, 3)
+    assert np.allclose(np.cov(points.T) - np.diag(np.var(points, axis=0, ddof=1)), 0, atol=1e-8)
+
+
+def test_a_group_that_is_none_is_not_stable() -> None:
+    tight, _ = mixture([60, 60, 60])
+    blob = np.concatenate([tight[:60], mixture([60])[0]]) + 3 * np.random.default_rng(2).normal(size=(120, SIZE))
+    config = GroupConfig(smallest=5)
+    loose, firm = (group(points, np.random.default_rng(0), config).stability for points in (blob, tight))
+    assert firm[:3].min() > 0.9
+    assert loose.max(initial=0) < firm[:3].min()
+
+
+def test_a_far_class_does_not_hide_the_others() -> None:
+    embedding, label = mixture([30] * 5)
+    points = principal_components(unit_length(embedding) * np.where(label == 0, 5, 1)[:, None], 6)
+    assert adjusted_rand_score(label, find_groups(draw_in(points), GroupConfig(), 150)) > 0.95
+    assert np.linalg.norm(draw_in(points), axis=1).max() < 1
+
+
+def test_overlap_and_numbers() -> None:
+    labels = np.array([3, 3, 0, 0, 0, -1])
+    assert number_by_size(labels).tolist() == [1, 1, 0, 0, 0, -1]
+    assert best_overlap(np.array([1, 1, 1, 0, 0, 0], bool), labels) == pytest.approx(2 / 3)
+    assert best_overlap(np.ones(2, bool), np.array([-1, -1])) == 0
+
+
+def test_too_few_particles() -> None:
+    with pytest.raises(InputError, match="smallest"):
+        group(np.zeros((5, 3)), np.random.default_rng(0))
+    with pytest.raises(InputError, match="probabilities of none"):
+        group(np.zeros((20, 3)), np.random.default_rng(0), none_probability=np.zeros(3))
+
+
+def test_structures_are_grouped_by_the_shipped_model(tmp_path: Path) -> None:
+    config = SimulateConfig(
+        particles=60,
+        particles_per_tomogram=60,
+        classes=("apoferritin", "ribosome_50s", "proteasome_20s"),
+        none_share=0,
+        tile_share=0,
+        snr=(0.3, 0.3),
+        workers=1,
+        device="cpu",
+        specimen=SpecimenConfig(shape=(64, 200, 200), vesicles=(0, 0)),
+        acquisition=AcquisitionConfig(tilt_step=(6, 6)),
+    )
+    store = open_store(simulate(tmp_path / "data.zarr", config))
+    model = load_model(device="cpu")
+    boxes = standardise(np.asarray(store["subtomogram"][:], np.float32))
+    out = model.run(boxes)
+    assert out.class_logits is not None
+    probability = out.class_logits.softmax(1)[:, model.card.class_names.index("none")]
+    found = group(out.embedding.numpy(), np.random.default_rng(0), GroupConfig(resamplings=3), model.novelty, torch.Tensor(probability).numpy())
+    truth = known_labels(store, model.card.class_names)
+    assert found.count == 3
+    assert adjusted_rand_score(truth, found.labels) > 0.8
+    assert not found.junk.any()

@@ -1,0 +1,368 @@
+"""Novelty: scores against independent code, the threshold, the model folder, and the stages that use it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from scipy.spatial.distance import cdist
+from sklearn.covariance import EmpiricalCovariance
+from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import normalize
+from typer.testing import CliRunner
+
+from triptych.calibrate import calibrate
+from triptych.cli import app
+from triptych.config import UNKNOWN, CalibrateConfig, LossConfig, NoveltyConfig, SimulateConfig, TrainConfig
+from triptych.dataset import known_labels, split_rows
+from triptych.errors import InputError
+from triptych.io.manifest import hash_file
+from triptych.io.star import read_star
+from triptych.io.store import open_store
+from triptych.losses import Truth, contrastive_loss, task_losses
+from triptych.model import BUILT_IN_MODEL, TaskOutput, load_model
+from triptych.novelty import (
+    NOVELTY_FILE,
+    SCORES,
+    NoveltyReference,
+    Traits,
+    add_class,
+    balanced_accuracy,
+    best_threshold,
+    class_statistics,
+    fit_novelty,
+    give_verdicts,
+    load_reference,
+    neighbour_distance,
+    radial_profile,
+    raw_score,
+    save_reference,
+    score_novelty,
+)
+from triptych.predict import predict
+from triptych.settings import load_config
+from triptych.simulate import simulate
+from triptych.train import train
+
+CLASSES, SIZE = 4, 6
+SPREAD = np.array([3, 3, 3, 0.2, 0.2, 0.2])
+"""Particles of a class scatter in three directions far more than in the others."""
+CENTRES = np.array([10, 0, 0, 0, 0, 0]) + 2.0 * np.eye(CLASSES, SIZE)
+
+
+def draw_known(count: int, seed: int) -> tuple[Traits, np.ndarray]:
+    """Particles of four classes, whose logits tell them apart."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, CLASSES, count)
+    return as_traits(CENTRES[label] + SPREAD * rng.normal(size=(count, SIZE)), 5 * np.eye(CLASSES)[label], rng), label
+
+
+def draw_novel(count: int, seed: int) -> Traits:
+    """Particles that lie off all classes in a direction in which none of those scatters."""
+    rng = np.random.default_rng(seed)
+    place = np.array([10, 0, 0, 1, 2, 2])
+    return as_traits(place + SPREAD * rng.normal(size=(count, SIZE)), 5 * np.eye(CLASSES)[rng.integers(0, CLASSES, count)], rng)
+
+
+def as_traits(embedding: np.ndarray, logits: np.ndarray, rng: np.random.Generator) -> Traits:
+    embedding = embedding * rng.uniform(0.5, 2, (len(embedding), 1))  # as clear and poor particles have them
+    return Traits(embedding, logits + rng.normal(size=logits.shape), rng.normal(size=(len(embedding), 3)))
+
+
+@pytest.fixture(scope="module")
+def reference() -> NoveltyReference:
+    return fit_novelty(*draw_known(400, 0), draw_known(400, 1)[0])
+
+
+# -------------------------------------------------------------------------------------------------------------- scores
+
+
+def test_distances_are_those_of_independent_code(reference: NoveltyReference) -> None:
+    traits, label = draw_known(400, 0)
+    direction, others = normalize(traits.embedding), draw_novel(50, 2)
+    means, whitening = class_statistics(direction, label, CLASSES)
+    within = direction - np.stack([direction[label == k].mean(0) for k in label])
+    fitted = EmpiricalCovariance(assume_centered=True).fit(within).covariance_
+    share = SIZE / (400 + SIZE)
+    shrunk = (1 - share) * fitted + share * np.trace(fitted) / SIZE * np.eye(SIZE)
+    other_direction = normalize(others.embedding)
+    expected = cdist(other_direction, means, "mahalanobis", VI=np.linalg.inv(shrunk)).min(1)
+    assert raw_score(reference, others, "mahalanobis") == pytest.approx(expected, rel=1e-4)
+    distance, _ = NearestNeighbors(n_neighbors=10).fit(direction @ whitening.T).kneighbors(other_direction @ whitening.T)
+    assert raw_score(reference, others, "neighbours") == pytest.approx(distance[:, -1], rel=1e-2)  # the sample is kept in half precision
+
+
+def test_logit_scores_are_those_of_torch(reference: NoveltyReference) -> None:
+    traits = draw_novel(20, 3)
+    logits = torch.from_numpy(traits.logits)
+    assert raw_score(reference, traits, "energy") == pytest.approx(-torch.logsumexp(logits, 1).numpy())
+    assert np.exp(-raw_score(reference, traits, "probability")) == pytest.approx(logits.softmax(1).amax(1).numpy())
+
+
+def test_whitened_distances_see_what_plain_ones_miss(reference: NoveltyReference) -> None:
+    known, novel = draw_known(400, 1)[0], draw_novel(400, 2)
+    truth = np.repeat([0, 1], 400)
+    plain = cdist(normalize(np.concatenate([known.embedding, novel.embedding])), reference.means).min(1)
+    assert roc_auc_score(truth, plain) < 0.8
+    for score in ("mahalanobis", "neighbours"):
+        assert roc_auc_score(truth, np.concatenate([raw_score(reference, traits, score) for traits in (known, novel)])) > 0.99
+
+
+def test_a_sample_smaller_than_k_has_its_farthest() -> None:
+    points, sample = np.zeros((1, 2), np.float32), np.array([[3, 4], [0, 1]], np.float32)
+    assert neighbour_distance(points, sample, 10) == pytest.approx([5])
+
+
+def test_profile_knows_a_ball_wherever_and_however_it_lies() -> None:
+    z, y, x = np.indices((24, 24, 24))
+    ball = (((z - 14) ** 2 + (y - 11) ** 2 + (x - 10) ** 2) <= 36).astype(np.float32)
+    profile = radial_profile(ball[None])[0]
+    assert profile[:6] == pytest.approx(np.ones(6))
+    assert not profile[8:].any()
+    lopsided = ball * (x > 9)
+    turned = np.roll(np.rot90(lopsided, axes=(0, 2)), (1, -2), (0, 1))
+    assert radial_profile(turned[None]) == pytest.approx(radial_profile(lopsided[None]), abs=0.02)
+    assert not radial_profile(np.zeros((1, 8, 8, 8))).any()
+
+
+# ----------------------------------------------------------------------------------------------------------- threshold
+
+
+def test_without_other_structures_a_share_is_accepted(reference: NoveltyReference) -> None:
+    assert reference.rule.chosen_on == "known particles"
+    novelty = score_novelty(reference, draw_known(4000, 4)[0])
+    assert (novelty < 0.5).mean() == pytest.approx(0.95, abs=0.03)
+    raw = raw_score(reference, draw_known(4000, 4)[0], reference.rule.score)
+    assert (np.diff(novelty[np.argsort(raw)]) >= 0).all()
+    assert ((raw >= reference.rule.threshold) == (novelty >= 0.5)).all()
+    assert give_verdicts(["a", "b"], np.array([0.49, 0.5])) == ["a", UNKNOWN]
+
+
+def test_with_other_structures_the_best_score_is_chosen() -> None:
+    config = NoveltyConfig(score="probability")
+    rule = fit_novelty(*draw_known(400, 0), draw_known(400, 1)[0], draw_novel(200, 2), ("odd",), config).rule
+    assert rule.score in ("mahalanobis", "neighbours")  # the logits and profiles of the novel ones are as those of the known
+    assert rule.chosen_on == "withheld structures"
+    assert rule.withheld == ("odd",)
+    assert rule.rejected_withheld is not None
+    assert min(rule.accepted_known, rule.rejected_withheld) > 0.9
+    assert set(rule.balanced_accuracy) == set(SCORES)
+
+
+def test_best_threshold_is_that_of_an_exhaustive_search() -> None:
+    rng = np.random.default_rng(0)
+    known, novel = rng.normal(size=37), rng.normal(1, 1, size=23)
+    exhaustive = max(balanced_accuracy(known, novel, value) for value in np.linspace(-5, 5, 5000))
+    assert balanced_accuracy(known, novel, best_threshold(known, novel)) == pytest.approx(exhaustive)
+
+
+def test_density_needs_densities() -> None:
+    traits, label = draw_known(50, 0)
+    bare = traits._replace(profile=np.empty((50, 0)))
+    with pytest.raises(InputError, match="recovers no densities"):
+        fit_novelty(bare, label, bare, config=NoveltyConfig(score="density"))
+    assert fit_novelty(bare, label, bare).profile_means.shape == (CLASSES, 0)
+
+
+def test_an_added_class_is_known(reference: NoveltyReference) -> None:
+    novel = draw_novel(200, 5)
+    grown = add_class(reference, novel.embedding[:20], np.random.default_rng(0))
+    assert len(grown.means) == CLASSES + 1
+    assert (score_novelty(reference, novel.take(np.arange(20, 200))) >= 0.5).mean() > 0.9
+    assert (score_novelty(grown, novel.take(np.arange(20, 200))) >= 0.5).mean() < 0.4
+
+
+def test_a_class_without_particles_and_one_particle_do_no_harm() -> None:
+    traits, label = draw_known(5, 0)
+    result = fit_novelty(traits, np.zeros_like(label), traits)
+    for score in SCORES:
+        assert np.isfinite(raw_score(result, traits, score)).all()
+
+
+def test_reference_is_kept_as_it_is(reference: NoveltyReference, tmp_path: Path) -> None:
+    path = save_reference(reference, tmp_path)
+    again = load_reference(tmp_path, reference.rule, CLASSES, SIZE)
+    traits = draw_novel(10, 0)
+    assert np.array_equal(score_novelty(again, traits), score_novelty(reference, traits))
+    with pytest.raises(InputError, match="fits the model"):
+        load_reference(tmp_path, reference.rule, CLASSES + 1, SIZE)
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(InputError, match="cannot be read"):
+        load_reference(tmp_path, reference.rule, CLASSES, SIZE)
+
+
+# --------------------------------------------------------------------------------------------------- contrastive loss
+
+
+def test_contrastive_loss_is_its_formula() -> None:
+    embedding, label = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 0, 0, 1, 1, 2])
+    z, terms = embedding / embedding.norm(dim=1, keepdim=True), []
+    for i in range(6):
+        others = [j for j in range(6) if j != i]
+        total = sum(torch.exp(z[i] @ z[j] / 0.2) for j in others)
+        same = [torch.log(torch.exp(z[i] @ z[j] / 0.2) / total) for j in others if label[j] == label[i]]
+        terms += [-sum(same) / len(same)] if same else []
+    assert float(contrastive_loss(embedding, label, 0.2)) == pytest.approx(float(sum(terms) / len(terms)), rel=1e-5)
+    assert float(contrastive_loss(embedding, torch.arange(6), 0.2)) == 0
+
+
+def test_contrastive_loss_draws_classes_together_and_apart() -> None:
+    embedding = torch.randn(12, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    label = torch.arange(3).repeat(4)
+    optimiser = torch.optim.Adam([embedding], 0.05)
+    for _ in range(200):
+        optimiser.zero_grad()
+        contrastive_loss(embedding, label, 0.1).backward()
+        optimiser.step()
+    similarity = torch.nn.functional.normalize(embedding.detach(), dim=1)
+    similarity = similarity @ similarity.T
+    same = label[:, None] == label
+    assert float(similarity[same].min()) > float(similarity[~same].max())
+
+
+def test_contrastive_term_is_off_by_default_and_part_of_the_class_task() -> None:
+    output = TaskOutput(torch.randn(4, 2), None, None, torch.randn(4, 3))
+    truth = Truth(torch.tensor([0, 0, 1, 1]), torch.zeros(4, 1, 1, 1), None)
+    plain, off, on = (
+        float(task_losses(output, truth, config)["class"])
+        for config in (LossConfig(), LossConfig(contrastive_weight=0), LossConfig(contrastive_weight=0.5))
+    )
+    assert plain == off
+    assert on == pytest.approx(plain + 0.5 * float(contrastive_loss(output.embedding, truth.label, LossConfig().contrastive_temperature)))
+
+
+# -------------------------------------------------------------------------------------------------------------- stages
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return simulate(tmp_path_factory.mktemp("data") / "data.zarr", load_config(SimulateConfig, None, tiny.SIMULATE))
+
+
+TRAIN = [*tiny.TRAIN, "network.tasks=[class, mask, density]", "validation_share=0.6", "validation_particles=100"]
+
+
+def held_out_class(data: Path) -> str:
+    """A structure that is among the held-out particles."""
+    store = open_store(data)
+    _, held_out = split_rows(store, 0.6, 100, 0)
+    return next(store.class_names[k] for k in store["label"][:][held_out] if store.class_names[k] != "none")
+
+
+@pytest.fixture(scope="module")
+def partial_model(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model from which a structure was withheld."""
+    settings = [*TRAIN, f"withheld=[{held_out_class(data)}]", "loss.contrastive_weight=0.1"]
+    return train(data, tmp_path_factory.mktemp("model") / "model", load_config(TrainConfig, None, settings))
+
+
+def test_withheld_structures_choose_the_threshold_and_are_no_classes(data: Path, partial_model: Path) -> None:
+    model, name = load_model(partial_model), held_out_class(data)
+    assert name not in model.card.class_names
+    assert len(model.card.class_names) == len(open_store(data).class_names) - 1
+    assert model.novelty is not None
+    assert model.novelty.rule.chosen_on == "withheld structures"
+    assert model.novelty.rule.withheld == (name,)
+    label = known_labels(open_store(data), model.card.class_names)
+    assert ((label < 0) == (open_store(data)["label"][:] == open_store(data).class_names.index(name))).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["withheld=[nothing]"], "withheld names nothing"),
+        (["withheld=[groel]", "network.tasks=[class, pick]"], "without pick"),
+        (["withheld=[none]"], 'class "none"'),
+    ],
+)
+def test_what_cannot_be_withheld(settings: list[str], message: str, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        train(data, tmp_path / "model", load_config(TrainConfig, None, [*TRAIN, *settings]))
+    assert not list(tmp_path.iterdir())
+
+
+def test_calibration_changes_what_it_fits_and_nothing_else(data: Path, partial_model: Path, tmp_path: Path) -> None:
+    arguments = ["calibrate", str(partial_model), str(data), str(tmp_path / "new"), "--set", "held_out_share=0.5"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "withheld structures" in result.output
+    old, new = load_model(partial_model), load_model(tmp_path / "new")
+    assert all(torch.equal(a, b) for a, b in zip(old.network.state_dict().values(), new.network.state_dict().values(), strict=True))
+    assert replace(new.card, temperature=old.card.temperature) == old.card
+    assert new.novelty is not None
+    manifest = json.loads((tmp_path / "new/manifest.json").read_text())
+    assert manifest["trained"]["files"] == json.loads((partial_model / "manifest.json").read_text())["files"]
+    assert manifest["calibration"]["withheld_particles"] == (known_labels(open_store(data), new.card.class_names) < 0).sum()
+    kept = load_model(calibrate(partial_model, data, tmp_path / "kept", CalibrateConfig(fit_temperature=False, held_out_share=0.5)))
+    assert kept.card == old.card
+
+
+def test_calibration_wants_boxes_of_the_models_size(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the model looks at 40"):
+        calibrate(None, data, tmp_path / "new")
+
+
+def test_predictions_have_novelty_and_verdict(partial_model: Path, tmp_path: Path) -> None:
+    star = tiny.write_particles(tmp_path / "project", count=3)
+    table = read_star(predict(star, tmp_path / "out", partial_model) / "particles.star")["particles"]
+    assert table["triptychNovelty"].between(0, 1).all()
+    expected = np.where(table["triptychNovelty"] >= 0.5, UNKNOWN, table["triptychClass"])
+    assert table["triptychVerdict"].tolist() == expected.tolist()
+    described = json.loads((tmp_path / "out/manifest.json").read_text())["model"]
+    assert described["novelty"]["chosen_on"] == "withheld structures"
+
+
+def forget_novelty(folder: Path, target: Path) -> Path:
+    """The folder as an older version wrote it."""
+    shutil.copytree(folder, target)
+    (target / NOVELTY_FILE).unlink()
+    card = json.loads((target / "model.json").read_text())
+    del card["novelty"]
+    (target / "model.json").write_text(json.dumps(card))
+    manifest = json.loads((target / "manifest.json").read_text())
+    manifest["files"] = {name: hash_file(target / name) for name in ("weights.safetensors", "model.json")}
+    (target / "manifest.json").write_text(json.dumps(manifest))
+    return target
+
+
+def test_an_older_model_calls_nothing_unknown(partial_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    older = forget_novelty(partial_model, tmp_path / "older")
+    star = tiny.write_particles(tmp_path / "project", count=2)
+    with_novelty = predict(star, tmp_path / "first", partial_model)
+    table = read_star(predict(with_novelty / "particles.star", tmp_path / "second", older) / "particles.star")["particles"]
+    assert "no novelty reference" in caplog.text
+    assert not {"triptychNovelty", "triptychVerdict"} & set(table)
+    with pytest.raises(InputError, match="no novelty reference"):
+        _ = load_model(older).predict(np.zeros((1, 16, 16, 16), np.float32), 10.0).verdicts
+
+
+def test_a_lost_altered_or_foreign_reference_is_refused(partial_model: Path, tmp_path: Path) -> None:
+    for name in ("altered", "lost", "foreign"):
+        shutil.copytree(partial_model, tmp_path / name)
+    path = tmp_path / "altered" / NOVELTY_FILE
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="altered"):
+        load_model(tmp_path / "altered")
+    (tmp_path / "lost" / NOVELTY_FILE).unlink()
+    with pytest.raises(InputError, match=f"{NOVELTY_FILE} is missing"):
+        load_model(tmp_path / "lost")
+    older = forget_novelty(partial_model, tmp_path / "older")
+    shutil.copy(partial_model / NOVELTY_FILE, older)
+    with pytest.raises(InputError, match="altered"):
+        load_model(older)
+
+
+def test_shipped_model_has_a_reference_below_a_megabyte() -> None:
+    assert (BUILT_IN_MODEL / NOVELTY_FILE).stat().st_size < 1_000_000
+    reference = load_model(device="cpu").novelty
+    assert reference is not None
+    assert reference.rule.accepted_known == pytest.approx(0.95, abs=0.01)
