@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch.nn import functional as F
 
-from triptych.config import LossConfig, NetworkConfig, TrainConfig
+from triptych.config import LossConfig, NetworkConfig, PredictConfig, TrainConfig
 from triptych.errors import InputError
 from triptych.losses import (
     TileTruth,
@@ -24,7 +25,7 @@ from triptych.losses import (
     total_loss,
     uncertainty_loss,
 )
-from triptych.model import HALF_TURNS, Model, ModelCard, Network, PickOutput, depth_to_space, load_model, space_to_depth, turn
+from triptych.model import HALF_TURNS, Model, ModelCard, Network, PickOutput, choose_device, depth_to_space, load_model, space_to_depth, turn
 from triptych.volume import Volume
 
 SMALL = NetworkConfig(channels=(8, 8, 8), blocks=(1, 1, 1), embedding_size=8)
@@ -196,3 +197,17 @@ def test_manifest_without_hashes_and_foreign_model(folder: Path) -> None:
         load_model(folder)
     with pytest.raises(InputError, match="not a complete model folder"):
         load_model(folder.parent)
+
+
+def test_a_gpu_is_chosen_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [str(choose_device(device)) for device in ("auto", "gpu", "gpu:1", "cpu")] == ["cuda:0", "cuda:0", "cuda:1", "cpu"]
+    with pytest.raises(InputError, match="torch sees 2 GPUs, numbered from 0"):
+        choose_device("gpu:2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == torch.device("cpu")
+    with pytest.raises(InputError, match="sees no CUDA GPU"):
+        choose_device("gpu:1")
+    with pytest.raises(ValidationError, match=r"device is .gpu1., but must be one of"):
+        PredictConfig(device="gpu1")

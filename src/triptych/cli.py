@@ -121,7 +121,7 @@ def demo(
     data, predictions, report_folder = (output / part for part in DEMO_PARTS)
     out.print(f"demo: {particles} particles at SNR {DEMO_SNR:g}, seed {seed}")
     config = SimulateConfig(particles=particles, snr=(DEMO_SNR, DEMO_SNR), seed=seed)
-    with show_progress("simulate", "particles") as on_progress:
+    with show_progress("simulate", "particles", device_name("auto")) as on_progress:
         simulate_stage(data, config, on_progress=on_progress)
     with show_progress("predict", "particles", device_name("auto")) as on_progress:
         predict_stage(data, predictions, None, PredictConfig(half_turns=True), on_progress=on_progress)
@@ -197,7 +197,7 @@ def simulate(
     from triptych.simulate import count_missing
     from triptych.simulate import simulate as stage
 
-    with show_progress("simulate", "particles", "CPU" if scheduler is None else scheduler, resumed=True) as on_progress:
+    with show_progress("simulate", "particles", device_name(settings.device, scheduler), resumed=True) as on_progress:
         path = stage(output, settings, on_progress=on_progress, part=numbers, scheduler=scheduler)
     print_simulated("dataset", path, part, *count_missing(path, settings))
 
@@ -228,8 +228,7 @@ def simulate_tomograms(
     from triptych.io.workspace import count_unfinished
     from triptych.tomograms import simulate_tomograms as stage
 
-    device = device_name(settings.device) if scheduler is None else scheduler
-    with show_progress("simulate", "tomograms", device, resumed=True) as on_progress:
+    with show_progress("simulate", "tomograms", device_name(settings.device, scheduler), resumed=True) as on_progress:
         path = stage(output, settings, on_progress=on_progress, part=numbers, scheduler=scheduler)
     print_simulated("tomograms", path, part, count_unfinished(path, settings.tomograms), settings.tomograms)
 
@@ -270,8 +269,8 @@ def train(
 
     settings = load_config(TrainConfig, config, overrides or ())
 
+    from triptych.ranks import own_share
     from triptych.simulate import simulate_again
-    from triptych.train import own_share
     from triptych.train import train as stage
 
     if not own_share(settings).leads:  # another process speaks for all
@@ -324,8 +323,7 @@ def predict(
 
     from triptych.predict import predict as stage
 
-    device = device_name(settings.device) if scheduler is None else scheduler
-    with show_progress("predict", "particles", device, resumed=True) as on_progress:
+    with show_progress("predict", "particles", device_name(settings.device, scheduler), resumed=True) as on_progress:
         path = stage(particles, output, model, settings, on_progress=on_progress, part=numbers, scheduler=scheduler)
     print_predicted("predictions", path, part)
 
@@ -349,8 +347,7 @@ def pick(
 
     from triptych.pick import pick as stage
 
-    device = device_name(settings.device) if scheduler is None else scheduler
-    with show_progress("pick", "steps", device, resumed=True) as on_progress:
+    with show_progress("pick", "steps", device_name(settings.device, scheduler), resumed=True) as on_progress:
         path = stage(tomograms, output, model, settings, on_progress=on_progress, part=numbers, scheduler=scheduler)
     print_predicted("picks", path, part)
 
@@ -443,11 +440,13 @@ def rerun(
     output: Annotated[Path | None, typer.Argument(metavar="[OUT]", help="Folder to write; default: the folder's name with .rerun.")] = None,
 ) -> None:
     """Repeat a run with the same settings and inputs, and compare: the exit code is 1 if the outputs differ."""
+    from triptych.io.manifest import read_manifest
     from triptych.rerun import rerun as repeat
 
     made = (manifest.parent if manifest.is_file() else manifest).absolute()
     output = made.with_name(f"{made.name}.rerun") if output is None else output
-    with show_progress("rerun", "items", "", resumed=True) as on_progress:
+    device = device_name(str((read_manifest(made).get("config") or {}).get("device", "cpu")))
+    with show_progress("rerun", "items", device, resumed=True) as on_progress:
         comparisons = repeat(manifest, output, on_progress)
     print_comparisons(comparisons)
     print_path("repeated", output)
@@ -665,8 +664,10 @@ def say_log(level: int) -> None:
         logger.addHandler(_ConsoleHandler())
 
 
-def device_name(device: str) -> str:
-    """What the device setting stands for on this machine."""
+def device_name(device: str, scheduler: str | None = None) -> str:
+    """What the device setting stands for on this machine; where a cluster computes, its address."""
+    if scheduler is not None:
+        return scheduler
     from triptych.model import choose_device, name_device
 
     return name_device(choose_device(device))

@@ -6,10 +6,11 @@ defaults with their descriptions. Lengths are in Å and angles in degrees unless
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 Range = tuple[float, float]
 PositiveRange = tuple[PositiveFloat, PositiveFloat]
@@ -23,8 +24,6 @@ TiltOrder = Literal["dose_symmetric", "bidirectional", "continuous"]
 ASSUMED_TILT_RANGE = (-60.0, 60.0)
 """Lowest and highest tilt, degrees, where nothing states them."""
 Smoothing = Literal["none", "low_pass", "wiener"]
-Device = Annotated[str, Field(pattern=r"^(auto|cpu|gpu(:\d{1,3})?)$")]
-"""auto: a GPU where there is one; gpu:1: the second of several."""
 Channels = Annotated[int, Field(gt=0, le=4096)]
 Blocks = Annotated[int, Field(gt=0, le=64)]
 NONE_CLASS = "none"
@@ -32,6 +31,17 @@ NONE_CLASS = "none"
 UNKNOWN = "unknown"
 """Verdict on a particle of a kind that the model has not been trained on."""
 NoveltyScore = Literal["probability", "energy", "mahalanobis", "neighbours", "density"]
+DEVICE = re.compile(r"auto|cpu|gpu(:\d{1,3})?")
+
+
+def _check_device(device: str) -> str:
+    if not DEVICE.fullmatch(device):
+        raise ValueError(f"device is {device!r}, but must be one of auto, cpu, gpu, or gpu:1 for the second of several")
+    return device
+
+
+Device = Annotated[str, AfterValidator(_check_device)]
+"""auto: a GPU where there is one."""
 Contrast = Literal["dark", "bright"]
 DEFAULT_CONTRAST: Contrast = "dark"
 """Sign of the particles' grey values where nothing states it: low, as in most tomograms."""
@@ -117,7 +127,7 @@ class SceneConfig(Settings):
     voxel_size: Annotated[float, Field(gt=0, description="Å per voxel")] = 10.0
     seed: Annotated[int, Field(ge=0, description="same seed, same bytes, for any number of workers")] = 0
     workers: Annotated[int, Field(ge=0, description="processes; 0: one per CPU core, or one with a GPU")] = 0
-    device: Annotated[Device, Field(description="where to compute; a GPU gives other random numbers than a CPU")] = "auto"
+    device: Annotated[Device, Field(description="where to compute: auto, cpu, gpu, or gpu:1 for the second of several; a GPU gives other random numbers than a CPU")] = "auto"
     specimen: Annotated[SpecimenConfig, Field(description="what is in the ice")] = SpecimenConfig()
     acquisition: Annotated[AcquisitionConfig, Field(description="how the tilt series is taken")] = AcquisitionConfig()
 
@@ -232,7 +242,7 @@ class TrainConfig(Settings):
     crop_share: Annotated[float, Field(ge=0, le=1, description="share of the updates that see crop_size only")] = 0.6
     initial_model: Annotated[Path | None, Field(description="model folder whose weights to start from")] = None
     precision: Annotated[Literal["auto", "bfloat16", "float32"], Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = "auto"
-    device: Annotated[Device, Field(description="where to train")] = "auto"
+    device: Annotated[Device, Field(description="where to train: auto, cpu, gpu, or gpu:1 for the second of several; auto: a GPU where there is one")] = "auto"
     devices: Annotated[int, Field(gt=0, description="GPUs of a machine that train together, or processes on CPUs; each has its share of every batch")] = 1
     nodes: Annotated[int, Field(gt=0, description="machines that train together; srun or torchrun must start the command on all of them, once for each device")] = 1
     cache: Annotated[bool, Field(description="keep an uncompressed copy of the dataset beside the model while training (0.45 MB per subtomogram of 40^3): faster loading")] = True
@@ -266,7 +276,7 @@ class CalibrateConfig(Settings):
     held_out_share: Annotated[float, Field(gt=0, lt=1, description="share of the particles, in whole tomograms, on which the threshold is chosen and the figures are measured; from the others temperature and reference are fitted")] = 0.4
     batch_size: Annotated[int, Field(gt=0, description="subtomograms per forward pass")] = 32
     precision: Annotated[Literal["auto", "bfloat16", "float32"], Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = "auto"
-    device: Annotated[Device, Field(description="where to run")] = "auto"
+    device: Annotated[Device, Field(description="where to run: auto, cpu, gpu, or gpu:1 for the second of several; auto: a GPU where there is one")] = "auto"
     seed: Annotated[int, Field(ge=0, description="of the choice of particles")] = 0
 
 
@@ -294,7 +304,7 @@ class PredictConfig(Settings):
     write_masks: Annotated[bool, Field(description="write masks/<name>.mrc")] = True
     write_densities: Annotated[bool, Field(description="write densities/<name>.mrc")] = True
     precision: Annotated[Literal["auto", "bfloat16", "float32"], Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = "auto"
-    device: Annotated[Device, Field(description="where to run")] = "auto"
+    device: Annotated[Device, Field(description="where to run: auto, cpu, gpu, or gpu:1 for the second of several; auto: a GPU where there is one")] = "auto"
     workers: Annotated[int, Field(ge=0, description="processes on this machine, which share its cores; 0: one per CPU core")] = 1
 
 
@@ -313,7 +323,7 @@ class PickConfig(Settings):
     write_instances: Annotated[bool, Field(description="write instances/<tomogram>.mrc: the number of the particle in each voxel")] = True
     write_densities: Annotated[bool, Field(description="write densities/<tomogram>.mrc: the recovered tomogram, particles only")] = False
     precision: Annotated[Literal["auto", "bfloat16", "float32"], Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = "auto"
-    device: Annotated[Device, Field(description="where to run")] = "auto"
+    device: Annotated[Device, Field(description="where to run: auto, cpu, gpu, or gpu:1 for the second of several; auto: a GPU where there is one")] = "auto"
     workers: Annotated[int, Field(ge=0, description="processes on this machine, which share its cores; 0: one per CPU core")] = 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -10,6 +11,10 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from triptych.config import TrainConfig
+
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+"""In the order in which Lightning asks for them."""
 Item = TypeVar("Item")
 
 
@@ -33,6 +38,13 @@ class Share:
     def mean(self, x: Tensor) -> Tensor:
         """The mean over the processes, through which gradients flow; every process must ask for it at the same place."""
         return x if self.count == 1 else average(x)
+
+
+def own_share(config: TrainConfig) -> Share:
+    """The share of this process, as whatever has started it says in its environment (Lightning, torchrun or srun)."""
+    count = config.devices * config.nodes
+    ranks = (os.environ[name] for name in RANK_VARIABLES if name in os.environ)
+    return Share(int(next(ranks, 0)), count) if count > 1 else Share()
 
 
 class _Average(torch.autograd.Function):

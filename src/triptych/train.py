@@ -18,7 +18,6 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -35,7 +34,7 @@ from triptych.losses import TileTruth, Truth, coarse_labels, equalising_weights,
 from triptych.metrics import density_correlation, intersection_over_union
 from triptych.model import Model, ModelCard, Network, PickOutput, TaskOutput, choose_device, choose_precision, load_model, share_cores
 from triptych.novelty import NoveltyReference
-from triptych.ranks import Share, average_batch_norms
+from triptych.ranks import Share, average_batch_norms, own_share
 
 SMALLEST_HALF_BOX = 24
 """On a grid of 2^3, which a box of 16 has at 1/8, the weight gradients of torch 2.13's bfloat16 convolutions on CPUs are garbage."""
@@ -90,12 +89,6 @@ def train(
         model.save(out, config, inputs, config.seed, extra, {"training.csv": join_logs(run / "log")}, arguments={"data": data})
     shutil.rmtree(run)
     return out
-
-
-def own_share(config: TrainConfig) -> Share:
-    """The share of this process in every batch, as whatever has started it says in its environment (Lightning, torchrun or srun)."""
-    count = config.devices * config.nodes
-    return Share(int(rank_zero_only.rank or 0), count) if count > 1 else Share()  # type: ignore[attr-defined]
 
 
 def name_devices(model: Model, config: TrainConfig) -> str:
