@@ -1,9 +1,9 @@
 """Another group's labelled tomograms: trained on five of them, tested on two.
 
-    python benchmarks/labelled.py WORK [--updates 600] [--scratch] [--name labelled]
+    python benchmarks/labelled.py WORK [--updates 600] [--initial FOLDER | --scratch] [--name labelled]
 
 The tomograms (../shared/data/tomograms_labelled) do not say their voxel size: they are taken as they are, and called 10 Å. The network
-goes on from the shipped model, or with --scratch from nothing. What is kept in WORK is not made again, and a training that was stopped goes on.
+goes on from the shipped model, from another one, or with --scratch from nothing. What is kept in WORK is not made again, and a training that was stopped goes on.
 Writes benchmarks/results/NAME.json: Dice of every class of the label map of `triptych pick`, and how many of the objects are found, and found
 as what they are.
 """
@@ -73,16 +73,16 @@ def training_data(work: Path) -> Path:
     return store
 
 
-def train_model(store: Path, out: Path, updates: int, scratch: bool) -> Path:
+def train_model(store: Path, out: Path, updates: int, initial: Path | None) -> Path:
     config = TrainConfig(
         updates=updates,
         updates_per_checkpoint=max(1, updates // 8),
         batch_size=16,
         tiles_per_batch=16,
-        learning_rate=2e-3 if scratch else 1e-3,
+        learning_rate=2e-3 if initial is None else 1e-3,
         validation_share=0.2,
         validation_particles=256,
-        initial_model=None if scratch else BUILT_IN_MODEL,
+        initial_model=initial,
         network=NetworkConfig(tasks=("class", "mask", "pick")),
         loss=LossConfig(pick_weight=2),
         augment=AugmentConfig(snr=None, padding_share=0, high_pass_share=0, low_pass_share=0.1, fall_off_share=0.1),
@@ -144,20 +144,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
     parser.add_argument("--updates", type=int, default=600)
-    parser.add_argument("--scratch", action="store_true")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--initial", type=Path, default=BUILT_IN_MODEL)
+    start.add_argument("--scratch", action="store_const", dest="initial", const=None)
     parser.add_argument("--name", default="labelled")
     arguments = parser.parse_args()
     if not DATA.is_dir():
         sys.exit(f"the labelled tomograms are not at {DATA}: this benchmark needs them")
     keep_freed_memory()
     tomograms = unpack(arguments.work)
-    model = train_model(training_data(arguments.work), arguments.work / f"{arguments.name}_model", arguments.updates, arguments.scratch)
-    picks = arguments.work / f"{arguments.name}_picks"
+    initial, name = arguments.initial, arguments.name
+    model = train_model(training_data(arguments.work), arguments.work / f"{name}_model", arguments.updates, initial)
+    picks = arguments.work / f"{name}_picks"
     config = PickConfig(voxel_size=VOXEL_SIZE, half_turns=True)
     if not picks.exists():
         pick([tomograms / f"tomo{number:02d}.mrc" for number in TEST], picks, model, config)
-    figures = {"updates": arguments.updates, "from": "nothing" if arguments.scratch else "the shipped model", **judge(picks, config.min_score)}
-    write_result(arguments.name, SEED, figures, load_model(model))
+    begun = "nothing" if initial is None else "the shipped model" if initial == BUILT_IN_MODEL else str(initial)
+    write_result(name, SEED, {"updates": arguments.updates, "from": begun, **judge(picks, config.min_score)}, load_model(model))
 
 
 if __name__ == "__main__":
