@@ -3,9 +3,9 @@
     python benchmarks/labelled.py WORK [--updates 600] [--initial FOLDER | --scratch] [--name labelled]
 
 The tomograms (../shared/data/tomograms_labelled) do not say their voxel size: they are taken as they are, and called 10 Å. The network
-goes on from the shipped model, from another one, or with --scratch from nothing. What is kept in WORK is not made again, and a training that was stopped goes on.
-Writes benchmarks/results/NAME.json: Dice of every class of the label map of `triptych pick`, and how many of the objects are found, and found
-as what they are.
+goes on from the shipped model, from another one, or with --scratch from nothing. What is kept in WORK is not made again, and a training
+that was stopped goes on. Writes benchmarks/results/NAME.json: Dice of every class of the label map of `triptych pick`, and how many of the
+objects are found, and found as what they are.
 """
 
 from __future__ import annotations

@@ -355,6 +355,18 @@ def picking() -> str:
     return f"{table(header, rows)}\n\n{second}\n\n{shape} voxels of 10 Å, {content['tomograms']} tomogram(s) {source('picking', content)}"
 
 
+def labelled() -> str:
+    """Another group's labelled tomograms, a row for each training."""
+    names = ("labelled", "labelled_long", "labelled_scratch")
+    runs = [read(name) for name in names if (RESULTS / f"{name}.json").exists()]
+    if not runs:
+        return "No results yet."
+    keys = ("objects", "located", "right_class", "picks")
+    rows = [[run["from"], f"{run['updates']:,}", f"{run['mean_dice']:.3f}", *(str(run[key]) for key in keys)] for run in runs]
+    header = ["training goes on from", "updates", "mean Dice", "objects", "found", "found and named", "picks"]
+    return f"{table(header, rows)}\n\n" + "\n".join(source(run["benchmark"], run) for run in runs)
+
+
 ABLATION = {
     "full": "nothing left out",
     "ctf": "CTF",
@@ -465,7 +477,7 @@ def memory() -> str:
 
 
 TABLES = (demo, simulated, classes, real, recovered, simulator, spectra)
-TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, novelty, ablation, picking)
+TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, novelty, ablation, picking, labelled)
 TABLES += (kills, faults, fuzzing, scaling, memory)
 FIGURES: dict[str, Callable[[], str]] = {f.__name__: f for f in TABLES}
 
