@@ -12,7 +12,7 @@ from sklearn.metrics import adjusted_rand_score
 from triptych.config import AcquisitionConfig, GroupConfig, SimulateConfig, SpecimenConfig
 from triptych.dataset import known_labels
 from triptych.errors import InputError
-from triptych.grouping import best_overlap, draw_in, find_groups, group, number_by_size, principal_components
+from triptych.grouping import best_overlap, draw_in, find_groups, group, number_by_size, salient_components
 from triptych.io.store import open_store
 from triptych.model import load_model
 from triptych.novelty import Traits, fit_novelty, unit_length
@@ -78,11 +78,11 @@ def test_whitening_takes_the_scatter_within_classes_away() -> None:
 
 def test_components_of_noise_are_left_out() -> None:
     noise = np.random.default_rng(0).normal(size=(500, 40))
-    assert principal_components(noise, 20).shape == (500, 2)
+    assert salient_components(noise, 20).shape == (500, 2)
     with_signal = noise + 6 * np.random.default_rng(1).normal(size=(500, 5)) @ np.eye(5, 40)
-    points = principal_components(with_signal, 20)
+    points = salient_components(with_signal, 20)
     assert points.shape == (500, 5)
-    assert principal_components(with_signal, 3).shape == (500, 3)
+    assert salient_components(with_signal, 3).shape == (500, 3)
     assert np.allclose(np.cov(points.T) - np.diag(np.var(points, axis=0, ddof=1)), 0, atol=1e-8)
 
 
@@ -97,7 +97,7 @@ def test_a_group_that_is_none_is_not_stable() -> None:
 
 def test_a_far_class_does_not_hide_the_others() -> None:
     embedding, label = mixture([30] * 5)
-    points = principal_components(unit_length(embedding) * np.where(label == 0, 5, 1)[:, None], 6)
+    points = salient_components(unit_length(embedding) * np.where(label == 0, 5, 1)[:, None], 6)
     assert adjusted_rand_score(label, find_groups(draw_in(points), GroupConfig(), 150)) > 0.95
     assert np.linalg.norm(draw_in(points), axis=1).max() < 1
 

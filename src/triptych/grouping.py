@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from triptych.config import GroupConfig
 from triptych.errors import InputError
+from triptych.metrics import principal_components
 from triptych.novelty import NoveltyReference, unit_length
 
 FloatArray = NDArray[np.floating[Any]]
@@ -72,7 +73,7 @@ def group(
     if none_probability is not None and len(none_probability) != count:
         raise InputError(f"{len(none_probability)} probabilities of none came with {count} particles")
     directions = unit_length(embedding) if reference is None else reference.whiten(embedding)
-    points = draw_in(principal_components(directions, config.dimensions))
+    points = draw_in(salient_components(directions, config.dimensions))
     labels = find_groups(points, config, count)
     stability = measure_stability(points, labels, config, rng)
     none = np.zeros(count) if none_probability is None else np.asarray(none_probability)
@@ -80,19 +81,16 @@ def group(
     return Groups(labels, stability, junk, points)
 
 
-def principal_components(values: FloatArray, most: int) -> NDArray[np.float64]:
+def salient_components(values: FloatArray, most: int) -> NDArray[np.float64]:
     """Coordinates (n, k) along the axes whose variance stands out from noise; at least 2 axes, as far as there are so many.
 
     Noise alone, of variance s in each of e directions, gives n particles variances up to s (1 + sqrt(e / n))^2 (Marchenko & Pastur 1967);
     s is taken from the median of the variances.
     """
     count, size = values.shape
-    centred = np.asarray(values, dtype=np.float64) - values.mean(0)
-    left, singular, _ = np.linalg.svd(centred, full_matrices=False)
-    variance = singular**2 / count
-    edge = np.median(variance) * (1 + np.sqrt(size / count)) ** 2
-    kept = min(max(int((variance > edge).sum()), 2), most, len(singular))
-    return np.asarray(left[:, :kept] * singular[:kept])
+    points, shares = principal_components(np.asarray(values, dtype=np.float64), min(count, size))
+    edge = np.median(shares) * (1 + np.sqrt(size / count)) ** 2
+    return points[:, : min(max(int((shares > edge).sum()), 2), most)]
 
 
 def draw_in(points: FloatArray) -> NDArray[np.float64]:
