@@ -100,6 +100,18 @@ def recovered() -> str:
     return f"{table(['correlation with the averaged density', 'placed in own pose', 'in other poses'], rows)}\n\n{source('real_ribosomes', content)}"
 
 
+def hand() -> str:
+    """Real ribosomes beside the 70S ribosome and its mirror image."""
+    content = read("real_hand")
+    rows = []
+    for name, item in content["densities"].items():
+        difference = f"{item['correlation'] - item['mirror_correlation']:+.3f}"
+        difference += f" ± {item['difference_error']:.3f}" if "difference_error" in item else ""
+        rows.append([name, f"{item['resolution']:.0f} Å", f"{item['correlation']:.3f}", f"{item['mirror_correlation']:.3f}", difference])
+    header = ["density", "compared to", "correlation with the 70S ribosome", "with its mirror image", "difference"]
+    return f"{table(header, rows)}\n\n{source('real_hand', content)}"
+
+
 def simulator() -> str:
     """Speed and memory of the simulator."""
     content = read("simulator")
@@ -476,7 +488,7 @@ def memory() -> str:
     return f"{table(['input', 'most memory held', 'time'], rows)}\n\n{source('memory', content)}"
 
 
-TABLES = (demo, simulated, classes, real, recovered, simulator, spectra)
+TABLES = (demo, simulated, classes, real, recovered, hand, simulator, spectra)
 TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, novelty, ablation, picking, labelled)
 TABLES += (kills, faults, fuzzing, scaling, memory)
 FIGURES: dict[str, Callable[[], str]] = {f.__name__: f for f in TABLES}
