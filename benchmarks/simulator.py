@@ -57,7 +57,7 @@ def tomogram_files(folder: Path, library: Path | None) -> dict[str, float]:
 def subtomograms(folder: Path, library: Path | None) -> dict[str, float]:
     """A dataset store, from nothing to the disk."""
     stage = import_module("triptych.simulate").simulate
-    count = 2 * available_cores() * PARTICLES
+    count = 5 * available_cores() * PARTICLES  # as many as a training set has, so that starting the processes weighs little
     config = SimulateConfig(structures=library, specimen=SPECIMEN, particles=count, particles_per_tomogram=PARTICLES, tile_share=0)
     started = time.perf_counter()
     stage(folder / "data.zarr", config)
