@@ -109,6 +109,7 @@ def simulate_config(size: Size, particles: int, seed: int, snr: tuple[float, flo
         particles_per_tomogram=min(64, particles // 2),
         box_size=size.box_size,
         seed=seed,
+        tile_share=0,
         snr=snr,
         specimen=SpecimenConfig(**SPECIMEN),
         acquisition=AcquisitionConfig(**ACQUISITION),
