@@ -33,7 +33,6 @@ from triptych.errors import InputError, first_line
 from triptych.fourier import resample_back, resample_to_box
 from triptych.io.files import read_json
 from triptych.io.manifest import hash_file, output_folder, read_manifest, write_manifest
-from triptych.io.source import MAX_BOX
 from triptych.novelty import (
     NOVELTY_FILE,
     NoveltyReference,
@@ -47,7 +46,7 @@ from triptych.novelty import (
     score_novelty,
 )
 from triptych.parallel import available_cores
-from triptych.volume import Volume, standardise
+from triptych.volume import MAX_BOX, Volume, standardise
 
 logger = logging.getLogger(__name__)
 

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from triptych.errors import InputError
 
+MAX_BOX = 512
+"""Voxels along a side of a subtomogram: what is larger would not be handled in one piece."""
+
 
 @dataclass(frozen=True, eq=False)
 class Volume:

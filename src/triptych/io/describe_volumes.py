@@ -13,11 +13,11 @@ from triptych.contrast import OTHER, Appearance, guess_contrast, guess_tomogram_
 from triptych.errors import InputError
 from triptych.io.description import Description
 from triptych.io.mrc import MrcHeader, are_valid, mmap_mrc, read_header, read_mrc, read_sections, stated_voxel_size
-from triptych.io.source import MAX_BOX, ParticleSource, mrc_files, open_particles
+from triptych.io.source import ParticleSource, mrc_files, open_particles
 from triptych.io.stated import StatedTomogram, find_stated
 from triptych.io.tomogram import open_tomogram
 from triptych.missing_wedge import AXES, MissingWedge, find_missing_wedge
-from triptych.volume import Volume, spread_boxes
+from triptych.volume import MAX_BOX, Volume, spread_boxes
 
 CONTRAST_SAMPLE = 20
 ASSUMED_VOXEL_SIZE = 10.0

@@ -189,6 +189,20 @@ def _prepare(path: Path) -> Path:
     return part
 
 
+@contextmanager
+def _renamed_when_done(part: Path, path: Path) -> Iterator[None]:
+    """Give ``part`` its final name when the block ends well; remove it otherwise."""
+    finished = False
+    try:
+        with disk_errors(path):
+            yield
+            part.replace(path)
+        finished = True
+    finally:
+        if not finished:
+            _remove(part)
+
+
 def check_output_folder(path: Path) -> Path:
     """The absolute path of an output; InputError if it is a file, a link or a folder with something in it: nothing is overwritten."""
     if not str(path).strip(" ."):
@@ -222,15 +236,8 @@ def output_folder(path: Path | str) -> Iterator[Path]:
         part.mkdir()
     except OSError as error:
         raise InputError(f"cannot write {path} ({error.strerror or error}): choose a place that you may write to") from None
-    finished = False
-    try:
-        with disk_errors(path):
-            yield part
-            part.replace(path)
-        finished = True
-    finally:
-        if not finished:
-            _remove(part)
+    with _renamed_when_done(part, path):
+        yield part
 
 
 @contextmanager
@@ -240,12 +247,5 @@ def output_file(path: Path | str) -> Iterator[Path]:
     if path.is_dir():
         raise InputError(f"the output {path} is a folder, but a file is to be written: choose another name")
     part = _prepare(path)
-    finished = False
-    try:
-        with disk_errors(path):
-            yield part
-            part.replace(path)
-        finished = True
-    finally:
-        if not finished:
-            _remove(part)
+    with _renamed_when_done(part, path):
+        yield part

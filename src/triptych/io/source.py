@@ -27,15 +27,13 @@ from triptych.io.mrc import MrcHeader, bare_stem, check_values, is_mrc_name, mma
 from triptych.io.relion import CENTERED, COORDINATES, RECONSTRUCTED, TOMOSTAR, RelionFile, find_file, read_relion, search_folders
 from triptych.io.star import Block
 from triptych.io.tilt_stacks import TiltStacks, open_tilt_stacks
-from triptych.volume import Volume
+from triptych.volume import MAX_BOX, Volume
 
 if TYPE_CHECKING:
     from triptych.io.store import Store
 
 log = logging.getLogger(__name__)
 
-MAX_BOX = 512
-"""Voxels along a side: what is larger is no subtomogram, and would not be handled in one piece."""
 READS_PER_MAP = 16
 """Boxes cut out of a tomogram before it is mapped anew."""
 LONGEST_NAME = 120

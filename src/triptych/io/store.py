@@ -16,8 +16,8 @@ from zarr.codecs import BloscCodec
 from triptych.config import Contrast, CtfCorrection, Smoothing, TiltOrder
 from triptych.errors import InputError, first_line
 from triptych.io.files import new_array
-from triptych.io.source import MAX_BOX
 from triptych.io.zarr_files import CheckedArray, zarr_errors
+from triptych.volume import MAX_BOX
 
 FORMAT = "triptych-dataset"
 LAYOUT = 2
