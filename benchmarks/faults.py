@@ -40,7 +40,8 @@ from triptych.cut import cut
 from triptych.errors import InputError
 from triptych.io.manifest import partial_name
 from triptych.io.workspace import Workspace
-from triptych.model import Model, ModelCard, Network
+from triptych.model import Model, ModelCard
+from triptych.network import Network
 from triptych.pick import pick
 from triptych.predict import predict
 from triptych.simulate import class_names, simulate

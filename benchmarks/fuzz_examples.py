@@ -29,7 +29,8 @@ from triptych.io.source import cut_box, open_particles
 from triptych.io.star import write_star
 from triptych.io.store import BOX_ARRAYS, ROW_ARRAYS, Rows, create_store, open_store
 from triptych.io.tomogram import open_tomogram
-from triptych.model import Model, ModelCard, Network, load_model
+from triptych.model import Model, ModelCard, load_model
+from triptych.network import Network
 from triptych.particles import Particles
 from triptych.report import read_predictions
 from triptych.settings import load_config

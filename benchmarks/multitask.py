@@ -34,7 +34,8 @@ from cells import (
 from results import write_result
 
 from triptych.config import AugmentConfig, LossConfig, NetworkConfig, Task, TrainConfig
-from triptych.model import Network, load_model
+from triptych.model import load_model
+from triptych.network import Network
 
 ALL: tuple[Task, ...] = ("class", "mask", "density")
 

@@ -41,7 +41,8 @@ from triptych.dataset import known_labels
 from triptych.grouping import group
 from triptych.io.store import Store, open_store
 from triptych.metrics import density_correlation, intersection_over_union
-from triptych.model import MASK_LEVEL, Model, TaskOutput, load_model, traits
+from triptych.model import MASK_LEVEL, Model, load_model, traits
+from triptych.network import TaskOutput
 from triptych.novelty import Traits, best_threshold, possible_scores, raw_score, score_novelty
 from triptych.structures import load_library
 

@@ -52,9 +52,10 @@ from torch.utils.data import DataLoader
 
 from triptych.config import NONE_CLASS, AcquisitionConfig, AugmentConfig, CtfCorrection, SceneConfig
 from triptych.dataset import Batch, PlannedBatches, SubtomogramDataset, keep_batch, split_rows
+from triptych.device import choose_device, choose_precision, name_device
 from triptych.fourier import frequency_grid
 from triptych.io.store import Store, open_store, unpack
-from triptych.model import choose_device, choose_precision, load_model, name_device
+from triptych.model import load_model
 from triptych.physics import contrast_transfer, pose
 from triptych.scene import prepare_templates
 from triptych.specimen import OVERSAMPLING, Template

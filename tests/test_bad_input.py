@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from triptych.cli import app
 from triptych.config import NetworkConfig, TrainConfig
-from triptych.model import Model, ModelCard, Network
+from triptych.model import Model, ModelCard
+from triptych.network import Network
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,8 @@ from triptych.io.particle_star import add_poses
 from triptych.io.predictions import read_predictions
 from triptych.io.relion import angles_from_rotations, particles_from_relion
 from triptych.io.star import read_star, write_star
-from triptych.model import Model, ModelCard, Network, load_model
+from triptych.model import Model, ModelCard, load_model
+from triptych.network import Network
 from triptych.novelty import NoveltyRule, Traits, describe_known
 from triptych.structures import Structure, write_library
 from triptych.volume import Volume

@@ -24,7 +24,8 @@ from triptych.io.manifest import hash_file
 from triptych.io.mrc import read_mrc, write_mrc
 from triptych.io.star import write_star
 from triptych.io.tomogram import open_tomogram
-from triptych.model import Model, ModelCard, Network, load_model
+from triptych.model import Model, ModelCard, load_model
+from triptych.network import Network
 from triptych.particles import Particles
 from triptych.settings import load_config
 from triptych.volume import Volume

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from torch.nn import functional as F
 
 from triptych.config import LossConfig, NetworkConfig, PredictConfig, TrainConfig
+from triptych.device import choose_device
 from triptych.errors import InputError
 from triptych.losses import (
     TileTruth,
@@ -25,7 +26,8 @@ from triptych.losses import (
     total_loss,
     uncertainty_loss,
 )
-from triptych.model import HALF_TURNS, Model, ModelCard, Network, PickOutput, choose_device, depth_to_space, load_model, space_to_depth, turn
+from triptych.model import Model, ModelCard, load_model
+from triptych.network import HALF_TURNS, Network, PickOutput, depth_to_space, space_to_depth, turn
 from triptych.volume import Volume
 
 SMALL = NetworkConfig(channels=(8, 8, 8), blocks=(1, 1, 1), embedding_size=8)

@@ -27,7 +27,8 @@ from triptych.io.manifest import hash_file
 from triptych.io.star import read_star
 from triptych.io.store import open_store
 from triptych.losses import Truth, contrastive_loss, task_losses
-from triptych.model import BUILT_IN_MODEL, TaskOutput, load_model
+from triptych.model import BUILT_IN_MODEL, load_model
+from triptych.network import TaskOutput
 from triptych.novelty import (
     NOVELTY_FILE,
     SCORES,

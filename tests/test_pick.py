@@ -23,7 +23,8 @@ from triptych.io.relion import particles_from_relion
 from triptych.io.source import open_particles
 from triptych.io.star import read_star
 from triptych.io.tomogram import open_tomogram
-from triptych.model import Model, ModelCard, Network, PickOutput, TaskOutput
+from triptych.model import Model, ModelCard
+from triptych.network import Network, PickOutput, TaskOutput
 from triptych.novelty import Traits, fit_novelty
 from triptych.pick import pick
 from triptych.settings import load_config

@@ -19,7 +19,8 @@ from triptych.io.mrc import read_mrc
 from triptych.io.source import ParticleSource, open_particles
 from triptych.io.star import probability_columns, read_star
 from triptych.io.store import open_store
-from triptych.model import HALF_TURNS, Network, load_model, turn
+from triptych.model import load_model
+from triptych.network import HALF_TURNS, Network, turn
 from triptych.predict import predict
 from triptych.settings import load_config
 from triptych.simulate import simulate

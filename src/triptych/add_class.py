@@ -21,7 +21,8 @@ from triptych.config import UNKNOWN
 from triptych.errors import InputError
 from triptych.io.manifest import hash_file, manifest_entry, read_manifest
 from triptych.io.star import probability_columns
-from triptych.model import Model, Network, load_model
+from triptych.model import Model, load_model
+from triptych.network import Network
 from triptych.novelty import NoveltyReference, add_class
 
 DECAY = 0.003

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from triptych.config import AlignConfig
+from triptych.device import choose_device
 from triptych.errors import InputError
 from triptych.fourier import low_pass
 from triptych.matching import (
@@ -40,7 +41,6 @@ from triptych.matching import (
     turn_all,
     zero_outside,
 )
-from triptych.model import choose_device
 from triptych.physics import pose_many
 from triptych.rotations import angles_between, rotation_grid
 from triptych.volume import Volume

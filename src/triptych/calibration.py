@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from triptych.config import NoveltyConfig
 from triptych.io.store import Store
 from triptych.metrics import expected_calibration_error
-from triptych.model import Model, TaskOutput, traits
+from triptych.model import Model, traits
+from triptych.network import TaskOutput
 from triptych.novelty import NoveltyReference, Traits, fit_novelty
 from triptych.volume import standardise
 

@@ -668,7 +668,7 @@ def device_name(device: str, scheduler: str | None = None) -> str:
     """What the device setting stands for on this machine; where a cluster computes, its address."""
     if scheduler is not None:
         return scheduler
-    from triptych.model import choose_device, name_device
+    from triptych.device import choose_device, name_device
 
     return name_device(choose_device(device))
 

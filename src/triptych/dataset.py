@@ -21,7 +21,7 @@ from triptych.config import NONE_CLASS, AugmentConfig
 from triptych.errors import InputError
 from triptych.fourier import scramble_phases
 from triptych.io.store import Store, open_store, unpack
-from triptych.model import HALF_TURNS, turn
+from triptych.network import HALF_TURNS, turn
 from triptych.physics import draw_log_uniform
 from triptych.ranks import Share
 from triptych.volume import crop_or_pad, standardise

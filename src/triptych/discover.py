@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from triptych.align import Alignment, align, average, consensus, split_halves
 from triptych.config import ASSUMED_TILT_RANGE, NONE_CLASS, UNKNOWN, DiscoverConfig
+from triptych.device import choose_device, name_device
 from triptych.discovery_page import write_page
 from triptych.errors import InputError
 from triptych.fourier import low_pass, resample_to_box, wedge_weights
@@ -35,7 +36,7 @@ from triptych.io.predictions import Predicted, find_model, open_input, read_pred
 from triptych.io.source import ParticleSource
 from triptych.io.star import write_star
 from triptych.io.workspace import Workspace, open_workspace
-from triptych.model import choose_device, load_model, name_device
+from triptych.model import load_model
 from triptych.novelty import radial_profile
 from triptych.structures import Structure
 from triptych.symmetry import Symmetry, find_symmetry

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from triptych.config import LossConfig
-from triptych.model import PickOutput, TaskOutput
+from triptych.network import PickOutput, TaskOutput
 from triptych.ranks import Share
 
 VOXELS = (-3, -2, -1)

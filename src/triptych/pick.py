@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from triptych.config import NONE_CLASS, Contrast, PickConfig
 from triptych.contrast import choose_contrast, guess_tomogram_contrast
+from triptych.device import share_cores
 from triptych.errors import InputError
 from triptych.fourier import resample_to_shape
 from triptych.io.manifest import describe_input, hash_file, installed_version, recognise_input, write_manifest
@@ -30,7 +31,7 @@ from triptych.io.source import cut_box
 from triptych.io.star import Block, probability_columns, write_star
 from triptych.io.tomogram import find_tomograms, open_tomogram, tomogram_name
 from triptych.io.workspace import Workspace, choose_items, open_workspace
-from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, WEIGHTS, Model, Predictions, check_same_model, load_model, share_cores
+from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, WEIGHTS, Model, Predictions, check_same_model, load_model
 from triptych.novelty import give_verdicts
 from triptych.parallel import said_already
 from triptych.tiling import Cutout, Tile, find_centres, in_batches, label_voxels, paint, plan_tiles, suppress

@@ -23,13 +23,14 @@ from numpy.typing import NDArray
 
 from triptych.config import Contrast, PredictConfig
 from triptych.contrast import CONTRAST_SAMPLE, choose_contrast, guess_contrast
+from triptych.device import share_cores
 from triptych.io.files import new_array
 from triptych.io.manifest import hash_file, installed_version, recognise_input, write_manifest
 from triptych.io.mrc import write_mrc
 from triptych.io.source import ParticleSource, open_particles, voxel_sizes
 from triptych.io.star import probability_columns, write_star
 from triptych.io.workspace import Workspace, choose_items, open_workspace
-from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, WEIGHTS, Model, Predictions, check_same_model, load_model, share_cores
+from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, WEIGHTS, Model, Predictions, check_same_model, load_model
 from triptych.novelty import give_verdicts
 from triptych.parallel import said_already
 from triptych.tiling import in_batches

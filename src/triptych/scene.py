@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from triptych.config import AcquisitionConfig, CtfCorrection, SceneConfig, Smoothing, TiltOrder
+from triptych.device import choose_device
 from triptych.errors import InputError
 from triptych.io.manifest import installed_version
 from triptych.io.workspace import Workspace, open_workspace
-from triptych.model import choose_device
 from triptych.physics import (
     Acquisition,
     Correction,

@@ -20,11 +20,11 @@ import torch
 from numpy.typing import NDArray
 
 from triptych.config import NONE_CLASS, SceneConfig, SimulateConfig
+from triptych.device import choose_device
 from triptych.errors import InputError
 from triptych.io.manifest import write_manifest
 from triptych.io.store import BOXES, ROWS, Rows, create_store, open_store, remove_leftovers
 from triptych.io.workspace import Workspace, choose_items, count_unfinished
-from triptych.model import choose_device
 from triptych.physics import draw_log_uniform
 from triptych.scene import (
     check_scene,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from triptych.align import centre, centre_of_mass, to_density, to_tensor
 from triptych.config import AlignConfig
+from triptych.device import choose_device
 from triptych.errors import InputError
 from triptych.matching import (
     OVERSAMPLING,
@@ -29,7 +30,6 @@ from triptych.matching import (
     transform,
     zero_outside,
 )
-from triptych.model import choose_device
 from triptych.physics import pose_many
 from triptych.rotations import point_group
 

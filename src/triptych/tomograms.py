@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 
 from triptych.config import TomogramConfig
+from triptych.device import choose_device
 from triptych.io.manifest import write_manifest
 from triptych.io.mrc import new_mrc
 from triptych.io.relion import class_table, optics_table, particle_columns, tomogram_row
 from triptych.io.star import Block, read_star, write_star
 from triptych.io.workspace import Workspace, choose_items
-from triptych.model import choose_device
 from triptych.physics import draw_log_uniform
 from triptych.scene import (
     Scene,

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 from triptych.calibration import Sample, choose_rows, class_figures, fit_reference, fit_temperature, look
 from triptych.config import NONE_CLASS, TrainConfig
 from triptych.dataset import Batch, PlannedBatches, SubtomogramDataset, keep_batch, known_labels, split_rows, tile_rows
+from triptych.device import choose_device, choose_precision, share_cores
 from triptych.errors import InputError, first_line
 from triptych.generations import Generation, Generations, Refresh
 from triptych.io.files import disk_errors
@@ -32,7 +33,8 @@ from triptych.io.manifest import describe_input
 from triptych.io.store import Store, open_store, unpack
 from triptych.losses import TileTruth, Truth, coarse_labels, equalising_weights, task_losses, total_loss, uncertainty_loss
 from triptych.metrics import density_correlation, intersection_over_union
-from triptych.model import Model, ModelCard, Network, PickOutput, TaskOutput, choose_device, choose_precision, load_model, share_cores
+from triptych.model import Model, ModelCard, load_model
+from triptych.network import Network, PickOutput, TaskOutput
 from triptych.novelty import NoveltyReference
 from triptych.ranks import Share, average_batch_norms, own_share
 
