@@ -177,7 +177,8 @@ def draw(sets: dict[str, list[Array]]) -> None:
                 axis.fill_between(x, *np.percentile(values, [10, 90], axis=0), color=colour, alpha=0.2, lw=0)
     axes[0].set(xlabel="spatial frequency, 1/Å", ylabel="log10 power", title="radial power spectrum")
     axes[1].set(xlabel="angle from kx in the kx-kz plane, degrees", title="angular power, 100-30 Å")
-    axes[2].set(xlabel="grey value, standard deviations", title="grey values")
+    # Boxes padded with one value have a far higher peak at 0, which is cut off.
+    axes[2].set(xlabel="grey value, standard deviations", title="grey values", ylim=(0, 0.8))
     axes[0].legend(frameon=False)
     PICTURE.parent.mkdir(exist_ok=True)
     figure.savefig(PICTURE, dpi=110)
