@@ -23,7 +23,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from triptych import __version__
-from triptych.errors import InputError
+from triptych.errors import InputError, first_line
 from triptych.parallel import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -52,6 +52,9 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except InputError as error:
             say_error(str(error))
+            raise typer.Exit(INPUT_ERROR) from error
+        except MemoryError as error:
+            say_error(f"this needs more memory than there is ({first_line(error)}): ask for less at once, such as smaller volumes")
             raise typer.Exit(INPUT_ERROR) from error
         except KeyboardInterrupt as interrupt:
             if ctx.invoked_subcommand == "train":

@@ -15,9 +15,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeFl
 Range = tuple[float, float]
 PositiveRange = tuple[PositiveFloat, PositiveFloat]
 NonNegativeRange = tuple[NonNegativeFloat, NonNegativeFloat]
+PackedShare = Annotated[float, Field(gt=0, le=0.5)]
+PackedRange = tuple[PackedShare, PackedShare]
 CountRange = tuple[NonNegativeInt, NonNegativeInt]
 Share = Annotated[float, Field(ge=0)]
-RANGES: tuple[Any, ...] = (Range, Range | None, PositiveRange, PositiveRange | None, NonNegativeRange, CountRange)
+RANGES: tuple[Any, ...] = (Range, Range | None, PositiveRange, PositiveRange | None, NonNegativeRange, PackedRange, CountRange)
 Task = Literal["class", "mask", "density", "pick"]
 CtfCorrection = Literal["none", "phase_flip", "deconvolve", "multiply"]
 TiltOrder = Literal["dose_symmetric", "bidirectional", "continuous"]
@@ -76,7 +78,7 @@ class SpecimenConfig(Settings):
 
     shape: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(description="tomogram size in voxels, [z, y, x]")] = (104, 320, 320)
     ice_thickness: Annotated[PositiveRange, Field(description="thickness of the ice, Å: particles lie within it, and its electrons are lost; ice may be thicker than the tomogram")] = (1000.0, 2500.0)
-    occupancy: Annotated[PositiveRange, Field(description="share of the ice's volume that particles fill, up to about 0.35; log-uniform")] = (0.02, 0.08)
+    occupancy: Annotated[PackedRange, Field(description="share of the ice's volume that particles fill, up to about 0.35; log-uniform")] = (0.02, 0.08)
     contact_share: Annotated[float, Field(ge=0, le=1, description="share of the particles that are pushed against a neighbour")] = 0.8
     gap: Annotated[float, Field(ge=0, description="least distance between neighbouring surfaces, Å")] = 10.0
     cytosol: Annotated[NonNegativeRange, Field(description="share of the volume between them that small proteins (25, 60 and 150 kDa, unlabelled) fill; cells have 0.1-0.3")] = (0.0, 0.0)

@@ -239,7 +239,8 @@ def _describe_field(field: FieldInfo) -> str:
 
 
 def _describe_bounds(limits: Sequence[Any]) -> list[str]:
-    words = [text.format(_show(getattr(limit, name))) for limit in limits for kind, name, text in BOUNDS if isinstance(limit, kind)]
+    plain = [limit for given in limits for limit in (given.metadata if isinstance(given, FieldInfo) else [given])]
+    words = [text.format(_show(getattr(limit, name))) for limit in plain for kind, name, text in BOUNDS if isinstance(limit, kind)]
     return ["from 0 to 1"] if words == ["of at least 0", "of at most 1"] else words
 
 

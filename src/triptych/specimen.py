@@ -17,6 +17,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from triptych.config import SpecimenConfig
+from triptych.errors import InputError
 from triptych.fourier import resample
 from triptych.physics import draw_log_uniform, oversample, pose
 from triptych.structures import PROTEIN_VOLUME, Structure
@@ -27,6 +28,8 @@ COARSE = 2
 TRIES, BLOCKS = 20, 4
 """Attempts to place a particle: at random, then in random blocks searched whole, BLOCK_STEPS cells wide."""
 BLOCK_STEPS = 24
+MOST_REFUSED = 5
+"""So many particles of a kind that find no place, and the ice is full for that kind."""
 PATCH_BYTES = 2**28
 """Most memory for particles in their poses that are kept to be drawn again."""
 LARGEST_FACTOR = 1.1
@@ -114,6 +117,8 @@ def make_template(structure: Structure, voxel_size: float) -> Template:
     density = resample(structure.density, voxel_size).data
     n = density.shape[0]
     inside = ndimage.binary_fill_holes(density > structure.contour)
+    if not inside.any():
+        raise InputError(f"{structure.name} fills no voxel of {voxel_size:g} Å: set a smaller voxel_size, or classes without it")
     coordinates = (np.argwhere(inside)[:, ::-1] - n // 2).astype(np.float32)
     cells = np.unique(np.round(coordinates / COARSE), axis=0) * COARSE
     radius = float(np.linalg.norm(coordinates, axis=1).max())
@@ -188,13 +193,17 @@ def place_all(
 ) -> list[Placed]:
     """Place what there is room for, the largest first."""
     placed: list[Placed] = []
+    refused = [0] * len(templates)
     centres = np.empty((len(present) + len(labels), 3))
     centres[: len(present)] = np.array([p.position for p in present]).reshape(-1, 3)
     for label in sorted(labels, key=lambda i: -templates[i].volume):
+        if refused[label] == MOST_REFUSED:
+            continue
         rotation = Rotation.random(rng=rng).as_matrix()
         points = (templates[label].points @ rotation.T).astype(np.float32)
         position = find_place(rng, points, occupancy)
         if position is None:
+            refused[label] += 1
             continue
         count = len(present) + len(placed)
         if count and rng.random() < contact_share:
