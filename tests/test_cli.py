@@ -225,8 +225,12 @@ def test_report_with_truth_prints_the_headline(stub_report: SimpleNamespace, tmp
 
 
 def test_impossible_specimens_are_refused_in_a_sentence(tmp_path: Path) -> None:
-    asked = {"more memory": "specimen.shape=[1000000,1000000,1000000]", "fills no voxel": "voxel_size=100", "most 0.5": "specimen.occupancy=[0.9,0.9]"}
-    for place, (sentence, setting) in enumerate(asked.items()):
+    asked = {
+        "specimen.shape=[1000000,1000000,1000000]": "more memory than there is",
+        "voxel_size=100": "fills no voxel",
+        "specimen.occupancy=[0.9,0.9]": "of at most 0.5",
+    }
+    for place, (setting, sentence) in enumerate(asked.items()):
         out = tmp_path / str(place)
         assert sentence in fail("simulate-tomograms", out, "--set", setting)
         assert not out.exists()
