@@ -379,6 +379,18 @@ def labelled() -> str:
     return f"{table(header, rows)}\n\n" + "\n".join(source(run["benchmark"], run) for run in runs)
 
 
+def real_tomograms() -> str:
+    """What is picked in real tomograms, with the contrast that each has and with the other."""
+    content = read("real_tomograms")
+    rows = []
+    for run in content["tomograms"].values():
+        contrast = f"{run['contrast']}{'' if run['right_contrast'] else ' (wrong)'}"
+        shares = (f"{100 * run['volume'][label]:.2f} %" for label in ("particle", "membrane"))
+        rows.append([run["tomogram"], contrast, "yes" if run["contrast_warnings"] else "no", str(run["picks"]), str(run["unknown"]), *shares])
+    header = ["tomogram", "contrast", "warned of it", "picks", "called unknown", "of the volume: particle", "membrane"]
+    return f"{table(header, rows)}\n\n{source('real_tomograms', content)}"
+
+
 ABLATION = {
     "full": "nothing left out",
     "ctf": "CTF",
@@ -489,7 +501,7 @@ def memory() -> str:
 
 
 TABLES = (demo, simulated, classes, real, recovered, hand, simulator, spectra)
-TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, novelty, ablation, picking, labelled)
+TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, novelty, ablation, picking, labelled, real_tomograms)
 TABLES += (kills, faults, fuzzing, scaling, memory)
 FIGURES: dict[str, Callable[[], str]] = {f.__name__: f for f in TABLES}
 
