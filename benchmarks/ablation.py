@@ -18,11 +18,10 @@ from typing import Any
 import numpy as np
 import zarr
 from cells import ACQUISITION, SPECIMEN, judge_model
-from real_ribosomes import DATA, describe, make_controls
+from real_ribosomes import DATA, describe, make_controls, read_all
 from results import FOLDER, write_result
 
-from triptych.config import AcquisitionConfig, AugmentConfig, NetworkConfig, PredictConfig, SimulateConfig, SpecimenConfig, TrainConfig
-from triptych.io.source import open_particles
+from triptych.config import AcquisitionConfig, AugmentConfig, NetworkConfig, SimulateConfig, SpecimenConfig, TrainConfig
 from triptych.model import load_model
 from triptych.parallel import keep_freed_memory
 from triptych.simulate import simulate
@@ -113,8 +112,7 @@ def real_figures(folder: Path) -> dict[str, Any] | None:
     if not DATA.is_dir():
         return None
     model = load_model(folder)
-    source = open_particles(DATA / "particles.star", PredictConfig(), 400.0)
-    volumes = [source.read(i) for i in range(len(source))]
+    volumes = read_all(DATA)
     keys = ("share_called_ribosome", "mean_probability_ribosome", "mean_probability_none")
     sets = {"real": volumes, **make_controls(volumes, np.random.default_rng(0))}
     return {name: {key: describe(model, items, True)[0][key] for key in keys} for name, items in sets.items()}

@@ -10,6 +10,8 @@ same confidence:
 * scrambled: noise with each volume's own power spectrum (random Fourier phases)
 * away: the box moved 150 Å off the particle in a random direction; what is beyond the data is the mean
 * rolled: the box rolled by half its side along all axes, so that the particle lies in the corners
+
+Where the folder of their tilt images (ribosome_70s_tilt_stacks) lies beside FOLDER, so are the particles that triptych reconstructs of them.
 """
 
 from __future__ import annotations
@@ -29,6 +31,12 @@ from triptych.volume import Volume
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "ribosome_70s_real"
 OUT_OF_REACH = 150.0
 SEED = 0
+
+
+def read_all(folder: Path) -> list[Volume]:
+    """The particles of a folder, as `triptych predict` reads them."""
+    source = open_particles(folder / "particles.star", PredictConfig(), 400.0)
+    return [source.read(i) for i in range(len(source))]
 
 
 def scramble(data: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -99,8 +107,7 @@ def main() -> None:
     if not arguments.data.is_dir():
         parser.exit(2, f"error: {arguments.data} does not exist: give the folder of the real particles with --data\n")
     model = load_model(arguments.model)
-    source = open_particles(arguments.data / "particles.star", PredictConfig(), 400.0)
-    volumes = [source.read(i) for i in range(len(source))]
+    volumes = read_all(arguments.data)
     truth = np.load(arguments.data / "truth.npz", allow_pickle=False)
     references = truth["reference_placed"].astype(np.float64)
 
@@ -111,10 +118,13 @@ def main() -> None:
     plain = [Volume(data.astype(np.float32), volumes[0].voxel_size) for data in truth["subtomograms_not_deconvolved"]]
     not_deconvolved, densities = describe(model, plain, arguments.half_turns, "bright")
     not_deconvolved["correlation_recovered"] = own_and_other(densities, references)
+    stacks = arguments.data.parent / "ribosome_70s_tilt_stacks"
+    from_stacks = describe(model, read_all(stacks), arguments.half_turns, "bright")[0] if stacks.is_dir() else None
     negatives = make_controls(volumes, np.random.default_rng(SEED))
     controls = {name: describe(model, items, arguments.half_turns)[0] for name, items in negatives.items()}
     about = {"particles": len(volumes), "half_turns": arguments.half_turns}
-    write_result(arguments.name, SEED, {**about, "real": figures, "real_not_deconvolved": not_deconvolved, "controls": controls}, model)
+    tests = {"real": figures, "real_not_deconvolved": not_deconvolved, "real_from_tilt_images": from_stacks, "controls": controls}
+    write_result(arguments.name, SEED, {**about, **tests}, model)
 
 
 if __name__ == "__main__":

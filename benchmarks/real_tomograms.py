@@ -38,6 +38,7 @@ TOMOGRAMS: dict[str, tuple[str, tuple[Contrast, Contrast]]] = {
 }
 """File, its contrast and the opposite one."""
 SEEN = ("nothing", "particle", "membrane", "gold")
+COLOURS: dict[str, Any] = {"cmap": "inferno", "vmin": 0, "vmax": len(SEEN) - 1, "interpolation": "nearest"}
 
 
 def unpack(file: Path, work: Path) -> Path:
@@ -82,8 +83,7 @@ def draw(work: Path, tomograms: dict[str, Path]) -> None:
         for axis, image, title in zip(row, slices, titles, strict=True):
             # The long side along the page.
             upright = image.T if image.shape[0] > image.shape[1] else image
-            limits: dict[str, Any] = {"cmap": "gray"} if title == name else {"cmap": "inferno", "vmin": 0, "vmax": len(SEEN) - 1, "interpolation": "nearest"}
-            axis.imshow(upright, **limits)
+            axis.imshow(upright, **({"cmap": "gray"} if title == name else COLOURS))
             axis.set_title(title, fontsize=10)
             axis.axis("off")
     colours = [Line2D([], [], marker="s", ls="", color=plt.get_cmap("inferno")(i / (len(SEEN) - 1)), label=SEEN[i]) for i in (1, 2)]

@@ -76,8 +76,9 @@ def real() -> str:
     tests = {
         "real": "the 20 particles",
         "real_not_deconvolved": "the same without CTF deconvolution",
+        "real_from_tilt_images": "the same, reconstructed by triptych from their tilt images",
     }
-    rows = [[text, *_columns(content[key])] for key, text in tests.items()]
+    rows = [[text, *_columns(content[key])] for key, text in tests.items() if content.get(key)]
     rows += [[f"control: {name}", *_columns(figures)] for name, figures in content["controls"].items()]
     header = ["input", "called a ribosome", "called 70S", "mean p(70S)", "mean p(ribosome)", "mean p(none)"]
     return f"{table(header, rows)}\n\n{source('real_ribosomes', content)}"
