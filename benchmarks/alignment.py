@@ -2,12 +2,14 @@
 
     python benchmarks/alignment.py WORK [--classes ribosome_50s rna_polymerase_2] [--particles 50] [--snr 0.1] [--model FOLDER] [--seed N]
 
-Simulates particles of each class (default settings, neighbours included), predicts them with the model, and aligns each class to its
-structure, once the recovered densities, once the subtomograms, these with their missing wedge (constrained cross-correlation). The class is
-taken as known. Errors are against the true poses, up to the symmetry that the structure has; the resolution is that of the average of the
-subtomograms with the poses found, where its Fourier shell correlation with the structure falls below one half, within a mask around the
-structure. In both cases the particles are compared with the true structure up to 25 Å. Noise that is fitted to it makes the average
-of the subtomograms look better than it is, more so where they were aligned as they are. The average in the true poses is given beside them.
+Simulates particles of each class (default settings, neighbours included), predicts them with the model, and aligns them in three ways:
+the recovered densities; the subtomograms, with their missing wedge (constrained cross-correlation); and the recovered densities first, from
+whose poses the subtomograms are then refined, as `triptych discover` does. Each is done twice: against the structure itself, and without any
+reference, as it must be for a structure that nobody knows; then the average that came out is turned onto the structure to compare the poses.
+The class is taken as known. Errors are against the true poses, up to the symmetry that the structure has; the resolution is that of the
+average of the subtomograms with the poses found, where its Fourier shell correlation with the structure falls below one half, within a mask
+around the structure. Noise that is fitted to the structure makes the average of the subtomograms look better than it is, more so where
+they were aligned as they are. The average in the true poses is given beside them.
 A cell is a class at an SNR; one whose file benchmarks/results/alignment/CLASS_SNR.json exists is not run again.
 """
 
@@ -16,14 +18,14 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from results import FOLDER, write_result
 from scipy import ndimage
 
-from triptych.align import Alignment, align, average
+from triptych.align import Alignment, align, average, consensus
 from triptych.config import AlignConfig, Device, PredictConfig, SimulateConfig
 from triptych.fourier import fourier_shell_correlation, resample_to_box, resolution_at, wedge_weights
 from triptych.io.mrc import read_mrc
@@ -89,6 +91,52 @@ def judge(
     }
 
 
+class Case(NamedTuple):
+    """Particles of a class, their recovered densities, what was measured of them, and the structure, all (n, d, d, d) or (d, d, d)."""
+
+    subtomograms: NDArray[np.float32]
+    recovered: NDArray[np.float32]
+    wedges: NDArray[np.float32]
+    structure: NDArray[np.float32]
+    voxel_size: float
+    config: AlignConfig
+
+
+def find_poses(
+    case: Case, volumes: NDArray[np.float32], wedges: NDArray[np.float32] | None, seed: int | None
+) -> tuple[NDArray[np.float32], Alignment]:
+    """Poses against the structure; with a seed, without it: then also the average, in its own frame."""
+    if seed is None:
+        return case.structure, align(volumes, case.structure, case.voxel_size, case.config, wedges=wedges)
+    return consensus(volumes, case.voxel_size, np.random.default_rng(seed), case.config, wedges=wedges)
+
+
+def in_frame_of_structure(case: Case, reference: NDArray[np.float32], poses: Alignment) -> Alignment:
+    """Poses against an average -> poses against the structure onto which the average is turned."""
+    own = align(reference[None], case.structure, case.voxel_size, case.config)
+    return Alignment(poses.rotations @ own.rotations[0], poses.rotations @ own.shifts[0] + poses.shifts, poses.scores)
+
+
+def align_in_three_ways(case: Case, seed: int | None) -> dict[str, tuple[Alignment, float]]:
+    """Poses against the structure, and the seconds that they took."""
+    started = time.perf_counter()
+    reference, poses = find_poses(case, case.recovered, None, seed)
+    recovered = time.perf_counter() - started
+    refined = align(case.subtomograms, reference, case.voxel_size, case.config, wedges=case.wedges, start=poses)
+    both = time.perf_counter() - started
+    started = time.perf_counter()
+    average_of_raw, raw = find_poses(case, case.subtomograms, case.wedges, seed)
+    subtomograms = time.perf_counter() - started
+    found = {
+        "recovered": (reference, poses, recovered),
+        "recovered_then_refined": (reference, refined, both),
+        "subtomograms": (average_of_raw, raw, subtomograms),
+    }
+    if seed is None:
+        return {name: (own, seconds) for name, (_, own, seconds) in found.items()}
+    return {name: (in_frame_of_structure(case, density, own), seconds) for name, (density, own, seconds) in found.items()}
+
+
 def run_cell(arguments: argparse.Namespace, structure: Structure) -> dict[str, Any]:
     store = simulate_class(arguments.work, structure.name, arguments.particles, arguments.snr, arguments.seed)
     size, voxel_size = store.box_size, store.voxel_size
@@ -103,16 +151,16 @@ def run_cell(arguments: argparse.Namespace, structure: Structure) -> dict[str, A
     symmetries = find_symmetry(reference, voxel_size)
     group = symmetries[0].rotations if symmetries else None
     config = AlignConfig(device=arguments.device)
-    result: dict[str, Any] = {"symmetry": symmetries[0].name if symmetries else "C1"}
-    inputs = {"recovered": (recover(store, arguments.model, arguments.device), None), "subtomograms": (subtomograms, wedges)}
-    for name, (volumes, own_wedges) in inputs.items():
-        started = time.perf_counter()
-        found = align(volumes, reference, voxel_size, config, wedges=own_wedges)
-        seconds = time.perf_counter() - started
+    case = Case(subtomograms, recover(store, arguments.model, arguments.device), wedges, reference, voxel_size, config)
+
+    def judge_poses(found: Alignment) -> dict[str, Any]:
         density, _ = average(subtomograms, found, voxel_size, wedges, config)
-        result[name] = {**judge(found, truth, group, density * mask, reference * mask, voxel_size), "seconds": round(seconds, 1)}
-    density, _ = average(subtomograms, truth, voxel_size, wedges, config)
-    result["true_poses"] = judge(truth, truth, group, density * mask, reference * mask, voxel_size)
+        return judge(found, truth, group, density * mask, reference * mask, voxel_size)
+
+    result: dict[str, Any] = {"symmetry": symmetries[0].name if symmetries else "C1", "true_poses": judge_poses(truth)}
+    for name, seed in (("with_the_structure", None), ("without_reference", arguments.seed)):
+        ways = align_in_three_ways(case, seed)
+        result[name] = {way: {**judge_poses(found), "seconds": round(seconds, 1)} for way, (found, seconds) in ways.items()}
     return result
 
 

@@ -392,6 +392,32 @@ def real_tomograms() -> str:
     return f"{table(header, rows)}\n\n{source('real_tomograms', content)}"
 
 
+WAYS = {
+    "recovered": "recovered densities",
+    "recovered_then_refined": "recovered densities, then subtomograms",
+    "subtomograms": "subtomograms",
+}
+
+
+def alignment() -> str:
+    """Poses found in three ways, with and without the structure."""
+    runs = [json.loads(path.read_text()) for path in sorted((RESULTS / "alignment").glob("*.json"))]
+    if not runs:
+        return "No results yet."
+    rows = []
+    for run in sorted(runs, key=lambda run: (run["class"], -run["snr"])):
+        for key, reference in (("with_the_structure", "the structure"), ("without_reference", "none")):
+            for way, text in WAYS.items():
+                found = run[key][way]
+                share, angle, shift = found["share_within_10_degrees"], found["median_angular_error"], found["median_shift_error"]
+                figures = (f"{angle:.1f}°", f"{100 * share:.0f} %", f"{shift:.1f} Å", f"{found['resolution']:.1f} Å", f"{found['seconds']:.0f}")
+                rows.append([run["class"], f"{run['snr']:g}", reference, text, *figures])
+    header = ["class", "SNR", "reference", "aligned through", "median error", "within 10°", "median shift", "FSC 0.5 with the structure", "seconds"]
+    best = ", ".join(f"{run['class']} at {run['snr']:g}: {run['true_poses']['resolution']:.1f} Å" for run in runs)
+    about = f"{runs[0]['particles']} particles of each class; averages in the true poses reach: {best}."
+    return f"{table(header, rows)}\n\n{about} {source('alignment/*', runs[0])}"
+
+
 ABLATION = {
     "full": "nothing left out",
     "ctf": "CTF",
@@ -502,7 +528,7 @@ def memory() -> str:
 
 
 TABLES = (demo, simulated, classes, real, recovered, hand, simulator, spectra)
-TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, novelty, ablation, picking, labelled, real_tomograms)
+TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, novelty, alignment, ablation, picking, labelled, real_tomograms)
 TABLES += (kills, faults, fuzzing, scaling, memory)
 FIGURES: dict[str, Callable[[], str]] = {f.__name__: f for f in TABLES}
 

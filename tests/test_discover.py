@@ -97,6 +97,13 @@ def test_one_group_holds_all_that_were_chosen(predictions: Path, settings: Disco
     assert read_star(tmp_path / "one/particles.star")["particles"]["triptychGroup"].tolist() == called.astype(int).tolist()
 
 
+def test_poses_are_refined_unless_told_otherwise(found: Path, predictions: Path, settings: DiscoverConfig, tmp_path: Path) -> None:
+    discover(predictions, tmp_path / "plain", settings.model_copy(update={"refine": False}))
+    refined, plain = (read_star(folder / "groups/1/particles.star")["particles"] for folder in (found, tmp_path / "plain"))
+    assert (refined["triptychName"] == plain["triptychName"]).all()
+    assert (refined["rlnAngleTilt"] != plain["rlnAngleTilt"]).all()
+
+
 class Stop(Exception):
     pass
 

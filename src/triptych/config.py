@@ -354,6 +354,7 @@ class DiscoverConfig(Settings):
     matches: Annotated[int, Field(gt=0, description="best matches that are listed for each group")] = 5
     group: Annotated[GroupConfig, Field(description="how particles are grouped")] = GroupConfig()
     align_by: Annotated[Literal["recovered", "subtomograms"], Field(description="what particles are aligned through: recovered densities, without noise and wedge; or the subtomograms themselves, where the model recovers too little")] = "recovered"
+    refine: Annotated[bool, Field(description="refine the poses found through recovered densities by the subtomograms themselves, against the recovered average of their half")] = True
     align: Annotated[AlignConfig, Field(description="how particles are aligned")] = AlignConfig()
     layout: Annotated[Literal["tsne", "pca"], Field(description="how the map of the embedding is drawn: t-SNE keeps neighbours together, PCA distances")] = "tsne"
     panels: Annotated[int, Field(ge=0, description="particles whose panels the page shows, drawn at random where there are more")] = 1000

@@ -1,8 +1,8 @@
 """Stage `discover`: predictions -> groups of like particles, an average of each from two independent halves, and what it may be.
 
-Particles are aligned through their recovered densities, which have neither noise nor a missing wedge; what is averaged are the
-subtomograms themselves. Each half of a group is aligned on its own from the start. A group takes three steps (half, half, average); each
-that is finished is kept beside the output, so that a run goes on where it was stopped.
+Particles are aligned through their recovered densities, which have neither noise nor a missing wedge; the poses are refined by the
+subtomograms themselves, and these are what is averaged. Each half of a group is aligned on its own from the start. A group takes three
+steps (half, half, average); each that is finished is kept beside the output, so that a run goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -266,6 +266,10 @@ class Explorer:
             volumes = stack(desk / "volumes.npy", rows, grid, self.read_density if by_density else self.read_subtomogram)
             wedges = None if by_density else self.wedges(rows, grid)
             reference, poses = consensus(volumes, grid.voxel_size, self.rng(number, half), self.config.align, wedges=wedges)
+            if by_density and self.config.refine:
+                subtomograms = stack(desk / "subtomograms.npy", rows, grid, self.read_subtomogram)
+                poses = align(subtomograms, reference, grid.voxel_size, self.config.align, wedges=self.wedges(rows, grid), start=poses)
+                reference, _ = average(volumes, poses, grid.voxel_size, config=self.config.align)
             np.savez(desk / "half.npz", reference=reference, **poses._asdict())
             self.workspace.mark(item, desk / "half.npz")
 
