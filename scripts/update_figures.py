@@ -22,7 +22,7 @@ from scaling_costs import costs_table
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 CARD = "src/triptych/data/models/base/README.md"
-DOCS = ("real_data", "simulation", "picking", "benchmarks", "reliability", "scaling")
+DOCS = ("real_data", "simulation", "picking", "benchmarks", "discovery", "reliability", "scaling")
 PAGES = tuple(ROOT / name for name in ("README.md", *(f"docs/{name}.md" for name in DOCS), CARD))
 BLOCK = re.compile(r"<!-- figures: (\w+) -->\n.*?<!-- end of figures -->", re.DOTALL)
 
