@@ -35,15 +35,28 @@ import torch
 from results import FOLDER, write_result
 
 import triptych
-from triptych.config import CutConfig, NetworkConfig, PickConfig, PredictConfig, SimulateConfig, SpecimenConfig, TomogramConfig, TrainConfig
+from triptych.config import (
+    NONE_CLASS,
+    AlignConfig,
+    CutConfig,
+    DiscoverConfig,
+    NetworkConfig,
+    PickConfig,
+    PredictConfig,
+    SimulateConfig,
+    SpecimenConfig,
+    TomogramConfig,
+    TrainConfig,
+)
 from triptych.cut import cut
+from triptych.discover import discover
 from triptych.errors import InputError
 from triptych.io.manifest import partial_name
 from triptych.io.workspace import Workspace
 from triptych.model import Model, ModelCard
 from triptych.network import Network
 from triptych.pick import pick
-from triptych.predict import predict
+from triptych.predict import BLOCK, predict
 from triptych.simulate import class_names, simulate
 from triptych.structures import load_library
 from triptych.tomograms import simulate_tomograms
@@ -109,34 +122,46 @@ def cut_tiny(tomograms: Path, labels: Path, out: Path, on_progress: Progress) ->
     cut([tomograms], out, labels=labels, config=config, on_progress=on_progress)
 
 
+def discover_tiny(predictions: Path, out: Path, on_progress: Progress) -> None:
+    quick = AlignConfig(step=45, starts=1, rounds=2, candidates=1, resolution=40, coarse_resolution=50, max_shift=20, device="cpu")
+    config = DiscoverConfig(classes=(*CLASSES, NONE_CLASS), one_group=True, align=quick, layout="pca")
+    discover(predictions, out, config, on_progress)
+
+
 def say_nothing(done: int, total: int) -> None:
     pass
 
 
 def make_inputs(folder: Path, stages: set[str]) -> None:
     """What the stages need of a dataset, tomograms with labels, and a model that has learned nothing; made once."""
-    if {"train", "predict"} & stages and not (folder / "data.zarr").exists():
-        config = SimulateConfig(particles=48, particles_per_tomogram=8, box_size=16, max_shift=10, specimen=TINY, classes=CLASSES, workers=1)
-        simulate(folder / "data.zarr", config)
+    # predict finishes many particles at once, so that it needs more of them
+    for name, users, particles in (("data.zarr", {"train", "discover"}, 48), ("many.zarr", {"predict"}, 4 * BLOCK)):
+        if users & stages and not (folder / name).exists():
+            tiny = {"particles_per_tomogram": 8, "box_size": 16, "max_shift": 10, "specimen": TINY, "classes": CLASSES, "workers": 1}
+            simulate(folder / name, SimulateConfig(particles=particles, **tiny))
     if {"pick", "cut"} & stages and not (folder / "tomograms").exists():
         simulate_whole(folder / "tomograms", say_nothing)
-    if {"predict", "pick"} & stages and not (folder / "model").exists():
+    if {"predict", "pick", "discover"} & stages and not (folder / "model").exists():
         torch.manual_seed(0)
         network = NetworkConfig(channels=(8, 8, 8), blocks=(1, 1, 1), embedding_size=8)
         names = class_names([item for item in load_library() if item.name in CLASSES])
         card = ModelCard(network, names, 10.0, 16, "bright", label_names=names[:-1])
         Model(Network(network, len(names), len(names) - 1), card, "cpu", "float32").save(folder / "model", TrainConfig(), [])
+    if "discover" in stages and not (folder / "predictions").exists():
+        predict_tiny(folder / "data.zarr", folder / "model", folder / "predictions", say_nothing)
 
 
 def make_stages(inputs: Path) -> dict[str, Stage]:
-    data, tomograms, labels, model = (inputs / name for name in ("data.zarr", "tomograms/tomograms", "tomograms/classes", "model"))
+    data, many, model, predictions = (inputs / name for name in ("data.zarr", "many.zarr", "model", "predictions"))
+    tomograms, labels = (inputs / "tomograms" / name for name in ("tomograms", "classes"))
     return {
         "simulate": Stage(partial(simulate_subtomograms, 1)),
         "simulate-tomograms": Stage(simulate_whole),
         "train": Stage(partial(train_tiny, data, 0), data),
-        "predict": Stage(partial(predict_tiny, data, model), data),
+        "predict": Stage(partial(predict_tiny, many, model), many),
         "pick": Stage(partial(pick_tiny, tomograms, model), tomograms),
         "cut": Stage(partial(cut_tiny, tomograms, labels), tomograms),
+        "discover": Stage(partial(discover_tiny, predictions), predictions),
     }
 
 

@@ -29,6 +29,7 @@ from triptych.fourier import low_pass, resample_to_box, wedge_weights
 from triptych.grouping import Groups, group
 from triptych.half_maps import COARSEST, HalfMapCorrelation, compare_half_maps, soft_mask
 from triptych.identify import Match, identify, load_references
+from triptych.io.files import new_array
 from triptych.io.manifest import describe_input, installed_version, manifest_entry, write_json, write_manifest
 from triptych.io.mrc import read_mrc, write_mrc
 from triptych.io.particle_star import add_poses
@@ -414,7 +415,7 @@ class Explorer:
 
 def stack(path: Path, rows: IntArray, grid: Grid, read: Callable[[int], Volume]) -> NDArray[np.float32]:
     """Volumes of some particles on a grid, in a file that is mapped into memory: a group may be larger than that."""
-    volumes: NDArray[np.float32] = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(len(rows), *(grid.box_size,) * 3))
+    volumes = new_array(path, np.float32, (len(rows), *(grid.box_size,) * 3))
     for place, row in enumerate(rows):
         volumes[place] = grid.bring(read(int(row)))
     return volumes
