@@ -371,7 +371,8 @@ def judge(outcome: Outcome, stage: Stage, out: Path, expected: dict[str, Any]) -
     if ended not in ("refused", "finished") or differing:
         print(f"{out}: {ended} {outcome.text}; again: {again.how} {again.text} {differing[:5]}", flush=True)
     matched = again.how == "finished" and not differing
-    return {"ended": ended, "sentence": ended in ("refused", "finished"), "matched": matched, "text": outcome.text.replace(str(out.parents[1]), "...")}
+    text = outcome.text.replace(str(out.parents[1]), "...")
+    return {"ended": ended, "sentence": ended in ("refused", "finished"), "matched": matched, "text": text}
 
 
 def try_faults(name: str, stage: Stage, folder: Path, expected: dict[str, Any], inputs: Path) -> dict[str, Any]:
