@@ -363,9 +363,10 @@ def test_an_added_class_is_recognised_and_the_old_ones_still_are(tmp_path: Path,
 @pytest.mark.parametrize(
     ("names", "sentence"),
     [
-        ({1: "first"}, "differ in punctuation only"),
+        ({1: "first"}, "there is a class 'first' already"),
+        ({1: "First"}, "differ in punctuation only"),
         ({1: "a/b"}, "cannot be called 'a/b'"),
-        ({1: "unknown"}, "differ in punctuation only"),
+        ({1: "unknown"}, "there is a class 'unknown' already"),
         ({2: "fifth"}, "has no group 2"),
     ],
 )

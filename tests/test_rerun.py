@@ -16,6 +16,7 @@ from triptych.config import STAGES, CutConfig, PickConfig, PredictConfig, Report
 from triptych.cut import cut
 from triptych.errors import InputError
 from triptych.io.compare import compare_files, compare_folders
+from triptych.io.manifest import write_manifest
 from triptych.pick import pick
 from triptych.rerun import RUN, rerun
 from triptych.settings import load_config
@@ -80,6 +81,12 @@ def test_what_has_changed_is_named(project: Path) -> None:
     (project / "out/manifest.json").write_text(json.dumps(manifest | {"arguments": None}))
     with pytest.raises(InputError, match="does not say how to repeat its run"):
         rerun(Path("out"), Path("third"))
+
+
+def test_a_command_that_is_no_stage_is_named(tmp_path: Path) -> None:
+    write_manifest(tmp_path, "add-class", None, [], None)
+    with pytest.raises(InputError, match="written by `triptych add-class`, which cannot be repeated"):
+        rerun(tmp_path, tmp_path / "again")
 
 
 def test_numbers_are_close_or_not(tmp_path: Path) -> None:

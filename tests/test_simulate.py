@@ -108,6 +108,15 @@ def test_unknown_class_and_small_tomogram_are_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_particles_that_are_cut_out_repeatedly_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    simulate(tmp_path / "few.zarr", CONFIG.model_copy(update={"particles": 40, "particles_per_tomogram": 40}))
+    store = open_store(tmp_path / "few.zarr")
+    shown = store.read_rows("label", np.arange(40)) < len(store.class_names) - 1
+    different = {tuple(position) for position in store.read_rows("position", np.arange(40))[shown].tolist()}
+    assert len(different) < shown.sum()
+    assert f"{shown.sum()} subtomograms show only {len(different)} different particles" in caplog.text
+
+
 def test_the_dose_gives_the_snr_where_none_is_asked_for(tmp_path: Path) -> None:
     physical = open_store(simulate(tmp_path / "dose.zarr", CONFIG.model_copy(update={"snr": None, "particles": 12, "none_share": 0.0})))
     assert np.allclose(physical["snr"][:], physical["dose_snr"][:], rtol=1e-3)

@@ -179,13 +179,27 @@ def test_resumed_run_equals_an_undisturbed_one(data: Path, tmp_path: Path) -> No
     assert not (tmp_path / "stopped").exists()
     with pytest.raises(InputError, match="--resume"):
         train(data, tmp_path / "stopped", config)
-    with pytest.raises(InputError, match="other data or settings"):
+    with pytest.raises(InputError, match=r"another config\.seed: resume"):
         train(data, tmp_path / "stopped", config.model_copy(update={"seed": 1}), resume=True)
     done: list[int] = []
     resumed = train(data, tmp_path / "stopped", config, resume=True, on_progress=lambda n, _: done.append(n))
     assert done[0] >= 2  # did not begin anew
     a, b = (load_file(folder / "weights.safetensors") for folder in (straight, resumed))
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_training_that_diverges_ends_with_a_sentence_and_no_model(data: Path, tmp_path: Path) -> None:
+    config = load_config(TrainConfig, None, [*TRAIN, "updates=4", "network.tasks=[mask, density]", "learning_rate=1e20"])
+    with pytest.raises(InputError, match=r"diverged.*lower learning_rate"):
+        train(data, tmp_path / "model", config)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_model_whose_weights_are_not_finite_is_refused(model: Path, tmp_path: Path) -> None:
+    spoiled = load_model(model)
+    spoiled.network.state_dict()["embed.0.weight"][0, 0] = 1e6  # beyond half precision
+    with pytest.raises(InputError, match="infinite or NaN"):
+        load_model(spoiled.save(tmp_path / "spoiled", None, []))
 
 
 @pytest.mark.parametrize("balance", ["uncertainty", "gradient"])
@@ -229,7 +243,7 @@ def test_training_goes_on_from_a_model(data: Path, model: Path, tmp_path: Path) 
         kept = initial_maps(network, load_model(model).network)["to_maps.weight"]
         assert torch.equal(kept, load_model(model).network.to_maps.weight[load_model(model).network.map_channels(task)].cpu())
     wide = load_config(TrainConfig, None, [*TRAIN, f"initial_model={model}", "network.channels=[16, 8, 8]"])
-    with pytest.raises(InputError, match="other sizes"):
+    with pytest.raises(InputError, match="do not fit the settings"):
         train(data, tmp_path / "wide", wide)
 
 

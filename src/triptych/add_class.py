@@ -58,7 +58,7 @@ def add_classes(discovery: Path | str, out: Path | str, names: Mapping[int, str]
     folder = find_parent(discovery, model)
     parent = load_model(folder, "cpu")
     newcomers = [read_group(discovery, number, name) for number, name in names.items()]
-    check_names([*parent.card.class_names, UNKNOWN, *names.values()])
+    check_names([*parent.card.class_names, UNKNOWN], list(names.values()))
     grown = grow(parent, newcomers, folder)
     added = {name: {"group": number, "particles": len(item.embedding)} for (number, name), item in zip(names.items(), newcomers, strict=True)}
     about: dict[str, object] = {"parent": {"path": str(folder), "sha256": hash_file(folder / "weights.safetensors")}, "added": added}
@@ -93,12 +93,14 @@ def read_group(discovery: Path, number: int, name: str) -> Newcomer:
     return Newcomer(name, *arrays)
 
 
-def check_names(names: list[str]) -> None:
-    """InputError where a name is none, or where columns of a STAR file could not tell two of them apart."""
-    for name in names:
+def check_names(known: list[str], new: list[str]) -> None:
+    """InputError where a new name is none or is taken, or where columns of a STAR file could not tell two of them apart."""
+    for place, name in enumerate(new):
+        if name in [*known, *new[:place]]:
+            raise InputError(f"there is a class {name!r} already: give the group another name")
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise InputError(f'a class cannot be called {name!r}: use letters, digits, "_", "-" and "."')
-    probability_columns(names)
+    probability_columns([*known, *new])
 
 
 # -------------------------------------------------------------------------------------------------------------- new rows

@@ -182,6 +182,12 @@ class NetworkConfig(Settings):
     embedding_size: Annotated[int, Field(gt=0, le=65536, description="length of the embedding vector")] = 128
     dropout: Annotated[float, Field(ge=0, lt=1, description="dropout before the class head")] = 0.1
 
+    @model_validator(mode="after")
+    def _has_each_task_once(self) -> Self:
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(f"tasks is [{', '.join(self.tasks)}], but each task was expected once")
+        return self
+
 
 class AugmentConfig(Settings):
     """What is done to a simulated subtomogram each time it is drawn."""

@@ -7,7 +7,7 @@ import logging
 import math
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
@@ -295,6 +295,11 @@ def traits(output: TaskOutput, with_profile: bool = True) -> Traits:
     return Traits(output.embedding.numpy(), output.class_logits.numpy(), profile)
 
 
+def has_broken(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether any of the tensors is not finite as it is kept."""
+    return not all(bool(torch.isfinite(half(tensor)).all()) for tensor in tensors.values())
+
+
 def half(tensor: Tensor) -> Tensor:
     """Weights as float16; what is no matrix (normalisation, counters) as it is."""
     return tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor
@@ -336,6 +341,8 @@ def load_model(folder: Path | str | None = None, device: str = "auto", precision
     except (RuntimeError, SafetensorError) as error:
         what = f"the weights in {folder} do not fit its model.json ({first_line(error)})"
         raise InputError(f"{what}; use the folder as `triptych train` wrote it") from error
+    if has_broken(weights):
+        raise InputError(f"weights in {folder} are infinite or NaN, as after a training that diverged: train anew with a lower learning_rate")
     novelty = None if rule is None else load_reference(folder, rule, len(card.class_names), card.network.embedding_size)
     if novelty is None and "class" in card.network.tasks:
         logger.warning("the model %s has no novelty reference: nothing is called unknown (`triptych calibrate` makes one)", folder)

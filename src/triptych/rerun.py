@@ -56,7 +56,9 @@ def rerun(made: Path, out: Path, on_progress: Callable[[int, int], None] | None 
     folder = (made.parent if made.is_file() else made).absolute()
     manifest = read_manifest(folder)
     stage, arguments, place = (manifest.get(key) for key in ("stage", "arguments", "folder"))
-    if stage not in RUN or not isinstance(arguments, dict) or not isinstance(place, str):
+    if stage not in RUN:
+        raise InputError(f"{folder} was written by `triptych {stage}`, which cannot be repeated from a manifest: give that command again")
+    if not isinstance(arguments, dict) or not isinstance(place, str):
         raise InputError(f"the manifest of {folder} does not say how to repeat its run: it was written by hand, or by an older version of triptych")
     if not Path(place).is_dir():
         raise InputError(f"the run was started in {place}, which is not there: make that folder, with the inputs in it")

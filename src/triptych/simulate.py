@@ -8,6 +8,7 @@ stream, spawned from the seed and its number, and writes its own rows: the resul
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ from triptych.structures import Structure
 
 Arrays = dict[str, NDArray[np.generic]]
 Progress = Callable[[int, int], None]
+logger = logging.getLogger(__name__)
 
 
 def simulate(
@@ -105,10 +107,22 @@ def create_empty(config: SimulateConfig, library: Sequence[Structure], path: Pat
 
 
 def finish_run(workspace: Workspace, config: SimulateConfig, library: Sequence[Structure]) -> None:
+    warn_of_repeats(workspace.result, config, len(library))
     remove_leftovers(workspace.result)
     inputs = [] if config.structures is None else [config.structures]
     extra = {"class_names": class_names(library), "particles": config.particles}
     workspace.finish(lambda folder: write_manifest(folder, "simulate", config, inputs, config.seed, extra, {}))
+
+
+def warn_of_repeats(path: Path, config: SimulateConfig, none_label: int) -> None:
+    """Warn where tomograms hold so few particles that the same ones were cut out several times: such subtomograms are not independent."""
+    store = open_store(path)
+    tomogram, label, position = (store.read_rows(name, np.arange(config.particles)) for name in ("tomogram", "label", "position"))
+    shown = label != none_label
+    different = len(np.unique(np.column_stack([tomogram, position])[shown], axis=0))
+    if different < shown.sum():
+        what = f"{shown.sum()} subtomograms show only {different} different particles, since the tomograms hold no more"
+        logger.warning("%s: repeats differ in shift and SNR alone; make specimen.shape larger or particles_per_tomogram smaller", what)
 
 
 def count_missing(out: Path | str, config: SimulateConfig) -> tuple[int, int]:

@@ -31,9 +31,10 @@ from triptych.generations import Generation, Generations, Refresh
 from triptych.io.files import disk_errors
 from triptych.io.manifest import describe_input
 from triptych.io.store import Store, open_store, unpack
+from triptych.io.workspace import differing
 from triptych.losses import TileTruth, Truth, coarse_labels, equalising_weights, task_losses, total_loss, uncertainty_loss
 from triptych.metrics import density_correlation, intersection_over_union
-from triptych.model import Model, ModelCard, load_model
+from triptych.model import Model, ModelCard, has_broken, load_model
 from triptych.network import Network, PickOutput, TaskOutput
 from triptych.novelty import NoveltyReference
 from triptych.ranks import Share, average_batch_norms, own_share
@@ -181,8 +182,10 @@ def prepare_run(run: Path, data: Path, config: TrainConfig, resume: bool) -> str
     if not resume:
         raise InputError(f"{run} holds a training run that was stopped: add --resume to go on with it, or remove that folder to start anew")
     found = json.loads((run / "run.json").read_text()) if (run / "run.json").is_file() else {}
-    if found | {"config": with_defaults(found.get("config", {}))} != settings:
-        raise InputError(f"the run in {run} was started with other data or settings: resume it with those, or remove that folder to start anew")
+    found |= {"config": with_defaults(found.get("config", {}))}
+    if found != settings:
+        names = ", another ".join(differing(found, settings))
+        raise InputError(f"the run in {run} was started with another {names}: resume it with the same, or remove that folder to start anew")
     return last_checkpoint(run)
 
 
@@ -278,7 +281,9 @@ class TrainingModule(LightningModule):
         self.train_rows, self.validation_rows = rows[self.label[rows] >= 0], held_out[self.label[held_out] >= 0]
         self.withheld_rows = held_out[self.label[held_out] < 0]
         if not (len(self.train_rows) and len(self.validation_rows)):
-            raise InputError(f"{store.path} has too few particles of classes that are not withheld: simulate more, or withhold fewer")
+            counts = f"{len(self.train_rows)} particles of {store.path} to train on and {len(self.validation_rows)} to validate with"
+            cause = f"validation_share={config.validation_share:g} and {len(config.withheld)} withheld classes"
+            raise InputError(f"{cause} leave {counts}, but both need some: change them, or simulate more tomograms")
         self.tiles = config.tiles_per_batch if "pick" in config.network.tasks else 0
         torch.manual_seed(config.seed)
         self.network = Network(config.network, len(self.class_names), len(store.label_names))
@@ -375,10 +380,18 @@ class TrainingModule(LightningModule):
             return total_loss(losses, self.loss_weights)
         return total_loss(losses)
 
+    def check_finite(self) -> None:
+        """InputError if the training has diverged: weights that are no finite half-precision numbers, as which they are kept, or such logits."""
+        logits = {f"logits {place}": output["logits"] for place, output in enumerate(self.outputs) if "logits" in output}
+        if has_broken(self.network.state_dict() | logits):
+            what = f"the training has diverged: after {self.global_step} updates its numbers are infinite or NaN"
+            raise InputError(f"{what}; start anew with a lower learning_rate ({self.config.learning_rate:g} now) or gradient_clip")
+
     def validation_step(self, batch: Batch, _: int) -> None:
         self.outputs.append(score(self.network(batch.subtomogram, batch.tile), batch))
 
     def on_validation_epoch_end(self) -> None:
+        self.check_finite()  # before the checkpoint, which then is the last one that is sound
         figures = summarise(self.outputs, 1.0)
         self.log_dict({f"validation_{name}": value for name, value in figures.items()})
         logger.info("after %d updates: %s", self.global_step, ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
@@ -388,6 +401,9 @@ class TrainingModule(LightningModule):
 def load_initial(network: Network, class_names: tuple[str, ...], label_names: tuple[str, ...], folder: Path) -> None:
     """Start from another model's weights; the heads that name things only where the names are the same."""
     initial = load_model(folder, device="cpu")
+    theirs = initial.card.network
+    sizes = f"tasks {list(theirs.tasks)}, channels {list(theirs.channels)}, blocks {list(theirs.blocks)}, embedding_size {theirs.embedding_size}"
+    what = f"the network of {folder} has {sizes}, which do not fit the settings"
     keeps_class = initial.card.class_names == class_names
     keeps_pick = "pick" in network.tasks and initial.card.label_names == label_names
     new = (*(() if keeps_class else (CLASS_HEAD,)), *(() if keeps_pick else (PICK_HEAD,)))
@@ -395,9 +411,9 @@ def load_initial(network: Network, class_names: tuple[str, ...], label_names: tu
     try:
         missing, unexpected = network.load_state_dict(state | initial_maps(network, initial.network), strict=False)
     except RuntimeError as error:
-        raise InputError(f"the network of {folder} has other sizes than the settings say: give it the same network settings") from error
+        raise InputError(f"{what}: give it the same network settings") from error
     if unexpected or any(not name.startswith((CLASS_HEAD, PICK_HEAD)) for name in missing):
-        raise InputError(f"the network of {folder} has other tasks or blocks than the settings say: give it the same network settings")
+        raise InputError(f"{what}: give it the same network settings")
 
 
 def initial_maps(network: Network, initial: Network) -> dict[str, Tensor]:

@@ -106,7 +106,7 @@ def _add_manifest(result: Description, manifest: dict[str, Any]) -> None:
         if isinstance(given, dict):
             result.add("from", given.get("path"))
     particles = manifest.get("particles")
-    if isinstance(particles, dict):
+    if isinstance(particles, dict) and "count" in particles:
         result.add("input", f"{particles.get('count')} particles, {particles.get('voxel_size')} Å, {particles.get('contrast')}")
         if particles.get("contrast_warning"):
             result.warn(str(particles["contrast_warning"]))

@@ -234,9 +234,14 @@ def _check_settings(workspace: Workspace, settings: Mapping[str, Any]) -> None:
     wanted = json.loads(json.dumps(settings))
     if found == wanted:
         return
-    before, now = dict(_flatten(found)), dict(_flatten(wanted))
-    names = ", another ".join(sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)))
+    names = ", another ".join(differing(found, wanted))
     raise InputError(f"{workspace.folder} holds a run that was started with another {names}: go on with the same settings, or {how}")
+
+
+def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Dotted names of the settings of two runs that are not the same."""
+    before, now = dict(_flatten(found)), dict(_flatten(wanted))
+    return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
 
 
 def _flatten(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
