@@ -262,7 +262,7 @@ def kill_stage(stage: Stage, out: Path, kills: int, rng: np.random.Generator) ->
     while figures["kills"] < kills:
         remove(out)
         killed = watch(partial(stage.run, out), kill_after=float(rng.uniform(0, undisturbed.seconds)))
-        if killed.how != "killed":
+        if killed.how != "killed" or out.exists():
             continue  # it was faster this time
         before = finished_items(out)
         again = watch(partial(stage.run, out))
