@@ -405,7 +405,7 @@ def view(
     picks: Annotated[Path, typer.Argument(metavar="PICKS", help="Folder written by pick.")],
     tomogram: Annotated[str | None, typer.Option(metavar="NAME", help="Which tomogram; default: the first.")] = None,
 ) -> None:
-    """What was picked, in a napari window (needs pip install 'triptych[napari]')."""
+    """What was picked, in a napari window (needs pip install 'triptych\\[napari]')."""
     from triptych.view import show_picks
 
     viewer = show_picks(picks, tomogram)

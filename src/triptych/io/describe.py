@@ -36,6 +36,8 @@ def describe_file(path: Path | str) -> Description:
         raise InputError(f"{path} does not exist: check the name")
     if path.is_dir():
         return _describe_folder(path)
+    if path.name == MANIFEST:
+        return _describe_folder(path.parent)
     name = path.name.lower()
     if name.endswith(".star"):
         return describe_star(path)

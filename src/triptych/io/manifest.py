@@ -94,7 +94,7 @@ def write_manifest(
     content: dict[str, Any] = {
         "triptych": installed_version(),
         "stage": stage,
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.argv[0]).name.replace("__main__.py", "triptych"), *sys.argv[1:]],
         "folder": os.getcwd(),
         "arguments": None if arguments is None else {key: _as_text(value) for key, value in arguments.items()},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
