@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import tiny
 import yaml
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 import triptych
 from triptych import cli
 from triptych.errors import InputError
+from triptych.io.star import write_star
 from triptych.settings import format_defaults, stage_settings
 
 
@@ -222,6 +224,14 @@ def test_report_with_truth_prints_the_headline(stub_report: SimpleNamespace, tmp
     assert "0.900" in text
     assert "0.950" in text
     assert "IoU" not in text
+
+
+def test_classes_and_unknown_particles_are_counted_whatever_the_table_is_called(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = {"triptychClass": ["a", "a", "b"], "triptychProbability": [0.5, 0.7, 0.9], "triptychVerdict": ["unknown", "a", "b"]}
+    write_star(tmp_path / "particles.star", {"images": pd.DataFrame(table)})
+    cli.print_classes(tmp_path)
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert rows == [["a", "2", "0.600", "1"], ["b", "1", "0.900", "0"]]
 
 
 def test_impossible_specimens_are_refused_in_a_sentence(tmp_path: Path) -> None:

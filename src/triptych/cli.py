@@ -569,18 +569,25 @@ def print_predicted(what: str, path: Path, part: str | None) -> None:
 
 
 def print_classes(predictions: Path) -> None:
-    """How many particles were given each class."""
+    """How many particles were given each class, and how many of them are called unknown."""
+    import pandas as pd
+
+    from triptych.config import UNKNOWN
     from triptych.io.star import read_star
 
-    particles = read_star(predictions / "particles.star")["particles"]
-    if "triptychClass" not in particles:  # the model was trained without the class task
+    # the block has the name that it had in the input
+    blocks = read_star(predictions / "particles.star").values()
+    particles = next((block for block in blocks if isinstance(block, pd.DataFrame) and "triptychClass" in block), None)
+    if particles is None:  # the model was trained without the class task
         return
-    probabilities: dict[str, list[float]] = {}
-    for name, probability in zip(particles["triptychClass"], particles["triptychProbability"], strict=True):
-        probabilities.setdefault(str(name), []).append(float(probability))
-    table = make_table("class", "particles", "mean probability", numbers=(1, 2))
-    for name, values in sorted(probabilities.items(), key=lambda item: -len(item[1])):
-        table.add_row(name, str(len(values)), f"{sum(values) / len(values):.3f}")
+    named = particles.assign(probability=particles["triptychProbability"].astype(float))
+    named["unknown"] = named["triptychVerdict"] == UNKNOWN if "triptychVerdict" in named else 0
+    counted = named.groupby("triptychClass").agg(
+        particles=("probability", "size"), probability=("probability", "mean"), unknown=("unknown", "sum")
+    )  # fmt: skip
+    table = make_table("class", "particles", "mean probability", "called unknown", numbers=(1, 2, 3))
+    for name, row in counted.sort_values("particles", ascending=False, kind="stable").iterrows():
+        table.add_row(str(name), f"{row['particles']:.0f}", f"{row['probability']:.3f}", f"{row['unknown']:.0f}")
     out.print(table)
 
 
