@@ -310,6 +310,20 @@ def test_library_round_trip(tmp_path: Path, peptide: Path) -> None:
     assert not list(tmp_path.glob("*twice*"))
 
 
+def test_libraries_that_make_no_sense_are_refused(tmp_path: Path, peptide: Path) -> None:
+    (tmp_path / "empty.csv").write_text("name,file\n")
+    cases: list[tuple[str, float, str]] = [
+        (str(tmp_path / "empty.csv"), 10.0, "has no rows"),
+        (f"membrane={peptide}", 10.0, "a meaning of its own"),
+        (str(peptide), 500.0, "from 0.5 to 50"),
+        (str(peptide), 0.01, "from 0.5 to 50"),
+    ]
+    for spec, voxel_size, sentence in cases:
+        with pytest.raises(InputError, match=sentence):
+            make_library([spec], tmp_path / "library", voxel_size)
+    assert not (tmp_path / "library").exists()
+
+
 def test_index_of_structures(tmp_path: Path, peptide: Path) -> None:
     (tmp_path / "index.csv").write_text(
         "name,file,kind,entry,voxel_size_A,note,chains\n"

@@ -40,8 +40,8 @@ from triptych.scene import (
     tomogram_rng,
     worker_count,
 )
-from triptych.specimen import NOT_PARTICLES, Placed, PosedParticles, Specimen, draw_labels, paste, shell_points
-from triptych.structures import Structure
+from triptych.specimen import Placed, PosedParticles, Specimen, draw_labels, paste, shell_points
+from triptych.structures import NOT_PARTICLES, Structure
 
 Arrays = dict[str, NDArray[np.generic]]
 Progress = Callable[[int, int], None]

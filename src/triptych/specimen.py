@@ -35,8 +35,6 @@ PATCH_BYTES = 2**28
 LARGEST_FACTOR = 1.1
 """Particles may be drawn so much larger than they are."""
 
-NOT_PARTICLES = ("membrane", "gold")
-"""What label maps show besides the particles, numbered after them."""
 CYTOSOL_KDA = (25.0, 60.0, 150.0)
 """Masses of the small proteins between the particles; each fills a third of their volume."""
 MEMBRANE_REACH = 60.0

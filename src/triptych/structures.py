@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from triptych.config import NONE_CLASS, UNKNOWN
 from triptych.errors import InputError, first_line
 from triptych.io.fetch import fetch_entries as fetch_entries
 from triptych.io.files import read_json, read_text
@@ -37,6 +38,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BUILT_IN_LIBRARY = Path(__file__).parent / "data" / "structures"
+VOXEL_SIZES = (0.5, 50.0)
+"""Å, from the finest to the coarsest that structures are prepared at."""
+NOT_PARTICLES = ("membrane", "gold")
+"""What label maps show besides the particles, numbered after them."""
+RESERVED = (*NOT_PARTICLES, NONE_CLASS, UNKNOWN)
+"""Names that mean something else in tables and label maps."""
 PROTEIN_VOLUME = 1.21
 """Å^3 per Da that a folded protein fills (0.73 cm^3/g; Harpaz, Gerstein & Chothia 1994, Structure 2:641)."""
 HYDRATED_VOLUME = PROTEIN_VOLUME + 0.35 * 1.66
@@ -424,6 +431,8 @@ def write_library(structures: Iterable[Structure], out: Path | str, half: bool =
     written: dict[str, Structure] = {}
     with output_folder(out) as part:
         for item in structures:
+            if item.name in RESERVED:
+                raise InputError(f"a structure cannot be called {item.name!r}, for that has a meaning of its own: give it another name (NAME=FILE)")
             if item.name in written:
                 raise InputError(f"two structures are called {item.name!r}: give each its own name (NAME=FILE)")
             written[item.name] = item
@@ -446,6 +455,8 @@ def write_library(structures: Iterable[Structure], out: Path | str, half: bool =
 
 def make_library(specs: Sequence[str], out: Path | str, voxel_size: float = 10.0, half: bool = False) -> list[Structure]:
     """Read every structure that the specs name (`expand_specs`) and write them as a library folder."""
+    if not VOXEL_SIZES[0] <= voxel_size <= VOXEL_SIZES[1]:
+        raise InputError(f"the voxel size is {voxel_size:g} Å, but from {VOXEL_SIZES[0]:g} to {VOXEL_SIZES[1]:g} Å was expected: give another one")
     parsed = expand_specs(specs)
     return write_library((read_structure(voxel_size=voxel_size, **vars(spec)) for spec in parsed), out, half)
 
@@ -466,6 +477,8 @@ def _read_index(index: Path) -> list[StructureSpec]:
         rows = list(csv.DictReader(io.StringIO(read_text(index, "index of structures (CSV)"), newline="")))
     except csv.Error as error:
         raise InputError(f"{index} cannot be read as CSV ({error}): correct it") from None
+    if not rows:
+        raise InputError(f"{index} has no rows, but an index of structures has one for each: fill it in")
     specs = []
     for row in rows:
         if not row.get("name") or not row.get("file"):

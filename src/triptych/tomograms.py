@@ -35,8 +35,8 @@ from triptych.scene import (
     tomogram_rng,
     worker_count,
 )
-from triptych.specimen import NOT_PARTICLES, Template, draw_labels, draw_particles
-from triptych.structures import Structure
+from triptych.specimen import Template, draw_labels, draw_particles
+from triptych.structures import NOT_PARTICLES, Structure
 
 MAPS = {"tomograms": "f4", "densities": "f4", "classes": "i2", "instances": "u2"}
 """Folders of the output, and the type of the values in their files."""
