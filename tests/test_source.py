@@ -244,7 +244,7 @@ def test_stated_voxel_size_wins_over_the_header(tmp_path: Path, caplog: pytest.L
     assert voxel_sizes(source, source.read(0)) == [12]
     caplog.clear()
     assert open_it(path, voxel_size=9.0).read(0).voxel_size == 9
-    assert not caplog.text
+    assert "states 10 Å per voxel, but 9 Å is used as set" in caplog.text
 
 
 def test_header_without_voxel_size_will_do_where_the_star_file_states_it(tmp_path: Path) -> None:

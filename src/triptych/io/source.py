@@ -266,14 +266,15 @@ def _check_images(
         own = stated_voxel_size(header)
         if size is None and given is None and own is None:
             read_mrc(path, number=counts[index])  # says what is wrong with the header's voxel size
-        if size is not None and given is None and own is not None and abs(own / size - 1) > VOXEL_SIZE_TOLERANCE:
+        if size is not None and own is not None and abs(own / size - 1) > VOXEL_SIZE_TOLERANCE:
             disagreeing.append((path, own, size))
     if disagreeing:
         path, own, size = disagreeing[0]
-        log.warning(
-            "the STAR file states %g Å per voxel, but the header of %s states %g Å: the STAR file's is used (--set voxel_size= decides otherwise)",
-            size, path, own,
-        )
+        if given is not None:
+            log.warning("the header of %s states %g Å per voxel, but %g Å is used as set", path, own, given)
+        else:
+            what = "the STAR file states %g Å per voxel, but the header of %s states %g Å"
+            log.warning(f"{what}: the STAR file's is used (--set voxel_size= decides otherwise)", size, path, own)
 
 
 # --------------------------------------------------------------------------------------------------------------- names
