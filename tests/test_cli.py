@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import tiny
+import torch
 import yaml
 from typer.testing import CliRunner
 
@@ -232,6 +233,14 @@ def test_classes_and_unknown_particles_are_counted_whatever_the_table_is_called(
     cli.print_classes(tmp_path)
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
     assert rows == [["a", "2", "0.600", "1"], ["b", "1", "0.900", "0"]]
+
+
+def test_torch_without_memory_is_told_of_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def allocate(*_: object, **__: object) -> None:
+        torch.empty(2**62, dtype=torch.uint8)
+
+    monkeypatch.setattr("triptych.tomograms.simulate_tomograms", allocate)
+    assert "more memory than there is" in fail("simulate-tomograms", tmp_path / "out")
 
 
 def test_impossible_specimens_are_refused_in_a_sentence(tmp_path: Path) -> None:

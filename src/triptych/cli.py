@@ -44,6 +44,10 @@ DEMO_NOTE = "demo.json"
 DEMO_PARTS = ("data.zarr", "predictions", "report")
 
 
+TORCH_WANTS_MEMORY = "can't allocate memory"
+"""What torch, which raises no MemoryError, says of the CPU's memory."""
+
+
 class Commands(TyperGroup):
     """Commands whose errors are sentences."""
 
@@ -53,7 +57,9 @@ class Commands(TyperGroup):
         except InputError as error:
             say_error(str(error))
             raise typer.Exit(INPUT_ERROR) from error
-        except MemoryError as error:
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and TORCH_WANTS_MEMORY not in str(error):
+                raise
             say_error(f"this needs more memory than there is ({first_line(error)}): ask for less at once, such as smaller volumes")
             raise typer.Exit(INPUT_ERROR) from error
         except KeyboardInterrupt as interrupt:
