@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from triptych.cli import app
 from triptych.config import NetworkConfig, PickConfig, PredictConfig, SimulateConfig, TrainConfig
 from triptych.errors import InputError
+from triptych.io import mrc
 from triptych.io.manifest import read_manifest
 from triptych.io.mrc import read_mrc
 from triptych.io.relion import particles_from_relion
@@ -30,6 +31,7 @@ from triptych.pick import pick
 from triptych.settings import load_config
 from triptych.simulate import simulate
 from triptych.train import train
+from triptych.volume import Volume
 
 SHAPE = (48, 70, 60)
 RADIUS = 55.0
@@ -113,15 +115,27 @@ def test_what_is_unknown_keeps_its_best_class(monkeypatch: pytest.MonkeyPatch, t
 
 
 @pytest.mark.usefixtures("sees_blobs")
+def test_maps_lie_where_the_tomogram_lies(tmp_path: Path) -> None:
+    origin = (100.0, 200.0, -300.0)
+    mrc.write_mrc(tmp_path / "a.mrc", Volume(blobs(10.0).astype(np.float32), 10.0, origin))
+    out = pick([tmp_path / "a.mrc"], tmp_path / "picks", config=PickConfig(write_densities=True))
+    for kind in ("labels", "instances", "densities"):
+        assert read_mrc(out / kind / "a.mrc").origin == origin
+
+
+@pytest.mark.usefixtures("sees_blobs")
 def test_ome_zarr_is_read_as_mrc_is(tmp_path: Path) -> None:
     data = blobs(10.0).astype(np.float32)
     mrc = write_mrc(tmp_path / "a.mrc", data, 10.0)
     group = zarr.create_group(tmp_path / "b.zarr")
     group.create_array("0", data=data, chunks=(16, 16, 16))
     axes = [{"name": name, "type": "space", "unit": "nanometer"} for name in "zyx"]
-    levels = [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1.0, 1.0, 1.0]}]}]
+    steps = [{"type": "scale", "scale": [1.0, 1.0, 1.0]}, {"type": "translation", "translation": [3.0, 2.0, 1.0]}]
+    levels = [{"path": "0", "coordinateTransformations": steps}]
     group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": levels}]}
-    assert open_tomogram(tmp_path / "b.zarr").voxel_size == 10.0
+    opened = open_tomogram(tmp_path / "b.zarr")
+    assert opened.voxel_size == 10.0
+    assert opened.origin == (10.0, 20.0, 30.0)
     out = pick([mrc, tmp_path / "b.zarr"], tmp_path / "picks")
     table = read_star(out / "particles.star")["particles"]
     first, second = (table[table["rlnTomoName"] == name].drop(columns="rlnTomoName").reset_index(drop=True) for name in "ab")

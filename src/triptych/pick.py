@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -53,6 +54,8 @@ class Job:
     name: str
     shape: tuple[int, int, int]
     voxel_size: float
+    origin: tuple[float, float, float]
+    """x, y, z in Å, of the centre of its voxel [0, 0, 0]: its maps lie where it lies."""
     rows: list[list[Tile]] = field(repr=False)
     first: int
     """Number of its first item: one for each row of tiles, then one for looking at the centres."""
@@ -179,18 +182,18 @@ class Picker:
     def write_maps(self, job: Job, desk: Path, masks: Sequence[Cutout], places: NDArray[np.float64], probabilities: NDArray[np.float32]) -> None:
         """Label map, instances and densities of a tomogram; where masks overlap, the better particle is in front."""
         classes = self.class_labels(probabilities)
-        with new_mrc(desk / "labels.mrc", job.shape, MAPS["labels"], job.voxel_size) as labels:
+        with new_map(desk, "labels", job) as labels:
             for row, item in zip(job.rows, job.items[:-1], strict=True):
                 labels[:, row[0].start[1] : row[0].stop[1]] = np.load(self.workspace.note(item), allow_pickle=False)["labels"]
             for mask, label in reversed(list(zip(masks, classes, strict=True))):
                 if label:
                     paint(labels, mask.mask, label, mask.start)
         if self.config.write_instances:
-            with new_mrc(desk / "instances.mrc", job.shape, MAPS["instances"], job.voxel_size) as instances:
+            with new_map(desk, "instances", job) as instances:
                 for number, mask in reversed(list(enumerate(masks, start=1))):
                     paint(instances, mask.mask, number, mask.start)
         if self.config.write_densities and "density" in self.model.card.network.tasks:
-            with new_mrc(desk / "densities.mrc", job.shape, MAPS["densities"], job.voxel_size) as densities:
+            with new_map(desk, "densities", job) as densities:
                 for batch in in_batches(range(len(masks))[::-1], self.config.batch_size):
                     result, starts = self.predict(job, places[list(batch)])
                     for i, density, start in zip(batch, result.densities or (), starts, strict=True):
@@ -200,6 +203,11 @@ class Picker:
         """The number in label maps of each particle's class; 0 where label maps do not know it."""
         numbers = {name: number for number, name in enumerate(self.model.card.label_names, start=1)}
         return [numbers.get(self.model.card.class_names[best], 0) for best in best_classes(probabilities, self.model.card.class_names)]
+
+
+def new_map(desk: Path, kind: str, job: Job) -> AbstractContextManager[NDArray[Any]]:
+    """A map to fill that lies where the tomogram lies."""
+    return new_mrc(desk / f"{kind}.mrc", job.shape, MAPS[kind], job.voxel_size, job.origin)
 
 
 @lru_cache(maxsize=1)
@@ -287,7 +295,8 @@ def plan_jobs(paths: Sequence[Path], model: Model, config: PickConfig) -> list[J
         model.check_voxel_size(volume.voxel_size, str(path))
         # Stored voxel sizes differ in the last digits.
         rows = plan_tiles((z, y, x), 1.0 if abs(ratio - 1) < 1e-3 else ratio, config.tile_size, config.margin)
-        jobs.append(Job(path, tomogram_name(path), (z, y, x), volume.voxel_size, rows, jobs[-1].items.stop if jobs else 0))
+        first = jobs[-1].items.stop if jobs else 0
+        jobs.append(Job(path, tomogram_name(path), (z, y, x), volume.voxel_size, volume.origin, rows, first))
     return jobs
 
 

@@ -389,19 +389,22 @@ def write_mrc(path: Path | str, volume: Volume) -> None:
 
 
 @contextmanager
-def new_mrc(path: Path | str, shape: tuple[int, int, int], dtype: str, voxel_size: float) -> Iterator[NDArray[Any]]:
+def new_mrc(
+    path: Path | str, shape: tuple[int, int, int], dtype: str, voxel_size: float, origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+) -> Iterator[NDArray[Any]]:
     """A volume (nz, ny, nx) to fill piece by piece, in the file itself; it appears under its name only when the block ends well.
 
     Parameters
     ----------
     dtype : one of MRC's: "i1", "i2", "u2", "f4", "f2"
     voxel_size : Å
+    origin : Å, x, y, z of the centre of voxel [0, 0, 0]
     """
     with output_file(path) as part:
         data = np.memmap(part, np.dtype(dtype).newbyteorder("<"), "w+", HEADER_BYTES, shape)
         reserve(part)
         yield data
-        head = _make_header(data, voxel_size, (0.0, 0.0, 0.0))
+        head = _make_header(data, voxel_size, origin)
         data.flush()
         with part.open("r+b") as file:
             file.write(head.tobytes())

@@ -78,19 +78,32 @@ def open_tomogram(path: Path, voxel_size: float | None = None) -> Volume:
         image = attributes.get("ome", attributes)["multiscales"][0]
         level = str(image["datasets"][0]["path"])
         array = group[level]
-        stated = _stated_voxel_size(image)
+        stated, origin = _stated_voxel_size(image), _stated_origin(image)
     if not isinstance(array, zarr.Array) or array.ndim != 3 or 0 in array.shape or array.dtype.kind not in "fiu":
         raise InputError(f"the finest level of {path} is no array of numbers with 3 axes: an image with the axes z, y, x was expected")
     if voxel_size is None and stated is None:
         raise InputError(f"{path} does not say its voxel size in Å: say it with --set voxel_size=...")
     data = CheckedArray(array, path / level, "copy or make it again")
-    return Volume(cast(NDArray[np.float32], data), voxel_size or cast(float, stated))
+    return Volume(cast(NDArray[np.float32], data), voxel_size or cast(float, stated), origin)
 
 
 def _stated_voxel_size(image: dict[str, Any]) -> float | None:
     """Å per voxel of the finest level, None where it is not stated or differs between the axes."""
-    scales = [step["scale"] for step in image["datasets"][0].get("coordinateTransformations", ()) if step.get("type") == "scale"]
-    units = [UNITS.get(str(axis.get("unit", "angstrom")).lower()) for axis in image.get("axes", ()) if isinstance(axis, dict)]
-    if not scales or None in units or len(set(scales[0])) != 1:
+    scale = _stated_lengths(image, "scale")
+    return scale[0] if scale and len(set(scale)) == 1 else None
+
+
+def _stated_origin(image: dict[str, Any]) -> tuple[float, float, float]:
+    """x, y, z in Å of the centre of voxel [0, 0, 0] of the finest level; zeros where it is not stated."""
+    z, y, x = _stated_lengths(image, "translation") or (0.0, 0.0, 0.0)
+    return x, y, z
+
+
+def _stated_lengths(image: dict[str, Any], kind: str) -> tuple[float, float, float] | None:
+    """What a transformation of the finest level says along z, y, x, in Å; None where it, or the unit of an axis, is not known."""
+    values = [step[kind] for step in image["datasets"][0].get("coordinateTransformations", ()) if step.get("type") == kind]
+    units = [UNITS.get(str(axis.get("unit", "angstrom")).lower()) for axis in image.get("axes", ()) if isinstance(axis, dict)] or [1.0] * 3
+    if not values or None in units or not len(values[0]) == len(units) == 3:
         return None
-    return float(scales[0][0]) * float((units or [1.0])[0] or 1.0)
+    z, y, x = (float(value) * cast(float, unit) for value, unit in zip(values[0], units, strict=True))
+    return z, y, x
