@@ -121,7 +121,7 @@ def simulate_once(store: Path, config: SimulateConfig) -> Path:
     """The store, simulated where it is not there; the program ends where it is of another kind."""
     if not store.exists():
         return simulate(store, config)
-    if open_store(store).attributes["config"] != config.model_dump(mode="json", exclude={"workers", "device"}):
+    if open_store(store).attributes["config"] != config.decisive():
         sys.exit(f"{store} was simulated with other settings: give another folder")
     return store
 

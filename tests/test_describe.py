@@ -126,6 +126,13 @@ def test_label_maps_have_no_contrast(tmp_path: Path) -> None:
     assert "contrast" not in facts
 
 
+@pytest.mark.parametrize("name", [".data.zarr.part", "model.training"])
+def test_what_an_unfinished_run_works_in(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match="unfinished"):
+        describe_file(tmp_path / name)
+
+
 def test_ome_zarr(tmp_path: Path) -> None:
     group = zarr.create_group(tmp_path / "a.zarr")
     group.create_array("0", data=make_crowd()[:40])

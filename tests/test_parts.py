@@ -68,6 +68,8 @@ def test_parts_in_any_order(reference: dict[str, str], simulated: list[int], tmp
     simulate(out, CONFIG, part=(1, 2))
     assert simulated == [1, 0, 2]
     assert count_missing(out, CONFIG) == (0, TOMOGRAMS)
+    simulate(out, CONFIG, part=(1, 2))  # which comes too late, and finds all done
+    assert simulated == [1, 0, 2]
     assert hashes(out) == reference
     assert [path.name for path in tmp_path.iterdir()] == ["data.zarr"]
 

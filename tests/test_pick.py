@@ -164,6 +164,10 @@ def test_stopped_and_in_parts_it_ends_the_same(monkeypatch: pytest.MonkeyPatch, 
     for number in (2, 1):
         pick([tmp_path / "tomograms"], tmp_path / "parts", config=config, part=(number, 2))
     assert hashes(tmp_path / "parts") == whole
+    pick([tmp_path / "tomograms"], tmp_path / "parts", config=config.model_copy(update={"workers": 2}), part=(2, 2))  # a late job of an array
+    assert hashes(tmp_path / "parts") == whole
+    with pytest.raises(InputError, match="exists already"):
+        pick([tmp_path / "tomograms"], tmp_path / "parts", config=PickConfig(tile_size=32), part=(2, 2))
 
 
 @pytest.mark.usefixtures("sees_blobs")

@@ -317,6 +317,8 @@ def test_libraries_that_make_no_sense_are_refused(tmp_path: Path, peptide: Path)
         (f"membrane={peptide}", 10.0, "a meaning of its own"),
         (str(peptide), 500.0, "from 0.5 to 50"),
         (str(peptide), 0.01, "from 0.5 to 50"),
+        (f"{peptide}:contour=1", 10.0, "contour= means nothing"),
+        (f"two words={peptide}", 10.0, "cannot be called 'two words'"),
     ]
     for spec, voxel_size, sentence in cases:
         with pytest.raises(InputError, match=sentence):

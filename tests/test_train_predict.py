@@ -24,7 +24,7 @@ from triptych.network import HALF_TURNS, Network, turn
 from triptych.predict import predict
 from triptych.settings import load_config
 from triptych.simulate import simulate
-from triptych.train import initial_maps, settings_to_keep, train, with_defaults
+from triptych.train import initial_maps, train, with_defaults
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +212,7 @@ def test_training_with_balanced_losses(balance: str, data: Path, tmp_path: Path)
 
 
 def test_a_setting_newer_than_the_run_had_its_default() -> None:
-    config = settings_to_keep(load_config(TrainConfig, None, TRAIN))
+    config = load_config(TrainConfig, None, TRAIN).decisive()
     older = {**config, "loss": {name: value for name, value in config["loss"].items() if name != "balance"}}
     assert with_defaults(older) == config
 

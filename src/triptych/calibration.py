@@ -24,6 +24,7 @@ from triptych.volume import standardise
 
 Rows = NDArray[np.int64]
 BATCH = 32
+TEMPERATURES = (0.25, 4.0)
 logger = logging.getLogger(__name__)
 
 
@@ -103,9 +104,14 @@ def fit_reference(seen: Seen, sample: Sample, config: NoveltyConfig) -> NoveltyR
 
 def fit_temperature(logits: Tensor, label: Tensor) -> float:
     """Temperature that gives held-out particles the least cross-entropy (Guo et al. 2017)."""
-    candidates = torch.logspace(math.log10(0.25), math.log10(4), 241)
+    lowest, highest = TEMPERATURES
+    candidates = torch.logspace(math.log10(lowest), math.log10(highest), 241)
     losses = torch.stack([F.cross_entropy(logits / t, label) for t in candidates])
-    return float(candidates[losses.argmin()])
+    best = int(losses.argmin())
+    if best in (0, len(candidates) - 1):
+        text = "the temperature is cut off at a limit (%g to %g): the held-out particles are few, all rightly named, or unlike the training data"
+        logger.warning(text, lowest, highest)
+    return float(candidates[best])
 
 
 def class_figures(logits: Tensor, label: Tensor, temperature: float) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -597,6 +598,11 @@ def print_classes(predictions: Path) -> None:
     out.print(table)
 
 
+def figure(value: float, decimals: int) -> str:
+    """A number for a table; a dash where there is none."""
+    return f"{value:.{decimals}f}" if math.isfinite(value) else "–"
+
+
 def print_groups(folder: Path) -> None:
     """What was found in each group."""
     from triptych.io.manifest import read_manifest
@@ -606,7 +612,7 @@ def print_groups(folder: Path) -> None:
     columns = read_star(folder / "groups.star")["groups"]
     names = ("Group", "Particles", "Stability", "Resolution", "MatchName", "MatchCorrelation")
     for group, particles, stability, resolution, name, correlation in zip(*(columns[f"triptych{name}"] for name in names), strict=True):
-        table.add_row(str(group), str(particles), f"{stability:.2f}", f"{resolution:.0f}", escape(str(name)), f"{correlation:.2f}")
+        table.add_row(str(group), str(particles), figure(stability, 2), figure(resolution, 0), escape(str(name)), figure(correlation, 2))
     out.print(table)
     out.print(f"tilt range: {read_manifest(folder)['tilt_ranges_are']}", soft_wrap=True)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -17,9 +17,11 @@ PositiveRange = tuple[PositiveFloat, PositiveFloat]
 NonNegativeRange = tuple[NonNegativeFloat, NonNegativeFloat]
 PackedShare = Annotated[float, Field(gt=0, le=0.5)]
 PackedRange = tuple[PackedShare, PackedShare]
+BeadSize = Annotated[float, Field(gt=0, le=1000)]
+BeadRange = tuple[BeadSize, BeadSize]
 CountRange = tuple[NonNegativeInt, NonNegativeInt]
 Share = Annotated[float, Field(ge=0)]
-RANGES: tuple[Any, ...] = (Range, Range | None, PositiveRange, PositiveRange | None, NonNegativeRange, PackedRange, CountRange)
+RANGES: tuple[Any, ...] = (Range, Range | None, PositiveRange, PositiveRange | None, NonNegativeRange, PackedRange, BeadRange, CountRange)
 Task = Literal["class", "mask", "density", "pick"]
 CtfCorrection = Literal["none", "phase_flip", "deconvolve", "multiply"]
 TiltOrder = Literal["dose_symmetric", "bidirectional", "continuous"]
@@ -53,6 +55,12 @@ class Settings(BaseModel):
     """Frozen settings that refuse a key they do not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    MACHINE: ClassVar[frozenset[str]] = frozenset({"device", "workers"})
+    """Settings that only say where and how fast: no result depends on them."""
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings on which the result depends, as JSON."""
+        return self.model_dump(mode="json", exclude=set(self.MACHINE))
 
     @model_validator(mode="before")
     @classmethod
@@ -86,7 +94,7 @@ class SpecimenConfig(Settings):
     vesicles: Annotated[CountRange, Field(description="number of membrane vesicles [low, high]")] = (0, 3)
     vesicle_radius: Annotated[PositiveRange, Field(description="radius of a vesicle, Å")] = (200.0, 450.0)
     gold_beads: Annotated[CountRange, Field(description="number of gold beads [low, high]")] = (0, 0)
-    gold_diameter: Annotated[PositiveRange, Field(description="diameter of a gold bead, Å")] = (60.0, 120.0)
+    gold_diameter: Annotated[BeadRange, Field(description="diameter of a gold bead, Å")] = (60.0, 120.0)
     voxel_size_error: Annotated[PositiveRange, Field(description="factor on the size of all particles, at most 1.1: a wrong calibration")] = (0.98, 1.02)
 
 
@@ -230,6 +238,8 @@ class NoveltyConfig(Settings):
 class TrainConfig(Settings):
     """`triptych train`: labelled subtomograms -> model folder."""
 
+    MACHINE = frozenset({"stop_after", "device", "devices", "nodes", "loader_workers", "refresh_workers"})
+
     network: Annotated[NetworkConfig, Field(description="the network")] = NetworkConfig()
     augment: Annotated[AugmentConfig, Field(description="augmentation")] = AugmentConfig()
     loss: Annotated[LossConfig, Field(description="losses")] = LossConfig()
@@ -240,7 +250,7 @@ class TrainConfig(Settings):
     batch_size: Annotated[int, Field(gt=1, description="subtomograms per step")] = 32
     tiles_per_batch: Annotated[int, Field(ge=0, description="tiles per step, for the task pick")] = 8
     updates_per_checkpoint: Annotated[int, Field(gt=0, description="steps between checkpoints and validations; a resumed run goes on from the last one")] = 250
-    learning_rate: Annotated[float, Field(gt=0, description="highest learning rate of AdamW; warm-up, then cosine decay to zero")] = 2e-3
+    learning_rate: Annotated[float, Field(gt=0, le=1, description="highest learning rate of AdamW; warm-up, then cosine decay to zero")] = 2e-3
     weight_decay: Annotated[float, Field(ge=0, description="AdamW")] = 0.01
     warmup_share: Annotated[float, Field(ge=0, le=1, description="share of the steps over which the learning rate rises")] = 0.05
     gradient_clip: Annotated[float, Field(gt=0, description="largest norm of the gradient")] = 5.0
@@ -302,6 +312,8 @@ class GroupConfig(Settings):
 class PredictConfig(Settings):
     """`triptych predict`: model + particles -> STAR, masks, densities."""
 
+    MACHINE = Settings.MACHINE | {"batch_size"}
+
     voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of the input; none: as the files say")] = None
     contrast: Annotated[Contrast | Literal["auto"] | None, Field(description="dark: particles have low values; bright: high values, as RELION writes; auto: decide from the data; none: as our Zarr store states, and dark for files, which don't state it")] = None
     tomograms: Annotated[Path | None, Field(description="folder of the tomograms that coordinates refer to; none: beside the STAR file, or as its rlnTomoReconstructedTomogram column says")] = None
@@ -319,13 +331,15 @@ class PredictConfig(Settings):
 class PickConfig(Settings):
     """`triptych pick`: model + whole tomograms -> particles, label maps, maps of the particles."""
 
+    MACHINE = Settings.MACHINE | {"batch_size"}
+
     voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of the tomograms; none: as the files say")] = None
     contrast: Annotated[Contrast | Literal["auto"], Field(description="sign of the particles' grey values in the tomograms; auto: decide from the data of each")] = DEFAULT_CONTRAST
     threshold: Annotated[float, Field(gt=0, lt=1, description="least probability of a particle's centre that is looked at")] = 0.15
     min_score: Annotated[float, Field(ge=0, le=1, description="least score (probability of the centre x probability of being a particle at all) of a particle that is written")] = 0.1
     max_overlap: Annotated[float, Field(ge=0, le=1, description="most of a particle's mask that a better one may cover")] = 0.3
-    tile_size: Annotated[int, Field(gt=0, description="most voxels (of the model) along each side that are scanned at once, without the margin")] = 64
-    margin: Annotated[int, Field(ge=0, description="voxels (of the model) around them that are seen too")] = 16
+    tile_size: Annotated[int, Field(ge=16, le=512, description="most voxels (of the model) along each side that are scanned at once, without the margin")] = 64
+    margin: Annotated[int, Field(ge=0, le=128, description="voxels (of the model) around them that are seen too")] = 16
     batch_size: Annotated[int, Field(gt=0, description="particles per forward pass")] = 16
     half_turns: Annotated[bool, Field(description="look at each particle in four orientations that keep the wedge: better, four times the arithmetic")] = False
     write_instances: Annotated[bool, Field(description="write instances/<tomogram>.mrc: the number of the particle in each voxel")] = True

@@ -8,6 +8,7 @@ killed run goes on there, and memory does not grow with the tomogram.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -25,7 +26,7 @@ from triptych.contrast import choose_contrast, guess_tomogram_contrast
 from triptych.device import share_cores
 from triptych.errors import InputError
 from triptych.fourier import resample_to_shape
-from triptych.io.manifest import describe_input, hash_file, installed_version, recognise_input, write_manifest
+from triptych.io.manifest import describe_input, hash_file, installed_version, is_made, recognise_input, write_manifest
 from triptych.io.mrc import check_values, new_mrc
 from triptych.io.relion import class_table, optics_table, particle_columns, tomogram_row
 from triptych.io.source import cut_box
@@ -36,10 +37,15 @@ from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, WEIGHTS, Model, Predictio
 from triptych.novelty import give_verdicts
 from triptych.parallel import said_already
 from triptych.tiling import Cutout, Tile, find_centres, in_batches, label_voxels, paint, plan_tiles, suppress
-from triptych.volume import Volume, standardise
+from triptych.volume import Volume, spread_boxes, standardise
 
+logger = logging.getLogger(__name__)
+
+STAGE = "pick"
 NEAREST = 30.0
 """Å: two particles whose centres are nearer are one."""
+SAMPLE = 8
+"""Boxes of 64 voxels from which a tomogram is judged before it is scanned."""
 LOOK_STEPS = 0.5
 """What looking at a tomogram's centres counts in the progress, over its number of tiles."""
 MAPS = {"labels": "u2", "instances": "u2", "densities": "f4"}
@@ -86,7 +92,9 @@ class Picker:
     def contrast(self, job: Job) -> tuple[Contrast, str | None]:
         """The sign of a tomogram's grey values, and a warning if it looks otherwise; said when it is asked for the first time."""
         if job.name not in self.contrasts:
-            appearance = guess_tomogram_contrast(open_tomogram(job.path, job.voxel_size))
+            tomogram = open_tomogram(job.path, job.voxel_size)
+            warn_of_flat(tomogram, job.path)
+            appearance = guess_tomogram_contrast(tomogram)
             self.contrasts[job.name] = choose_contrast(appearance, self.config.contrast, name=job.name)
         return self.contrasts[job.name]
 
@@ -221,6 +229,12 @@ def open_again(workspace: Workspace, paths: tuple[Path, ...], folder: Path, conf
     return picker
 
 
+def warn_of_flat(tomogram: Volume, path: Path) -> None:
+    """Warn of a tomogram whose grey values are all the same wherever they are looked at."""
+    if all(box.min() == box.max() for box in spread_boxes(tomogram.data, 64, SAMPLE)):
+        logger.warning("%s shows nothing: its grey values are the same in all %d places that were looked at", path, SAMPLE)
+
+
 def valid_box(tomogram: Volume, center: NDArray[np.int64], shape: tuple[int, int, int], path: Path) -> Volume:
     """A box of a tomogram; InputError where a value is not valid."""
     data = cut_box(tomogram.data, center, shape)
@@ -257,11 +271,13 @@ def pick(
     network = load_model(folder, config.device, config.precision)
     check_model(network, folder)
     jobs = plan_jobs(find_tomograms(tomograms), network, config)
+    if part and is_made(out, STAGE, config, run_arguments(jobs, folder)):
+        return Path(out)
     settings = {
         "version": installed_version(),
         "tomograms": {job.name: recognise_input(job.path) for job in jobs},
         "model": [hash_file(folder / name) for name in (WEIGHTS, "model.json")],
-        **config.model_dump(mode="json", exclude={"device", "workers", "batch_size"}),
+        **config.decisive(),
     }
     kinds = [kind for kind in MAPS if kind == "labels" or getattr(config, f"write_{kind}")]
     workspace = open_workspace(Path(out), settings, partial(make_folders, kinds))
@@ -300,6 +316,11 @@ def plan_jobs(paths: Sequence[Path], model: Model, config: PickConfig) -> list[J
     return jobs
 
 
+def run_arguments(jobs: Sequence[Job], folder: Path) -> dict[str, Any]:
+    """What the run can be repeated with."""
+    return {"tomograms": [job.path for job in jobs], "model": folder}
+
+
 def make_folders(kinds: Sequence[str], folder: Path) -> None:
     for kind in kinds:
         (folder / kind).mkdir(parents=True)
@@ -328,8 +349,7 @@ def finish_run(picker: Picker, folder: Path) -> None:
         "contrast_warnings": [warning for job in jobs if (warning := picker.contrast(job)[1])],
     }
     inputs = [json.loads(str(note["input"])) for note in notes]
-    arguments = {"tomograms": [job.path for job in jobs], "model": picker.folder}
-    write_manifest(folder, "pick", picker.config, [*inputs, picker.folder], None, about, arguments)
+    write_manifest(folder, STAGE, picker.config, [*inputs, picker.folder], None, about, run_arguments(jobs, picker.folder))
 
 
 def particle_table(job: Job, note: dict[str, NDArray[Any]], class_names: Sequence[str], optics_group: int) -> pd.DataFrame:

@@ -25,7 +25,7 @@ from triptych.config import Contrast, PredictConfig
 from triptych.contrast import CONTRAST_SAMPLE, choose_contrast, guess_contrast
 from triptych.device import share_cores
 from triptych.io.files import new_array
-from triptych.io.manifest import hash_file, installed_version, recognise_input, write_manifest
+from triptych.io.manifest import hash_file, installed_version, is_made, recognise_input, write_manifest
 from triptych.io.mrc import write_mrc
 from triptych.io.source import ParticleSource, open_particles, voxel_sizes
 from triptych.io.star import probability_columns, write_star
@@ -38,6 +38,7 @@ from triptych.volume import Volume
 
 logger = logging.getLogger(__name__)
 
+STAGE = "predict"
 BLOCK = 64
 """Particles that are finished at once, where a batch has no more."""
 OF_A_MODEL = ("triptychProbability", "triptychNovelty", "triptychVerdict")
@@ -66,6 +67,11 @@ class Predictor:
         tomograms = self.config.tomograms and self.config.tomograms.absolute()
         config = self.config.model_copy(update={"tomograms": tomograms})
         return open_again, (os.path.abspath(self.particles), self.folder.absolute(), config, self.model_hash, self.input_hash)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the run can be repeated with."""
+        return {"particles": self.particles, "model": self.folder}
 
     @cached_property
     def inputs(self) -> list[dict[str, Any]]:
@@ -136,6 +142,8 @@ def predict(
     config, out = config or PredictConfig(), Path(out)
     predictor = open_predictor(str(particles), Path(model or BUILT_IN_MODEL), config)
     wanted = choose_items(predictor.blocks, part)
+    if part and is_made(out, STAGE, config, predictor.arguments):
+        return out
     sample = read_sample(predictor.source)
     sizes = voxel_sizes(predictor.source, sample[0])
     predictor.model.check_voxel_size(max(sizes), "the input")
@@ -147,7 +155,7 @@ def predict(
         "particles": predictor.inputs,
         "model": [hash_file(predictor.folder / name) for name in (WEIGHTS, "model.json")],
         "particles in a block": predictor.block,
-        **config.model_dump(mode="json", exclude={"device", "workers", "batch_size"}),
+        **config.decisive(),
         "contrast": contrast,
     }
     workspace = open_workspace(out, settings, Path.mkdir)
@@ -223,8 +231,7 @@ def finish_run(workspace: Workspace, predictor: Predictor, about: dict[str, Any]
         "seconds": round(seconds, 2),
         "particles_per_second": round(len(source) / seconds, 2),
     }
-    arguments = {"particles": predictor.particles, "model": predictor.folder}
-    write_manifest(folder, "predict", predictor.config, [*source.files, predictor.folder], None, described, arguments)
+    write_manifest(folder, STAGE, predictor.config, [*source.files, predictor.folder], None, described, predictor.arguments)
 
 
 def warn_of_empty(names: Sequence[str], count: int) -> None:

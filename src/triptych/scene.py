@@ -114,13 +114,8 @@ def check_scene(config: SceneConfig, library: Sequence[Structure]) -> None:
 def open_run(out: Path, config: SceneConfig, library: Sequence[Structure], create: Callable[[Path], object]) -> tuple[Workspace, str]:
     """The working folder with what `create` makes, or that of an interrupted run; and a hash of the structures."""
     library_hash = hash_structures(library)
-    agreed = {"version": installed_version(), "content of the library": library_hash, **settings_to_keep(config)}
+    agreed = {"version": installed_version(), "content of the library": library_hash, **config.decisive()}
     return open_workspace(out, agreed, create), library_hash
-
-
-def settings_to_keep(config: SceneConfig) -> dict[str, Any]:
-    """The settings on which the result depends."""
-    return config.model_dump(mode="json", exclude={"workers", "device"})
 
 
 def make_portable(config: Config) -> Config:

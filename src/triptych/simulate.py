@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from triptych.config import NONE_CLASS, SceneConfig, SimulateConfig
 from triptych.device import choose_device
 from triptych.errors import InputError
-from triptych.io.manifest import write_manifest
+from triptych.io.manifest import is_made, write_manifest
 from triptych.io.store import BOXES, ROWS, Rows, create_store, open_store, remove_leftovers
 from triptych.io.workspace import Workspace, choose_items, count_unfinished
 from triptych.physics import draw_log_uniform
@@ -35,7 +35,6 @@ from triptych.scene import (
     open_run,
     prepare_templates,
     reconstruct_rows,
-    settings_to_keep,
     simulate_scene,
     tomogram_rng,
     worker_count,
@@ -43,6 +42,7 @@ from triptych.scene import (
 from triptych.specimen import Placed, PosedParticles, Specimen, draw_labels, paste, shell_points
 from triptych.structures import NOT_PARTICLES, Structure
 
+STAGE = "simulate"
 Arrays = dict[str, NDArray[np.generic]]
 Progress = Callable[[int, int], None]
 logger = logging.getLogger(__name__)
@@ -77,6 +77,8 @@ def simulate(
     library = choose_structures(config)
     check_scene(config, library)
     check_sizes(config)
+    if part and is_made(out, STAGE, config, {}):
+        return Path(out)
     workspace, library_hash = open_run(Path(out), config, library, partial(create_empty, config, library))
     with workspace.until_finished(keep=part is not None):
         write = partial(write_tomogram, workspace, make_portable(config), library_hash)
@@ -102,7 +104,7 @@ def create_empty(config: SimulateConfig, library: Sequence[Structure], path: Pat
     particles = Rows(config.particles, count_rows(config, 0))
     tiles = Rows(sum(count_tiles(config, index) for index in range(count_tomograms(config))), count_tiles(config, 0))
     names = class_names(library)
-    about = {"seed": config.seed, "config": settings_to_keep(config), "label_names": [*names[:-1], *NOT_PARTICLES]}
+    about = {"seed": config.seed, "config": config.decisive(), "label_names": [*names[:-1], *NOT_PARTICLES]}
     create_store(path, particles, tiles, config.voxel_size, config.box_size, names, about)
 
 
@@ -111,7 +113,7 @@ def finish_run(workspace: Workspace, config: SimulateConfig, library: Sequence[S
     remove_leftovers(workspace.result)
     inputs = [] if config.structures is None else [config.structures]
     extra = {"class_names": class_names(library), "particles": config.particles}
-    workspace.finish(lambda folder: write_manifest(folder, "simulate", config, inputs, config.seed, extra, {}))
+    workspace.finish(lambda folder: write_manifest(folder, STAGE, config, inputs, config.seed, extra, {}))
 
 
 def warn_of_repeats(path: Path, config: SimulateConfig, none_label: int) -> None:

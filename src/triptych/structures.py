@@ -48,6 +48,7 @@ PROTEIN_VOLUME = 1.21
 """Å^3 per Da that a folded protein fills (0.73 cm^3/g; Harpaz, Gerstein & Chothia 1994, Structure 2:641)."""
 HYDRATED_VOLUME = PROTEIN_VOLUME + 0.35 * 1.66
 """Å^3 per Da with 0.35 g of bound water per g of protein (1.66 Å^3 per Da of water)."""
+NAME_RULE = 'use up to 100 letters, digits, "_", "-" and "."'
 MARGIN = 2.5
 """Voxels between the outermost atom and the wall of the cube."""
 LARGEST_SIDE = 256
@@ -126,6 +127,8 @@ def parse_structure_spec(text: str) -> StructureSpec:
     head, *options = re.split(r":(?=[a-z_]+=)", text)
     name, equals, file = head.partition("=")
     if not equals or not re.fullmatch(r"[\w.-]+", name):
+        if Path(file).is_file() and not Path(head).is_file():
+            raise InputError(f'a structure cannot be called {name[:100]!r}: {NAME_RULE}')
         name, file = "", head
     fields: dict[str, object] = {}
     for option in options:
@@ -172,7 +175,7 @@ def read_structure(
     stem = re.sub(r"(\.\w{2,5}\d?)?(\.gz|\.bz2)?$", "", path.name)
     name = stem.lower() if name is None else name
     if name == "none" or not re.fullmatch(r"\w[\w.-]{0,99}", name):
-        raise InputError(f'a structure cannot be called {name[:100]!r}: use up to 100 letters, digits, "_", "-" and "."; "none" means background')
+        raise InputError(f'a structure cannot be called {name[:100]!r}: {NAME_RULE}; "none" means background')
     if not os.path.isfile(path):  # also False for what can be no name of a file
         raise InputError(f"{path} is not a file, but a structure (PDB, mmCIF or an EM map) was expected there: check the name")
     if not voxel_size > 0:
@@ -180,13 +183,21 @@ def read_structure(
     if mass_kda is not None and not mass_kda > 0:
         raise InputError(f"the mass of {name} is given as {mass_kda} kDa, but it must be a positive number")
     if is_mrc_name(path) or path.name.lower().endswith((".ccp4", ".ccp4.gz")):
+        refuse_options(path, "map", {"assembly": assembly not in ("auto", "none", None), "model": model != 1, "chains": chains is not None})
         structure = structure_from_map(_read_map(path, map_voxel_size), voxel_size, name, source or stem, map_contour, mass_kda)
     else:
+        refuse_options(path, "file of coordinates", {"voxel_size": map_voxel_size is not None, "contour": map_contour is not None})
         entry, positions, counts = _read_atoms(path, assembly, model, chains)
         source = source or (f"PDB {entry.upper()}" if re.fullmatch(r"\d\w{3}", entry) else stem)
         structure = structure_from_atoms(positions, counts, voxel_size, name, source, mass_kda)
     log.info("%s: %.0f kDa, %d^3 voxels of %g Å, from %s", name, structure.mass_kda, structure.density.shape[0], voxel_size, path)
     return structure
+
+
+def refuse_options(path: Path, kind: str, given: Mapping[str, bool]) -> None:
+    """InputError where an option is given that a file of this kind cannot have."""
+    for option in (name for name, is_given in given.items() if is_given):
+        raise InputError(f"{path} is a {kind}, for which {option}= means nothing: leave that out")
 
 
 # ---------------------------------------------------------------------------------------------------------------- atoms

@@ -16,7 +16,7 @@ import pandas as pd
 
 from triptych.config import TomogramConfig
 from triptych.device import choose_device
-from triptych.io.manifest import write_manifest
+from triptych.io.manifest import is_made, write_manifest
 from triptych.io.mrc import new_mrc
 from triptych.io.relion import class_table, optics_table, particle_columns, tomogram_row
 from triptych.io.star import Block, read_star, write_star
@@ -38,6 +38,7 @@ from triptych.scene import (
 from triptych.specimen import Template, draw_labels, draw_particles
 from triptych.structures import NOT_PARTICLES, Structure
 
+STAGE = "simulate-tomograms"
 MAPS = {"tomograms": "f4", "densities": "f4", "classes": "i2", "instances": "u2"}
 """Folders of the output, and the type of the values in their files."""
 
@@ -74,6 +75,8 @@ def simulate_tomograms(
     wanted = choose_items(config.tomograms, part)
     library = choose_structures(config)
     check_scene(config, library)
+    if part and is_made(out, STAGE, config, {}):
+        return Path(out)
     workspace, library_hash = open_run(Path(out), config, library, make_folders)
     with workspace.until_finished(keep=part is not None):
         write = partial(write_tomogram, workspace, make_portable(config), library_hash)
@@ -121,7 +124,7 @@ def finish_run(workspace: Workspace, config: TomogramConfig, library: Sequence[S
     names = [structure.name for structure in library]
     write_tables(folder, config, names, [read_star(workspace.note(number)) for number in range(config.tomograms)])
     inputs = [] if config.structures is None else [config.structures]
-    write_manifest(folder, "simulate-tomograms", config, inputs, config.seed, {"class_names": names}, {})
+    write_manifest(folder, STAGE, config, inputs, config.seed, {"class_names": names}, {})
 
 
 def write_maps(folder: Path, config: TomogramConfig, templates: Sequence[Template], scene: Scene, snr: float | None) -> dict[str, float]:

@@ -174,7 +174,7 @@ def check_withheld(store: Store, config: TrainConfig) -> None:
 def prepare_run(run: Path, data: Path, config: TrainConfig, resume: bool) -> str | None:
     """Make the folder of the run, or check that a stopped run can go on; return its last checkpoint."""
     about = describe_input(data)
-    settings = {"data": {"path": str(data.resolve()), "listing": about["sha256_of_listing"]}, "config": settings_to_keep(config)}
+    settings = {"data": {"path": str(data.resolve()), "listing": about["sha256_of_listing"]}, "config": config.decisive()}
     if not run.exists():
         run.mkdir(parents=True)
         (run / "run.json").write_text(json.dumps(settings, indent=2))
@@ -196,14 +196,9 @@ def last_checkpoint(run: Path) -> str | None:
 
 def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
     """What a run was started with, and the defaults of settings that are newer than the run."""
-    defaults = settings_to_keep(TrainConfig())
+    defaults = TrainConfig().decisive()
     nested = {name: defaults[name] | value for name, value in config.items() if isinstance(value, dict) and name in defaults}
     return defaults | config | nested
-
-
-def settings_to_keep(config: TrainConfig) -> dict[str, Any]:
-    """The settings that a resumption must not change."""
-    return config.model_dump(mode="json", exclude={"stop_after", "device", "devices", "nodes", "loader_workers", "refresh_workers"})
 
 
 def choose_strategy(module: TrainingModule) -> str:

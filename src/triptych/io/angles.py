@@ -23,7 +23,7 @@ def zxz_from_rotations(rotations: NDArray[np.float64]) -> NDArray[np.float64]:
     free = sine > 1e-7
     phi = np.where(free, np.arctan2(m[:, 2, 0], m[:, 2, 1]), np.arctan2(-m[:, 0, 1], m[:, 0, 0]))
     psi = np.where(free, np.arctan2(m[:, 0, 2], -m[:, 1, 2]), 0.0)
-    return np.asarray(np.degrees(np.stack([phi, np.arctan2(sine, m[:, 2, 2]), psi], axis=1)), dtype=np.float64)
+    return np.asarray(np.degrees(np.stack([phi, np.arctan2(sine, m[:, 2, 2]), psi], axis=1)) + 0.0, dtype=np.float64)
 
 
 def rotations_from_dynamo(angles: NDArray[np.float64]) -> NDArray[np.float64]:

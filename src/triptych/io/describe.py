@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from triptych.io.particle_star import OPTIMISATION_SET
 from triptych.io.source import mrc_files
 from triptych.io.tomogram import is_ome_zarr
 
+UNFINISHED = re.compile(r"\..+\.part|.+\.training")
+"""Names of the folders in which stages work until they are finished."""
 COORDINATE_SUFFIXES = (".pdb", ".ent", ".cif", ".mmcif")
 OTHER_LISTS = tuple(ending for ending in LIST_ENDINGS if ending != ".star")
 
@@ -60,6 +63,8 @@ def describe_file(path: Path | str) -> Description:
 def _describe_folder(path: Path) -> Description:
     if is_ome_zarr(path):
         return describe_zarr(path)
+    if UNFINISHED.fullmatch(path.name):
+        raise InputError(f"{path} is what an unfinished run works in: the command that began it, given again, goes on with it")
     readers: tuple[tuple[str, Callable[[Path], Description]], ...] = (
         ("zarr.json", describe_store),
         ("model.json", describe_model),

@@ -96,7 +96,7 @@ def write_manifest(
         "stage": stage,
         "command": [Path(sys.argv[0]).name.replace("__main__.py", "triptych"), *sys.argv[1:]],
         "folder": os.getcwd(),
-        "arguments": None if arguments is None else {key: _as_text(value) for key, value in arguments.items()},
+        "arguments": None if arguments is None else _plain_arguments(arguments),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": seed,
         "config": None if config is None else config.model_dump(mode="json"),
@@ -115,6 +115,20 @@ def write_manifest(
     with output_file(path) as part:
         part.write_text(json.dumps({**content, **(extra or {})}, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def is_made(out: Path | str, stage: str, config: Settings, arguments: Mapping[str, Any]) -> bool:
+    """Whether `out` is what a stage has made with the same settings and arguments; the last process of a job array may find it so."""
+    if not (Path(out) / MANIFEST).is_file():
+        return False
+    made = read_manifest(out)
+    settings = made.get("config")
+    decisive = {key: value for key, value in settings.items() if key not in config.MACHINE} if isinstance(settings, dict) else None
+    return made["stage"] == stage and decisive == config.decisive() and made.get("arguments") == _plain_arguments(arguments)
+
+
+def _plain_arguments(arguments: Mapping[str, Any]) -> dict[str, str | list[str] | None]:
+    return {key: _as_text(value) for key, value in arguments.items()}
 
 
 def _as_text(argument: Path | str | Sequence[Path | str] | None) -> str | list[str] | None:

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -190,7 +191,13 @@ def _check_size(header: MrcHeader, path: Path) -> None:
     if have < least:
         raise InputError(f"{path} is truncated or its header wrong: {promised} bytes are promised, but the file has {have}: copy or make it again")
     if not header.compression and have > promised:
-        log.warning("%s is %d bytes longer than its header promises: the rest is not read", path, have - promised)
+        _warn_of_rest(path, have - promised)
+
+
+@lru_cache
+def _warn_of_rest(path: Path, count: int) -> None:
+    """Once for each file, however often it is opened."""
+    log.warning("%s is %d bytes longer than its header promises: the rest is not read", path, count)
 
 
 def _start(path: Path) -> tuple[IO[bytes], MrcHeader]:

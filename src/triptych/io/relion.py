@@ -276,7 +276,7 @@ def angles_from_rotations(rotations: NDArray[np.float64]) -> NDArray[np.float64]
     free = sine > 1e-7
     rot = np.where(free, np.arctan2(m[:, 1, 2], m[:, 0, 2]), np.arctan2(-m[:, 0, 1], m[:, 1, 1]))
     psi = np.where(free, np.arctan2(m[:, 2, 1], -m[:, 2, 0]), 0.0)
-    return np.asarray(np.degrees(np.stack([rot, tilt, psi], axis=1)), dtype=np.float64)
+    return np.asarray(np.degrees(np.stack([rot, tilt, psi], axis=1)) + 0.0, dtype=np.float64)  # + 0.0: never "-0.0"
 
 
 def particle_columns(
