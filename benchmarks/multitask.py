@@ -68,7 +68,7 @@ CELLS = {
 
 def network_config(size: Size, cell: Cell) -> NetworkConfig:
     c1, c2, c3 = (round(cell.width * count) for count in size.channels)
-    return NetworkConfig(tasks=cell.tasks, channels=(c1, c2, c3))
+    return NetworkConfig(tasks=cell.tasks, channels=(c1, c2, c3), spectrum="kept")
 
 
 def macs_per_particle(size: Size, cell: Cell, classes: int = 20) -> int:

@@ -64,7 +64,7 @@ def train_config(size: Size, seed: int, contrastive_weight: float) -> TrainConfi
         updates=size.updates,
         updates_per_checkpoint=-(-size.updates // 4),
         batch_size=size.batch_size,
-        network=NetworkConfig(tasks=("class", "mask", "density"), channels=size.channels),
+        network=NetworkConfig(tasks=("class", "mask", "density"), channels=size.channels, spectrum="kept"),
         augment=AugmentConfig(snr=TRAINING_SNR),
         loss=LossConfig(contrastive_weight=contrastive_weight),
         loader_workers=size.loader_workers,

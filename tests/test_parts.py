@@ -358,5 +358,5 @@ def test_cluster_that_has_lost_its_workers(monkeypatch: pytest.MonkeyPatch) -> N
         results = map_items(time.sleep, [0, 600], scheduler=local.scheduler_address)
         next(results)
         local.sync(local.workers[0].close)
-        with pytest.raises(InputError, match="have gone"):
+        with pytest.raises(InputError, match=r"have gone|died again"):
             list(results)

@@ -188,6 +188,7 @@ class NetworkConfig(Settings):
     channels: Annotated[tuple[Channels, Channels, Channels], Field(description="channels at 1/2, 1/4 and 1/8 of the resolution")] = (32, 96, 192)
     blocks: Annotated[tuple[Blocks, Blocks, Blocks], Field(description="residual blocks of the encoder at 1/2, 1/4 and 1/8")] = (1, 2, 2)
     embedding_size: Annotated[int, Field(gt=0, le=65536, description="length of the embedding vector")] = 128
+    spectrum: Annotated[Literal["flattened", "kept"], Field(description="flattened: every box gets the same balance of coarse and fine before the network sees it, whatever detector, CTF correction and filters have made of it")] = "flattened"
     dropout: Annotated[float, Field(ge=0, lt=1, description="dropout before the class head")] = 0.1
 
     @model_validator(mode="after")

@@ -376,7 +376,7 @@ def read_card(path: Path) -> tuple[ModelCard, NoveltyRule | None]:
         fields = read_json(path, "model card")
         novelty = fields.pop("novelty", None)
         rule = None if novelty is None else read_rule(novelty)
-        network = NetworkConfig(**fields.pop("network"))
+        network = NetworkConfig(**{"spectrum": "kept", **fields.pop("network")})  # which older models do not state
         card = ModelCard(network=network, **{**fields, **{name: tuple(fields.get(name, ())) for name in ("class_names", "label_names")}})
         wrong = what_is_wrong(card)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -8,6 +8,8 @@ than convolutions at full resolution.
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -18,6 +20,11 @@ from triptych.config import NetworkConfig
 
 HALF_TURNS = ((), (-3, -2), (-3, -1), (-2, -1))
 """Pairs of flipped axes: the identity and the 180° turns about x, y and z. They keep the missing wedge and the hand."""
+
+SHELLS = 40
+"""Shells in which a box's spectrum is measured, from frequency 0 to 1 / voxel."""
+LEAST_POWER = 1e-4
+"""What a frequency is taken to have at least, over the strongest one: what a filter has taken away is not brought back as rounding errors."""
 
 
 class PickOutput(NamedTuple):
@@ -86,6 +93,61 @@ def radius_map(size: torch.Size, stride: int, device: torch.device) -> Tensor:
     return torch.sqrt(d[:, None, None] ** 2 + h[:, None] ** 2 + w**2)[None, None] / 10
 
 
+class Shells(NamedTuple):
+    """How the Fourier voxels of a box (d, h, w // 2 + 1) belong to shells of equal width.
+
+    Attributes
+    ----------
+    place : (d * h * (w // 2 + 1),) radius in shells, a fraction
+    counted : the nearest shell, and how often the voxel counts: twice where its complex conjugate is left out; the mean counts nowhere
+    smoothing : (shells, shells), from the sums over shells to weighted means over neighbouring ones
+    """
+
+    place: Tensor
+    nearest: Tensor
+    counted: Tensor
+    smoothing: Tensor
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def make_shells(size: tuple[int, int, int], device: torch.device) -> Shells:
+    """Shells of a box (d, h, w)."""
+    z, y, x = torch.fft.fftfreq(size[0]), torch.fft.fftfreq(size[1]), torch.fft.rfftfreq(size[2])
+    place = (torch.sqrt(z[:, None, None] ** 2 + y[:, None] ** 2 + x**2) * SHELLS).flatten()
+    twice = (x > 0) & (x < 0.5)
+    counted = (1.0 + twice).expand(size[0], size[1], -1).flatten() * (place > 0)
+    shells = torch.arange(math.ceil(SHELLS * math.sqrt(3) / 2) + 2.0)
+    nearness = torch.exp(-((shells[:, None] - shells) ** 2) / 2)
+    nearest = place.round().long()
+    population = torch.zeros(len(shells)).index_add(0, nearest, counted)
+    return Shells(*(part.to(device) for part in (place, nearest, counted, nearness / (nearness @ population)[:, None])))
+
+
+def flatten_spectrum(boxes: Tensor) -> Tensor:
+    """Boxes (b, d, h, w) whose power falls as 1 / k, whatever it was, with mean 0 and standard deviation 1.
+
+    Detector, dose, CTF correction and filters give each tomogram another balance of coarse and fine; here all get the same, each box by its own
+    mean power at each spatial frequency. Phases stay, and amplitudes relative to others at the same frequency.
+    """
+    with torch.autocast(boxes.device.type, enabled=False):
+        size = (boxes.shape[-3], boxes.shape[-2], boxes.shape[-1])
+        shells = make_shells(size, boxes.device)
+        waves = torch.fft.rfftn(boxes.float(), dim=(-3, -2, -1))
+        sums = torch.zeros(len(boxes), len(shells.smoothing), device=boxes.device)
+        sums.index_add_(1, shells.nearest, waves.abs().square().flatten(1) * shells.counted)
+        power = sums @ shells.smoothing.T
+        power = power + LEAST_POWER * power.amax(1, keepdim=True) + torch.finfo(power.dtype).tiny
+        radius = torch.arange(power.shape[1], device=boxes.device).clamp(min=1)
+        gain = (power * radius).rsqrt()
+        low = shells.place.long()
+        between = shells.place - low
+        fine = torch.lerp(gain[:, low], gain[:, low + 1], between) * (shells.place > 0)
+        flat = torch.fft.irfftn(waves * fine.view(waves.shape), s=size, dim=(-3, -2, -1))
+        deviation = flat.std((-3, -2, -1), correction=0, keepdim=True)
+        return torch.where(deviation > 0, flat / deviation, flat)
+
+
 class ResidualBlock(nn.Module):
     """Two 3^3 convolutions with batch normalisation around a shortcut (He et al. 2016)."""
 
@@ -135,6 +197,7 @@ class Network(nn.Module):
     def __init__(self, config: NetworkConfig, classes: int, labels: int = 0) -> None:
         super().__init__()
         self.tasks = config.tasks
+        self.flattens = config.spectrum == "flattened"
         c1, c2, c3 = config.channels
         b1, b2, b3 = config.blocks
         self.stem = convolution(8 + 1, c1)
@@ -188,7 +251,7 @@ class Network(nn.Module):
 
     def features(self, boxes: Tensor, centred: int) -> Features:
         """The trunk. The first `centred` boxes are told how far each voxel is from the centre; in the others no place is special."""
-        x = space_to_depth(boxes[:, None])
+        x = space_to_depth((flatten_spectrum(boxes) if self.flattens else boxes)[:, None])
         radius = radius_map(x.shape, 2, x.device).to(x.dtype)
         is_centred = (torch.arange(len(x), device=x.device) < centred).to(x.dtype)
         x = torch.cat([x, radius * is_centred[:, None, None, None, None]], 1).to(memory_format=torch.channels_last_3d)
