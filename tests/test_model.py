@@ -94,6 +94,17 @@ def test_no_place_of_a_tile_is_special() -> None:
     assert torch.allclose(moved[:, inside, inside, inside], shifted.foreground_logits[:, inside, inside, inside], atol=1e-4)
 
 
+def test_scanning_in_four_orientations_does_not_depend_on_the_first() -> None:
+    model = small_model(NetworkConfig(**{**SMALL.model_dump(), "tasks": ("class", "mask", "pick")}))
+    tile = np.random.default_rng(0).normal(size=(1, 16, 24, 32)).astype(np.float32)
+    out = model.scan(tile, half_turns=True)
+    for axes in HALF_TURNS:
+        turned = model.scan(np.flip(tile, axes), half_turns=True)
+        for a, b in zip(out, turned, strict=True):
+            torch.testing.assert_close(a, b.flip(axes), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(out.foreground_logits, model.scan(tile).foreground_logits, atol=1e-3)
+
+
 def test_loss_of_picking_is_least_for_the_truth() -> None:
     torch.manual_seed(0)
     labels = torch.zeros(2, 8, 8, 8, dtype=torch.long)

@@ -342,7 +342,7 @@ class PickConfig(Settings):
     tile_size: Annotated[int, Field(ge=16, le=512, description="most voxels (of the model) along each side that are scanned at once, without the margin")] = 64
     margin: Annotated[int, Field(ge=0, le=128, description="voxels (of the model) around them that are seen too")] = 16
     batch_size: Annotated[int, Field(gt=0, description="particles per forward pass")] = 16
-    half_turns: Annotated[bool, Field(description="look at each particle in four orientations that keep the wedge: better, four times the arithmetic")] = False
+    half_turns: Annotated[bool, Field(description="look at everything in four orientations that keep the wedge: better, four times the arithmetic")] = False
     write_instances: Annotated[bool, Field(description="write instances/<tomogram>.mrc: the number of the particle in each voxel")] = True
     write_densities: Annotated[bool, Field(description="write densities/<tomogram>.mrc: the recovered tomogram, particles only")] = False
     precision: Annotated[Literal["auto", "bfloat16", "float32"], Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = "auto"

@@ -173,18 +173,26 @@ class Model:
         logger.warning("the memory of %s is too small for %d boxes at once: going on with %d", self.device_name, count, self.most_boxes)
 
     @torch.inference_mode()
-    def scan(self, tiles: NDArray[np.float32]) -> PickOutput:
-        """What is in standardised tiles (t, d, h, w) of a tomogram, protein bright; float32, on the CPU."""
+    def scan(self, tiles: NDArray[np.float32], half_turns: bool = False) -> PickOutput:
+        """What is in standardised tiles (t, d, h, w) of a tomogram, protein bright; float32, on the CPU.
+
+        With `half_turns` the outputs are averaged over the four orientations that keep the missing wedge.
+        """
         if "pick" not in self.card.network.tasks:
             raise InputError("this model was trained without the task pick: train one with network.tasks=[class, mask, density, pick]")
         x = torch.from_numpy(np.ascontiguousarray(tiles, dtype=np.float32)).to(self.device)
+        try:
+            outputs = [self._scan_flipped(x, axes) for axes in (HALF_TURNS if half_turns else HALF_TURNS[:1])]
+        except torch.OutOfMemoryError as error:
+            what = f"the memory of {self.device_name} is too small for tiles of {' x '.join(map(str, x.shape[1:]))} voxels ({first_line(error)})"
+            raise InputError(f"{what}: set a smaller tile_size, or device=cpu") from error
+        return PickOutput._make(torch.stack(maps).mean(0).cpu() for maps in zip(*outputs, strict=True))
+
+    def _scan_flipped(self, x: Tensor, axes: tuple[int, ...]) -> PickOutput:
+        """A tile has no centre that must stay: a plain flip takes cells of several voxels to cells."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            try:
-                out = self.network.scan(x)
-            except torch.OutOfMemoryError as error:
-                what = f"the memory of {self.device_name} is too small for tiles of {' x '.join(map(str, x.shape[1:]))} voxels ({first_line(error)})"
-                raise InputError(f"{what}: set a smaller tile_size, or device=cpu") from error
-        return PickOutput._make(maps.float().cpu() for maps in out)
+            out = self.network.scan(x.flip(axes))
+        return PickOutput._make(maps.float().flip(axes) for maps in out)
 
     def _run_turned(self, x: Tensor, axes: tuple[int, ...]) -> TaskOutput:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):

@@ -128,7 +128,7 @@ class Picker:
         labels = np.zeros((job.shape[0], high - low, job.shape[2]), dtype=np.uint16)
         places, heights = [], []
         for tile in row:
-            out = self.model.scan(self.view(tomogram, tile, job)[None])
+            out = self.model.scan(self.view(tomogram, tile, job)[None], self.config.half_turns)
             found, height = find_centres(np.asarray(out.centre_logits[0]), self.config.threshold)
             where = tile.places(found)
             own = ((where >= np.array(tile.start) - 0.5) & (where < np.array(tile.stop) - 0.5)).all(1)
