@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import zarr
 from cells import ACQUISITION, SPECIMEN, judge_model
-from real_ribosomes import DATA, describe, make_controls, read_all
+from real_ribosomes import DATA, describe, make_controls, not_deconvolved, read_all
 from results import FOLDER, write_result
 
 from triptych.config import AcquisitionConfig, AugmentConfig, NetworkConfig, SimulateConfig, SpecimenConfig, TrainConfig
@@ -62,8 +62,12 @@ CELLS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "noise_spectrum": ({}, {}, {}),
     "randomisation": ({"voxel_size_error": (1, 1), "occupancy": (0.05, 0.05), "cytosol": (0.1, 0.1)}, CENTRAL, PLAIN),
     "augmentation": ({}, {}, PLAIN),
+    "flattened": ({}, {}, {}),
+    "flattened_augmentation": ({}, {}, PLAIN),
 }
 """What is changed in the specimen, the acquisition and the augmentation when a piece is left out."""
+FLATTENED = ("flattened", "flattened_augmentation")
+"""Cells whose network flattens the spectrum of what it sees; nothing is left out there, or only the filters while loading."""
 
 
 def simulate_config(cell: str, particles: int, seed: int) -> SimulateConfig:
@@ -114,8 +118,10 @@ def real_figures(folder: Path) -> dict[str, Any] | None:
     model = load_model(folder)
     volumes = read_all(DATA)
     keys = ("share_called_ribosome", "mean_probability_ribosome", "mean_probability_none")
-    sets = {"real": volumes, **make_controls(volumes, np.random.default_rng(0))}
-    return {name: {key: describe(model, items, True)[0][key] for key in keys} for name, items in sets.items()}
+    controls = make_controls(volumes, np.random.default_rng(0))
+    figures = {name: describe(model, items, True)[0] for name, items in {"real": volumes, **controls}.items()}
+    figures["real_not_deconvolved"] = describe(model, not_deconvolved(DATA, volumes[0].voxel_size), True, "bright")[0]
+    return {name: {key: found[key] for key in keys} for name, found in figures.items()}
 
 
 def run_cell(work: Path, cell: str, seed: int, updates: int, particles: int, test: Path) -> None:
@@ -124,7 +130,7 @@ def run_cell(work: Path, cell: str, seed: int, updates: int, particles: int, tes
         updates=updates,
         updates_per_checkpoint=max(1, updates // 4),
         validation_particles=256,
-        network=NetworkConfig(channels=(24, 64, 128), tasks=("class", "mask", "density")),
+        network=NetworkConfig(channels=(24, 64, 128), tasks=("class", "mask", "density"), spectrum="flattened" if cell in FLATTENED else "kept"),
         augment=AugmentConfig(**{**AUGMENT, **CELLS[cell][2]}),
         seed=seed,
     )

@@ -39,6 +39,12 @@ def read_all(folder: Path) -> list[Volume]:
     return [source.read(i) for i in range(len(source))]
 
 
+def not_deconvolved(folder: Path, voxel_size: float) -> list[Volume]:
+    """The same particles without deconvolution: the CTF's sign is still in them, and protein is bright."""
+    truth = np.load(folder / "truth.npz", allow_pickle=False)
+    return [Volume(data.astype(np.float32), voxel_size) for data in truth["subtomograms_not_deconvolved"]]
+
+
 def scramble(data: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Noise of the same power spectrum."""
     white = np.fft.rfftn(rng.normal(size=data.shape))
@@ -114,16 +120,14 @@ def main() -> None:
     figures, densities = describe(model, volumes, arguments.half_turns)
     figures["correlation_recovered"] = own_and_other(densities, references)
     figures["correlation_input"] = own_and_other([-v.data for v in volumes], references)
-    # Without deconvolution the CTF's sign is still in the data: protein is bright in these copies.
-    plain = [Volume(data.astype(np.float32), volumes[0].voxel_size) for data in truth["subtomograms_not_deconvolved"]]
-    not_deconvolved, densities = describe(model, plain, arguments.half_turns, "bright")
-    not_deconvolved["correlation_recovered"] = own_and_other(densities, references)
+    plain, densities = describe(model, not_deconvolved(arguments.data, volumes[0].voxel_size), arguments.half_turns, "bright")
+    plain["correlation_recovered"] = own_and_other(densities, references)
     stacks = arguments.data.parent / "ribosome_70s_tilt_stacks"
     from_stacks = describe(model, read_all(stacks), arguments.half_turns, "bright")[0] if stacks.is_dir() else None
     negatives = make_controls(volumes, np.random.default_rng(SEED))
     controls = {name: describe(model, items, arguments.half_turns)[0] for name, items in negatives.items()}
     about = {"particles": len(volumes), "half_turns": arguments.half_turns}
-    tests = {"real": figures, "real_not_deconvolved": not_deconvolved, "real_from_tilt_images": from_stacks, "controls": controls}
+    tests = {"real": figures, "real_not_deconvolved": plain, "real_from_tilt_images": from_stacks, "controls": controls}
     write_result(arguments.name, SEED, {**about, **tests}, model)
 
 

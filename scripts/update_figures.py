@@ -429,13 +429,15 @@ ABLATION = {
     "noise_spectrum": "spectrum of the noise (white instead)",
     "randomisation": "randomisation (every range at its middle)",
     "augmentation": "filters while loading",
+    "flattened": "nothing, and the network flattens spectra",
+    "flattened_augmentation": "filters while loading, and the network flattens spectra",
 }
 
 
 def ablation() -> str:
     """What each piece of the physics is worth."""
     runs = read_runs("ablation", tuple(ABLATION))
-    header = ["left out in training", *MEASURES.values(), "real: called a ribosome", "real: mean p(ribosome)", "controls: called a ribosome, at most"]
+    header = ["left out in training", *MEASURES.values(), "real: called a ribosome", "real: mean p(ribosome)", "not deconvolved: called a ribosome", "controls: called a ribosome, at most"]
     rows = []
     for cell, text in ABLATION.items():
         items = runs[cell]
@@ -444,8 +446,9 @@ def ablation() -> str:
             continue
         figures = [spread([run["test"][key] for run in items]) for key in MEASURES]
         real = [spread([run["real"]["real"][key] for run in items], ".2f") for key in ("share_called_ribosome", "mean_probability_ribosome")]
-        worst = [max(found["share_called_ribosome"] for name, found in run["real"].items() if name != "real") for run in items]
-        rows.append([text, *figures, *real, spread(worst, ".2f")])
+        plain = [run["real"]["real_not_deconvolved"]["share_called_ribosome"] for run in items if "real_not_deconvolved" in run["real"]]
+        worst = [max(found["share_called_ribosome"] for name, found in run["real"].items() if not name.startswith("real")) for run in items]
+        rows.append([text, *figures, *real, spread(plain, ".2f") if plain else "–", spread(worst, ".2f")])
     found = [run for items in runs.values() for run in items]
     if not found:
         return "No results yet."
