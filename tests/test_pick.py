@@ -218,6 +218,20 @@ def test_the_command_line_trains_and_picks(tmp_path: Path) -> None:
     assert "exists" in again.output
 
 
+def test_several_processes_pick_the_same(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    card = ModelCard(TASKS, ("blob", "none"), voxel_size=10.0, box_size=40, contrast="bright", label_names=("blob", "membrane"))
+    model = Model(Network(TASKS, 2, 2), card, "cpu", "float32").save(tmp_path / "model", TrainConfig(), [])
+    tomograms = [write_mrc(tmp_path / f"{name}.mrc", blobs(10.0)[:24, :32, :24], 10.0) for name in "ab"]
+    tables = []
+    for workers in (1, 2):
+        config = PickConfig(workers=workers, threshold=0.01, min_score=0, tile_size=32, precision="float32")
+        tables.append(read_star(pick(tomograms, tmp_path / f"picks_{workers}", model, config) / "particles.star")["particles"])
+    assert len(tables[0]) > 0
+    assert set(tables[0]["rlnTomoName"]) == {"a", "b"}
+    assert tables[0].equals(tables[1])
+
+
 def test_bad_input_is_named(tmp_path: Path) -> None:
     three = TASKS.model_copy(update={"tasks": ("class", "mask", "density")})
     plain = small_model(three).save(tmp_path / "plain", TrainConfig(), [], seed=0)
