@@ -282,6 +282,21 @@ def write_relion_4(folder: Path) -> Path:
     return folder / "particles.star"
 
 
+@pytest.mark.parametrize("known", [{}, {"voxel_size": 2.0}])
+def test_binned_tomograms_tell_the_size_of_unbinned_ones(known: dict[str, Any], tmp_path: Path) -> None:
+    source = write_relion_4(tmp_path)
+    names = dict.fromkeys(read_particles(source).tomograms or ())
+    for name in names:
+        write_mrc(tmp_path / "tomograms" / f"{name}.mrc", Volume(np.zeros((75, 62, 50), np.float32), 16.0))
+    convert_particles(source, tmp_path / "five", "relion5", Known(tomograms=tmp_path / "tomograms", **known))
+    table = read_star(tmp_path / "five" / "tomograms.star")["global"]
+    assert set(names) <= set(table["rlnTomoName"])
+    for name, expected in (("TiltSeriesPixelSize", 2.0), ("SizeX", 400), ("SizeY", 496), ("SizeZ", 600)):
+        assert (table[f"rlnTomo{name}"] == expected).all()
+    again = read_particles(tmp_path / "five")
+    np.testing.assert_allclose(again.positions, read_particles(source).positions, atol=1e-3)
+
+
 def test_relion_4_to_5_and_back(tmp_path: Path) -> None:
     source = write_relion_4(tmp_path)
     before = convert_particles(source, tmp_path / "five", "relion5", Known(voxel_size=2.0, tomogram_size=(400, 500, 600)))

@@ -27,6 +27,11 @@ class Frame:
         """x, y, z in Å from the first voxel to N / 2, which is where RELION 5 counts from."""
         return np.array(self.size, dtype=np.float64) / 2 * self.voxel_size
 
+    def in_voxels_of(self, voxel_size: float) -> Frame:
+        """The same box in voxels of so many Å, as the unbinned tilt series of a binned tomogram has it."""
+        x, y, z = (round(n * self.voxel_size / voxel_size) for n in self.size)
+        return Frame((x, y, z), voxel_size)
+
 
 @dataclass(frozen=True, eq=False)
 class Particles:

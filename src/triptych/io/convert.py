@@ -43,6 +43,8 @@ ENDINGS = {"relion3.1": ".star", "relion4": ".star", "warp": ".star", "dynamo": 
 """Formats that are one file; the others are folders (an IMOD model of one tomogram may be a file)."""
 LIST_ENDINGS = {".star": "star", ".tbl": "dynamo", ".em": "em", ".mod": "imod", ".csv": "csv", ".json": "copick"}
 """What a list of particles is by its file's ending."""
+NEARLY_THE_SAME = 0.25
+"""Voxel sizes that differ by less are hardly those of a binned tomogram and of its tilt series: one of them is wrong."""
 COUNTS_PIXELS = ("relion3.1", "relion4", "warp", "dynamo", "em", "imod")
 
 
@@ -175,10 +177,15 @@ def _frames_of_table(path: Path, names: Sequence[str]) -> dict[str, Frame]:
 
 
 def _frame_of_file(path: Path, voxel_size: float | None) -> Frame:
+    """The box of a tomogram; `voxel_size` counts where the header states none, for it may be that of the unbinned tilt series."""
     header = read_header(path)
-    size = voxel_size or stated_voxel_size(header)
+    stated = stated_voxel_size(header)
+    size = stated or voxel_size
     if size is None:
         raise InputError(f"the header of {path} states no usable voxel size: give it in Å with --voxel-size")
+    if stated is not None and voxel_size is not None and 1e-3 < abs(stated / voxel_size - 1) < NEARLY_THE_SAME:
+        text = "the header of %s states %g Å per voxel, which is taken as true, and --voxel-size %g counts others: if the header is wrong, give "
+        log.warning(text + "--tomogram-size instead of --tomograms", path, stated, voxel_size)
     nz, ny, nx = header.shape
     return Frame((nx, ny, nz), size)
 
@@ -190,10 +197,22 @@ def _bare(name: str) -> str:
 def find_frames(particles: Particles, known: Known) -> dict[str, Frame]:
     """The boxes of the particles' tomograms: as given, else as the input states them; what neither tells is left out."""
     names = list(dict.fromkeys(particles.tomograms or ()))
-    if known.tomograms is not None or known.tomogram_size is not None:
-        return _given_frames(names, known)
     stated = {_bare(name): frame for name, frame in particles.frames.items()}
-    return {name: stated[_bare(name)] for name in names if _bare(name) in stated}
+    if known.tomograms is not None or known.tomogram_size is not None:
+        frames = _given_frames(names, known)
+    else:
+        frames = {name: stated[_bare(name)] for name in names if _bare(name) in stated}
+    if known.voxel_size is None:
+        return frames
+    return {name: frame.in_voxels_of(known.voxel_size) for name, frame in frames.items()}
+
+
+def in_unbinned_pixels(frames: Mapping[str, Frame], particles: Particles) -> dict[str, Frame]:
+    """The boxes in the pixels that the particles state, where those are smaller than the voxels of the tomograms, which are binned then."""
+    if particles.tomograms is None or particles.pixel_sizes is None:
+        return dict(frames)
+    stated = dict(zip(particles.tomograms, particles.pixel_sizes.tolist(), strict=True))
+    return {name: frame.in_voxels_of(stated[name]) if stated[name] < frame.voxel_size else frame for name, frame in frames.items()}
 
 
 def find_pixel_sizes(particles: Particles, known: Known, target: str) -> NDArray[np.float64]:
@@ -241,7 +260,7 @@ def write_particles(path: Path | str, particles: Particles, target: str, known: 
         _write_in_pixels(path, particles, target, sizes, frames)
     elif target == "relion5":
         _check_frames(particles, frames)
-        write_relion_5(path, particles, frames)
+        write_relion_5(path, particles, frames if known.voxel_size else in_unbinned_pixels(frames, particles))
     elif target == "copick":
         write_copick(path, particles)
     else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from triptych.io.files import read_text
 from triptych.io.manifest import output_file
 from triptych.io.relion import numbers, rotations_from_angles
 from triptych.particles import Particles
+
+log = logging.getLogger(__name__)
 
 PLACE = ["x", "y", "z"]
 MATRIX = [f"r{row}{column}" for row in "123" for column in "123"]
@@ -78,6 +81,9 @@ def _names(table: pd.DataFrame, name: str, path: Path) -> list[str] | None:
 
 def _rotations(table: pd.DataFrame, path: Path) -> NDArray[np.float64] | None:
     matrices, angles = _finite(table, MATRIX, path), _finite(table, ANGLES, path)
+    given, missing = ([name for name in ANGLES if (name in table) == there] for there in (True, False))
+    if matrices is None and angles is None and len(given) > 1:
+        log.warning("%s has the columns %s, but not %s: no orientations are read from it", path, " and ".join(given), missing[0])
     if matrices is None:
         return None if angles is None else rotations_from_angles(angles)
     matrices = matrices.reshape(-1, 3, 3)

@@ -202,6 +202,8 @@ def _tomogram_blocks(particles: Particles, frames: Mapping[str, Frame]) -> dict[
     for label, values in columns.items():
         before = table[label] if label in table else pd.Series([None] * len(table))
         table[label] = [values.get(str(name), value) for name, value in zip(table["rlnTomoName"], before, strict=True)]
+    # Tomograms without particles stay where they have all that the others have; numbers of a column that had none are whole again.
+    table = table[table[list(columns)].notna().all(axis=1)].reset_index(drop=True).infer_objects()
     return {**({key: table} if key not in blocks else {}), **{name: table if name == key else block for name, block in blocks.items()}}
 
 

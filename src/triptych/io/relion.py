@@ -254,7 +254,7 @@ def numbers(table: pd.DataFrame, label: str, path: Path) -> NDArray[np.float64]:
 def _positive(sizes: NDArray[np.float64], label: str, path: Path) -> NDArray[np.float64]:
     if (sizes <= 0).any():
         row = int(np.argmax(sizes <= 0))
-        raise InputError(f"{label} of {path} is {sizes[row]:g} (particle {row + 1}), but must be above 0: give the voxel size with --set voxel_size=")
+        raise InputError(f"{label} of {path} is {sizes[row]:g} (particle {row + 1}), but must be above 0: correct it, or say the right one in Å")
     return sizes
 
 
