@@ -25,7 +25,7 @@ from triptych.io.copick import clean_name
 from triptych.io.em import read_em, read_em_volume, write_em
 from triptych.io.imod import ImodObject, read_imod, write_imod
 from triptych.io.mrc import write_mrc
-from triptych.io.relion import read_relion
+from triptych.io.relion import read_relion, rotations_from_angles
 from triptych.io.star import read_star, write_star
 from triptych.particles import Frame, Particles
 from triptych.volume import Volume
@@ -280,6 +280,16 @@ def write_relion_4(folder: Path) -> Path:
     }  # fmt: skip
     write_star(folder / "particles.star", {"optics": pd.DataFrame(optics), "particles": pd.DataFrame(table)})
     return folder / "particles.star"
+
+
+@pytest.mark.parametrize("target", ["relion3.1", "warp"])
+def test_programs_that_know_no_subtomogram_angles_get_the_whole_rotation(target: str, tmp_path: Path) -> None:
+    source = write_relion_4(tmp_path)
+    before = convert_particles(source, tmp_path / "out.star", target, Known(voxel_size=2.0))
+    table = read_relion(tmp_path / "out.star").table
+    assert not any("Subtomogram" in name for name in table)
+    angles = table[["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]].to_numpy()
+    np.testing.assert_allclose(rotations_from_angles(angles), before.rotations, atol=1e-6)
 
 
 @pytest.mark.parametrize("known", [{}, {"voxel_size": 2.0}])

@@ -339,7 +339,8 @@ def convert_particles(source: Path | str, output: Path | str, target: str, known
     _check_target(output, target)
     particles = read_particles(source, known)
     write_particles(output, particles, target, known)
-    _warn_of_images(particles, source, output)
+    if _has_place("rlnImageName", target):
+        _warn_of_images(particles, source, output)
     return particles
 
 
@@ -348,6 +349,6 @@ def _warn_of_images(particles: Particles, source: Path, output: Path) -> None:
     if "rlnImageName" not in particles.table:
         return
     name = str(particles.table["rlnImageName"].iloc[0]).split("@")[-1]
-    before, now = (Path(place).absolute() for place in (source, output))
-    if find_file(name, [*before.parents]) is not None and find_file(name, [*now.parents]) is None:
-        log.warning("the images keep their names (%s ...), which are relative to %s: put the output there", name, before.parent)
+    before, now = ((path if path.is_dir() else path.parent).absolute() for path in (source, output))
+    if find_file(name, [before, *before.parents]) is not None and find_file(name, [now, *now.parents]) is None:
+        log.warning("the images keep their names (%s ...), which are relative to %s: put the output there", name, before)

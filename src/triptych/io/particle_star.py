@@ -3,7 +3,8 @@
 Every column of a STAR file that was read is kept, in its place, but for those that say where a particle is and how it is turned:
 
 - positions have the origin shifts applied, so the origins (rlnOriginX/Y/ZAngst) become 0;
-- rlnTomoSubtomogramRot/Tilt/Psi stay, and rlnAngleRot/Tilt/Psi are what is then missing to the whole rotation;
+- rlnTomoSubtomogramRot/Tilt/Psi stay where the dialect knows them (RELION 4 and 5), and rlnAngleRot/Tilt/Psi are what is then missing to the
+  whole rotation;
 - the columns of coordinates of another dialect go.
 """
 
@@ -56,9 +57,15 @@ def _subtomogram_matrices(table: pd.DataFrame) -> NDArray[np.float64]:
     return rotations_from_angles(table[list(SUBTOMOGRAM_ANGLES)].to_numpy(dtype=np.float64))
 
 
-def _start_table(particles: Particles) -> pd.DataFrame:
-    """The columns that may stay as they are, and all that is the same in every dialect."""
+def _start_table(particles: Particles, knows_subtomograms: bool = True) -> pd.DataFrame:
+    """The columns that may stay as they are, and all that is the same in every dialect.
+
+    Where a dialect knows no rlnTomoSubtomogramRot/Tilt/Psi, rlnAngleRot/Tilt/Psi are the whole rotation; unless there are images, for their
+    axes are those that these angles turn.
+    """
     table = particles.table[[name for name in particles.table if STAR_LABEL.fullmatch(str(name))]].copy()
+    if not knows_subtomograms and "rlnImageName" not in table:
+        table = table.drop(columns=list(SUBTOMOGRAM_ANGLES), errors="ignore")
     for axis in AXES:
         for label in (f"rlnOrigin{axis}Angst", f"rlnOrigin{axis}"):
             if label in table:
@@ -161,7 +168,7 @@ def write_relion_3_or_4(path: Path | str, particles: Particles, pixel_sizes: NDA
     """
     assert particles.positions is not None
     name, size = ("rlnTomoName", _UNBINNED[0]) if version == "relion4" else ("rlnMicrographName", _UNBINNED[1])
-    table = _start_table(particles)
+    table = _start_table(particles, knows_subtomograms=version == "relion4")
     table[name] = _without_tomostar(_tomogram_names(particles))
     table[list(COORDINATES)] = particles.positions / pixel_sizes[:, None]
     unwanted = [*CENTERED, *_UNBINNED, *(["rlnTomoName"] if name != "rlnTomoName" else [])]
@@ -177,7 +184,7 @@ def write_warp(path: Path | str, particles: Particles, pixel_sizes: NDArray[np.f
     pixel_sizes : (n,), Å per pixel
     """
     assert particles.positions is not None
-    table = _start_table(particles)
+    table = _start_table(particles, knows_subtomograms=False)
     optics = particles.blocks.get("optics")
     if isinstance(optics, pd.DataFrame):
         keep = ("rlnImageName",) if "rlnImageName" in table else ()
