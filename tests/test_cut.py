@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from tiny import TRAIN, set_options, write_mrc
 from typer.testing import CliRunner
 
@@ -100,6 +101,35 @@ def test_another_voxel_size(folder: Path) -> None:
     assert store.voxel_size == 12.5
     masks = store["mask"][:].sum((1, 2, 3))
     assert masks.max() == pytest.approx(4 / 3 * np.pi * (RADIUS * 10 / 12.5) ** 3, rel=0.2)
+
+
+@pytest.mark.parametrize("voxel_size", [5.0, 12.5, 13.0])
+def test_listed_particles_stay_where_they_are_at_another_voxel_size(voxel_size: float, folder: Path) -> None:
+    """The density, the ball that stands for it and the stated place have the same centre."""
+    particles = write_list(folder / "particles.csv")
+    settings = {"model_voxel_size": voxel_size, "radius": {"small": 50.0, "large": 50.0}, "box_size": 40 if voxel_size < 10 else 16, "max_shift": 0.0}
+    store = open_store(cut([folder / "tomograms"], folder / "own.zarr", particles=particles, config=CONFIG.model_copy(update=settings)))
+    places = np.array([np.array(place)[::-1] * 10.0 for label in (1, 2) for place in PLACES[label]])
+    for box, mask, label, position, shift in zip(*(store[name][:] for name in ("subtomogram", "mask", "label", "position", "shift")), strict=True):
+        if label == 2:
+            continue
+        assert np.linalg.norm(places - position, axis=1).min() < 1e-2
+        middle = (np.argwhere(mask > 0).mean(0)[::-1] - len(box) // 2) * voxel_size
+        assert np.allclose(middle, shift, atol=0.25 * voxel_size)
+        bright = np.where(ndimage.binary_dilation(mask > 0, iterations=2), box.astype(float) - np.median(box[mask == 0]), 0)
+        middle = (np.array(ndimage.center_of_mass(bright))[::-1] - len(box) // 2) * voxel_size
+        assert np.allclose(middle, shift, atol=3)
+
+
+def test_tomograms_are_found_by_the_names_of_other_programs(folder: Path) -> None:
+    particles = write_list(folder / "particles.csv")
+    (folder / "tomograms/t0.mrc").rename(folder / "tomograms/rec_t0.mrc")
+    (folder / "tomograms/t1.mrc").rename(folder / "tomograms/t1_10.00Apx.mrc")
+    config = CONFIG.model_copy(update={"radius": {"small": 50.0, "large": 50.0}})
+    check(open_store(cut([folder / "tomograms"], folder / "own.zarr", particles=particles, config=config)), ("large", "small"))
+    particles.write_text(particles.read_text().replace("t0,", "u0,").replace("t1,", "u1,"))
+    with pytest.raises(InputError, match="names no particle in"):
+        cut([folder / "tomograms"], folder / "other.zarr", particles=particles, config=config)
 
 
 def test_pieces_and_crumbs() -> None:

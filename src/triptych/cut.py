@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from triptych.io.convert import read_particles
 from triptych.io.manifest import describe_input, installed_version, write_manifest
 from triptych.io.mrc import are_valid, check_values, read_mrc, read_sections
 from triptych.io.relion import numbers
-from triptych.io.source import cut_box, find_tomogram, mrc_files
+from triptych.io.source import called, cut_box, find_tomogram, mrc_files
 from triptych.io.star import read_star
 from triptych.io.store import Rows, create_store, open_store, remove_leftovers
 from triptych.io.tomogram import find_tomograms, is_zarr, open_tomogram, tomogram_name
@@ -56,13 +56,16 @@ class Annotations:
     classes : how many of them are particles
     numbers : the label map's number of each name
     maps : label map of each tomogram, by the tomogram's name
+    particles : the list, if there is one
+    inside : for each particle of the list the name of its tomogram, "" where that is none of those that are cut
     """
 
     names: tuple[str, ...]
     classes: int
     numbers: dict[int, int]
     maps: dict[str, Path]
-    particles: Particles | None
+    particles: Particles | None = None
+    inside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +74,7 @@ class Annotated:
 
     Attributes
     ----------
-    volume : protein bright
+    volume : protein bright; its origin is told from the first voxel of the tomogram as it was given
     labels : (nz, ny, nx) 0 for background, else index of the name + 1
     owner : (nz, ny, nx) 0 for none, else row of `places` + 1
     places, label, rotations : of the particles: (n, 3) voxels z, y, x; index of the name; (n, 3, 3)
@@ -175,7 +178,25 @@ def read_annotations(paths: Sequence[Path], labels: Path | str | None, particles
         raise InputError(f"a class is called '{NONE_CLASS}', which here means that there is no particle: rename it")
     others = [name for name in names.values() if name in config.not_particles]
     every = (*classes, *others)
-    return Annotations(every, len(classes), {number: every.index(name) for number, name in names.items()}, maps, listed)
+    inside = () if listed is None else locate_particles(listed, paths, particles)
+    return Annotations(every, len(classes), {number: every.index(name) for number, name in names.items()}, maps, listed, inside)
+
+
+def locate_particles(listed: Particles, paths: Sequence[Path], source: Path | str | None) -> tuple[str, ...]:
+    """For each particle of a list the name of its tomogram, "" where that is none of `paths`; InputError where all are so."""
+    files = [Path(tomogram_name(path)) for path in paths]
+    found: dict[str, str] = {}
+    for name in dict.fromkeys(listed.tomograms or ()):
+        meant = called(name, files)
+        if len(meant) > 1:
+            raise InputError(f"{source} names the tomogram {name}, which several of the tomograms may be ({meant[0]}, {meant[1]}): rename them")
+        found[name] = meant[0].name if meant else ""
+    missing = [name for name, file in found.items() if not file]
+    if len(missing) == len(found):
+        raise InputError(f"{source} names no particle in {', '.join(map(str, files[:3]))}, but in {', '.join(missing[:3])}: give those tomograms")
+    if missing:
+        logger.warning("%s names %d more tomograms (%s ...), whose particles are left out", source, len(missing), missing[0])
+    return tuple(found[name] for name in listed.tomograms or ())
 
 
 def numbers_in(path: Path) -> set[int]:
@@ -212,8 +233,10 @@ def read_annotated(path: Path, known: Annotations, config: CutConfig, voxel_size
     """A tomogram with its annotations, at another voxel size."""
     raw, name = open_volume(path, config), tomogram_name(path)
     volume = resample(raw, voxel_size)
+    x, y, z = (new - old for new, old in zip(volume.origin, raw.origin, strict=True))
+    volume = replace(volume, origin=(x, y, z))
     sign = np.float32(1 if config.contrast == "bright" else -1)
-    places, label, rotations = listed_particles(name, known, voxel_size)
+    places, label, rotations = listed_particles(name, known, volume)
     if name in known.maps:
         labels = read_labels(known.maps[name], raw, volume, known, config)
         if known.particles is None:
@@ -227,18 +250,18 @@ def read_annotated(path: Path, known: Annotations, config: CutConfig, voxel_size
     return Annotated(volume.with_data(sign * volume.data), labels, owner, places, label, rotations)
 
 
-def listed_particles(name: str, known: Annotations, voxel_size: float) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
-    """Places, labels and rotations of a tomogram's particles in the list."""
+def listed_particles(name: str, known: Annotations, volume: Volume) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+    """Places in a tomogram, labels and rotations of its particles in the list."""
     particles = known.particles
     if particles is None:
         return np.empty((0, 3)), np.empty(0, np.int64), np.empty((0, 3, 3))
     assert particles.positions is not None
-    assert particles.tomograms is not None
     assert particles.classes is not None
-    rows = [i for i, tomogram in enumerate(particles.tomograms) if tomogram_name(Path(tomogram.removesuffix(".tomostar"))) == name]
+    rows = [row for row, tomogram in enumerate(known.inside) if tomogram == name]
     label = np.array([known.names.index(particles.classes[i]) for i in rows], dtype=np.int64)
     unturned = np.broadcast_to(np.eye(3), (len(rows), 3, 3))
-    return particles.positions[rows][:, ::-1] / voxel_size, label, unturned if particles.rotations is None else particles.rotations[rows]
+    places = (particles.positions[rows] - volume.origin)[:, ::-1] / volume.voxel_size
+    return places, label, unturned if particles.rotations is None else particles.rotations[rows]
 
 
 def read_labels(path: Path, raw: Volume, volume: Volume, known: Annotations, config: CutConfig) -> NDArray[np.uint16]:
@@ -336,7 +359,7 @@ def particle_row(rng: np.random.Generator, annotated: Annotated, config: CutConf
         "subtomogram": scaled(cut_box(volume.data, center, (config.box_size,) * 3)),
         "mask": cut_box(annotated.owner, center, (config.box_size,) * 3, fill=0) == row + 1,
         "label": annotated.label[row],
-        "position": place[::-1] * volume.voxel_size,
+        "position": place[::-1] * volume.voxel_size + volume.origin,
         "rotation": annotated.rotations[row],
         "shift": (place - center)[::-1] * volume.voxel_size,
     }
@@ -355,7 +378,7 @@ def none_row(rng: np.random.Generator, annotated: Annotated, config: CutConfig, 
         "subtomogram": scaled(cut_box(volume.data, center, (config.box_size,) * 3)),
         "mask": np.zeros((config.box_size,) * 3, dtype=bool),
         "label": classes,
-        "position": center[::-1] * volume.voxel_size,
+        "position": center[::-1] * volume.voxel_size + volume.origin,
         "rotation": np.eye(3),
         "shift": np.zeros(3),
     }

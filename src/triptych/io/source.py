@@ -375,21 +375,26 @@ def _open_star_images(file: RelionFile, config: PredictConfig) -> ParticleSource
 
 
 def find_tomogram(name: str, files: Sequence[Path], how: str = "give its folder with --set tomograms=") -> Path:
-    """The file of a tomogram: called as it is, or so with RELION's "rec_" before it, or the only one that starts so."""
-    stem = _bare_tomogram_name(name)
+    """The file of a tomogram, as `called` finds it; InputError where there is none or several."""
+    stem, found = _bare_tomogram_name(name), called(name, files)
     folder = files[0].parent if files else Path()
-    keys = (stem, f"rec_{stem}")
-    exact = [file for file in files if bare_stem(file) in keys]
-    starting = [
-        file for file in files for key in keys if bare_stem(file).startswith(key) and not bare_stem(file)[len(key) : len(key) + 1].isalnum()
-    ]
-    found = exact or starting
     if len(found) == 1:
         return found[0]
     if not found:
         raise InputError(f"no tomogram called {stem} is in {folder} (.mrc, .rec or {stem}_*.mrc): {how}")
     some = ", ".join(sorted(file.name for file in found)[:3])
     raise InputError(f"{len(found)} files in {folder} could be the tomogram {stem} ({some}): leave only one there")
+
+
+def called(name: str, files: Sequence[Path]) -> list[Path]:
+    """The files that a tomogram's name may mean: called as it is, or so with RELION's "rec_" before it, or else those that start so."""
+    stem = _bare_tomogram_name(name)
+    keys = (stem, f"rec_{stem}")
+    exact = [file for file in files if bare_stem(file) in keys]
+    starting = [
+        file for file in files for key in keys if bare_stem(file).startswith(key) and not bare_stem(file)[len(key) : len(key) + 1].isalnum()
+    ]
+    return exact or starting
 
 
 def mrc_files(folder: Path) -> list[Path]:
