@@ -544,4 +544,15 @@ def test_tilt_ranges_come_from_the_tables_of_the_tomograms(tmp_path: Path) -> No
     tilts = {name: pd.DataFrame({"rlnTomoYTilt": values}) for name, values in (("a", [-48.0, 0.0, 51.0]), ("b", [-60.0, 57.0]))}
     names = pd.DataFrame({"rlnTomoName": ["a", "b"]})
     write_star(tmp_path / "tomograms.star", {"global": names, **tilts})
-    assert np.allclose(read_relion(tmp_path / "particles.star").tilt_ranges(), [[-48, 51], [-60, 57], [-48, 51]])
+    expected = [[-48, 51], [-60, 57], [-48, 51]]
+    assert np.allclose(read_relion(tmp_path / "particles.star").tilt_ranges(), expected)
+    for name, table in tilts.items():  # RELION 5
+        write_star(tmp_path / "tilt_series" / f"{name}.star", {name: table.rename(columns={"rlnTomoYTilt": "rlnTomoNominalStageTiltAngle"})})
+    series = names.assign(rlnTomoTiltSeriesStarFile=["tilt_series/a.star", "tilt_series/b.star"])
+    write_star(tmp_path / "tomograms.star", {"global": series})
+    assert np.allclose(read_relion(tmp_path / "particles.star").tilt_ranges(), expected)
+    write_star(tmp_path / "tomograms.star", {"global": names})
+    assert read_relion(tmp_path / "particles.star").tilt_ranges() is None
+    every = pd.concat([table.assign(rlnTomoName=name) for name, table in tilts.items()])
+    write_star(tmp_path / "tilts.star", {"tilts": every})  # as triptych writes them
+    assert np.allclose(read_relion(tmp_path / "particles.star").tilt_ranges(), expected)

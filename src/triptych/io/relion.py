@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -35,6 +36,7 @@ CENTERED = tuple(f"rlnCenteredCoordinate{axis}Angst" for axis in AXES)
 ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 SUBTOMOGRAM_ANGLES = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi")
 TILTS = ("rlnTomoYTilt", "rlnTomoNominalStageTiltAngle")
+TILT_SERIES, TILT_TABLE = "rlnTomoTiltSeriesStarFile", "tilts.star"
 TOMOSTAR = ".tomostar"
 RECONSTRUCTED = "rlnTomoReconstructedTomogram"
 SCORES = ("triptychProbability", "rlnAutopickFigureOfMerit", "rlnLCCmax", "rlnMaxValueProbDistribution")
@@ -59,6 +61,8 @@ class RelionFile:
     """Where relative paths may start: the file's folder, then each folder above it (one is the project's root)."""
     tomogram_blocks: dict[str, Block] = field(default_factory=dict)
     """Every block of the file that `tomograms` came from, if it came from another file: RELION 4 and Warp have one for each tomogram."""
+    tomograms_file: Path | None = None
+    """That file."""
 
     @property
     def table(self) -> pd.DataFrame:
@@ -220,15 +224,16 @@ class RelionFile:
 
     def tilt_ranges(self) -> NDArray[np.float64] | None:
         """Lowest and highest tilt of each particle's tomogram, degrees, (n, 2); None unless the tomograms' tables state the tilts of all."""
-        ranges: dict[str, tuple[float, float]] = {}
-        for name in dict.fromkeys(self.tomogram_names or [""]):
-            table = self.tomogram_blocks.get(name)
-            label = next((label for label in TILTS if isinstance(table, pd.DataFrame) and label in table), None)
-            if label is None or not isinstance(table, pd.DataFrame):
-                return None
-            tilts = numbers(table, label, self.path)
-            ranges[name] = float(tilts.min()), float(tilts.max())
-        return np.array([ranges[name] for name in self.tomogram_names or ()])
+        names, tables = self.tomogram_names, self.tilts
+        ranges = {name: extreme_tilts(tables[name], self.path) for name in dict.fromkeys(names or ()) if name in tables}
+        if names is None or any(ranges.get(name) is None for name in names):
+            return None
+        return np.array([ranges[name] for name in names])
+
+    @cached_property
+    def tilts(self) -> dict[str, pd.DataFrame]:
+        """The tables of the tomograms' tilts, by the tomograms' names; those that no file has are left out."""
+        return {} if self.tomograms is None else read_tilts(self.tomograms, self.tomogram_blocks, self.tomograms_file or self.path)
 
     def tomogram_centers(self) -> NDArray[np.float64] | None:
         """Å from the first voxel to the tomogram's centre (N / 2 unbinned pixels), (n, 3); None where no table states it."""
@@ -237,6 +242,36 @@ class RelionFile:
         if pixel is None or any(size is None for size in sizes):
             return None
         return np.stack([size for size in sizes if size is not None], axis=1) / 2 * pixel[:, None]
+
+
+def read_tilts(tomograms: pd.DataFrame, blocks: Mapping[str, Block], file: Path) -> dict[str, pd.DataFrame]:
+    """The table of each tomogram's tilts: RELION 4 keeps it in a block of its own, RELION 5 in a file of its own, we in one for all.
+
+    Parameters
+    ----------
+    tomograms, blocks, file : the table of tomograms, all blocks of its file, and that file
+    """
+    beside = read_star(file.parent / TILT_TABLE).get("tilts") if (file.parent / TILT_TABLE).is_file() else None
+    found: dict[str, Block | None] = {}
+    for _, row in tomograms.iterrows():
+        name = str(row["rlnTomoName"])
+        series = find_file(str(row[TILT_SERIES]), search_folders(file)) if TILT_SERIES in row else None
+        if name in blocks:
+            found[name] = blocks[name]
+        elif isinstance(beside, pd.DataFrame) and "rlnTomoName" in beside:
+            found[name] = beside[beside["rlnTomoName"].astype(str) == name].reset_index(drop=True)
+        elif series is not None and series.is_file():
+            found[name] = next((block for block in read_star(series).values() if isinstance(block, pd.DataFrame)), None)
+    return {name: table for name, table in found.items() if isinstance(table, pd.DataFrame) and not table.empty}
+
+
+def extreme_tilts(table: pd.DataFrame, path: Path) -> tuple[float, float] | None:
+    """Lowest and highest angle of a table of tilts, degrees; None where it states none."""
+    label = next((label for label in TILTS if label in table), None)
+    if label is None:
+        return None
+    angles = numbers(table, label, path)
+    return float(angles.min()), float(angles.max())
 
 
 def numbers(table: pd.DataFrame, label: str, path: Path) -> NDArray[np.float64]:
@@ -396,6 +431,7 @@ def read_relion(path: Path | str) -> RelionFile:
         tomograms=tomogram_table(tomogram_blocks or others),
         folders=folders,
         tomogram_blocks=tomogram_blocks,
+        tomograms_file=tomograms_file,
     )
 
 

@@ -26,6 +26,7 @@ from triptych.errors import InputError
 from triptych.io.mrc import MrcHeader, bare_stem, check_values, is_mrc_name, mmap_mrc, read_header, read_mrc, stated_voxel_size
 from triptych.io.relion import CENTERED, COORDINATES, RECONSTRUCTED, TOMOSTAR, RelionFile, find_file, read_relion, search_folders
 from triptych.io.star import Block
+from triptych.io.stated import find_stated
 from triptych.io.tilt_stacks import TiltStacks, open_tilt_stacks
 from triptych.volume import MAX_BOX, Volume
 
@@ -386,6 +387,16 @@ def find_tomogram(name: str, files: Sequence[Path], how: str = "give its folder 
     raise InputError(f"{len(found)} files in {folder} could be the tomogram {stem} ({some}): leave only one there")
 
 
+def _tilt_ranges(file: RelionFile, paths: Sequence[Path], tomogram: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    """Lowest and highest tilt of each particle, degrees, (n, 2), as its own files or a table beside its tomogram say; None unless all are known."""
+    ranges = file.tilt_ranges()
+    if ranges is not None:
+        return ranges
+    stated = [find_stated(path) for path in paths]
+    known = [about.tilts for about in stated if about is not None and about.tilts is not None]
+    return np.array(known)[tomogram] if len(known) == len(paths) else None
+
+
 def called(name: str, files: Sequence[Path]) -> list[Path]:
     """The files that a tomogram's name may mean: called as it is, or so with RELION's "rec_" before it, or else those that start so."""
     stem = _bare_tomogram_name(name)
@@ -491,7 +502,7 @@ def _open_star_coordinates(file: RelionFile, config: PredictConfig, box_size_ang
         files=[file.path, *paths],
         offsets=offsets,
         origins=file.origins(),
-        tilt_ranges=file.tilt_ranges(),
+        tilt_ranges=_tilt_ranges(file, paths, tomogram),
         description=f"{file.dialect} STAR file of {len(file)} positions ({rule}) in {len(paths)} tomograms",
     )
 

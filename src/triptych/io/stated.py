@@ -11,10 +11,9 @@ import pandas as pd
 from triptych.errors import InputError
 from triptych.io.mrc import bare_stem
 from triptych.io.particle_star import TOMOGRAMS
-from triptych.io.relion import RECONSTRUCTED, TILTS, TOMOSTAR, find_file, numbers, read_frames, search_folders, tomogram_table
+from triptych.io.relion import RECONSTRUCTED, TOMOSTAR, extreme_tilts, find_file, numbers, read_frames, read_tilts, search_folders, tomogram_table
 from triptych.io.star import Block, read_star
 
-TILT_SERIES, TILT_TABLE = "rlnTomoTiltSeriesStarFile", "tilts.star"
 BINNING = "rlnTomoTomogramBinning"
 
 
@@ -67,34 +66,11 @@ def stated_tomograms(blocks: Mapping[str, Block], file: Path) -> dict[str, State
         return {}
     frames = read_frames(table, file)
     binnings = numbers(table, BINNING, file) if BINNING in table else [None] * len(table)
-    tilts = read_star(file.parent / TILT_TABLE).get("tilts") if (file.parent / TILT_TABLE).is_file() else None
+    tilts = read_tilts(table, blocks, file)
     result = {}
-    for row, (name, binning) in enumerate(zip(table["rlnTomoName"].astype(str), binnings, strict=True)):
+    for name, binning in zip(table["rlnTomoName"].astype(str), binnings, strict=True):
         size = shape = None
         if (frame := frames.get(name)) is not None and binning is not None and binning > 0:
             size, shape = frame.voxel_size * binning, (round(frame.size[2] / binning), round(frame.size[1] / binning), round(frame.size[0] / binning))
-        result[name] = StatedTomogram(file.name, size, shape, _tilt_range(_tilt_table(blocks, table.iloc[row], tilts, file), file))
+        result[name] = StatedTomogram(file.name, size, shape, extreme_tilts(tilts[name], file) if name in tilts else None)
     return result
-
-
-def _tilt_table(blocks: Mapping[str, Block], row: pd.Series, tilts: Block | None, file: Path) -> Block | None:
-    """The table of a tomogram's tilts: RELION 4 keeps it in a block of its own, RELION 5 in a file of its own, we in one for all."""
-    name = str(row["rlnTomoName"])
-    if name in blocks:
-        return blocks[name]
-    if isinstance(tilts, pd.DataFrame) and "rlnTomoName" in tilts:
-        return tilts[tilts["rlnTomoName"].astype(str) == name].reset_index(drop=True)
-    series = find_file(str(row[TILT_SERIES]), search_folders(file)) if TILT_SERIES in row else None
-    if series is None or not series.is_file():
-        return None
-    return next((block for block in read_star(series).values() if isinstance(block, pd.DataFrame)), None)
-
-
-def _tilt_range(table: Block | None, file: Path) -> tuple[float, float] | None:
-    if not isinstance(table, pd.DataFrame) or table.empty:
-        return None
-    label = next((label for label in TILTS if label in table), None)
-    if label is None:
-        return None
-    angles = numbers(table, label, file)
-    return float(angles.min()), float(angles.max())

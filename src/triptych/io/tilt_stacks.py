@@ -63,11 +63,11 @@ class TiltStacks:
 def open_tilt_stacks(file: RelionFile, paths: list[str]) -> TiltStacks:
     """The stacks of a STAR file, whose tomograms' table must hold the projections of every tilt."""
     names, sizes = file.tomogram_names, file.image_voxel_size()
-    missing = [name for name in names or ["of every particle"] if not isinstance(file.tomogram_blocks.get(name), pd.DataFrame)]
+    missing = [name for name in names or ["of every particle"] if name not in file.tilts]
     if names is None or missing or sizes is None:
         what = f"no table of the tilts of {missing[0]} is in a tomograms.star beside them" if missing else "their pixel size is not stated"
         raise InputError(f"the images of {file.path} are 2-D tilt-stack pseudo-subtomograms, but {what}: {_HOW}")
-    tilts = {name: file.tomogram_blocks[name] for name in dict.fromkeys(names)}
+    tilts = {name: file.tilts[name] for name in dict.fromkeys(names)}
     for name, table in tilts.items():
         lacking = [label for label in (*MATRIX, *DEFOCUS) if label not in table]
         if lacking:
