@@ -367,6 +367,7 @@ def test_an_added_class_is_recognised_and_the_old_ones_still_are(tmp_path: Path,
         ({1: "First"}, "differ in punctuation only"),
         ({1: "a/b"}, "cannot be called 'a/b'"),
         ({1: "unknown"}, "there is a class 'unknown' already"),
+        ({1: "membrane"}, "a meaning of its own"),
         ({2: "fifth"}, "has no group 2"),
     ],
 )

@@ -219,6 +219,16 @@ def test_tasks_that_were_switched_off(copy: Path, fake: Fake, tmp_path: Path, dr
     assert all(found[key] is not None for key in wanted)
 
 
+def test_truth_that_was_cut_from_tomograms_has_no_densities(fake: Fake, copy: Path, tmp_path: Path) -> None:
+    truth = tmp_path / "cut.zarr"
+    shutil.copytree(fake.truth, truth)
+    shutil.rmtree(truth / "density")
+    found = read_metrics(report(copy, tmp_path / "report", truth, ReportConfig(gallery=2)))
+    assert found["mean_density_correlation"] is None
+    assert found["accuracy"] is not None
+    assert found["mean_iou"] is not None
+
+
 def test_model_that_knows_more_classes_than_the_truth(tmp_path: Path) -> None:
     fake = make_fake(tmp_path / "fake", count=12, size=8)
     names = [*CLASS_NAMES[:2], "tric", *CLASS_NAMES[2:]]

@@ -97,5 +97,9 @@ def test_numbers_are_close_or_not(tmp_path: Path) -> None:
     assert {one.verdict for one in compare_folders(tmp_path / "a", tmp_path / "a")} == {"equal"}
     assert {one.verdict for one in compare_folders(tmp_path / "a", tmp_path / "b")} == {"close"}
     assert {one.verdict for one in compare_folders(tmp_path / "a", tmp_path / "c")} == {"different"}
+    for folder, last in (("a", np.inf), ("b", np.inf), ("c", 1.0)):
+        np.save(tmp_path / folder / "odd.npy", np.array([1.0, np.nan, -np.inf, last, 2.0 + (folder == "b") * 1e-5]))
+    for folder, verdict in (("b", "close"), ("c", "different")):
+        assert compare_files("odd.npy", tmp_path / "a/odd.npy", tmp_path / folder / "odd.npy").verdict == verdict
     (tmp_path / "c/map.mrc").write_bytes(b"no map")
     assert "cannot be read" in compare_files("map.mrc", tmp_path / "a/map.mrc", tmp_path / "c/map.mrc").detail

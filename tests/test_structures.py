@@ -381,6 +381,9 @@ def test_bad_input_is_explained_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "library.json").write_text('[{"name": "a"}]')
     with pytest.raises(InputError, match="not the index"):
         load_library(tmp_path)
+    (tmp_path / "library.json").write_text("[]")
+    with pytest.raises(InputError, match="lists no structures"):
+        load_library(tmp_path)
 
 
 def test_built_in_library() -> None:

@@ -24,6 +24,7 @@ from triptych.io.star import probability_columns
 from triptych.model import Model, load_model
 from triptych.network import Network
 from triptych.novelty import NoveltyReference, add_class
+from triptych.structures import RESERVED
 
 DECAY = 0.003
 """Weight of the squared distance of a new row from the mean of the old ones, lest it be too sure of a few particles."""
@@ -98,6 +99,8 @@ def check_names(known: list[str], new: list[str]) -> None:
     for place, name in enumerate(new):
         if name in [*known, *new[:place]]:
             raise InputError(f"there is a class {name!r} already: give the group another name")
+        if name in RESERVED:
+            raise InputError(f"a class cannot be called {name!r}, for that has a meaning of its own: give the group another name")
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise InputError(f'a class cannot be called {name!r}: use letters, digits, "_", "-" and "."')
     probability_columns([*known, *new])

@@ -282,6 +282,8 @@ class TrainConfig(Settings):
         for name in ("batch_size", "tiles_per_batch"):
             if getattr(self, name) % processes:
                 raise ValueError(f"{name} is {getattr(self, name)}, but a multiple of devices x nodes ({processes}) was expected, which share each batch")
+        if processes > 1 and self.loss.contrastive_weight > 0:
+            raise ValueError("loss.contrastive_weight is above 0, but that loss compares the particles of one process only: set devices=1 and nodes=1")
         if processes > 1 and ":" in self.device:
             raise ValueError(f"device is {self.device}, but several devices are to train together: set device=gpu, or devices=1")
         return self

@@ -23,7 +23,7 @@ from triptych.config import NONE_CLASS, CutConfig
 from triptych.errors import InputError
 from triptych.fourier import resample
 from triptych.io.convert import read_particles
-from triptych.io.manifest import describe_input, installed_version, write_manifest
+from triptych.io.manifest import installed_version, recognise_input, write_manifest
 from triptych.io.mrc import are_valid, check_values, read_mrc, read_sections
 from triptych.io.relion import numbers
 from triptych.io.source import called, cut_box, find_tomogram, mrc_files
@@ -118,7 +118,7 @@ def cut(
     known = read_annotations(paths, labels, particles, config)
     inputs = [*paths, *(Path(path) for path in (labels, particles) if path is not None)]
     size = config.model_voxel_size or open_volume(paths[0], config).voxel_size
-    settings = {"version": installed_version(), "inputs": [describe_input(path) for path in inputs], **config.model_dump(mode="json")}
+    settings = {"version": installed_version(), "inputs": [recognise_input(path) for path in inputs], **config.model_dump(mode="json")}
     workspace = open_workspace(Path(out), settings, partial(create_empty, len(paths), size, known, config))
     with workspace.until_finished():
         write = partial(write_tomogram, workspace, paths, size, known, config)

@@ -7,6 +7,7 @@ steps (half, half, average); each that is finished is kept beside the output, so
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -39,7 +40,7 @@ from triptych.io.star import write_star
 from triptych.io.workspace import Workspace, open_workspace
 from triptych.model import load_model
 from triptych.novelty import radial_profile
-from triptych.structures import Structure
+from triptych.structures import Structure, hash_structures
 from triptych.symmetry import Symmetry, find_symmetry
 from triptych.volume import Volume, standardise
 
@@ -112,6 +113,8 @@ def discover(
     settings = {
         "version": installed_version(),
         "predictions": [describe_input(given.folder / name) for name in ("particles.star", "embedding.npy")],
+        "groups": hashlib.sha256(groups.labels.tobytes()).hexdigest(),
+        "content of the library": hash_structures(library),
         **config.model_dump(mode="json", exclude={"align": {"device"}, "panels": True, "layout": True}),
     }
     workspace = open_workspace(Path(out), settings, make_folders)
@@ -307,7 +310,7 @@ class Explorer:
         second = Alignment(second.rotations @ turned.rotations[0], second.rotations @ turned.shifts[0] + second.shifts, second.scores)
         order = np.argsort(np.concatenate(self.halves[number]))
         poses = take_poses(join_poses(first, second), order)
-        return poses, (references[0] + average(references[1][None], turned, self.coarse.voxel_size)[0]) / 2
+        return poses, (references[0] + average(references[1][None], turned, self.coarse.voxel_size, config=self.config.align)[0]) / 2
 
     def average_members(self, number: int, poses: Alignment, reference: NDArray[np.float32]) -> Average:
         """The averages of the subtomograms of both halves, and what they agree on."""

@@ -27,7 +27,7 @@ def _interpolation(size: int, ratio: float, count: int) -> NDArray[np.float32]:
     count : new samples; sample ``count // 2`` lies on the old sample ``size // 2``
     """
     positions = (np.arange(count) - count // 2) * ratio
-    offsets = positions[:, None] - (np.arange(size) - size // 2)
+    samples = np.arange(size) - size // 2
     frequencies = np.arange(size // 2 + 1)
     # half of a frequency's power lies at its negative: the terms 0 and, for even sizes, size / 2 occur once
     weights = np.full(len(frequencies), 2.0)
@@ -35,7 +35,9 @@ def _interpolation(size: int, ratio: float, count: int) -> NDArray[np.float32]:
     if size % 2 == 0:
         weights[-1] = 1
     weights[frequencies > size / (2 * ratio) * (1 + 1e-9)] = 0
-    return np.asarray(np.cos(2 * np.pi / size * offsets[..., None] * frequencies) @ weights / size, dtype=np.float32)
+    # A product of two matrices: a table of all positions, samples and frequencies would take gigabytes for a tomogram.
+    there, back = (np.exp(2j * np.pi / size * np.outer(*pair)) for pair in ((positions, frequencies), (frequencies, -samples)))
+    return np.asarray(((there * weights) @ back).real / size, dtype=np.float32)
 
 
 def _resample_array(data: NDArray[np.float32], ratio: float, counts: tuple[int, ...]) -> NDArray[np.float32]:

@@ -40,6 +40,8 @@ from triptych.tiling import Cutout, Tile, find_centres, in_batches, label_voxels
 from triptych.volume import Volume, spread_boxes, standardise
 
 logger = logging.getLogger(__name__)
+Judged = tuple[tuple[str, tuple[Contrast, str | None]], ...]
+"""The sign of some tomograms' grey values, by name, and a warning if one looks otherwise."""
 
 STAGE = "pick"
 NEAREST = 30.0
@@ -87,7 +89,8 @@ class Picker:
 
     def __reduce__(self) -> tuple[Any, ...]:
         paths = tuple(job.path.absolute() for job in self.jobs)
-        return open_again, (self.workspace, paths, self.folder.absolute(), self.config, self.model_hash, self.workspace.identity)
+        judged = tuple(self.contrasts.items())
+        return open_again, (self.workspace, paths, self.folder.absolute(), self.config, self.model_hash, judged, self.workspace.identity)
 
     def contrast(self, job: Job) -> tuple[Contrast, str | None]:
         """The sign of a tomogram's grey values, and a warning if it looks otherwise; said when it is asked for the first time."""
@@ -219,13 +222,16 @@ def new_map(desk: Path, kind: str, job: Job) -> AbstractContextManager[NDArray[A
 
 
 @lru_cache(maxsize=1)
-def open_again(workspace: Workspace, paths: tuple[Path, ...], folder: Path, config: PickConfig, model_hash: str, _identity: str) -> Picker:
+def open_again(
+    workspace: Workspace, paths: tuple[Path, ...], folder: Path, config: PickConfig, model_hash: str, contrasts: Judged, _identity: str
+) -> Picker:
     """What another process has opened, once for each run."""
     share_cores(config.workers)
     with said_already():
         model = load_model(folder, config.device, config.precision)
         picker = Picker(workspace, plan_jobs(paths, model, config), model, folder, config)
     check_same_model(folder, picker.model_hash, model_hash)
+    picker.contrasts.update(contrasts)
     return picker
 
 

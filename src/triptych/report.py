@@ -165,12 +165,14 @@ def score_particles(given: Predicted, known: Truth, on_progress: Progress) -> Sc
     iou, correlation, within = (np.full(n, np.nan) for _ in range(3))
     shells = ShellMean()
     none = known.class_names.index(NONE_CLASS) if NONE_CLASS in known.class_names else -1
-    true_masks, true_densities = known.store["mask"], known.store["density"]
+    true_masks = known.store["mask"]
+    compares = given.densities is not None and "density" in known.store  # stores cut from real tomograms have none
+    true_densities = known.store["density"] if compares else None
     for done, i in enumerate(order, 1):
         true_mask = np.asarray(true_masks[int(known.row[i])]) > 0
         if given.masks is not None:
             iou[i] = metrics.intersection_over_union(_read_like(given.masks[i], true_mask) > 0.5, true_mask)
-        if given.densities is not None:
+        if given.densities is not None and true_densities is not None:
             density, true_density = _read_like(given.densities[i], true_mask), np.asarray(true_densities[int(known.row[i])], np.float32)
             correlation[i] = metrics.density_correlation(density, true_density)
             within[i] = metrics.density_correlation(density, true_density, true_mask)
@@ -179,8 +181,8 @@ def score_particles(given: Predicted, known: Truth, on_progress: Progress) -> Sc
         on_progress(done, n)
     return Scores(
         None if given.masks is None else iou,
-        None if given.densities is None else correlation,
-        None if given.densities is None else within,
+        correlation if compares else None,
+        within if compares else None,
         shells.frequency,
         shells.mean(),
     )
@@ -385,7 +387,8 @@ class Gallery:
         mask = None if given.masks is None else read_mrc(given.masks[i])
         density = None if given.densities is None else read_mrc(given.densities[i])
         true_mask = None if known is None else np.asarray(known.store["mask"][int(known.row[i])]) > 0
-        true_density = None if known is None else np.asarray(known.store["density"][int(known.row[i])], np.float32)
+        has_density = known is not None and "density" in known.store
+        true_density = np.asarray(known.store["density"][int(known.row[i])], np.float32) if known is not None and has_density else None
         like = density or mask
         subtomogram = self.read_input(i, like)
         panels: list[Panel] = []

@@ -114,7 +114,8 @@ def check_scene(config: SceneConfig, library: Sequence[Structure]) -> None:
 def open_run(out: Path, config: SceneConfig, library: Sequence[Structure], create: Callable[[Path], object]) -> tuple[Workspace, str]:
     """The working folder with what `create` makes, or that of an interrupted run; and a hash of the structures."""
     library_hash = hash_structures(library)
-    agreed = {"version": installed_version(), "content of the library": library_hash, **config.decisive()}
+    device = choose_device(config.device).type  # whose random numbers are others
+    agreed = {"version": installed_version(), "content of the library": library_hash, "kind of device": device, **config.decisive()}
     return open_workspace(out, agreed, create), library_hash
 
 
@@ -229,7 +230,8 @@ def draw_acquisition(
 ) -> tuple[Acquisition, Correction, dict[str, float]]:
     """Draw one tilt series from the ranges of the settings; also the numbers drawn, as they are recorded."""
     tilt_max, tilt_step, tilt_centre = (rng.uniform(*limits) for limits in (config.tilt_max, config.tilt_step, config.tilt_centre))
-    angles = np.arange(-int(tilt_max / tilt_step), int(tilt_max / tilt_step) + 1) * tilt_step + tilt_centre
+    most = int(tilt_max / tilt_step + 1e-9)  # 66 / 2.2 is a little less than 30
+    angles = np.arange(-most, most + 1) * tilt_step + tilt_centre
     tilt_jitter, shift_jitter = rng.uniform(*config.tilt_jitter), rng.uniform(*config.shift_jitter)
     dose, defocus = rng.uniform(*config.dose_e_per_a2), rng.uniform(*config.defocus_um)
     order = draw_word(rng, config.tilt_order)

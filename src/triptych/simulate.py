@@ -89,11 +89,14 @@ def simulate(
 
 
 def simulate_again(data: Path, out: Path, seed: int, workers: int = 0) -> Path:
-    """Simulate what a store holds with another seed: new poses, neighbours and tilt series. An `out` that is there is left as it is."""
+    """Simulate what a store holds with another seed: new poses, neighbours and tilt series. An `out` that is there is left as it is.
+
+    It is done on the CPU, so that what a network is trained on does not depend on the machine, which may be training on its GPU.
+    """
     if out.exists():
         return out
     try:
-        config = SimulateConfig.model_validate({**open_store(data).attributes["config"], "seed": seed, "workers": workers})
+        config = SimulateConfig.model_validate({**open_store(data).attributes["config"], "seed": seed, "workers": workers, "device": "cpu"})
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{data} does not say how it was simulated, or in another version's way: simulate it anew with this one") from None
     return simulate(out, config)

@@ -411,7 +411,7 @@ def load_library(path: Path | str | None = None) -> list[Structure]:
     if not index.is_file():
         raise InputError(f"{index.parent} is not a structure library (it has no {index.name}): make one with `triptych structures make`")
     try:
-        return [
+        library = [
             Structure(
                 name=str(item["name"]),
                 density=read_mrc(index.parent / item["file"], float(item["voxel_size"])),
@@ -425,6 +425,9 @@ def load_library(path: Path | str | None = None) -> list[Structure]:
         raise
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{index} is not the index of a structure library ({error!r}): make it again with `triptych structures make`") from error
+    if not library:
+        raise InputError(f"{index} lists no structures, but at least one was expected: make it again with `triptych structures make`")
+    return library
 
 
 def hash_structures(library: Iterable[Structure]) -> str:

@@ -197,6 +197,7 @@ def last_checkpoint(run: Path) -> str | None:
 def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
     """What a run was started with, and the defaults of settings that are newer than the run."""
     defaults = TrainConfig().decisive()
+    defaults["network"]["spectrum"] = "kept"  # as it was before there was a choice
     nested = {name: defaults[name] | value for name, value in config.items() if isinstance(value, dict) and name in defaults}
     return defaults | config | nested
 
@@ -399,6 +400,9 @@ def load_initial(network: Network, class_names: tuple[str, ...], label_names: tu
     theirs = initial.card.network
     sizes = f"tasks {list(theirs.tasks)}, channels {list(theirs.channels)}, blocks {list(theirs.blocks)}, embedding_size {theirs.embedding_size}"
     what = f"the network of {folder} has {sizes}, which do not fit the settings"
+    if (theirs.spectrum == "flattened") != network.flattens:
+        text = "the network of %s was trained with network.spectrum=%s, this one sees other data: it has to learn much anew"
+        logger.warning(text, folder, theirs.spectrum)
     keeps_class = initial.card.class_names == class_names
     keeps_pick = "pick" in network.tasks and initial.card.label_names == label_names
     new = (*(() if keeps_class else (CLASS_HEAD,)), *(() if keeps_pick else (PICK_HEAD,)))

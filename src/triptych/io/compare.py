@@ -107,4 +107,7 @@ def _differing(before: NDArray[Any], after: NDArray[Any]) -> int:
     first, second = (np.asarray(array, dtype=np.float64) for array in (before, after))
     scale = np.abs(first[np.isfinite(first)]).max(initial=0.0)
     allowed = TOLERANCE * (np.abs(first) if before.ndim == 1 else scale)
-    return int((~(np.abs(first - second) <= allowed + 1e-6) & ~(np.isnan(first) & np.isnan(second))).sum())
+    with np.errstate(invalid="ignore"):
+        near = np.isfinite(first) & (np.abs(first - second) <= allowed + 1e-6)
+    same = (first == second) | (np.isnan(first) & np.isnan(second))  # infinities too
+    return int((~near & ~same).sum())

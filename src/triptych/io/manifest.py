@@ -62,8 +62,13 @@ def describe_input(path: Path | str) -> dict[str, Any]:
 
 
 def recognise_input(path: Path | str) -> dict[str, Any]:
-    """What tells soon whether an input has changed: as `describe_input`, but for a large file its size and the time of its last change."""
+    """What tells soon whether an input has changed: as `describe_input`, but for a large file or a folder the time of the last change too.
+
+    A large file is known by that and its size, without its hash; of a folder the file that was changed last counts.
+    """
     path = Path(path)
+    if path.is_dir():
+        return {**describe_input(path), "changed_ns": max((file.stat().st_mtime_ns for file in path.rglob("*") if file.is_file()), default=0)}
     about = path.stat() if path.is_file() else None
     if about is None or about.st_size <= LARGE:
         return describe_input(path)

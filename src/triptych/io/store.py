@@ -74,7 +74,7 @@ TILE_ROWS: dict[str, tuple[str, tuple[int, ...], str]] = {
 BOXES = BOX_ARRAYS | TILE_BOXES
 ROWS = ROW_ARRAYS | TILE_ROWS
 REQUIRED = ("subtomogram", "label")
-ANEW = "write it anew with `triptych simulate`"
+ANEW = "write it anew with `triptych simulate` or `triptych cut`"
 
 
 @dataclass(frozen=True, eq=False)
