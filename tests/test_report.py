@@ -17,7 +17,7 @@ from fake_predictions import CLASS_NAMES, Fake, make_fake
 from triptych import figures, metrics
 from triptych.config import ReportConfig
 from triptych.errors import InputError
-from triptych.io.manifest import to_plain
+from triptych.io.manifest import describe_input, to_plain
 from triptych.io.mrc import read_mrc, write_mrc
 from triptych.io.predictions import read_predictions
 from triptych.io.star import read_star, write_star
@@ -223,6 +223,8 @@ def test_truth_that_was_cut_from_tomograms_has_no_densities(fake: Fake, copy: Pa
     truth = tmp_path / "cut.zarr"
     shutil.copytree(fake.truth, truth)
     shutil.rmtree(truth / "density")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "inputs": [describe_input(truth)]}))
     found = read_metrics(report(copy, tmp_path / "report", truth, ReportConfig(gallery=2)))
     assert found["mean_density_correlation"] is None
     assert found["accuracy"] is not None
