@@ -307,6 +307,16 @@ def test_binned_tomograms_tell_the_size_of_unbinned_ones(known: dict[str, Any], 
     np.testing.assert_allclose(again.positions, read_particles(source).positions, atol=1e-3)
 
 
+def test_tomograms_that_contradict_the_table_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = write_relion_4(tmp_path)
+    convert_particles(source, tmp_path / "five", "relion5", Known(voxel_size=2.0, tomogram_size=(400, 500, 600)))
+    caplog.clear()
+    convert_particles(tmp_path / "five", tmp_path / "again", "relion5", Known(voxel_size=4.0, tomogram_size=(200, 250, 300)))
+    assert "is taken to be" not in caplog.text
+    convert_particles(tmp_path / "five", tmp_path / "other", "relion5", Known(voxel_size=4.0, tomogram_size=(400, 500, 600)))
+    assert "400 x 500 x 600 voxels of 4 Å, but the table beside the input states 400 x 500 x 600 of 2 Å" in caplog.text
+
+
 def test_relion_4_to_5_and_back(tmp_path: Path) -> None:
     source = write_relion_4(tmp_path)
     before = convert_particles(source, tmp_path / "five", "relion5", Known(voxel_size=2.0, tomogram_size=(400, 500, 600)))

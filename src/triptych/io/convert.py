@@ -200,11 +200,22 @@ def find_frames(particles: Particles, known: Known) -> dict[str, Frame]:
     stated = {_bare(name): frame for name, frame in particles.frames.items()}
     if known.tomograms is not None or known.tomogram_size is not None:
         frames = _given_frames(names, known)
+        _warn_of_other_boxes(frames, stated)
     else:
         frames = {name: stated[_bare(name)] for name in names if _bare(name) in stated}
     if known.voxel_size is None:
         return frames
     return {name: frame.in_voxels_of(known.voxel_size) for name, frame in frames.items()}
+
+
+def _warn_of_other_boxes(given: Mapping[str, Frame], stated: Mapping[str, Frame]) -> None:
+    """Warn where the tomograms as given are not as large as the input's own table says, to a few of its voxels."""
+    for name, frame in given.items():
+        own = stated.get(_bare(name))
+        if own is not None and not np.allclose(frame.center, own.center, rtol=0.01):
+            text = "the tomogram %s is taken to be %s voxels of %g Å, but the table beside the input states %s of %g Å"
+            ours, theirs = (" x ".join(map(str, box.size)) for box in (frame, own))
+            log.warning(text, name, ours, frame.voxel_size, theirs, own.voxel_size)
 
 
 def in_unbinned_pixels(frames: Mapping[str, Frame], particles: Particles) -> dict[str, Frame]:

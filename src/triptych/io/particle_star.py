@@ -209,8 +209,9 @@ def _tomogram_blocks(particles: Particles, frames: Mapping[str, Frame]) -> dict[
     for label, values in columns.items():
         before = table[label] if label in table else pd.Series([None] * len(table))
         table[label] = [values.get(str(name), value) for name, value in zip(table["rlnTomoName"], before, strict=True)]
-    # Tomograms without particles stay where they have all that the others have; numbers of a column that had none are whole again.
+    # Tomograms without particles stay where they have all that the others have; of those that were not in the table, only this is known.
     table = table[table[list(columns)].notna().all(axis=1)].reset_index(drop=True).infer_objects()
+    table = table.dropna(axis=1) if new else table
     return {**({key: table} if key not in blocks else {}), **{name: table if name == key else block for name, block in blocks.items()}}
 
 
@@ -222,14 +223,17 @@ def write_relion_5(path: Path | str, particles: Particles, frames: Mapping[str, 
     frames : the box of each tomogram, by its name; best in unbinned pixels of the tilt series, as RELION has it
     """
     assert particles.positions is not None
-    names = _tomogram_names(particles)
+    stated = {str(name) for block in particles.tomogram_blocks.values() if isinstance(block, pd.DataFrame) for name in block.get("rlnTomoName", ())}
+    given = _tomogram_names(particles)
+    names = [name if name in stated else bare for name, bare in zip(given, _without_tomostar(given), strict=True)]
+    frames = {name: frames[before] for name, before in zip(names, given, strict=True)}
     table = _start_table(particles)
     table["rlnTomoName"] = names
     table[list(CENTERED)] = particles.positions - np.stack([frames[name].center for name in names])
     sizes = np.array([frames[name].voxel_size for name in names])
     optics, table["rlnOpticsGroup"] = _optics(particles, _groups(table), sizes, _UNBINNED[0])
     blocks = _blocks(particles, optics, table.drop(columns=[*COORDINATES, *_UNBINNED], errors="ignore"))
-    tomograms = _tomogram_blocks(particles, {name: frames[name] for name in dict.fromkeys(names)})
+    tomograms = _tomogram_blocks(particles, frames)
     with output_folder(path) as folder:
         write_star(folder / PARTICLES, blocks)
         write_star(folder / TOMOGRAMS, tomograms)
