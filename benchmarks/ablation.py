@@ -62,12 +62,12 @@ CELLS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "noise_spectrum": ({}, {}, {}),
     "randomisation": ({"voxel_size_error": (1, 1), "occupancy": (0.05, 0.05), "cytosol": (0.1, 0.1)}, CENTRAL, PLAIN),
     "augmentation": ({}, {}, PLAIN),
-    "flattened": ({}, {}, {}),
-    "flattened_augmentation": ({}, {}, PLAIN),
+    "normalised": ({}, {}, {}),
+    "normalised_augmentation": ({}, {}, PLAIN),
 }
 """What is changed in the specimen, the acquisition and the augmentation when a piece is left out."""
-FLATTENED = ("flattened", "flattened_augmentation")
-"""Cells whose network flattens the spectrum of what it sees; nothing is left out there, or only the filters while loading."""
+NORMALISED = ("normalised", "normalised_augmentation")
+"""Cells whose network normalises the spectrum of what it sees; nothing is left out there, or only the filters while loading."""
 
 
 def simulate_config(cell: str, particles: int, seed: int) -> SimulateConfig:
@@ -130,7 +130,7 @@ def run_cell(work: Path, cell: str, seed: int, updates: int, particles: int, tes
         updates=updates,
         updates_per_checkpoint=max(1, updates // 4),
         validation_particles=256,
-        network=NetworkConfig(channels=(24, 64, 128), tasks=("class", "mask", "density"), spectrum="flattened" if cell in FLATTENED else "kept"),
+        network=NetworkConfig(channels=(24, 64, 128), tasks=("class", "mask", "density"), spectrum="normalised" if cell in NORMALISED else "kept"),
         augment=AugmentConfig(**{**AUGMENT, **CELLS[cell][2]}),
         seed=seed,
     )

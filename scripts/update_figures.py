@@ -429,8 +429,8 @@ ABLATION = {
     "noise_spectrum": "spectrum of the noise (white instead)",
     "randomisation": "randomisation (every range at its middle)",
     "augmentation": "filters while loading",
-    "flattened": "nothing, and the network flattens spectra",
-    "flattened_augmentation": "filters while loading, and the network flattens spectra",
+    "normalised": "nothing, and the network normalises spectra",
+    "normalised_augmentation": "filters while loading, and the network normalises spectra",
 }
 
 

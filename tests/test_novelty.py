@@ -303,6 +303,13 @@ def test_calibration_changes_what_it_fits_and_nothing_else(data: Path, partial_m
     assert manifest["calibration"]["withheld_particles"] == (known_labels(open_store(data), new.card.class_names) < 0).sum()
     kept = load_model(calibrate(partial_model, data, tmp_path / "kept", CalibrateConfig(fit_temperature=False, held_out_share=0.5)))
     assert kept.card == old.card
+    assert old.card.network.spectrum == "normalised"
+    other = CalibrateConfig(spectrum="kept", fit_temperature=False, held_out_share=0.5)
+    switched = load_model(calibrate(partial_model, data, tmp_path / "switched", other))
+    assert switched.card.network.spectrum == "kept"
+    assert all(torch.equal(a, b) for a, b in zip(old.network.state_dict().values(), switched.network.state_dict().values(), strict=True))
+    boxes = np.random.default_rng(0).normal(size=(2, *[old.card.box_size] * 3)).astype(np.float32)
+    assert not torch.allclose(old.run(boxes).embedding, switched.run(boxes).embedding, atol=1e-3)
 
 
 def test_calibration_wants_boxes_of_the_models_size(data: Path, tmp_path: Path) -> None:

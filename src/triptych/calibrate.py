@@ -18,6 +18,7 @@ from triptych.errors import InputError
 from triptych.io.manifest import check_output_folder, read_manifest
 from triptych.io.store import Store, open_store
 from triptych.model import BUILT_IN_MODEL, Model, load_model
+from triptych.network import Network
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def calibrate(
     """
     config = config or CalibrateConfig()
     folder, out = Path(model or BUILT_IN_MODEL), check_output_folder(Path(out))
-    network = load_model(folder, config.device, config.precision)
+    network = with_spectrum(load_model(folder, config.device, config.precision), config)
     sample = draw_sample(open_store(data), network, config)
     seen = look(network, sample, config.batch_size, on_progress)
     temperature, figures = judge_temperatures(network, sample, seen, config.fit_temperature)
@@ -60,6 +61,16 @@ def calibrate(
     texts = {name: (folder / name).read_text(encoding="utf-8") for name in COPIED if (folder / name).is_file()}
     extra: dict[str, object] = {"calibration": figures, "device": network.device_name, "trained": read_manifest(folder)}
     return fitted.save(out, config, [folder, Path(data)], config.seed, extra, texts, "calibrate", {"model": folder, "data": data})
+
+
+def with_spectrum(model: Model, config: CalibrateConfig) -> Model:
+    """The same weights behind another treatment of spectra, where one is asked for."""
+    if config.spectrum is None:
+        return model
+    card = replace(model.card, network=model.card.network.model_copy(update={"spectrum": config.spectrum}))
+    network = Network(card.network, len(card.class_names), len(card.label_names))
+    network.load_state_dict(model.network.state_dict())
+    return Model(network, card, config.device, config.precision)
 
 
 def draw_sample(store: Store, model: Model, config: CalibrateConfig) -> Sample:

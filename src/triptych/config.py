@@ -39,6 +39,7 @@ TiltOrder = Literal["dose_symmetric", "bidirectional", "continuous"]
 ASSUMED_TILT_RANGE = (-60.0, 60.0)
 """Lowest and highest tilt, degrees, where nothing states them."""
 Smoothing = Literal["none", "low_pass", "wiener"]
+Spectrum = Literal["normalised", "kept"]
 Channels = Annotated[int, Field(gt=0, le=4096)]
 Blocks = Annotated[int, Field(gt=0, le=64)]
 NONE_CLASS = "none"
@@ -204,7 +205,7 @@ class NetworkConfig(Settings):
     channels: Annotated[tuple[Channels, Channels, Channels], Field(description="channels at 1/2, 1/4 and 1/8 of the resolution")] = (32, 96, 192)
     blocks: Annotated[tuple[Blocks, Blocks, Blocks], Field(description="residual blocks of the encoder at 1/2, 1/4 and 1/8")] = (1, 2, 2)
     embedding_size: Annotated[int, Field(gt=0, le=65536, description="length of the embedding vector")] = 128
-    spectrum: Annotated[Literal["flattened", "kept"], Field(description="flattened: every box gets the same balance of coarse and fine before the network sees it, whatever detector, CTF correction and filters have made of it")] = "flattened"
+    spectrum: Annotated[Spectrum, Field(description="normalised: every box gets the same balance of coarse and fine before the network sees it, whatever detector, CTF correction and filters have made of it")] = "normalised"
     dropout: Annotated[float, Field(ge=0, lt=1, description="dropout before the class head")] = 0.1
 
     @model_validator(mode="after")
@@ -309,6 +310,7 @@ class CalibrateConfig(Settings):
     """`triptych calibrate`: a trained model + labelled subtomograms -> the same model with another temperature and novelty reference."""
 
     novelty: Annotated[NoveltyConfig, Field(description="how unknown structures are recognised")] = NoveltyConfig()
+    spectrum: Annotated[Spectrum | None, Field(description="what the network is to do with spectra from now on, as network.spectrum of a training; none: as it was trained")] = None
     fit_temperature: Annotated[bool, Field(description="fit the temperature of the probabilities too; false: leave the model's")] = True
     held_out_share: Annotated[float, Field(gt=0, lt=1, description="share of the particles, in whole tomograms, on which the threshold is chosen and the figures are measured; from the others temperature and reference are fitted")] = 0.4
     batch_size: Annotated[int, Field(gt=0, description="subtomograms per forward pass")] = 32

@@ -23,8 +23,13 @@ HALF_TURNS = ((), (-3, -2), (-3, -1), (-2, -1))
 
 SHELLS = 40
 """Shells in which a box's spectrum is measured, from frequency 0 to 1 / voxel."""
+FALL_OFF = 25.0
+"""Voxels^2: a B factor of 5,000 Å^2 at voxels of 10 Å, about what real reconstructions have; beyond it there is mostly noise."""
 LEAST_POWER = 1e-4
 """What a frequency is taken to have at least, over the strongest one: what a filter has taken away is not brought back as rounding errors."""
+
+NO_POWER = 1e-9
+"""What a box without any contrast has, of a standardised one's power."""
 
 
 class PickOutput(NamedTuple):
@@ -124,8 +129,8 @@ def make_shells(size: tuple[int, int, int], device: torch.device) -> Shells:
     return Shells(*(part.to(device) for part in (place, nearest, counted, nearness / (nearness @ population)[:, None])))
 
 
-def flatten_spectrum(boxes: Tensor) -> Tensor:
-    """Boxes (b, d, h, w) whose power falls as 1 / k, whatever it was, with mean 0 and standard deviation 1.
+def normalise_spectrum(boxes: Tensor) -> Tensor:
+    """Boxes (b, d, h, w) whose mean power falls as exp(-FALL_OFF k^2) / k, whatever it was, with mean 0 and standard deviation 1; k in 1 / voxel.
 
     Detector, dose, CTF correction and filters give each tomogram another balance of coarse and fine; here all get the same, each box by its own
     mean power at each spatial frequency. Phases stay, and amplitudes relative to others at the same frequency.
@@ -137,9 +142,9 @@ def flatten_spectrum(boxes: Tensor) -> Tensor:
         sums = torch.zeros(len(boxes), len(shells.smoothing), device=boxes.device)
         sums.index_add_(1, shells.nearest, waves.abs().square().flatten(1) * shells.counted)
         power = sums @ shells.smoothing.T
-        power = power + LEAST_POWER * power.amax(1, keepdim=True) + torch.finfo(power.dtype).tiny
-        radius = torch.arange(power.shape[1], device=boxes.device).clamp(min=1)
-        gain = (power * radius).rsqrt()
+        power = (power + LEAST_POWER * power.amax(1, keepdim=True)).clamp(min=NO_POWER)
+        k = torch.arange(power.shape[1], device=boxes.device).clamp(min=1) / SHELLS
+        gain = ((-FALL_OFF * k**2).exp() / k / power).sqrt()
         low = shells.place.long()
         between = shells.place - low
         fine = torch.lerp(gain[:, low], gain[:, low + 1], between) * (shells.place > 0)
@@ -197,7 +202,7 @@ class Network(nn.Module):
     def __init__(self, config: NetworkConfig, classes: int, labels: int = 0) -> None:
         super().__init__()
         self.tasks = config.tasks
-        self.flattens = config.spectrum == "flattened"
+        self.normalises = config.spectrum == "normalised"
         c1, c2, c3 = config.channels
         b1, b2, b3 = config.blocks
         self.stem = convolution(8 + 1, c1)
@@ -251,7 +256,7 @@ class Network(nn.Module):
 
     def features(self, boxes: Tensor, centred: int) -> Features:
         """The trunk. The first `centred` boxes are told how far each voxel is from the centre; in the others no place is special."""
-        x = space_to_depth((flatten_spectrum(boxes) if self.flattens else boxes)[:, None])
+        x = space_to_depth((normalise_spectrum(boxes) if self.normalises else boxes)[:, None])
         radius = radius_map(x.shape, 2, x.device).to(x.dtype)
         is_centred = (torch.arange(len(x), device=x.device) < centred).to(x.dtype)
         x = torch.cat([x, radius * is_centred[:, None, None, None, None]], 1).to(memory_format=torch.channels_last_3d)
