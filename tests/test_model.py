@@ -156,6 +156,17 @@ def test_a_normalised_spectrum_is_the_same_whatever_filter_came_before(size: tup
     assert coarse / fine == pytest.approx(4 * np.exp(-25 * (0.1**2 - 0.4**2)), rel=0.15)
 
 
+@pytest.mark.parametrize(("spectrum", "particles", "tiles"), [("normalised", True, True), ("particles", True, False), ("kept", False, False)])
+def test_which_boxes_are_normalised(spectrum: str, particles: bool, tiles: bool) -> None:
+    """What is normalised looks the same at any scale."""
+    config = NetworkConfig(**{**SMALL.model_dump(), "tasks": ("class", "mask", "pick"), "spectrum": spectrum})
+    network = Network(config, 3, labels=2).eval()
+    boxes = torch.randn(2, 16, 16, 16)
+    out, scaled = network(boxes, boxes), network(3 * boxes, 3 * boxes)
+    assert torch.allclose(out.embedding, scaled.embedding, atol=1e-4) == particles
+    assert torch.allclose(out.pick.foreground_logits, scaled.pick.foreground_logits, atol=1e-4) == tiles
+
+
 def test_normalising_keeps_half_turns_and_brings_nothing_back() -> None:
     boxes = torch.randn(1, 24, 24, 24, generator=torch.Generator().manual_seed(1))
     for axes in HALF_TURNS:

@@ -303,7 +303,7 @@ def test_calibration_changes_what_it_fits_and_nothing_else(data: Path, partial_m
     assert manifest["calibration"]["withheld_particles"] == (known_labels(open_store(data), new.card.class_names) < 0).sum()
     kept = load_model(calibrate(partial_model, data, tmp_path / "kept", CalibrateConfig(fit_temperature=False, held_out_share=0.5)))
     assert kept.card == old.card
-    assert old.card.network.spectrum == "normalised"
+    assert old.card.network.spectrum == "particles"
     other = CalibrateConfig(spectrum="kept", fit_temperature=False, held_out_share=0.5)
     switched = load_model(calibrate(partial_model, data, tmp_path / "switched", other))
     assert switched.card.network.spectrum == "kept"

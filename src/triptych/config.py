@@ -39,7 +39,7 @@ TiltOrder = Literal["dose_symmetric", "bidirectional", "continuous"]
 ASSUMED_TILT_RANGE = (-60.0, 60.0)
 """Lowest and highest tilt, degrees, where nothing states them."""
 Smoothing = Literal["none", "low_pass", "wiener"]
-Spectrum = Literal["normalised", "kept"]
+Spectrum = Literal["normalised", "particles", "kept"]
 Channels = Annotated[int, Field(gt=0, le=4096)]
 Blocks = Annotated[int, Field(gt=0, le=64)]
 NONE_CLASS = "none"
@@ -205,7 +205,7 @@ class NetworkConfig(Settings):
     channels: Annotated[tuple[Channels, Channels, Channels], Field(description="channels at 1/2, 1/4 and 1/8 of the resolution")] = (32, 96, 192)
     blocks: Annotated[tuple[Blocks, Blocks, Blocks], Field(description="residual blocks of the encoder at 1/2, 1/4 and 1/8")] = (1, 2, 2)
     embedding_size: Annotated[int, Field(gt=0, le=65536, description="length of the embedding vector")] = 128
-    spectrum: Annotated[Spectrum, Field(description="normalised: every box gets the same balance of coarse and fine before the network sees it, whatever detector, CTF correction and filters have made of it")] = "normalised"
+    spectrum: Annotated[Spectrum, Field(description="normalised: every box gets the same balance of coarse and fine before the network sees it, whatever detector, CTF correction and filters have made of it; particles: every subtomogram, but no tile; kept: none")] = "particles"
     dropout: Annotated[float, Field(ge=0, lt=1, description="dropout before the class head")] = 0.1
 
     @model_validator(mode="after")

@@ -202,7 +202,7 @@ class Network(nn.Module):
     def __init__(self, config: NetworkConfig, classes: int, labels: int = 0) -> None:
         super().__init__()
         self.tasks = config.tasks
-        self.normalises = config.spectrum == "normalised"
+        self.spectrum = config.spectrum
         c1, c2, c3 = config.channels
         b1, b2, b3 = config.blocks
         self.stem = convolution(8 + 1, c1)
@@ -256,7 +256,10 @@ class Network(nn.Module):
 
     def features(self, boxes: Tensor, centred: int) -> Features:
         """The trunk. The first `centred` boxes are told how far each voxel is from the centre; in the others no place is special."""
-        x = space_to_depth((normalise_spectrum(boxes) if self.normalises else boxes)[:, None])
+        normalised = {"normalised": len(boxes), "particles": centred, "kept": 0}[self.spectrum]
+        if normalised:
+            boxes = torch.cat([normalise_spectrum(boxes[:normalised]), boxes[normalised:]])
+        x = space_to_depth(boxes[:, None])
         radius = radius_map(x.shape, 2, x.device).to(x.dtype)
         is_centred = (torch.arange(len(x), device=x.device) < centred).to(x.dtype)
         x = torch.cat([x, radius * is_centred[:, None, None, None, None]], 1).to(memory_format=torch.channels_last_3d)

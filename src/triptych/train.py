@@ -400,7 +400,7 @@ def load_initial(network: Network, class_names: tuple[str, ...], label_names: tu
     theirs = initial.card.network
     sizes = f"tasks {list(theirs.tasks)}, channels {list(theirs.channels)}, blocks {list(theirs.blocks)}, embedding_size {theirs.embedding_size}"
     what = f"the network of {folder} has {sizes}, which do not fit the settings"
-    if (theirs.spectrum == "normalised") != network.normalises:
+    if theirs.spectrum != network.spectrum:
         text = "the network of %s was trained with network.spectrum=%s, this one sees other data: it has to learn much anew"
         logger.warning(text, folder, theirs.spectrum)
     keeps_class = initial.card.class_names == class_names
