@@ -189,7 +189,7 @@ def test_resumed_run_equals_an_undisturbed_one(data: Path, tmp_path: Path) -> No
 
 
 def test_a_training_that_diverges_ends_with_a_sentence_and_no_model(data: Path, tmp_path: Path) -> None:
-    config = load_config(TrainConfig, None, [*TRAIN, "updates=4", "network.tasks=[mask, density]", "learning_rate=1e20"])
+    config = load_config(TrainConfig, None, [*TRAIN, "updates=4", "network.tasks=[mask, density]", "loss.density_weight=1e38"])
     with pytest.raises(InputError, match=r"diverged.*lower learning_rate"):
         train(data, tmp_path / "model", config)
     assert not (tmp_path / "model").exists()
