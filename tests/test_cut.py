@@ -63,7 +63,7 @@ def check(store: Store, names: tuple[str, ...]) -> None:
         middle = np.argwhere(mask).mean(0)[::-1] - 8
         if mask.sum() > 500:  # not cut off by the box
             assert np.allclose(middle * 10, shift, atol=6)
-        assert np.abs(shift).max() <= 26
+        assert np.linalg.norm(shift) <= 26 * 3**0.5
     assert {0, 1, 2} == set(labels)
     tiles, truth, centres = (store[f"tiles/{name}"][:] for name in ("subtomogram", "labels", "centres"))
     assert tiles[truth > 0].mean() > tiles[truth == 0].mean() + 1
@@ -141,6 +141,24 @@ def test_pieces_and_crumbs() -> None:
     owner = assign_voxels(labels, places, label)
     assert (owner[2:6, 2:6, 2:6] == 1).all()
     assert (owner[10:14, 10:14, 10:14] == 2).all()
+
+
+def test_turned_boxes_lie_as_their_rotations_say(folder: Path) -> None:
+    particles = write_list(folder / "list.csv")
+    turned = CONFIG.model_copy(update={"turned_share": 1.0})
+    check(open_store(cut([folder / "tomograms"], folder / "own.zarr", labels=folder / "labels", config=turned)), ("large", "small", "membrane"))
+    wide = turned.model_copy(update={"box_size": 64, "max_shift": 0.0})
+    store = open_store(cut([folder / "tomograms"], folder / "wide.zarr", labels=folder / "labels", particles=particles, config=wide))
+    apart = np.subtract(PLACES[1][1], PLACES[1][0])[::-1]
+    seen = 0
+    for box, place, rotation in zip(store["subtomogram"][:].astype(float), store["position"][:], store["rotation"][:], strict=True):
+        assert np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-5)
+        if np.allclose(place[::-1] / 10, PLACES[1][0]):
+            assert not np.allclose(rotation, np.eye(3), atol=0.1)
+            x, y, z = np.round(32 + rotation @ apart).astype(int)  # the tomogram's axes serve as those of the reference
+            assert box[z - 1 : z + 2, y - 1 : y + 2, x - 1 : x + 2].mean() > 2
+            seen += 1
+    assert seen
 
 
 def test_the_command_line_trains_on_what_was_cut(folder: Path) -> None:

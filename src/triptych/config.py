@@ -193,6 +193,7 @@ class CutConfig(Settings):
     tiles_per_tomogram: Annotated[int, Field(ge=0, description="tiles cut from each tomogram, from which picking is learned")] = 64
     none_share: Annotated[float, Field(ge=0, lt=1, description='share of the subtomograms of the class "none"')] = 0.1
     none_distance: Annotated[float, Field(ge=0, description='least distance of the class "none" from the centre of any particle, Å')] = 100.0
+    turned_share: Annotated[float, Field(ge=0, le=1, description="share of the subtomograms and tiles cut in a random orientation, from interpolated voxels: more orientations of few particles, for a missing wedge that lies askew in them")] = 0.0
     box_size: Annotated[int, Field(gt=0, multiple_of=8, description="voxels along each side of a subtomogram and a tile")] = 40
     max_shift: Annotated[float, Field(ge=0, description="the particle's centre is at most this far from the box's centre along each axis, Å")] = 20.0
     seed: Annotated[int, Field(ge=0, description="same seed, same bytes")] = 0

@@ -7,6 +7,7 @@ a list alone, each particle is a ball. There is no noise-free signal and no clea
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
 
 from triptych.config import NONE_CLASS, CutConfig
 from triptych.errors import InputError
@@ -345,9 +347,49 @@ def choose_evenly(rng: np.random.Generator, label: NDArray[np.int64], count: int
     return np.array([rng.choice(members[rng.integers(len(members))]) for _ in range(count)])
 
 
-def scaled(box: Array) -> Array:
-    """Grey values that half precision holds: mean 0, standard deviation 1."""
-    return np.asarray((box - box.mean()) / (float(box.std()) or 1.0), dtype=np.float32)
+@dataclass(frozen=True, eq=False)
+class View:
+    """A box of a tomogram: where its middle lies, and how it is turned.
+
+    Attributes
+    ----------
+    center : (3,) voxel z, y, x that becomes index n // 2 of each axis
+    turn : (3, 3) rotation of the box's axes into the tomogram's, on (z, y, x); None: they are the tomogram's
+    """
+
+    center: NDArray[np.int64]
+    turn: NDArray[np.float64] | None
+
+    def grey(self, data: Array, size: int) -> Array:
+        """Grey values that half precision holds: mean 0, standard deviation 1."""
+        box = cut_box(data, self.center, (size,) * 3) if self.turn is None else self._turned(data, size, 3, None)
+        return np.asarray((box - box.mean()) / (float(box.std()) or 1.0), dtype=np.float32)
+
+    def numbers(self, data: NDArray[Any], size: int) -> NDArray[Any]:
+        """Labels or owners, 0 outside of the tomogram."""
+        box = cut_box(data, self.center, (size,) * 3, fill=0) if self.turn is None else self._turned(data, size, 0, 0)
+        return np.asarray(box, dtype=data.dtype)
+
+    def inward(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Voxels z, y, x of the tomogram as (z, y, x) from the box's middle."""
+        apart = places - self.center
+        return apart if self.turn is None else apart @ self.turn
+
+    def rotation(self, rotation: NDArray[np.float64]) -> NDArray[np.float64]:
+        """A rotation reference -> tomogram as one reference -> box, on (x, y, z)."""
+        return rotation if self.turn is None else self.turn[::-1, ::-1].T @ rotation
+
+    def _turned(self, data: NDArray[Any], size: int, order: int, fill: float | None) -> Array:
+        assert self.turn is not None
+        reach = 2 * math.ceil(math.sqrt(3) * size / 2) + 2  # the box's corners at any rotation
+        around = cut_box(data, self.center, (reach,) * 3, fill)
+        offset = reach // 2 - self.turn @ np.full(3, size // 2)
+        return np.asarray(ndimage.affine_transform(around, self.turn, offset, (size,) * 3, order=order, mode="nearest"), dtype=np.float32)
+
+
+def draw_view(rng: np.random.Generator, center: NDArray[np.int64], config: CutConfig) -> View:
+    turn = Rotation.random(rng=rng).as_matrix() if rng.random() < config.turned_share else None
+    return View(center, turn)
 
 
 def particle_row(rng: np.random.Generator, annotated: Annotated, config: CutConfig, row: int) -> dict[str, Any]:
@@ -355,13 +397,14 @@ def particle_row(rng: np.random.Generator, annotated: Annotated, config: CutConf
     volume, place = annotated.volume, annotated.places[row]
     reach = config.max_shift / volume.voxel_size
     center = np.clip(np.round(place + rng.uniform(-reach, reach, 3)).astype(np.int64), 0, np.array(volume.shape) - 1)
+    view = draw_view(rng, center, config)
     return {
-        "subtomogram": scaled(cut_box(volume.data, center, (config.box_size,) * 3)),
-        "mask": cut_box(annotated.owner, center, (config.box_size,) * 3, fill=0) == row + 1,
+        "subtomogram": view.grey(volume.data, config.box_size),
+        "mask": view.numbers(annotated.owner, config.box_size) == row + 1,
         "label": annotated.label[row],
         "position": place[::-1] * volume.voxel_size + volume.origin,
-        "rotation": annotated.rotations[row],
-        "shift": (place - center)[::-1] * volume.voxel_size,
+        "rotation": view.rotation(annotated.rotations[row]),
+        "shift": view.inward(place)[::-1] * volume.voxel_size,
     }
 
 
@@ -373,12 +416,12 @@ def none_row(rng: np.random.Generator, annotated: Annotated, config: CutConfig, 
         distance = cKDTree(annotated.places).query(centers)[0]
         far = np.flatnonzero((distance * volume.voxel_size > config.none_distance) & (annotated.owner[tuple(centers.T)] == 0))
         centers = centers[far] if len(far) else centers[[distance.argmax()]]
-    center = centers[0].astype(np.int64)
+    view = draw_view(rng, centers[0].astype(np.int64), config)
     return {
-        "subtomogram": scaled(cut_box(volume.data, center, (config.box_size,) * 3)),
+        "subtomogram": view.grey(volume.data, config.box_size),
         "mask": np.zeros((config.box_size,) * 3, dtype=bool),
         "label": classes,
-        "position": center[::-1] * volume.voxel_size + volume.origin,
+        "position": view.center[::-1] * volume.voxel_size + volume.origin,
         "rotation": np.eye(3),
         "shift": np.zeros(3),
     }
@@ -388,12 +431,12 @@ def tile_row(rng: np.random.Generator, annotated: Annotated, config: CutConfig) 
     """A box anywhere, with all that is in it."""
     volume, half = annotated.volume, config.box_size // 2
     room = np.maximum(np.array(volume.shape) - config.box_size, 0)
-    center = half + np.floor(rng.random(3) * (room + 1)).astype(np.int64)
+    view = draw_view(rng, half + np.floor(rng.random(3) * (room + 1)).astype(np.int64), config)
     centres = np.zeros((config.box_size,) * 3, dtype=np.uint8)
-    inside = np.round(annotated.places).astype(np.int64) - (center - half)
+    inside = np.round(view.inward(annotated.places)).astype(np.int64) + half
     centres[tuple(inside[((inside >= 0) & (inside < config.box_size)).all(1)].T)] = 1
     return {
-        "subtomogram": scaled(cut_box(volume.data, center, (config.box_size,) * 3)),
-        "labels": cut_box(annotated.labels, center, (config.box_size,) * 3, fill=0),
+        "subtomogram": view.grey(volume.data, config.box_size),
+        "labels": view.numbers(annotated.labels, config.box_size),
         "centres": centres,
     }
