@@ -418,6 +418,72 @@ def alignment() -> str:
     return f"{table(header, rows)}\n\n{about} {source('alignment/*', runs[0])}"
 
 
+def mixtures() -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("discovery_*.json"))]
+
+
+def strangers() -> str:
+    """Which structures of a mixture are called unknown."""
+    runs = mixtures()
+    if not runs:
+        return "No results yet."
+    rows = []
+    for run in runs:
+        found = run["novelty"]
+        for name, row in found["structures"].items():
+            auroc = "–" if row["auroc"] is None else f"{row['auroc']:.3f}"
+            rows.append([f"{run['snr']:g}", name, "yes" if name in run["known"] else "no", f"{100 * row['called_unknown']:.0f} %", auroc])
+        rows.append([f"{run['snr']:g}", "all that are known", "yes", f"{100 * found['known_called_unknown']:.0f} %", "–"])
+        rows.append([f"{run['snr']:g}", "all that are not", "no", f"{100 * found['new_called_unknown']:.0f} %", f"{found['auroc']:.3f}"])
+    header = ["SNR", "structure", "known to the model", "called unknown", "AUROC of the novelty against the known"]
+    return f"{table(header, rows)}\n\n" + "\n".join(source(run["benchmark"], run) for run in runs)
+
+
+def averages() -> str:
+    """The groups of a mixture and their averages."""
+    runs = mixtures()
+    if not runs:
+        return "No results yet."
+    rows, notes = [], []
+    for run in runs:
+        for row in run["averages"]:
+            share = f"{row['particles']} ({100 * row['purity']:.0f} %)"
+            pose = f"{row['median_angular_error']:.1f}°, {100 * row['share_within_10_degrees']:.0f} %"
+            match = f"{row['matches'][0]}{'' if row['matches'][0] == row['structure'] else ' (wrong)'}"
+            resolutions = (f"{row['half_set_resolution']:.1f} Å", f"{row['resolution']:.1f} Å")
+            rows.append([f"{run['snr']:g}", row["structure"], "no" if row["new"] else "yes", share, pose, *resolutions, match])
+        found, seconds = run["groups"], run["seconds"]["discover"]
+        notes.append(
+            f"SNR {run['snr']:g}: {found['called_unknown']} of {run['particles']} particles called unknown, {found['grouped']} of them in "
+            f"{found['groups']} groups in {seconds:.0f} s; adjusted Rand index {found['ari_of_new_called_unknown']:.2f} over the new ones "
+            f"called unknown, {found['ari_of_new_grouped']:.2f} over those in a group. {source(run['benchmark'], run)}"
+        )
+    header = ["SNR", "most are", "known", "particles (of these)", "angular error: median, within 10°"]
+    header += ["half-set FSC 0.143", "FSC 0.5 with the structure", "best match"]
+    return f"{table(header, rows)}\n\n" + "\n\n".join(notes)
+
+
+def learned() -> str:
+    """Classes added from few particles."""
+    runs = mixtures()
+    if not runs:
+        return "No results yet."
+    rows = []
+    for run in runs:
+        for count in sorted({trial["examples"] for trial in run["learning"]}):
+            trials = [trial for trial in run["learning"] if trial["examples"] == count]
+            keys = ("new", "old", "old_before", "new_verdicts", "old_verdicts", "old_verdicts_before")
+            rows.append([f"{run['snr']:g}", str(count), *(share([trial[key] for trial in trials]) for key in keys)])
+    header = ["SNR", "particles of each", "best class right: new", "old", "old, before", "verdict right: new", "old", "old, before"]
+    draws = len({trial["draw"] for trial in runs[0]["learning"]})
+    return f"{table(header, rows)}\n\n{len(runs[0]['new'])} classes added at once, {draws} draws of the particles (±: standard deviation)."
+
+
+def share(values: list[float]) -> str:
+    mean, spread = 100 * statistics.mean(values), 100 * statistics.pstdev(values)
+    return f"{mean:.0f} %" if spread == 0 else f"{mean:.0f} ± {spread:.0f} %"
+
+
 ABLATION = {
     "full": "nothing left out",
     "ctf": "CTF",
@@ -533,7 +599,7 @@ def memory() -> str:
 
 TABLES = (demo, simulated, classes, real, recovered, hand, simulator, spectra)
 TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, novelty, alignment, ablation, picking, labelled, real_tomograms)
-TABLES += (kills, faults, fuzzing, scaling, memory)
+TABLES += (strangers, averages, learned, kills, faults, fuzzing, scaling, memory)
 FIGURES: dict[str, Callable[[], str]] = {f.__name__: f for f in TABLES}
 
 

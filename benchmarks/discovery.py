@@ -1,0 +1,293 @@
+"""Structures that the shipped model was never shown, among others that it knows: found, grouped, averaged, named, and learned.
+
+    python benchmarks/discovery.py WORK [--snr 0.1] [--particles 100] [--model FOLDER] [--seed N]
+
+The unknown ones are parts of entries whose whole the model knows, which is harder than strangers would be: the subunits of the eukaryotic
+ribosome, one ring of GroEL with its cap, of TRiC and of the proteasome, and one protomer of the spike. Their files are those of
+../shared/data/structures. A mixture of twelve known structures and these six is simulated with full physics, predicted, and discovered as a
+user would do it; averages are compared with a library of all built-in structures and the six. Then new classes are added from few of their
+particles, whose names are taken from the truth, and tried on the others (`add-class` without grouping).
+Each step is kept in WORK, and what is there is not made again. Writes benchmarks/results/discovery_SNR.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from alignment import soft_mask
+from cells import peak_memory
+from numpy.typing import NDArray
+from results import write_result
+from sklearn.metrics import adjusted_rand_score, roc_auc_score
+
+from triptych.add_class import Newcomer, grow
+from triptych.align import align, average
+from triptych.config import UNKNOWN, AlignConfig, DiscoverConfig, PredictConfig, SimulateConfig
+from triptych.discover import discover
+from triptych.fourier import fourier_shell_correlation, resample_to_box, resolution_at
+from triptych.io.mrc import read_mrc
+from triptych.io.predictions import Predicted, read_predictions
+from triptych.io.relion import particles_from_relion
+from triptych.io.star import read_star
+from triptych.io.store import Store, open_store
+from triptych.metrics import median
+from triptych.model import BUILT_IN_MODEL, Model, load_model
+from triptych.novelty import Traits, give_verdicts, radial_profile, score_novelty
+from triptych.predict import predict
+from triptych.rotations import angular_errors
+from triptych.simulate import simulate
+from triptych.structures import Structure, load_library, read_structure, write_library
+from triptych.symmetry import find_symmetry
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "structures"
+KNOWN = (
+    *("ribosome_70s", "ribosome_80s", "ribosome_50s", "ribosome_30s", "proteasome_20s", "tric"),
+    *("groel", "groel_groes", "apoferritin", "rna_polymerase_2", "spike", "aminopeptidase_a"),
+)
+PARTS = {
+    "ribosome_60s": ("6zu5.cif.gz", "L*"),
+    "ribosome_40s": ("6zu5.cif.gz", "S*"),
+    "groel_groes_ring": ("1aon.pdb.gz", "ABCDEFGOPQRSTU"),
+    "tric_ring": ("4v8r.pdb.gz", ("AA", "AB", "AD", "AE", "AG", "AH", "AQ", "AZ")),
+    "proteasome_half": ("3j9i.pdb.gz", "ABCDEFGHIJKLMN"),
+    "spike_protomer": ("6xlu.cif.gz", "A"),
+}
+"""Unknown structures: file, and chains; L* are all whose names begin with L."""
+EXAMPLES, DRAWS = (5, 20), 5
+"""Particles that a class is added from, and how often they are drawn."""
+
+
+class Mixture(NamedTuple):
+    """What was simulated, and what was said of it.
+
+    Attributes
+    ----------
+    name : (n,), true class of each particle
+    new : (n,), whether the model has never seen it
+    """
+
+    store: Store
+    given: Predicted
+    name: NDArray[np.str_]
+    new: NDArray[np.bool_]
+
+
+# ------------------------------------------------------------------------------------------------------------------ data
+
+
+def read_part(name: str, voxel_size: float = 10.0) -> Structure:
+    """An unknown structure, from some chains of a file."""
+    file, chains = PARTS[name]
+    if isinstance(chains, str) and chains.endswith("*"):
+        chains = chains_beginning(DATA / file, chains[0])
+    return read_structure(DATA / file, name, voxel_size, assembly="none", chains=tuple(chains))
+
+
+def chains_beginning(path: Path, letter: str) -> tuple[str, ...]:
+    import gemmi
+
+    return tuple(chain.name for chain in gemmi.read_structure(str(path))[0] if chain.name.startswith(letter))
+
+
+def make_references(work: Path) -> Path:
+    """A library of the built-in structures and the unknown ones."""
+    folder = work / "references"
+    if not folder.exists():
+        write_library([*load_library(), *(read_part(name) for name in PARTS)], folder)
+    return folder
+
+
+def prepare(work: Path, particles: int, snr: float, seed: int, model: Path) -> tuple[Mixture, float]:
+    """The mixture, predicted, and the seconds that this took."""
+    classes = (*KNOWN, *PARTS)
+    store, predictions = work / f"mixture_{snr:g}.zarr", work / f"predictions_{snr:g}"
+    if not store.exists():
+        settings = SimulateConfig(structures=make_references(work), classes=classes, particles=particles * len(classes), seed=seed)
+        simulate(store, settings.model_copy(update={"none_share": 0.0, "tile_share": 0.0, "snr": (snr, snr)}))
+    seconds = timed(lambda: predictions.exists() or predict(store, predictions, model, PredictConfig(write_masks=False)))
+    data, given = open_store(store), read_predictions(predictions)
+    name = np.array(data.class_names)[data["label"][:]]
+    return Mixture(data, given, name, np.isin(name, list(PARTS))), seconds
+
+
+def timed(do: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    do()
+    return round(time.perf_counter() - started, 1)
+
+
+# ----------------------------------------------------------------------------------------------------- found and grouped
+
+
+def judge_novelty(mixture: Mixture) -> dict[str, Any]:
+    """AUROC of the novelty score, and the share of each structure that is called unknown."""
+    assert mixture.given.novelty is not None
+    assert mixture.given.verdicts is not None
+    unknown = np.array(mixture.given.verdicts) == UNKNOWN
+    known = mixture.given.novelty[~mixture.new]
+    of_each = {}
+    for name in (*KNOWN, *PARTS):
+        own = mixture.name == name
+        values = mixture.given.novelty[own]
+        auroc = roc_auc_score(np.repeat([0, 1], [len(known), len(values)]), [*known, *values]) if name in PARTS else None
+        of_each[name] = {"called_unknown": float(unknown[own].mean()), "auroc": auroc}
+    return {
+        "auroc": roc_auc_score(mixture.new, mixture.given.novelty),
+        "new_called_unknown": float(unknown[mixture.new].mean()),
+        "known_called_unknown": float(unknown[~mixture.new].mean()),
+        "structures": of_each,
+    }
+
+
+def judge_groups(mixture: Mixture, membership: NDArray[np.int64]) -> dict[str, Any]:
+    """How well the groups of what was called unknown agree with the true structures; 0 is no group, and counts as one more."""
+    unknown = np.array(mixture.given.verdicts) == UNKNOWN
+    new, grouped = unknown & mixture.new, membership > 0
+    return {
+        "groups": int(membership.max()),
+        "called_unknown": int(unknown.sum()),
+        "grouped": int(grouped.sum()),
+        "ari_of_all_called_unknown": adjusted_rand_score(mixture.name[unknown], membership[unknown]),
+        "ari_of_new_called_unknown": adjusted_rand_score(mixture.name[new], membership[new]),
+        "ari_of_new_grouped": adjusted_rand_score(mixture.name[mixture.new & grouped], membership[mixture.new & grouped]),
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------- averaged
+
+
+def judge_average(mixture: Mixture, folder: Path, membership: NDArray[np.int64], structures: dict[str, Structure]) -> dict[str, Any]:
+    """A group beside the structure that most of its particles are of: purity, resolutions, poses, and what it was taken for."""
+    about = json.loads((folder / "group.json").read_text())
+    rows = np.flatnonzero(membership == about["group"])
+    names, counts = np.unique(mixture.name[rows], return_counts=True)
+    name, own = str(names[counts.argmax()]), rows[mixture.name[rows] == names[counts.argmax()]]
+    density = read_mrc(folder / "average.mrc")
+    size, voxel_size = density.shape[0], density.voxel_size
+    structure = resample_to_box(structures[name].density, voxel_size, size)
+    mask = soft_mask(structure, structures[name].contour, voxel_size)
+    turned = align(read_mrc(folder / "average_filtered.mrc").data[None], structure, voxel_size, AlignConfig(), mask=mask)
+    placed, _ = average(density.data[None], turned, voxel_size, config=AlignConfig(resolution=2 * voxel_size))
+    frequencies, correlation = fourier_shell_correlation(placed * mask, structure * mask, voxel_size)
+    symmetries = find_symmetry(structure, voxel_size)
+    table = particles_from_relion(folder / "particles.star")
+    assert table.rotations is not None
+    mine = np.isin(rows, own)
+    truth = np.asarray(mixture.store["rotation"][:], np.float64)[own]
+    errors = angular_errors(table.rotations[mine] @ turned.rotations[0], truth, symmetries[0].rotations if symmetries else None)
+    return {
+        "group": about["group"],
+        "structure": name,
+        "new": name in PARTS,
+        "particles": len(rows),
+        "purity": float(counts.max() / len(rows)),
+        "share_of_structure": float(len(own) / (mixture.name == name).sum()),
+        "junk": about["junk"],
+        "stability": about["stability"],
+        "half_set_resolution": about["resolution"],
+        "resolution": resolution_at(frequencies, correlation, 0.5),
+        "fsc": correlation.tolist(),
+        "median_angular_error": median(errors),
+        "share_within_10_degrees": float((errors < 10).mean()),
+        "matches": [match["name"] for match in about["matches"]],
+    }
+
+
+# -------------------------------------------------------------------------------------------------------------- learned
+
+
+def judge_learning(mixture: Mixture, model_folder: Path, seed: int) -> list[dict[str, Any]]:
+    """Classes added from few particles each: accuracy of the others, and of what was known, before and after."""
+    model = load_model(model_folder)
+    found = Traits(np.asarray(mixture.given.embedding), logits_of(model, mixture.given.embedding), profiles(mixture.given))
+    before = name_particles(model, found)
+    old = ~mixture.new
+    results = []
+    for count in EXAMPLES:
+        for draw in range(DRAWS):
+            rng = np.random.default_rng((seed, count, draw))
+            chosen = {name: rng.choice(np.flatnonzero(mixture.name == name), count, replace=False) for name in PARTS}
+            grown = grow(model, [Newcomer(name, found.embedding[rows], found.profile[rows]) for name, rows in chosen.items()], model_folder)
+            called, verdicts = name_particles(grown, found._replace(logits=logits_of(grown, found.embedding)))
+            rest = mixture.new.copy()
+            rest[np.concatenate(list(chosen.values()))] = False
+            results.append(
+                {
+                    "examples": count,
+                    "draw": draw,
+                    "new": float((called[rest] == mixture.name[rest]).mean()),
+                    "new_verdicts": float((verdicts[rest] == mixture.name[rest]).mean()),
+                    "old": float((called[old] == mixture.name[old]).mean()),
+                    "old_verdicts": float((verdicts[old] == mixture.name[old]).mean()),
+                    "old_before": float((before[0][old] == mixture.name[old]).mean()),
+                    "old_verdicts_before": float((before[1][old] == mixture.name[old]).mean()),
+                }
+            )
+    return results
+
+
+@torch.inference_mode()
+def logits_of(model: Model, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The class head alone, of embeddings that are there already: only it changes where a class is added."""
+    logits: NDArray[np.float32] = model.network.classify.float()(torch.from_numpy(np.array(embedding, np.float32))).numpy()
+    return logits
+
+
+def profiles(given: Predicted) -> NDArray[np.float32]:
+    assert given.densities is not None
+    return np.concatenate([radial_profile(read_mrc(path).data[None]) for path in given.densities])
+
+
+def name_particles(model: Model, found: Traits) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
+    """Best class of each particle, and the verdict, which may be that it is unknown."""
+    assert model.novelty is not None
+    called = np.array(model.card.class_names)[found.logits.argmax(1)]
+    return called, np.array(give_verdicts(list(called), score_novelty(model.novelty, found)))
+
+
+# ----------------------------------------------------------------------------------------------------------------- main
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path, help="folder for data, predictions and groups")
+    parser.add_argument("--snr", type=float, default=0.1)
+    parser.add_argument("--particles", type=int, default=100, help="of each structure, about")
+    parser.add_argument("--model", type=Path, default=BUILT_IN_MODEL)
+    parser.add_argument("--seed", type=int, default=2026)
+    arguments = parser.parse_args()
+    if not DATA.is_dir():
+        sys.exit(f"the structures are not at {DATA}: this benchmark needs them")
+    work, snr = arguments.work, arguments.snr
+    mixture, predicting = prepare(work, arguments.particles, snr, arguments.seed, arguments.model)
+    folder = work / f"discovery_{snr:g}"
+    config = DiscoverConfig(library=make_references(work), seed=arguments.seed)
+    discovering = timed(lambda: folder.exists() or discover(work / f"predictions_{snr:g}", folder, config))
+    membership = read_star(folder / "particles.star")["particles"]["triptychGroup"].to_numpy(np.int64)
+    structures = {structure.name: structure for structure in load_library(make_references(work))}
+    groups = sorted((folder / "groups").iterdir(), key=lambda path: int(path.name))
+    figures = {
+        "snr": snr,
+        "particles": len(mixture.given),
+        "known": KNOWN,
+        "new": tuple(PARTS),
+        "seconds": {"predict": predicting, "discover": discovering},
+        "peak_memory_mb": peak_memory(),
+        "novelty": judge_novelty(mixture),
+        "groups": judge_groups(mixture, membership),
+        "averages": [judge_average(mixture, path, membership, structures) for path in groups],
+        "learning": judge_learning(mixture, arguments.model, arguments.seed),
+    }
+    write_result(f"discovery_{snr:g}", arguments.seed, figures, load_model(arguments.model))
+
+
+if __name__ == "__main__":
+    main()
