@@ -134,7 +134,7 @@ def judge_groups(model: Model, found: Traits, novel: np.ndarray, name: np.ndarra
     embedding, truth = found.embedding[novel], name[novel]
     result = {}
     for key, reference in (("whitened", model.novelty), ("plain", None)):
-        groups = group(embedding, np.random.default_rng(0), GroupConfig(), reference)
+        groups = group(embedding, np.random.default_rng(0), GroupConfig(), reference, shape=found.shape[novel])
         inside = groups.labels >= 0
         result[key] = {
             "groups": groups.count,
