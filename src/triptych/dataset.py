@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, Sampler
 
 from triptych.config import NONE_CLASS, AugmentConfig
 from triptych.errors import InputError
-from triptych.fourier import scramble_phases
+from triptych.fourier import frequency_grid, scramble_phases
 from triptych.io.store import Store, open_store, unpack
 from triptych.network import HALF_TURNS, turn
 from triptych.physics import draw_log_uniform
@@ -279,9 +279,7 @@ def random_filter(data: Array, voxel_size: float, rng: np.random.Generator, conf
     depth = rng.uniform(0.3, 0.95)
     if not (low_pass > 2 * voxel_size or fall_off or high_pass):
         return data
-    n = data.shape[0]
-    full, half = torch.fft.fftfreq(n, voxel_size), torch.fft.rfftfreq(n, voxel_size)
-    k = torch.sqrt(full[:, None, None] ** 2 + full[:, None] ** 2 + half**2)
+    k = torch.from_numpy(frequency_grid(data.shape, voxel_size))
     transfer = torch.exp(-fall_off * k**2 / 4)
     if low_pass > 2 * voxel_size:
         transfer *= torch.sigmoid((1 - k * low_pass) / steepness)

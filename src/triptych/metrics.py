@@ -60,6 +60,7 @@ def confusion_matrix(truth: ArrayLike, predicted: ArrayLike, n_classes: int) -> 
         raise InputError(f"{truth.size} true classes came with {predicted.size} predicted ones; give one of each per particle")
     if truth.size and (min(truth.min(), predicted.min()) < 0 or max(truth.max(), predicted.max()) >= n_classes):
         raise InputError(f"class indices must lie in 0 ... {n_classes - 1}, but some lie outside; give labels of these {n_classes} classes")
+    # scikit-learn's takes seconds to import, and leaves out what lies outside
     return np.bincount(truth * n_classes + predicted, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
@@ -79,7 +80,10 @@ def precision_per_class(confusion: IntArray) -> FloatArray:
 
 
 def wilson_interval(successes: ArrayLike, trials: ArrayLike, z: float = 1.96) -> tuple[FloatArray, FloatArray]:
-    """Confidence interval of a share (E. B. Wilson, J. Am. Stat. Assoc. 22, 209, 1927); z = 1.96: 95 %."""
+    """Confidence interval of a share (E. B. Wilson, J. Am. Stat. Assoc. 22, 209, 1927); z = 1.96: 95 %.
+
+    scipy's takes one whole number at a time, and none of 0 trials.
+    """
     n = np.asarray(trials, np.float64)
     p = share(successes, n)
     centre = (p + share(z**2, 2 * n)) / (1 + share(z**2, n))
@@ -349,13 +353,13 @@ def trend(position: ArrayLike, values: ArrayLike, bins: int = 6) -> Trend:
 def principal_components(vectors: FloatArray, count: int = 2) -> tuple[FloatArray, FloatArray]:
     """Coordinates (n, count) along the directions of largest variance, and the share of the variance of each.
 
-    The sign of a direction is free; it is set so that its largest coordinate is positive.
+    The sign of a direction is free; it is set so that the largest component of its vector is positive.
     """
-    centred = vectors - vectors.mean(axis=0)
-    left, values, _ = np.linalg.svd(centred, full_matrices=False)
+    from sklearn.decomposition import PCA  # takes seconds to import
+
+    found = min(count, *vectors.shape)
+    with np.errstate(invalid="ignore", divide="ignore"):  # vectors that are all the same have no variance to share
+        pca = PCA(found, svd_solver="full").fit(vectors)
     points, shares = np.zeros((len(vectors), count)), np.zeros(count)
-    found = min(count, len(values))
-    points[:, :found] = left[:, :found] * values[:found]
-    shares[:found] = np.nan_to_num(share(values[:found] ** 2, (values**2).sum()))
-    flip = np.take_along_axis(points, np.abs(points).argmax(axis=0)[None], axis=0)[0] < 0
-    return np.where(flip, -points, points), shares
+    points[:, :found], shares[:found] = pca.transform(vectors), np.nan_to_num(pca.explained_variance_ratio_)
+    return points, shares

@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+from scipy import ndimage
 from scipy.spatial.distance import cdist
+from scipy.special import expit, log_softmax, logsumexp
 
 from triptych.config import UNKNOWN, NoveltyConfig, NoveltyScore
 from triptych.errors import InputError
@@ -126,8 +128,7 @@ def radial_profile(densities: FloatArray) -> NDArray[np.float32]:
 
 def _profile(density: FloatArray, grid: NDArray[np.float32], last: int) -> FloatArray:
     weight = np.clip(density, 0, None)
-    total = weight.sum()
-    centre = (grid * weight).sum((1, 2, 3)) / total if total > 0 else np.full(3, last)
+    centre = np.array(ndimage.center_of_mass(weight) if weight.any() else [last] * 3, dtype=np.float32)
     radius = np.sqrt(((grid - centre[:, None, None, None]) ** 2).sum(0))
     shell = np.minimum(np.rint(radius), last).astype(np.int64).ravel()
     count = np.bincount(shell, minlength=last + 1)
@@ -140,9 +141,9 @@ def _profile(density: FloatArray, grid: NDArray[np.float32], last: int) -> Float
 def raw_score(reference: NoveltyReference, traits: Traits, score: NoveltyScore) -> NDArray[np.float64]:
     """One of the scores (n,): the higher, the more novel. In units of its own."""
     if score == "probability":
-        return np.asarray(-_log_softmax(traits.logits).max(1), dtype=np.float64)
+        return np.asarray(-log_softmax(traits.logits, axis=1).max(1), dtype=np.float64)
     if score == "energy":
-        return np.asarray(-_log_sum_exp(traits.logits), dtype=np.float64)
+        return np.asarray(-logsumexp(traits.logits, axis=1), dtype=np.float64)
     if score == "density":
         own = reference.profile_means[traits.logits.argmax(1)]
         return np.asarray(np.linalg.norm((traits.profile - own) @ reference.profile_whitening.T, axis=1), dtype=np.float64)
@@ -159,15 +160,6 @@ def neighbour_distance(points: NDArray[np.float32], sample: NDArray[np.float32],
     return np.concatenate([np.empty(0), *(np.partition(cdist(part, sample), place, axis=1)[:, place] for part in parts)])
 
 
-def _log_sum_exp(logits: FloatArray) -> FloatArray:
-    highest = logits.max(1)
-    return np.asarray(highest + np.log(np.exp(logits - highest[:, None]).sum(1)))
-
-
-def _log_softmax(logits: FloatArray) -> FloatArray:
-    return np.asarray(logits - _log_sum_exp(logits)[:, None])
-
-
 def possible_scores(traits: Traits) -> list[NoveltyScore]:
     """The scores for which there is what they need."""
     return [score for score in SCORES if score != "density" or traits.profile.shape[1]]
@@ -176,8 +168,7 @@ def possible_scores(traits: Traits) -> list[NoveltyScore]:
 def score_novelty(reference: NoveltyReference, traits: Traits) -> NDArray[np.float32]:
     """Novelty (n,) from 0 to 1 by the reference's rule; from 1/2 on, a particle is unknown."""
     rule = reference.rule
-    steps = (raw_score(reference, traits, rule.score) - rule.threshold) / rule.scale
-    return np.asarray(1 / (1 + np.exp(-np.clip(steps, -30, 30))), dtype=np.float32)
+    return np.asarray(expit((raw_score(reference, traits, rule.score) - rule.threshold) / rule.scale), dtype=np.float32)
 
 
 def give_verdicts(classes: Sequence[str], novelty: FloatArray) -> list[str]:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from triptych.errors import InputError
+from triptych.io.angles import angles_from_matrices
 from triptych.io.star import Block, read_star
 from triptych.particles import Frame, Particles
 
@@ -304,14 +305,7 @@ def angles_from_rotations(rotations: NDArray[np.float64]) -> NDArray[np.float64]
 
     Tilt is in [0, 180]; where it is 0 or 180 only the sum or difference of the others is determined, and psi is 0.
     """
-    # tomogram -> particle is Rz(rot) Ry(tilt) Rz(psi); its last column and row give the angles
-    m = np.swapaxes(np.reshape(rotations, (-1, 3, 3)), -1, -2)
-    sine = np.hypot(m[:, 0, 2], m[:, 1, 2])
-    tilt = np.arctan2(sine, m[:, 2, 2])
-    free = sine > 1e-7
-    rot = np.where(free, np.arctan2(m[:, 1, 2], m[:, 0, 2]), np.arctan2(-m[:, 0, 1], m[:, 1, 1]))
-    psi = np.where(free, np.arctan2(m[:, 2, 1], -m[:, 2, 0]), 0.0)
-    return np.asarray(np.degrees(np.stack([rot, tilt, psi], axis=1)) + 0.0, dtype=np.float64)  # + 0.0: never "-0.0"
+    return angles_from_matrices(np.swapaxes(rotations, -1, -2), "ZYZ")
 
 
 def particle_columns(
