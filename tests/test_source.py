@@ -21,7 +21,7 @@ from triptych.config import PredictConfig
 from triptych.errors import InputError
 from triptych.io.mrc import write_mrc
 from triptych.io.relion import angles_from_rotations, particles_from_relion, read_relion, rotations_from_angles
-from triptych.io.source import READS_PER_MAP, ParticleSource, cut_cube, find_tomogram, open_particles, unique_names, voxel_sizes
+from triptych.io.source import READS_PER_MAP, ParticleSource, cut_box, find_tomogram, open_particles, unique_names, voxel_sizes
 from triptych.io.star import write_star
 from triptych.io.store import Rows, create_store
 from triptych.volume import Volume
@@ -353,7 +353,7 @@ def test_cubes_over_the_border_are_padded_with_the_mean(tmp_path: Path) -> None:
     assert np.array_equal(volume.data[4:, 4:, 4:], data[:4, :4, :4])
     assert volume.data[0, 0, 0] == pytest.approx(data[:4, :4, :4].mean())
     with pytest.raises(InputError, match="outside"):
-        cut_cube(data, np.array([-4, 5, 5]), 8)
+        cut_box(data, np.array([-4, 5, 5]), (8, 8, 8))
 
 
 def test_particle_outside_its_tomogram(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
