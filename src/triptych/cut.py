@@ -35,7 +35,7 @@ from triptych.io.tomogram import find_tomograms, is_zarr, open_tomogram, tomogra
 from triptych.io.workspace import Workspace, open_workspace
 from triptych.particles import Particles
 from triptych.tiling import paint
-from triptych.volume import Volume
+from triptych.volume import Volume, standardise
 
 logger = logging.getLogger(__name__)
 
@@ -363,7 +363,7 @@ class View:
     def grey(self, data: Array, size: int) -> Array:
         """Grey values that half precision holds: mean 0, standard deviation 1."""
         box = cut_box(data, self.center, (size,) * 3) if self.turn is None else self._turned(data, size, 3, None)
-        return np.asarray((box - box.mean()) / (float(box.std()) or 1.0), dtype=np.float32)
+        return standardise(box)
 
     def numbers(self, data: NDArray[Any], size: int) -> NDArray[Any]:
         """Labels or owners, 0 outside of the tomogram."""

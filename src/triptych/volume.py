@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
 
 from triptych.errors import InputError
 
@@ -103,6 +104,16 @@ def crop_or_pad(data: NDArray[np.float32], shape: tuple[int, int, int], fill: fl
     box[...] = data.mean(axis=(-3, -2, -1), keepdims=True) if fill is None else fill
     box[own] = data[inside]
     return box
+
+
+def raised_cosine(position: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """A soft edge: 1 up to position 0, 0 from position 1 on."""
+    return np.asarray(0.5 + 0.5 * np.cos(np.pi * np.clip(position, 0, 1)), dtype=np.float32)
+
+
+def soften(inside: NDArray[np.bool_], voxel_size: float, reach: float, edge: float) -> NDArray[np.float32]:
+    """Soft mask around voxels (nz, ny, nx): 1 up to `reach` Å from them, then a raised cosine that falls to 0 over `edge` Å."""
+    return raised_cosine((ndimage.distance_transform_edt(~inside) * voxel_size - reach) / edge)
 
 
 def bin_voxels(data: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
