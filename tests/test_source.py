@@ -241,6 +241,12 @@ def test_numbered_images_of_stacks(tmp_path: Path) -> None:
         open_it(write_particles(tmp_path / "a.star", rlnImageName=["4@a.mrcs"])).read(0)
 
 
+@pytest.mark.parametrize(("settings", "warns"), [({}, True), ({"voxel_size": 10.0}, False)])
+def test_a_pixel_size_of_one_is_doubted(settings: dict[str, Any], warns: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    open_particles(write_images(tmp_path, rlnImagePixelSize=1.0), PredictConfig(**settings), 100.0)
+    assert ("never set" in caplog.text) == warns
+
+
 def test_stated_voxel_size_wins_over_the_header(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write_images(tmp_path, rlnImagePixelSize=12.0)
     with caplog.at_level(logging.WARNING):
@@ -407,11 +413,13 @@ def test_names_of_tomograms(tmp_path: Path) -> None:
     names = ("TS_1.mrc", "TS_10_bin4.rec", "rec_TS_2.mrc", "rec_TS_2_half1.mrc", "TS_3_8.00Apx.mrc", "x_a.mrc", "x_b.mrc")
     files = [tmp_path / name for name in names]
     for name, found in (("TS_1", 0), ("TS_1.tomostar", 0), ("tomos/TS_10.mrc", 1), ("TS_2", 2), ("TS_3.tomostar", 4)):
-        assert find_tomogram(name, files) == files[found]
+        assert find_tomogram(name, files, tmp_path) == files[found]
     with pytest.raises(InputError, match="no tomogram called TS_4"):
-        find_tomogram("TS_4", files)
+        find_tomogram("TS_4", files, tmp_path)
     with pytest.raises(InputError, match=r"2 files .* could be the tomogram x"):
-        find_tomogram("x", files)
+        find_tomogram("x", files, tmp_path)
+    with pytest.raises(InputError, match=f"is in {Path.cwd()} "):  # not in "."
+        find_tomogram("x", [], Path())
 
 
 def test_missing_and_compressed_tomograms(tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def read_annotations(paths: Sequence[Path], labels: Path | str | None, particles
         if not Path(labels).is_dir():
             raise InputError(f"--labels {labels} is no folder: give the folder of the label maps")
         files = [file for file in mrc_files(Path(labels)) if file.resolve() not in {path.resolve() for path in paths}]
-        maps = {tomogram_name(path): find_tomogram(tomogram_name(path), files, "a label map was expected there") for path in paths}
+        maps = {tomogram_name(path): find_tomogram(tomogram_name(path), files, Path(labels), "a label map was expected there") for path in paths}
     of_list = sorted(set(listed.classes or ())) if listed is not None else []
     of_maps = sorted({number for path in maps.values() for number in numbers_in(path)} - {0})
     stated = {} if labels is None else stated_names(Path(labels)) | config.names

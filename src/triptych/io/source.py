@@ -369,10 +369,9 @@ def _open_star_images(file: RelionFile, config: PredictConfig) -> ParticleSource
     )
 
 
-def find_tomogram(name: str, files: Sequence[Path], how: str = "give its folder with --set tomograms=") -> Path:
-    """The file of a tomogram, as `called` finds it; InputError where there is none or several."""
-    stem, found = _bare_tomogram_name(name), called(name, files)
-    folder = files[0].parent if files else Path()
+def find_tomogram(name: str, files: Sequence[Path], folder: Path, how: str = "give its folder with --set tomograms=") -> Path:
+    """The file of a tomogram among those of a folder, as `called` finds it; InputError where there is none or several."""
+    stem, found, folder = _bare_tomogram_name(name), called(name, files), folder.absolute()
     if len(found) == 1:
         return found[0]
     if not found:
@@ -429,14 +428,15 @@ def locate_tomograms(file: RelionFile, config: PredictConfig) -> tuple[list[Path
         raise InputError(f"{file.path} has coordinates, but neither rlnTomoName nor rlnMicrographName: say which tomogram with --set tomograms=FILE")
     unique = list(dict.fromkeys(names))
     stated = {} if place is not None else _reconstructed(file)
-    candidates = mrc_files(place if place is not None else file.path.absolute().parent)
+    folder = place if place is not None else file.path.absolute().parent
+    candidates = mrc_files(folder)
     paths = []
     for name in unique:
         found = find_file(stated.get(name, name), file.folders) if place is None else None
         usable = found is not None and found.is_file() and is_mrc_name(found)
         if name in stated and not usable:
             raise InputError(f"the tomogram {stated[name]} of {name} is not where the STAR file says: give its folder with --set tomograms=")
-        paths.append(found if found is not None and usable else find_tomogram(name, candidates))
+        paths.append(found if found is not None and usable else find_tomogram(name, candidates, folder))
     number = {name: index for index, name in enumerate(unique)}
     return paths, np.array([number[name] for name in names], dtype=np.int64)
 
@@ -518,6 +518,8 @@ def _check_inside(exact: NDArray[np.float64], shape: tuple[int, int, int], box: 
 
 def _open_star(path: Path, config: PredictConfig, box_size_angstrom: float) -> ParticleSource:
     file = read_relion(path)
+    if file.unset_pixel_size and config.voxel_size is None and config.coordinate_pixel_size is None:
+        log.warning("%s; if it is wrong, set voxel_size (of images) or coordinate_pixel_size", file.unset_pixel_size)
     labels = set(file.table.columns)
     has_coordinates = set(COORDINATES) <= labels or set(CENTERED) <= labels
     if "rlnImageName" in labels and not (config.tomograms is not None and has_coordinates):
