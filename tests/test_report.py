@@ -203,6 +203,9 @@ def test_rows_in_any_order(copy: Path, fake: Fake, judged: Path) -> None:
     for key in ("accuracy", "mean_iou", "mean_density_correlation", "expected_calibration_error"):
         assert found[key] == pytest.approx(read_metrics(judged)[key])
     assert seen == [(i + 1, len(fake.label)) for i in range(len(fake.label))]
+    assert np.array_equal(read_predictions(copy).embedding, np.load(fake.predictions / "embedding.npy")[order])
+    change_table(copy, lambda table: table.iloc[3:5])
+    assert np.array_equal(read_predictions(copy).embedding, np.load(fake.predictions / "embedding.npy")[order[3:5]])
 
 
 @pytest.mark.parametrize(
@@ -332,7 +335,10 @@ def test_table_that_does_not_fit(copy: Path, tmp_path: Path) -> None:
     whole = read_star(copy / "particles.star")["particles"]
     for change, words in (
         (whole.iloc[:0], "no particles"),
-        (whole.iloc[:-1], "embedding"),
+        (whole.iloc[:-1].drop(columns="triptychEmbeddingRow"), "embedding"),
+        (whole.assign(triptychEmbeddingRow=1), "does not name a row"),
+        (whole.assign(triptychEmbeddingRow=range(len(whole))), "does not name a row"),
+        (whole.assign(triptychName=whole["triptychName"].to_numpy()[::-1]), "another's"),
         (whole.assign(triptychName="particle_000001"), "twice"),
         (whole.assign(triptychClass="yeti"), "yeti"),
         (whole.assign(triptychProbability="high"), "no probabilities"),
@@ -378,6 +384,8 @@ def test_truth_that_does_not_belong(fake: Fake, copy: Path, tmp_path: Path) -> N
     refuse(fake.predictions, tmp_path / "report", smaller.truth, "another store")
     refuse(fake.predictions, tmp_path / "report", tmp_path, "Zarr")
     change_table(copy, lambda table: table.assign(triptychName=[f"tomogram_{i}" for i in range(len(table))]))
+    refuse(copy, tmp_path / "report", fake.truth, "another's")
+    change_table(copy, lambda table: table.drop(columns=["triptychMask", "triptychDensity"]))
     refuse(copy, tmp_path / "report", fake.truth, "tomogram_0")
 
 
