@@ -21,11 +21,11 @@ from typer.testing import CliRunner
 from triptych.calibrate import calibrate
 from triptych.cli import app
 from triptych.config import UNKNOWN, CalibrateConfig, LossConfig, NoveltyConfig, SimulateConfig, TrainConfig
-from triptych.dataset import known_labels, split_rows
+from triptych.dataset import split_rows
 from triptych.errors import InputError
 from triptych.io.manifest import hash_file
 from triptych.io.star import read_star
-from triptych.io.store import open_store
+from triptych.io.store import known_labels, open_store
 from triptych.losses import Truth, contrastive_loss, task_losses
 from triptych.model import BUILT_IN_MODEL, load_model
 from triptych.network import TaskOutput

@@ -140,7 +140,8 @@ def open_source(given: Predicted) -> ParticleSource:
     if source is None:
         raise InputError(f"the particles that {given.folder} was predicted from cannot be read again ({trouble}), but they are what is averaged")
     if source.names != given.names:
-        raise InputError(f"{manifest_entry(given.manifest, 'particles', 'path')} holds other particles than {given.folder} tells of: predict again")
+        path = manifest_entry(given.manifest, "particles", "path")
+        raise InputError(f"{path} holds other particles than {given.folder} tells of, or in another order: predict again")
     return source
 
 

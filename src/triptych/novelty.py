@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from scipy.spatial.distance import cdist
+from scipy.special import expit, log_softmax, logsumexp
 
 from triptych.config import UNKNOWN, NoveltyConfig, NoveltyScore
 from triptych.errors import InputError
@@ -127,9 +128,9 @@ def unit_length(embedding: FloatArray) -> FloatArray:
 def raw_score(reference: NoveltyReference, traits: Traits, score: NoveltyScore) -> NDArray[np.float64]:
     """One of the scores (n,): the higher, the more novel. In units of its own."""
     if score == "probability":
-        return np.asarray(-_log_softmax(traits.logits).max(1), dtype=np.float64)
+        return np.asarray(-log_softmax(traits.logits, axis=1).max(1), dtype=np.float64)
     if score == "energy":
-        return np.asarray(-_log_sum_exp(traits.logits), dtype=np.float64)
+        return np.asarray(-logsumexp(traits.logits, axis=1), dtype=np.float64)
     if score == "density":
         label = traits.logits.argmax(1)
         level, spread = reference.shape_levels[label].astype(np.float64).T
@@ -157,15 +158,6 @@ def neighbour_distance(points: NDArray[np.float32], sample: NDArray[np.float32],
     return np.concatenate([np.empty(0), *(np.partition(cdist(part, sample), place, axis=1)[:, place] for part in parts)])
 
 
-def _log_sum_exp(logits: FloatArray) -> FloatArray:
-    highest = logits.max(1)
-    return np.asarray(highest + np.log(np.exp(logits - highest[:, None]).sum(1)))
-
-
-def _log_softmax(logits: FloatArray) -> FloatArray:
-    return np.asarray(logits - _log_sum_exp(logits)[:, None])
-
-
 def possible_scores(traits: Traits) -> list[NoveltyScore]:
     """The scores for which there is what they need."""
     return [score for score in SCORES if score != "density" or traits.shape.shape[1]]
@@ -174,8 +166,7 @@ def possible_scores(traits: Traits) -> list[NoveltyScore]:
 def score_novelty(reference: NoveltyReference, traits: Traits) -> NDArray[np.float32]:
     """Novelty (n,) from 0 to 1 by the reference's rule; from 1/2 on, a particle is unknown."""
     rule = reference.rule
-    steps = (raw_score(reference, traits, rule.score) - rule.threshold) / rule.scale
-    return np.asarray(1 / (1 + np.exp(-np.clip(steps, -30, 30))), dtype=np.float32)
+    return np.asarray(expit((raw_score(reference, traits, rule.score) - rule.threshold) / rule.scale), dtype=np.float32)
 
 
 def give_verdicts(classes: Sequence[str], novelty: FloatArray) -> list[str]:

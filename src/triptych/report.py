@@ -19,13 +19,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from triptych import figures, metrics
-from triptych.config import NONE_CLASS, ReportConfig
+from triptych.config import NONE_CLASS, UNKNOWN, ReportConfig
 from triptych.errors import InputError
 from triptych.fourier import fourier_shell_correlation, low_pass
 from triptych.io.manifest import describe_input, installed_version, manifest_entry, output_folder, to_plain, write_json, write_manifest
 from triptych.io.mrc import read_mrc
 from triptych.io.predictions import Predicted, open_input, read_predictions
-from triptych.io.store import Store, open_store, particle_name
+from triptych.io.store import Store, known_labels, open_store, particle_name
 from triptych.metrics import FloatArray, IntArray
 from triptych.pages import Panel, density_limits, draw_panel, eye_resolution, render_page
 from triptych.volume import Volume
@@ -67,6 +67,8 @@ def report(
     config = config or ReportConfig()
     given = read_predictions(Path(predictions))
     known = None if truth is None else match_truth(given, Path(truth))
+    if known is not None and not known.is_known.all():
+        log.warning(describe_new_classes(given, known))
     with output_folder(out) as part:
         scores = None if known is None else score_particles(given, known, on_progress or (lambda done, total: None))
         figures_of_merit = collect_metrics(given, known, scores)
@@ -90,7 +92,8 @@ class Truth:
     ----------
     path, store : the dataset
     row : (n,), row of each particle in the store
-    class_names : the model's class names; those of the store where the model has no class task
+    class_names : the model's class names, then those of the store's that it does not know; those of the store where the model has no class task
+    known : the model knows the first so many
     label : (n,), index of the true class
     snr : (n,) or None
     doubt : a sentence if the store may be another one than the predictions were made from
@@ -100,13 +103,19 @@ class Truth:
     store: Store
     row: IntArray
     class_names: tuple[str, ...]
+    known: int
     label: IntArray
     snr: FloatArray | None
     doubt: str | None
 
+    @property
+    def is_known(self) -> NDArray[np.bool_]:
+        """Whether each particle is of a class that the model knows."""
+        return self.label < self.known
+
 
 def match_truth(given: Predicted, path: Path) -> Truth:
-    """Find each particle (particle_000123) in the store and translate its label into the model's classes."""
+    """Find each particle (particle_000123) in the store and translate its label into the model's classes, and others after them."""
     store = open_store(path)
     count = len(store)
     if count != len(given):
@@ -116,21 +125,16 @@ def match_truth(given: Predicted, path: Path) -> Truth:
     if strange:
         raise InputError(f'the predicted particle "{strange[0]}" is not in {path}, which ends with {particle_name(count - 1)}; {SAME_STORE}')
     row = np.array([int(match[1]) for match in found if match is not None], dtype=np.int64)
-    names, class_names = tuple(store.class_names), given.class_names
     label = np.asarray(store["label"][:], np.int64)[row]
-    if given.label is None:
-        class_names = names
-    unknown = [name for name in names if name not in class_names]
-    if unknown:
-        raise InputError(f'{path} has the class "{unknown[0]}", which is none of the {len(class_names)} classes of the model; {SAME_STORE}')
-    translation = np.array([class_names.index(name) for name in names], dtype=np.int64)
+    names = store.class_names if given.label is None else given.class_names
+    class_names = (*names, *(name for k, name in enumerate(store.class_names) if name not in names and (label == k).any()))
     snr = np.asarray(store["snr"][:], np.float64)[row] if "snr" in store else None
     doubt = _doubt(given.manifest, path)
     if doubt and given.manifest.get("particles", {}).get("kind") == "store":
         raise InputError(f"{given.folder} was predicted from another store than {path}; {SAME_STORE}")
     if doubt:
         log.warning(doubt)
-    return Truth(path, store, row, class_names, translation[label], snr, doubt)
+    return Truth(path, store, row, class_names, len(names), known_labels(store, class_names)[row], snr, doubt)
 
 
 def _doubt(manifest: dict[str, Any], path: Path) -> str | None:
@@ -264,18 +268,38 @@ def _threshold_rows(given: Predicted, known: Truth | None) -> list[dict[str, flo
 
 def _truth_metrics(given: Predicted, known: Truth, scores: Scores) -> dict[str, Any]:
     summary = metrics.summarise(
-        known.class_names, known.label, given.label, given.probability, scores.iou, scores.correlation, scores.correlation_in_mask
+        known.class_names, known.label, given.label, given.probability, scores.iou, scores.correlation, scores.correlation_in_mask, known.known
     )
     result = asdict(summary)
+    if given.verdicts is not None:
+        result["called_unknown"] = count_unknown(given.verdicts, known)
     if given.label is not None and given.probability is not None:
         result["confusion_matrix"] = metrics.confusion_matrix(known.label, given.label, len(known.class_names))
-        result["reliability"] = metrics.reliability_curve(given.probability, given.label == known.label)._asdict()
+        judged = known.is_known
+        result["reliability"] = metrics.reliability_curve(given.probability[judged], (given.label == known.label)[judged])._asdict()
     if scores.frequency is not None and scores.shell_correlation is not None:
         result["fourier_shell_correlation"] = {"frequency_per_angstrom": scores.frequency, "mean": scores.shell_correlation}
     trends = snr_trends(given, known, scores)
     if trends:
         result["snr"] = {title: trend._asdict() for title, trend in trends}
     return result
+
+
+def count_unknown(verdicts: list[str], known: Truth) -> dict[str, float]:
+    """Share of the particles that are called unknown, of those of classes that the model does not know, and of those that it knows."""
+    called = np.array(verdicts) == UNKNOWN
+    return {"of_new_classes": metrics.mean(called[~known.is_known]), "of_known_classes": metrics.mean(called[known.is_known])}
+
+
+def describe_new_classes(given: Predicted, known: Truth) -> str:
+    """A sentence about the particles of classes that the model does not know."""
+    counts = [f"{name} {(known.label == k).sum()}" for k, name in enumerate(known.class_names) if k >= known.known]
+    text = f"The truth has {(~known.is_known).sum()} particles of classes that the model does not know ({', '.join(counts)}): accuracy, recall and "
+    if given.verdicts is None:
+        return f"{text}calibration leave them out, and what is new it cannot tell before `triptych calibrate` has shown it what is known."
+    share = count_unknown(given.verdicts, known)
+    others = f", and {100 * share['of_known_classes']:.1f} % of the others" if known.is_known.any() else ""
+    return f"{text}calibration leave them out; {100 * share['of_new_classes']:.1f} % of them were called unknown{others}."
 
 
 def snr_trends(given: Predicted, known: Truth, scores: Scores) -> list[tuple[str, metrics.Trend]]:
@@ -288,7 +312,7 @@ def snr_trends(given: Predicted, known: Truth, scores: Scores) -> list[tuple[str
         return []
     bins = int(np.clip(kept.sum() // 20, 3, 8))
     values = {
-        "accuracy": None if given.label is None else (given.label == known.label).astype(np.float64),
+        "accuracy": None if given.label is None else np.where(known.is_known, given.label == known.label, np.nan),
         "IoU": scores.iou,
         "density correlation": scores.correlation,
     }
@@ -471,7 +495,8 @@ def render(given: Predicted, known: Truth | None, scores: Scores | None, result:
 
 def page_warnings(given: Predicted, known: Truth | None) -> list[str]:
     contrast = manifest_entry(given.manifest, "particles", "contrast_warning")
-    return [str(text) for text in (contrast, None if known is None else known.doubt) if text]
+    new_classes = None if known is None or known.is_known.all() else describe_new_classes(given, known)
+    return [str(text) for text in (contrast, None if known is None else known.doubt, new_classes) if text]
 
 
 def run_facts(given: Predicted, known: Truth | None) -> list[tuple[str, str]]:
@@ -531,7 +556,7 @@ def _truth_headlines(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     low, high = summary["accuracy_interval"]
     kept, in_mask = f"{summary['particles_not_none']:,} particles", summary["mean_density_correlation_in_mask"]
     cards = [
-        ("Accuracy", summary["accuracy"], f"95 % interval {low:.3f} – {high:.3f}; {summary['particles']:,} particles"),
+        ("Accuracy", summary["accuracy"], f"95 % interval {low:.3f} – {high:.3f}; {summary['particles_of_known_classes']:,} particles"),
         ("Mean IoU", summary["mean_iou"], f"median {summary['median_iou']:.3f}; {kept}"),
         ("Density correlation", summary["mean_density_correlation"], f"mean of {kept}; {in_mask:.3f} within the mask"),
         ("Calibration error", summary["expected_calibration_error"], "expected; 0 is ideal"),
@@ -563,12 +588,13 @@ def class_bars(given: Predicted, known: Truth | None) -> list[dict[str, Any]]:
     """Classes that occur, the most frequent first, with counts and median probability."""
     if given.label is None or given.probability is None:
         return []
-    predicted = np.bincount(given.label, minlength=len(given.class_names))
-    true = np.zeros_like(predicted) if known is None else np.bincount(known.label, minlength=len(predicted))
+    names = given.class_names if known is None else known.class_names
+    predicted = np.bincount(given.label, minlength=len(names))
+    true = np.zeros_like(predicted) if known is None else np.bincount(known.label, minlength=len(names))
     largest = max(int(predicted.max()), int(true.max()))
     return [
         {
-            "name": given.class_names[k],
+            "name": names[k],
             "count": int(predicted[k]),
             "width": 100 * float(predicted[k]) / largest,
             "true": None if known is None else int(true[k]),
