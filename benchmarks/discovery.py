@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from alignment import soft_mask
+from alignment import MASK_REACH
 from cells import peak_memory
 from numpy.typing import NDArray
 from results import write_result
@@ -47,6 +47,7 @@ from triptych.shape import describe_shapes
 from triptych.simulate import simulate
 from triptych.structures import Structure, load_library, read_structure, write_library
 from triptych.symmetry import find_symmetry
+from triptych.volume import soften
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "structures"
 KNOWN = (
@@ -174,7 +175,7 @@ def judge_average(mixture: Mixture, folder: Path, membership: NDArray[np.int64],
     density = read_mrc(folder / "average.mrc")
     size, voxel_size = density.shape[0], density.voxel_size
     structure = resample_to_box(structures[name].density, voxel_size, size)
-    mask = soft_mask(structure, structures[name].contour, voxel_size)
+    mask = soften(structure > structures[name].contour, voxel_size, MASK_REACH, MASK_REACH)
     turned = align(read_mrc(folder / "average_filtered.mrc").data[None], structure, voxel_size, AlignConfig(), mask=mask)
     placed, _ = average(density.data[None], turned, voxel_size, config=AlignConfig(resolution=2 * voxel_size))
     frequencies, correlation = fourier_shell_correlation(placed * mask, structure * mask, voxel_size)

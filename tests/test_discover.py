@@ -25,10 +25,10 @@ from triptych.errors import InputError
 from triptych.fourier import radial_power_spectrum, scramble_phases
 from triptych.half_maps import compare_half_maps, soft_mask
 from triptych.identify import identify, load_references, mirror
-from triptych.io.manifest import write_manifest
+from triptych.io.manifest import describe_input, write_manifest
 from triptych.io.mrc import read_mrc
 from triptych.io.particle_star import add_poses
-from triptych.io.predictions import read_predictions
+from triptych.io.predictions import open_input, read_predictions
 from triptych.io.relion import angles_from_rotations, particles_from_relion
 from triptych.io.star import read_star, write_star
 from triptych.model import Model, ModelCard, load_model
@@ -142,6 +142,8 @@ def test_other_settings_do_not_mix_with_a_stopped_run(predictions: Path, setting
         ({"classes": ("ribosme",)}, "the model knows ribosome_70s"),
         ({"library": Path("nowhere")}, "the library nowhere does not exist"),
         ({"group": {"smallest": 1000}}, "but a group has at least 1000"),
+        ({"voxel_size": 500.0}, "can be averaged at"),
+        ({"voxel_size": 0.5}, "can be averaged at"),
     ],
 )
 def test_what_cannot_be_done_is_said(predictions: Path, settings: DiscoverConfig, tmp_path: Path, change: dict[str, object], sentence: str) -> None:
@@ -149,6 +151,18 @@ def test_what_cannot_be_done_is_said(predictions: Path, settings: DiscoverConfig
     with pytest.raises(InputError, match=sentence):
         discover(predictions, tmp_path / "out", config)
     assert not list(tmp_path.iterdir())
+
+
+def test_particles_that_changed_since_are_refused(settings: DiscoverConfig, tmp_path: Path) -> None:
+    fake = make_fake(tmp_path / "fake", count=12, size=SIZE, class_names=CLASSES)
+    manifest = fake.predictions / "manifest.json"
+    told = json.loads(manifest.read_text())
+    told["inputs"] = [describe_input(fake.truth)]
+    manifest.write_text(json.dumps(told))
+    assert open_input(read_predictions(fake.predictions))[1] is None
+    (fake.truth / "more").write_text("a byte or two")
+    with pytest.raises(InputError, match="has changed since"):
+        discover(fake.predictions, tmp_path / "out", settings)
 
 
 def test_predictions_without_densities_are_refused(predictions: Path, settings: DiscoverConfig, tmp_path: Path) -> None:

@@ -613,7 +613,10 @@ def print_groups(folder: Path) -> None:
     names = ("Group", "Particles", "Stability", "Resolution", "MatchName", "MatchCorrelation")
     for group, particles, stability, resolution, name, correlation in zip(*(columns[f"triptych{name}"] for name in names), strict=True):
         table.add_row(str(group), str(particles), figure(stability, 2), figure(resolution, 0), escape(str(name)), figure(correlation, 2))
-    out.print(table)
+    if table.row_count:
+        out.print(table)
+    else:
+        out.print("no group was found; if the particles are all of one kind, say --set one_group=true", soft_wrap=True)
     out.print(f"tilt range: {read_manifest(folder)['tilt_ranges_are']}", soft_wrap=True)
 
 

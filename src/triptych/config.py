@@ -24,6 +24,8 @@ from pydantic import (
 )
 
 Range = tuple[float, float]
+Tilt = Annotated[float, Field(ge=-90, le=90)]
+TiltRange = tuple[Tilt, Tilt]
 PositiveRange = tuple[PositiveFloat, PositiveFloat]
 NonNegativeRange = tuple[NonNegativeFloat, NonNegativeFloat]
 PackedShare = Annotated[float, Field(gt=0, le=0.5)]
@@ -32,7 +34,7 @@ BeadSize = Annotated[float, Field(gt=0, le=1000)]
 BeadRange = tuple[BeadSize, BeadSize]
 CountRange = tuple[NonNegativeInt, NonNegativeInt]
 Share = Annotated[float, Field(ge=0)]
-RANGES: tuple[Any, ...] = (Range, Range | None, PositiveRange, PositiveRange | None, NonNegativeRange, PackedRange, BeadRange, CountRange)
+RANGES: tuple[Any, ...] = (Range, Range | None, TiltRange, TiltRange | None, PositiveRange, PositiveRange | None, NonNegativeRange, PackedRange, BeadRange, CountRange)
 Task = Literal["class", "mask", "density", "pick"]
 CtfCorrection = Literal["none", "phase_flip", "deconvolve", "multiply"]
 TiltOrder = Literal["dose_symmetric", "bidirectional", "continuous"]
@@ -392,7 +394,7 @@ class DiscoverConfig(Settings):
     particles: Annotated[Literal["unknown", "all"], Field(description='particles to group: those whose verdict is "unknown", or all but those of the class "none"')] = "unknown"
     classes: Annotated[tuple[str, ...] | None, Field(min_length=1, description="group the particles that were called so instead")] = None
     one_group: Annotated[bool, Field(description="take these particles as one group instead of looking for several")] = False
-    tilt_range: Annotated[Range | None, Field(description=f"lowest and highest tilt, degrees: what lies outside was not measured; none: as the files say, else {ASSUMED_TILT_RANGE[0]:g} to {ASSUMED_TILT_RANGE[1]:g}")] = None
+    tilt_range: Annotated[TiltRange | None, Field(description=f"lowest and highest tilt, degrees: what lies outside was not measured; none: as the files say, else {ASSUMED_TILT_RANGE[0]:g} to {ASSUMED_TILT_RANGE[1]:g}")] = None
     voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of the averages; none: as the first particle")] = None
     library: Annotated[Path | None, Field(description="what averages are compared with: a library that `structures make` wrote, a folder of PDB, mmCIF and map files, or one such file; none: the built-in library")] = None
     matches: Annotated[int, Field(gt=0, description="best matches that are listed for each group")] = 5

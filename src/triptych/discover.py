@@ -50,6 +50,8 @@ IntArray = NDArray[np.int64]
 STEPS = 3
 """Of a group: align one half, align the other, average and compare."""
 GROUPS = "groups"
+FINER, LEAST_BOX = 4, 16
+"""Averages are at most so many times finer than the particles, and have so many voxels along each side at least."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ def discover(
     source = open_source(given)
     library = load_references(config.library, float(given.manifest["model"]["voxel_size"]))
     rows = choose_particles(given, config)
+    grids = choose_grids(given, source.read(0), config)
     groups = find_groups(given, rows, config)
     settings = {
         "version": installed_version(),
@@ -118,7 +121,7 @@ def discover(
         **config.model_dump(mode="json", exclude={"align": {"device"}, "panels": True, "layout": True}),
     }
     workspace = open_workspace(Path(out), settings, make_folders)
-    explorer = Explorer(workspace, given, source, rows, groups, library, config)
+    explorer = Explorer(workspace, given, source, grids, rows, groups, library, config)
     with workspace.until_finished():
         workspace.fill(range(STEPS * len(explorer.members)), explorer.do, explorer.count, 1, None, on_progress)
         workspace.finish(explorer.finish)
@@ -181,6 +184,8 @@ def find_groups(given: Predicted, rows: IntArray, config: DiscoverConfig) -> Gro
     if config.one_group:
         return Groups(np.zeros(len(rows), np.int64), np.array([np.nan]), np.array([False]), np.empty((len(rows), 0)))
     folder = find_model(given)
+    if folder is None:
+        log.warning("the model of %s is not where it was, or has changed: without it groups are found in plain embeddings, less well", given.folder)
     reference = None if folder is None else load_model(folder, "cpu").novelty
     none = none_probability(given, rows)
     return group(np.asarray(given.embedding[rows]), np.random.default_rng(config.seed), config.group, reference, none, read_shapes(given, rows))
@@ -219,6 +224,10 @@ def choose_grids(given: Predicted, first: Volume, config: DiscoverConfig) -> tup
     voxel_size = config.voxel_size or first.voxel_size
     width = first.shape[0] * first.voxel_size
     coarse = max(float(model["voxel_size"]), first.voxel_size)
+    finest, coarsest = first.voxel_size / FINER, width / LEAST_BOX
+    if not finest <= voxel_size <= coarsest:
+        what = f"voxel_size is {voxel_size:g}, but particles of {first.voxel_size:g} Å per voxel, {width:g} Å wide,"
+        raise InputError(f"{what} can be averaged at {finest:g} to {coarsest:g}: choose one of these")
     seen = min(width, float(model["box_size"]) * float(model["voxel_size"]))
     return Grid(coarse, even(seen / coarse)), Grid(voxel_size, even(width / voxel_size))
 
@@ -239,12 +248,14 @@ class Explorer:
         workspace: Workspace,
         given: Predicted,
         source: ParticleSource,
+        grids: tuple[Grid, Grid],
         rows: IntArray,
         groups: Groups,
         library: list[Structure],
         config: DiscoverConfig,
     ) -> None:
         self.workspace, self.given, self.source, self.library, self.config = workspace, given, source, library, config
+        self.coarse, self.fine = grids
         self.rows, self.groups = rows, groups
         self.members = [rows[groups.members(number)] for number in range(groups.count)]
         self.halves = [split_halves(len(members), self.rng(number)) for number, members in enumerate(self.members)]
@@ -252,7 +263,6 @@ class Explorer:
         if source.tilt_ranges is None and config.tilt_range is None:
             low, high = ASSUMED_TILT_RANGE
             log.warning("no file states the tilt range: tilts from %g to %g degrees are assumed (--set tilt_range= says otherwise)", low, high)
-        self.coarse, self.fine = choose_grids(given, source.read(0), config)
 
     def rng(self, *numbers: int) -> np.random.Generator:
         """A random stream of its own for each step, so that a resumed run repeats it."""

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from triptych.config import PredictConfig
 from triptych.errors import InputError
 from triptych.io.files import map_array
-from triptych.io.manifest import hash_file, manifest_entry, read_manifest
+from triptych.io.manifest import has_changed, hash_file, manifest_entry, read_manifest
 from triptych.io.relion import numbers
 from triptych.io.source import ParticleSource, open_particles
 from triptych.io.star import read_star
@@ -180,6 +180,9 @@ def open_input(given: Predicted) -> tuple[ParticleSource | None, str | None]:
     box_size, voxel_size = manifest_entry(given.manifest, "model", "box_size"), manifest_entry(given.manifest, "model", "voxel_size")
     if path is None or box_size is None or voxel_size is None:
         return None, "manifest.json does not say where it is"
+    changed = [str(manifest_entry(entry, "path")) for entry in given.manifest.get("inputs") or () if has_changed(entry)]
+    if changed:
+        return None, f"{changed[0]} has changed since: predict again"
     try:
         config = PredictConfig.model_validate(given.manifest["config"] or {})
         return open_particles(Path(path), config, float(box_size) * float(voxel_size)), None
