@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from triptych.config import ReportConfig
 from triptych.errors import InputError
@@ -82,6 +83,35 @@ def pick_in_turn(lists: list[tuple[str, IntArray]], count: int) -> list[tuple[in
     return [(i, why) for why, _ in lists for i, reason in chosen.items() if reason == why]
 
 
+def read_truth(known: Truth, i: int) -> tuple[NDArray[np.bool_], NDArray[np.float32] | None]:
+    """True mask and, where the store has them, density of a particle."""
+    row = int(known.row[i])
+    return np.asarray(known.store["mask"][row]) > 0, np.asarray(known.store["density"][row], np.float32) if "density" in known.store else None
+
+
+def draw_input(subtomogram: Volume | None, mask: Volume | None, true_mask: NDArray[np.bool_] | None) -> list[Panel]:
+    """The subtomogram, low-passed, and with the masks' outlines; the outlines alone where it cannot be read."""
+    outlines = [] if mask is None else [*([] if true_mask is None else [("rim", true_mask)]), ("predicted", mask.data > 0.5)]
+    if subtomogram is None:
+        return [] if mask is None else [draw_panel("Mask", mask.data * 0, (0, 1), outlines, mask.voxel_size)]
+    resolution = eye_resolution(subtomogram.voxel_size)
+    smooth = low_pass(subtomogram, resolution, edge=1.0).data
+    return [
+        draw_panel("Input", subtomogram.data, scale=subtomogram.voxel_size),
+        draw_panel(f"Low-passed, {resolution:.0f} Å", smooth),
+        *([draw_panel("Mask", smooth, outlines=outlines)] if outlines else []),
+    ]
+
+
+def draw_densities(density: Volume | None, true_density: NDArray[np.float32] | None, true_mask: NDArray[np.bool_] | None) -> list[Panel]:
+    """Recovered and true density in one grey scale."""
+    limits = density_limits(density, true_density)
+    panels = [] if density is None else [draw_panel("Recovered density", density.data, limits)]
+    if true_density is not None:
+        panels.append(draw_panel("True density", true_density, limits, [] if true_mask is None else [("true", true_mask)]))
+    return panels
+
+
 class Gallery:
     """Draws the cards; opens the input again, and says so where that is not possible."""
 
@@ -92,33 +122,17 @@ class Gallery:
 
     def card(self, i: int, why: str) -> Card:
         given, known = self.given, self.known
-        mask = None if given.masks is None else read_mrc(given.masks[i])
-        density = None if given.densities is None else read_mrc(given.densities[i])
-        true_mask = None if known is None else np.asarray(known.store["mask"][int(known.row[i])]) > 0
-        has_density = known is not None and "density" in known.store
-        true_density = np.asarray(known.store["density"][int(known.row[i])], np.float32) if known is not None and has_density else None
-        like = density or mask
-        subtomogram = self.read_input(i, like)
-        panels: list[Panel] = []
-        true_outline = [] if true_mask is None else [("true", true_mask)]
-        outlines = [] if mask is None else [*([] if true_mask is None else [("rim", true_mask)]), ("predicted", mask.data > 0.5)]
-        if subtomogram is not None:
-            smooth = low_pass(subtomogram, eye_resolution(subtomogram.voxel_size), edge=1.0).data
-            panels += [
-                draw_panel("Input", subtomogram.data, scale=subtomogram.voxel_size),
-                draw_panel(f"Low-passed, {eye_resolution(subtomogram.voxel_size):.0f} Å", smooth),
-                *([draw_panel("Mask", smooth, outlines=outlines)] if outlines else []),
-            ]
-        elif mask is not None:
-            panels.append(draw_panel("Mask", mask.data * 0, (0, 1), outlines, mask.voxel_size))
-        limits = density_limits(density, true_density)
-        if density is not None:
-            panels.append(draw_panel("Recovered density", density.data, limits))
-        if true_density is not None:
-            panels.append(draw_panel("True density", true_density, limits, true_outline))
         called = "" if given.label is None else given.class_names[given.label[i]]
         right = None if known is None or given.label is None else bool(known.label[i] == given.label[i])
-        return Card(given.names[i], why, called, right, self.facts(i), panels)
+        return Card(given.names[i], why, called, right, self.facts(i), self.panels(i))
+
+    def panels(self, i: int) -> list[Panel]:
+        """What there is of input, mask, recovered and true density."""
+        mask = None if self.given.masks is None else read_mrc(self.given.masks[i])
+        density = None if self.given.densities is None else read_mrc(self.given.densities[i])
+        true_mask, true_density = (None, None) if self.known is None else read_truth(self.known, i)
+        subtomogram = self.read_input(i, density or mask)
+        return [*draw_input(subtomogram, mask, true_mask), *draw_densities(density, true_density, true_mask)]
 
     def read_input(self, i: int, like: Volume | None) -> Volume | None:
         """The particle's subtomogram, protein bright; None where it cannot be read any more or has another shape."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -273,40 +273,48 @@ def summarise(
     values = [missing if v is None else np.asarray(v, np.float64) for v in (iou, correlation, correlation_in_mask)]
     none = class_names.index(NONE_CLASS) if NONE_CLASS in class_names else -1
     iou_kept, correlation_kept, in_mask_kept = (np.where(truth == none, np.nan, v) for v in values)
-
-    figures: dict[str, Any] = {"accuracy": np.nan, "accuracy_interval": (np.nan, np.nan), "mean_recall": np.nan, "expected_calibration_error": np.nan}
-    precision = recall = np.full(len(class_names), np.nan)
-    predicted_count = np.zeros(len(class_names), np.int64)
-    if predicted is not None:
-        predicted = np.asarray(predicted, np.int64)
-        confusion = confusion_matrix(truth, predicted, len(class_names))
-        precision, recall, predicted_count = precision_per_class(confusion), recall_per_class(confusion), confusion.sum(axis=0)
-        low, high = wilson_interval(np.trace(confusion), truth.size)
-        figures |= {"accuracy": accuracy(truth, predicted), "accuracy_interval": (float(low), float(high)), "mean_recall": mean(recall)}
-        if probability is not None:
-            figures["expected_calibration_error"] = expected_calibration_error(probability, truth == predicted)
-    classes = tuple(
-        ClassSummary(
-            name=name,
-            particles=int((truth == k).sum()),
-            predicted=int(predicted_count[k]),
-            precision=float(precision[k]),
-            recall=float(recall[k]),
-            mean_iou=mean(iou_kept[truth == k]),
-            mean_density_correlation=mean(correlation_kept[truth == k]),
-        )
-        for k, name in enumerate(class_names)
-    )
+    called = None if predicted is None else np.asarray(predicted, np.int64)
+    confusion = None if called is None else confusion_matrix(truth, called, len(class_names))
     return Summary(
         particles=truth.size,
         particles_not_none=int((truth != none).sum()),
+        accuracy=np.nan if called is None else accuracy(truth, called),
+        accuracy_interval=(np.nan, np.nan) if confusion is None else _accuracy_interval(confusion),
+        mean_recall=np.nan if confusion is None else mean(recall_per_class(confusion)),
+        expected_calibration_error=np.nan if called is None or probability is None else expected_calibration_error(probability, truth == called),
         mean_iou=mean(iou_kept),
         median_iou=median(iou_kept),
         mean_density_correlation=mean(correlation_kept),
         median_density_correlation=median(correlation_kept),
         mean_density_correlation_in_mask=mean(in_mask_kept),
-        classes=classes,
-        **figures,
+        classes=_summarise_classes(class_names, truth, confusion, iou_kept, correlation_kept),
+    )
+
+
+def _accuracy_interval(confusion: IntArray) -> tuple[float, float]:
+    low, high = wilson_interval(np.trace(confusion), confusion.sum())
+    return float(low), float(high)
+
+
+def _summarise_classes(
+    class_names: Sequence[str], truth: IntArray, confusion: IntArray | None, iou: FloatArray, correlation: FloatArray
+) -> tuple[ClassSummary, ...]:
+    """A row per class; precision and recall are NaN without a confusion matrix."""
+    precision = recall = np.full(len(class_names), np.nan)
+    predicted = np.zeros(len(class_names), np.int64)
+    if confusion is not None:
+        precision, recall, predicted = precision_per_class(confusion), recall_per_class(confusion), confusion.sum(axis=0)
+    return tuple(
+        ClassSummary(
+            name=name,
+            particles=int((truth == k).sum()),
+            predicted=int(predicted[k]),
+            precision=float(precision[k]),
+            recall=float(recall[k]),
+            mean_iou=mean(iou[truth == k]),
+            mean_density_correlation=mean(correlation[truth == k]),
+        )
+        for k, name in enumerate(class_names)
     )
 
 

@@ -459,7 +459,6 @@ def _open_star_coordinates(file: RelionFile, config: PredictConfig, box_size_ang
     positions, centered = file.coordinates(config.coordinate_pixel_size)
     centers = file.tomogram_centers() if centered else None
     paths, tomogram = locate_tomograms(file, config)
-    given = config.tomogram_voxel_size or config.voxel_size
     stated = _stated_tomogram_voxel_sizes(file)
     indices = np.zeros((len(file), 3), dtype=np.int64)
     offsets = np.zeros((len(file), 3))
@@ -467,17 +466,8 @@ def _open_star_coordinates(file: RelionFile, config: PredictConfig, box_size_ang
     boxes: list[int] = []
     for number, path in enumerate(paths):
         rows = np.flatnonzero(tomogram == number)
-        header = read_header(path)
-        size = given or stated_voxel_size(header) or (None if stated is None else float(stated[rows[0]]))
-        volume = mmap_mrc(path, size, setting="tomogram_voxel_size")
-        if stated is not None and abs(volume.voxel_size / stated[rows[0]] - 1) > VOXEL_SIZE_TOLERANCE:
-            log.warning("%s is taken to have %g Å per voxel, but the table of tomograms states %g Å", path, volume.voxel_size, stated[rows[0]])
-        box = 2 * int(np.ceil(box_size_angstrom / volume.voxel_size / 2 - 1e-6))
-        if box > MAX_BOX:
-            raise InputError(
-                f"a box of {box_size_angstrom:g} Å has {box} voxels in {path}, more than {MAX_BOX}: check its voxel size of {volume.voxel_size:g} Å "
-                "(--set tomogram_voxel_size=), or bin the tomogram"
-            )
+        volume = _map_tomogram(path, config, None if stated is None else float(stated[rows[0]]))
+        box = _box_voxels(box_size_angstrom, volume.voxel_size, path)
         local = positions[rows]
         if centered:
             local = local + (np.array(volume.shape[::-1]) / 2 * volume.voxel_size if centers is None else centers[rows])
@@ -505,6 +495,26 @@ def _open_star_coordinates(file: RelionFile, config: PredictConfig, box_size_ang
         tilt_ranges=_tilt_ranges(file, paths, tomogram),
         description=f"{file.dialect} STAR file of {len(file)} positions ({rule}) in {len(paths)} tomograms",
     )
+
+
+def _map_tomogram(path: Path, config: PredictConfig, stated: float | None) -> Volume:
+    """A tomogram, still on disk; its voxel size is that of the settings, else of its header, else the one that a table of tomograms states."""
+    size = config.tomogram_voxel_size or config.voxel_size or stated_voxel_size(read_header(path)) or stated
+    volume = mmap_mrc(path, size, setting="tomogram_voxel_size")
+    if stated is not None and abs(volume.voxel_size / stated - 1) > VOXEL_SIZE_TOLERANCE:
+        log.warning("%s is taken to have %g Å per voxel, but the table of tomograms states %g Å", path, volume.voxel_size, stated)
+    return volume
+
+
+def _box_voxels(width: float, voxel_size: float, path: Path) -> int:
+    """The even number of voxels that hold a width in Å."""
+    box = 2 * int(np.ceil(width / voxel_size / 2 - 1e-6))
+    if box > MAX_BOX:
+        raise InputError(
+            f"a box of {width:g} Å has {box} voxels in {path}, more than {MAX_BOX}: check its voxel size of {voxel_size:g} Å "
+            "(--set tomogram_voxel_size=), or bin the tomogram"
+        )
+    return box
 
 
 def _check_inside(
