@@ -16,7 +16,7 @@ import torch
 from cells import TEST_SNRS, judge_trained, read_boxes
 
 from triptych import metrics
-from triptych.calibration import fit_temperature
+from triptych.confidence import fit_temperature
 from triptych.io.manifest import to_plain
 from triptych.io.store import Store
 from triptych.model import Model

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from triptych.config import Contrast, PredictConfig
 from triptych.errors import InputError
 from triptych.io.mrc import MrcHeader, bare_stem, check_values, is_mrc_name, mmap_mrc, read_header, read_mrc, stated_voxel_size
-from triptych.io.relion import CENTERED, COORDINATES, RECONSTRUCTED, TOMOSTAR, RelionFile, find_file, read_relion, search_folders
+from triptych.io.relion import CENTERED, COORDINATES, RECONSTRUCTED, RelionFile, bare_tomogram_name, find_file, read_relion, search_folders
 from triptych.io.star import Block
 from triptych.io.stated import find_stated
 from triptych.io.tilt_stacks import TiltStacks, open_tilt_stacks
@@ -303,10 +303,6 @@ def unique_names(stems: Sequence[str], prefixes: Sequence[str]) -> list[str]:
     return names
 
 
-def _bare_tomogram_name(name: str) -> str:
-    return bare_stem(Path(name).name.removesuffix(TOMOSTAR))
-
-
 # ----------------------------------------------------------------------------------------------------------- STAR files
 
 
@@ -362,7 +358,7 @@ def _open_star_images(file: RelionFile, config: PredictConfig) -> ParticleSource
         _check_images(paths, counts, stated, config.voxel_size, lambda index: f"the image of row {index + 1} of {file.path}")
         reader = _Images(paths, counts, stated)
     stems = [bare_stem(path) if number is None else f"{bare_stem(path)}_{number:06d}" for path, number in zip(paths, counts, strict=True)]
-    prefixes = [_bare_tomogram_name(name) for name in file.tomogram_names or [Path(path).parent.name for path in paths]]
+    prefixes = [bare_tomogram_name(name) for name in file.tomogram_names or [Path(path).parent.name for path in paths]]
     return ParticleSource(
         kind="star",
         names=unique_names(stems, prefixes),
@@ -377,7 +373,7 @@ def _open_star_images(file: RelionFile, config: PredictConfig) -> ParticleSource
 
 def find_tomogram(name: str, files: Sequence[Path], how: str = "give its folder with --set tomograms=") -> Path:
     """The file of a tomogram, as `called` finds it; InputError where there is none or several."""
-    stem, found = _bare_tomogram_name(name), called(name, files)
+    stem, found = bare_tomogram_name(name), called(name, files)
     folder = files[0].parent if files else Path()
     if len(found) == 1:
         return found[0]
@@ -399,7 +395,7 @@ def _tilt_ranges(file: RelionFile, paths: Sequence[Path], tomogram: NDArray[np.i
 
 def called(name: str, files: Sequence[Path]) -> list[Path]:
     """The files that a tomogram's name may mean: called as it is, or so with RELION's "rec_" before it, or else those that start so."""
-    stem = _bare_tomogram_name(name)
+    stem = bare_tomogram_name(name)
     keys = (stem, f"rec_{stem}")
     exact = [file for file in files if bare_stem(file) in keys]
     starting = [
@@ -478,7 +474,7 @@ def _open_star_coordinates(file: RelionFile, config: PredictConfig, box_size_ang
         offsets[rows] = (exact - nearest) * volume.voxel_size
         sizes.append(volume.voxel_size)
         boxes.append(box)
-    names = [_bare_tomogram_name(name) for name in file.tomogram_names or [paths[0].name] * len(file)]
+    names = [bare_tomogram_name(name) for name in file.tomogram_names or [paths[0].name] * len(file)]
     width = max(6, len(str(len(file))))
     rule = "Å from the tomogram's centre (N / 2)"
     if not centered:
