@@ -239,14 +239,7 @@ def draw_acquisition(
 class TiltPlan:
     """What the microscope is told to do, and how well it does it.
 
-    Attributes
-    ----------
-    angles : (t,) degrees, ascending
-    step : degrees
-    order : of the tilts in time
-    dose_e_per_a2 : of the whole series
-    defocus_um : underfocus aimed at
-    tilt_jitter, shift_jitter : standard deviations of what really happens, degrees and Å
+    The angles (t,) ascend, in degrees; the dose is that of the whole series; the jitters are standard deviations in degrees and Å.
     """
 
     angles: NDArray[Any]
@@ -256,15 +249,6 @@ class TiltPlan:
     defocus_um: float
     tilt_jitter: float
     shift_jitter: float
-
-    def doses(self) -> NDArray[Any]:
-        return np.full(len(self.angles), self.dose_e_per_a2 / len(self.angles))
-
-    def exposures(self) -> NDArray[Any]:
-        """Before the middle of each tilt."""
-        exposures = np.zeros(len(self.angles))
-        exposures[tilt_sequence(self.angles, self.order)] = (np.arange(len(self.angles)) + 0.5) * self.doses()[0]
-        return exposures
 
 
 def draw_tilt_plan(rng: np.random.Generator, config: AcquisitionConfig) -> TiltPlan:
@@ -276,11 +260,12 @@ def draw_tilt_plan(rng: np.random.Generator, config: AcquisitionConfig) -> TiltP
     return TiltPlan(angles, tilt_step, draw_word(rng, config.tilt_order), dose, defocus, tilt_jitter, shift_jitter)
 
 
-def draw_tilts(
-    rng: np.random.Generator, plan: TiltPlan, config: AcquisitionConfig, ice_thickness: float, device: torch.device | None
-) -> Acquisition:
+def draw_tilts(rng: np.random.Generator, plan: TiltPlan, config: AcquisitionConfig, ice_thickness: float, device: torch.device | None) -> Acquisition:
     """What really happens at each tilt, and the optics."""
     count = len(plan.angles)
+    doses, exposures = np.full(count, plan.dose_e_per_a2 / count), np.zeros(count)
+    if config.radiation_damage:
+        exposures[tilt_sequence(plan.angles, plan.order)] = (np.arange(count) + 0.5) * doses[0]
 
     def tensor(values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).float().to(device)
@@ -290,8 +275,8 @@ def draw_tilts(
         nominal_angles=tensor(plan.angles),
         shifts=tensor(rng.normal(0, plan.shift_jitter, (count, 2))),
         defocus_um=tensor(plan.defocus_um + rng.normal(0, config.defocus_jitter_um, count)),
-        exposures=tensor(plan.exposures() if config.radiation_damage else np.zeros(count)),
-        doses=tensor(plan.doses()),
+        exposures=tensor(exposures),
+        doses=tensor(doses),
         voltage_kv=config.voltage_kv,
         spherical_aberration_mm=config.spherical_aberration_mm,
         amplitude_contrast=config.amplitude_contrast,
