@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from results import FOLDER, write_result
-from scipy import ndimage
 
 from triptych.align import Alignment, align, average, consensus
 from triptych.config import AlignConfig, Device, PredictConfig, SimulateConfig
@@ -37,7 +36,7 @@ from triptych.rotations import angular_errors
 from triptych.simulate import simulate
 from triptych.structures import Structure, load_library
 from triptych.symmetry import find_symmetry
-from triptych.volume import standardise
+from triptych.volume import soften, standardise
 
 NEAR = 10.0
 """Degrees: a pose is right within them."""
@@ -63,12 +62,6 @@ def recover(store: Store, model: Path, device: Device) -> NDArray[np.float32]:
     if not folder.exists():
         predict(store.path, folder, model, PredictConfig(device=device, write_masks=False))
     return np.stack([read_mrc(folder / "densities" / f"{particle_name(row)}.mrc").data for row in range(len(store))])
-
-
-def soft_mask(reference: NDArray[np.float32], contour: float, voxel_size: float) -> NDArray[np.float32]:
-    """1 within MASK_REACH of the structure, falling to 0 over as much again."""
-    distance = ndimage.distance_transform_edt(reference <= contour) * voxel_size
-    return np.asarray(0.5 + 0.5 * np.cos(np.pi * np.clip(distance / MASK_REACH - 1, 0, 1)), np.float32)
 
 
 def judge(
@@ -147,7 +140,7 @@ def run_cell(arguments: argparse.Namespace, structure: Structure) -> dict[str, A
     wedges = np.stack([wedge_weights((size,) * 3, float(low), float(high)) for low, high in limits])
     truth = Alignment(np.asarray(store["rotation"][:], np.float64), np.asarray(store["shift"][:], np.float64), np.ones(len(store), np.float32))
     reference = resample_to_box(structure.density, voxel_size, size)
-    mask = soft_mask(reference, structure.contour, voxel_size)
+    mask = soften(reference > structure.contour, voxel_size, MASK_REACH, MASK_REACH)
     symmetries = find_symmetry(reference, voxel_size)
     group = symmetries[0].rotations if symmetries else None
     config = AlignConfig(device=arguments.device)

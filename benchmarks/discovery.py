@@ -40,9 +40,10 @@ from triptych.io.star import read_star
 from triptych.io.store import Store, open_store
 from triptych.metrics import median
 from triptych.model import BUILT_IN_MODEL, Model, load_model
-from triptych.novelty import Traits, give_verdicts, radial_profile, score_novelty
+from triptych.novelty import Traits, give_verdicts, score_novelty
 from triptych.predict import predict
 from triptych.rotations import angular_errors
+from triptych.shape import describe_shapes
 from triptych.simulate import simulate
 from triptych.structures import Structure, load_library, read_structure, write_library
 from triptych.symmetry import find_symmetry
@@ -207,7 +208,7 @@ def judge_average(mixture: Mixture, folder: Path, membership: NDArray[np.int64],
 def judge_learning(mixture: Mixture, model_folder: Path, seed: int) -> list[dict[str, Any]]:
     """Classes added from few particles each: accuracy of the others, and of what was known, before and after."""
     model = load_model(model_folder)
-    found = Traits(np.asarray(mixture.given.embedding), logits_of(model, mixture.given.embedding), profiles(mixture.given))
+    found = Traits(np.asarray(mixture.given.embedding), logits_of(model, mixture.given.embedding), shapes(mixture.given))
     before = name_particles(model, found)
     old = ~mixture.new
     results = []
@@ -215,7 +216,7 @@ def judge_learning(mixture: Mixture, model_folder: Path, seed: int) -> list[dict
         for draw in range(DRAWS):
             rng = np.random.default_rng((seed, count, draw))
             chosen = {name: rng.choice(np.flatnonzero(mixture.name == name), count, replace=False) for name in PARTS}
-            grown = grow(model, [Newcomer(name, found.embedding[rows], found.profile[rows]) for name, rows in chosen.items()], model_folder)
+            grown = grow(model, [Newcomer(name, found.embedding[rows], found.shape[rows]) for name, rows in chosen.items()], model_folder)
             called, verdicts = name_particles(grown, found._replace(logits=logits_of(grown, found.embedding)))
             rest = mixture.new.copy()
             rest[np.concatenate(list(chosen.values()))] = False
@@ -241,9 +242,9 @@ def logits_of(model: Model, embedding: NDArray[np.float32]) -> NDArray[np.float3
     return logits
 
 
-def profiles(given: Predicted) -> NDArray[np.float32]:
+def shapes(given: Predicted) -> NDArray[np.float32]:
     assert given.densities is not None
-    return np.concatenate([radial_profile(read_mrc(path).data[None]) for path in given.densities])
+    return np.concatenate([describe_shapes(read_mrc(path).data[None]) for path in given.densities])
 
 
 def name_particles(model: Model, found: Traits) -> tuple[NDArray[np.str_], NDArray[np.str_]]:

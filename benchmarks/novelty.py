@@ -37,9 +37,8 @@ from results import write_result
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
 from triptych.config import NONE_CLASS, AugmentConfig, GroupConfig, LossConfig, NetworkConfig, TrainConfig
-from triptych.dataset import known_labels
 from triptych.grouping import group
-from triptych.io.store import Store, open_store
+from triptych.io.store import Store, known_labels, open_store
 from triptych.metrics import density_correlation, intersection_over_union
 from triptych.model import MASK_LEVEL, Model, load_model, traits
 from triptych.network import TaskOutput
@@ -134,7 +133,7 @@ def judge_groups(model: Model, found: Traits, novel: np.ndarray, name: np.ndarra
     embedding, truth = found.embedding[novel], name[novel]
     result = {}
     for key, reference in (("whitened", model.novelty), ("plain", None)):
-        groups = group(embedding, np.random.default_rng(0), GroupConfig(), reference)
+        groups = group(embedding, np.random.default_rng(0), GroupConfig(), reference, shape=found.shape[novel])
         inside = groups.labels >= 0
         result[key] = {
             "groups": groups.count,

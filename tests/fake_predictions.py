@@ -122,6 +122,7 @@ def make_fake(
     predicted = probabilities.argmax(axis=1)
     table: dict[str, Any] = {
         "triptychName": [particle_name(i) for i in range(count)],
+        "triptychEmbeddingRow": np.arange(1, count + 1),
         "triptychClass": [class_names[k] for k in predicted],
         "triptychProbability": probabilities.max(axis=1),
         **{f"triptychProbability{camel_case(name)}": probabilities[:, k] for k, name in enumerate(class_names)},

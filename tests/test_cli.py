@@ -219,7 +219,8 @@ def test_report_without_truth_prints_no_figures(stub_report: SimpleNamespace, tm
 
 
 def test_report_with_truth_prints_the_headline(stub_report: SimpleNamespace, tmp_path: Path) -> None:
-    metrics = {"truth": "data.zarr", "particles": 10, "particles_not_none": 9, "accuracy": 0.9, "mean_iou": None, "mean_density_correlation": 0.95}
+    counts = {"particles": 12, "particles_of_known_classes": 10, "particles_not_none": 9}
+    metrics = {"truth": "data.zarr", **counts, "accuracy": 0.9, "mean_iou": None, "mean_density_correlation": 0.95}
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     text = succeed("report", "a", tmp_path)
     assert "0.900" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from tiny import TRAIN, set_options, write_mrc
 from typer.testing import CliRunner
 
 from triptych.cli import app
-from triptych.config import CutConfig
+from triptych.config import AugmentConfig, CutConfig
 from triptych.cut import assign_voxels, cut, find_pieces
+from triptych.dataset import warn_of_missing_signal
 from triptych.errors import InputError
 from triptych.io.store import Store, open_store
 
@@ -166,12 +168,21 @@ def test_the_command_line_trains_on_what_was_cut(folder: Path) -> None:
     settings = ["particles_per_tomogram=8", "tiles_per_tomogram=4", "box_size=16", "none_distance=90"]
     result = run(app, ["cut", str(folder / "tomograms"), str(folder / "own.zarr"), "--labels", str(folder / "labels"), *set_options(settings)])
     assert result.exit_code == 0, result.output
-    options = set_options([*TRAIN, "network.tasks=[class, mask, pick]"])
+    options = set_options([*TRAIN, "network.tasks=[class, mask, pick]", "augment.snr=[0.1, 0.2]"])
     result = run(app, ["train", str(folder / "own.zarr"), str(folder / "model"), *options])
     assert result.exit_code == 0, result.output
+    assert result.output.count("augment.snr and augment.swap_noise do nothing") == 1
     result = run(app, ["train", str(folder / "own.zarr"), str(folder / "dense"), *set_options(TRAIN)])
     assert result.exit_code == 2
     assert "no array 'density'" in result.output
+
+
+@pytest.mark.parametrize(("config", "warns"), [(AugmentConfig(snr=(0.1, 0.2)), True), (AugmentConfig(), False), (AugmentConfig(snr=None), False)])
+def test_an_snr_that_cannot_be_redrawn_is_said(config: AugmentConfig, warns: bool, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = open_store(cut([folder / "tomograms"], folder / "own.zarr", labels=folder / "labels", config=CONFIG))
+    with caplog.at_level(logging.WARNING):
+        warn_of_missing_signal(store, config)
+    assert ("do nothing" in caplog.text) == warns
 
 
 def test_bad_input_is_named(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import mrcfile
@@ -82,6 +83,12 @@ def test_real_particles(shared_data: Path) -> None:
     assert dict(describe_file(shared_data / "structures" / "3j9i.pdb.gz").facts)["chains"] == "28 in the first model"
 
 
+def test_a_pixel_size_of_one_is_doubted(tmp_path: Path) -> None:
+    assert not any("never set" in text for text in describe_file(write_images(tmp_path)).warnings)
+    text = "rlnImagePixelSize .* exactly 1 Å, which usually means that it was never set"
+    assert re.search(text, said(write_images(tmp_path, rlnImagePixelSize=1.0)))
+
+
 def said(path: Path) -> str:
     return " ".join(describe_file(path).warnings)
 
@@ -117,6 +124,16 @@ def test_axes_that_are_exchanged(tmp_path: Path) -> None:
     assert "trimvol -rx" in said(write_tomogram(tmp_path / "a.mrc", 1, 0))
     assert "turn the volume by 90° about z" in said(write_tomogram(tmp_path / "b.mrc", 0, 2))
     assert "thinnest along y" in said(write_mrc(tmp_path / "c.mrc", make_noise(90)[:, :40], 10.0))
+
+
+def test_a_folder_of_tomograms_is_no_folder_of_subtomograms(tmp_path: Path) -> None:
+    """Cubes of 960 Å, one of them a label map."""
+    write_mrc(tmp_path / "a_labels.mrc", (make_crowd() > 3).astype(np.float32), 12.0)
+    write_mrc(tmp_path / "b.mrc", remove_wedge(-make_crowd(), 0, 1, -60, 60).data, 12.0)
+    facts = dict(describe_file(tmp_path).facts)
+    assert facts["use"].startswith("tomograms")
+    assert (facts["label maps or masks"], facts["first tomogram"]) == ("1 of 2", "b.mrc")
+    assert "parts of the tomogram" in facts["contrast"]
 
 
 def test_label_maps_have_no_contrast(tmp_path: Path) -> None:

@@ -317,7 +317,7 @@ def make_model(folder: Path) -> Path:
         optimiser.step()
     network.load_state_dict(network.state_dict() | {f"classify.2.{name}": value.detach() for name, value in layer.named_parameters()})
     traits = Traits(embedding, np.zeros((400, len(OLD)), np.float32), np.ones((400, 9), np.float32))
-    reference = describe_known(traits, label, NoveltyRule("neighbours", 8.0, 1.0, 5, "known particles"))
+    reference = describe_known(traits, label, traits, NoveltyRule("neighbours", 8.0, 1.0, 5, "known particles"))
     return Model(network, ModelCard(config, OLD, VOXEL_SIZE, SIZE, "bright"), "cpu", "float32", reference).save(folder, None, [])
 
 
@@ -328,7 +328,7 @@ def make_discovery(folder: Path, model: Path, count: int) -> Path:
     embedding, label = draw_embeddings(5, 5 * count, np.random.default_rng(2))
     (folder / "groups/1").mkdir(parents=True)
     np.save(folder / "groups/1/embedding.npy", embedding[label == 4])
-    np.save(folder / "groups/1/radial_profile.npy", np.ones((count, 9), np.float32))
+    np.save(folder / "groups/1/shape.npy", np.ones((count, 9), np.float32))
     about = {"model": {"path": str(model), "sha256": hash_file(model / "weights.safetensors")}}
     write_manifest(folder, "discover", None, [], 0, about)
     return folder

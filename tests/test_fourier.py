@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch_fourier_shell_correlation import fourier_shell_correlation as torch_fsc
 
@@ -18,7 +20,7 @@ from triptych.fourier import (
     resample_back,
     resample_to_box,
 )
-from triptych.volume import Volume
+from triptych.volume import Volume, clip_box, crop_or_pad
 
 
 def make_noise(n: int, seed: int = 0) -> NDArray[np.float32]:
@@ -91,6 +93,30 @@ def test_box_is_padded_with_the_mean() -> None:
     box = resample_to_box(volume, 10.0, 24)
     assert box[0, 0, 0] == pytest.approx(volume.data.mean(), abs=1e-5)
     assert np.array_equal(box[4:20, 4:20, 4:20], volume.data)
+
+
+def test_new_voxels_have_one_value_whatever_the_axes() -> None:
+    """Axes of which one is cropped and two are padded; the mean is that of each whole volume."""
+    data = np.random.default_rng(0).normal(size=(2, 9, 4, 5)).astype(np.float32) + np.array([5, -3], np.float32)[:, None, None, None]
+    box = crop_or_pad(data, (5, 8, 7))
+    assert np.array_equal(box[:, :, 2:6, 1:6], data[:, 2:7])
+    for volume, whole in zip(box, data, strict=True):
+        volume[:, 2:6, 1:6] = whole.mean()
+        assert np.ptp(volume) == 0
+
+
+@given(axes=st.lists(st.tuples(st.integers(-9, 9), st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=3))
+def test_a_clipped_box_is_what_lies_in_both(axes: list[tuple[int, int, int]]) -> None:
+    """Columns: where a box starts, its size, that of the array."""
+    start, size, shape = map(tuple, zip(*axes, strict=True))
+    inside, own = clip_box(start, size, shape)
+    expected = {
+        (place, tuple(np.add(place, start).tolist()))
+        for place in np.ndindex(*size)
+        if all(0 <= i + a < n for i, a, n in zip(place, start, shape, strict=True))
+    }
+    places = [np.moveaxis(np.indices(whole), 0, -1)[part].reshape(-1, len(axes)).tolist() for whole, part in ((size, own), (shape, inside))]
+    assert {(tuple(mine), tuple(there)) for mine, there in zip(*places, strict=True)} == expected
 
 
 def test_resampling_refuses_nonsense() -> None:

@@ -10,10 +10,9 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 
 from triptych.config import AcquisitionConfig, GroupConfig, SimulateConfig, SpecimenConfig
-from triptych.dataset import known_labels
 from triptych.errors import InputError
-from triptych.grouping import best_overlap, draw_in, find_groups, group, number_by_size, salient_components
-from triptych.io.store import open_store
+from triptych.grouping import best_overlap, draw_in, find_groups, find_stable_groups, group, join_near, number_by_size, salient_components
+from triptych.io.store import known_labels, open_store
 from triptych.model import load_model
 from triptych.novelty import Traits, fit_novelty, unit_length
 from triptych.simulate import simulate
@@ -98,15 +97,47 @@ def test_a_group_that_is_none_is_not_stable() -> None:
 def test_a_far_class_does_not_hide_the_others() -> None:
     embedding, label = mixture([30] * 5)
     points = salient_components(unit_length(embedding) * np.where(label == 0, 5, 1)[:, None], 6)
-    assert adjusted_rand_score(label, find_groups(draw_in(points), GroupConfig(), 150)) > 0.95
+    assert adjusted_rand_score(label, find_groups(draw_in(points), "eom", GroupConfig(), 150)) > 0.95
     assert np.linalg.norm(draw_in(points), axis=1).max() < 1
 
 
 def test_overlap_and_numbers() -> None:
     labels = np.array([3, 3, 0, 0, 0, -1])
-    assert number_by_size(labels).tolist() == [1, 1, 0, 0, 0, -1]
+    numbered, order = number_by_size(labels)
+    assert numbered.tolist() == [1, 1, 0, 0, 0, -1]
+    assert order.tolist() == [0, 3]
     assert best_overlap(np.array([1, 1, 1, 0, 0, 0], bool), labels) == pytest.approx(2 / 3)
     assert best_overlap(np.ones(2, bool), np.array([-1, -1])) == 0
+
+
+def test_shapes_part_what_embeddings_do_not() -> None:
+    embedding, label = mixture([60, 60])
+    kind = np.arange(120) % 2
+    shape = np.abs(mixture([60, 60], seed=1)[0][np.argsort(np.argsort(kind, kind="stable"), kind="stable")])
+    found = group(embedding, np.random.default_rng(0), GroupConfig(), shape=unit_length(shape))
+    assert found.count == 4
+    assert adjusted_rand_score(2 * label + kind, found.labels) > 0.95
+    assert group(embedding, np.random.default_rng(0), GroupConfig()).count == 2
+
+
+def test_a_group_is_parted_only_where_its_parts_are_stable() -> None:
+    rng = np.random.default_rng(0)
+    blob = rng.normal(size=(200, 2))
+    pairs = np.concatenate([part + centre for centre in ([0, 0], [12, 0], [200, 0], [212, 0]) for part in [rng.normal(size=(40, 2))]])
+    labels, stability = find_stable_groups(pairs, GroupConfig(), np.random.default_rng(0))
+    assert len(stability) == 4
+    assert adjusted_rand_score(np.repeat(range(4), 40), labels) > 0.9
+    whole = find_groups(blob, "eom", GroupConfig(), 200)
+    assert adjusted_rand_score(whole, find_stable_groups(blob, GroupConfig(), np.random.default_rng(0))[0]) == 1
+
+
+def test_particles_near_a_group_join_it_and_far_ones_do_not() -> None:
+    rng = np.random.default_rng(0)
+    points = np.concatenate([rng.normal(size=(50, 2)), rng.normal((20, 0), size=(50, 2)), [[1.0, 1.0], [18.5, 0.5], [10, 10]]])
+    labels = np.repeat([0, 1, -1], [50, 50, 3])
+    assert join_near(points, labels, GroupConfig())[-3:].tolist() == [0, 1, -1]
+    assert (join_near(points, labels, GroupConfig(reach=0)) == labels).all()
+    assert (join_near(points, np.full(103, -1), GroupConfig()) == -1).all()
 
 
 def test_too_few_particles() -> None:

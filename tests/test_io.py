@@ -420,6 +420,8 @@ def test_results_are_never_overwritten(tmp_path: Path) -> None:
         pass
     with pytest.raises(InputError, match="cannot write"), output_folder(tmp_path / "out" / "a" / "b"):
         pass
+    with pytest.raises(InputError, match="cannot write"), output_file("/proc/a.csv"):
+        pass
     with output_file(tmp_path / "out" / "a") as part:
         part.write_text("2")
     assert (tmp_path / "out" / "a").read_text() == "2"

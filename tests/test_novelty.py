@@ -21,11 +21,11 @@ from typer.testing import CliRunner
 from triptych.calibrate import calibrate
 from triptych.cli import app
 from triptych.config import UNKNOWN, CalibrateConfig, LossConfig, NoveltyConfig, SimulateConfig, TrainConfig
-from triptych.dataset import known_labels, split_rows
+from triptych.dataset import split_rows
 from triptych.errors import InputError
 from triptych.io.manifest import hash_file
 from triptych.io.star import read_star
-from triptych.io.store import open_store
+from triptych.io.store import known_labels, open_store
 from triptych.losses import Truth, contrastive_loss, task_losses
 from triptych.model import BUILT_IN_MODEL, load_model
 from triptych.network import TaskOutput
@@ -37,15 +37,16 @@ from triptych.novelty import (
     add_class,
     balanced_accuracy,
     best_threshold,
-    class_statistics,
+    class_levels,
+    class_means,
     fit_novelty,
     give_verdicts,
     load_reference,
     neighbour_distance,
-    radial_profile,
     raw_score,
     save_reference,
     score_novelty,
+    whiten,
 )
 from triptych.predict import predict
 from triptych.settings import load_config
@@ -79,7 +80,7 @@ def as_traits(embedding: np.ndarray, logits: np.ndarray, rng: np.random.Generato
 
 @pytest.fixture(scope="module")
 def reference() -> NoveltyReference:
-    return fit_novelty(*draw_known(400, 0), draw_known(400, 1)[0])
+    return fit_novelty(*draw_known(400, 0), draw_known(400, 1)[0], config=NoveltyConfig(score="neighbours"))
 
 
 # -------------------------------------------------------------------------------------------------------------- scores
@@ -88,11 +89,12 @@ def reference() -> NoveltyReference:
 def test_distances_are_those_of_independent_code(reference: NoveltyReference) -> None:
     traits, label = draw_known(400, 0)
     direction, others = normalize(traits.embedding), draw_novel(50, 2)
-    means, whitening = class_statistics(direction, label, CLASSES)
     within = direction - np.stack([direction[label == k].mean(0) for k in label])
+    means = class_means(direction, label, CLASSES)[0]
     fitted = EmpiricalCovariance(assume_centered=True).fit(within).covariance_
     share = SIZE / (400 + SIZE)
     shrunk = (1 - share) * fitted + share * np.trace(fitted) / SIZE * np.eye(SIZE)
+    whitening = whiten(fitted, share)
     other_direction = normalize(others.embedding)
     expected = cdist(other_direction, means, "mahalanobis", VI=np.linalg.inv(shrunk)).min(1)
     assert raw_score(reference, others, "mahalanobis") == pytest.approx(expected, rel=1e-4)
@@ -121,16 +123,27 @@ def test_a_sample_smaller_than_k_has_its_farthest() -> None:
     assert neighbour_distance(points, sample, 10) == pytest.approx([5])
 
 
-def test_profile_knows_a_ball_wherever_and_however_it_lies() -> None:
-    z, y, x = np.indices((24, 24, 24))
-    ball = (((z - 14) ** 2 + (y - 11) ** 2 + (x - 10) ** 2) <= 36).astype(np.float32)
-    profile = radial_profile(ball[None])[0]
-    assert profile[:6] == pytest.approx(np.ones(6))
-    assert not profile[8:].any()
-    lopsided = ball * (x > 9)
-    turned = np.roll(np.rot90(lopsided, axes=(0, 2)), (1, -2), (0, 1))
-    assert radial_profile(turned[None]) == pytest.approx(radial_profile(lopsided[None]), abs=0.02)
-    assert not radial_profile(np.zeros((1, 8, 8, 8))).any()
+def test_density_finds_the_shape_that_no_class_has() -> None:
+    """Classes whose shapes scatter unlike one another; what lies where the widest class would is new to a narrow one."""
+    rng = np.random.default_rng(0)
+    label, scatter = rng.integers(0, 2, 800), np.array([0.02, 0.2])
+    shape = np.eye(2, 8)[label] + scatter[label, None] * rng.normal(size=(800, 8))
+    traits = Traits(rng.normal(size=(800, SIZE)), 5 * np.eye(2)[label], shape)
+    half = np.arange(800) < 400
+    found = fit_novelty(traits.take(half), label[half], traits.take(~half))
+    assert found.rule.score == "density"
+    odd = traits.take(np.flatnonzero(label == 0)[:50])._replace(shape=np.eye(2, 8)[np.zeros(50, int)] + 0.2 * rng.normal(size=(50, 8)))
+    assert (score_novelty(found, odd) >= 0.5).mean() > 0.9
+    for k in (0, 1):
+        assert (score_novelty(found, traits.take(~half & (label == k))) < 0.5).mean() == pytest.approx(0.95, abs=0.04)
+
+
+def test_levels_of_few_particles_are_drawn_to_those_of_all() -> None:
+    values, label = np.array([0.0, 2.0] * 50 + [11.0]), np.array([0] * 100 + [1])
+    levels = class_levels(values, label, 3)
+    assert levels[0] == pytest.approx([1, 1], abs=0.1)
+    assert values.mean() < levels[1, 0] < 11
+    assert levels[2] == pytest.approx([values.mean(), values.std()])
 
 
 # ----------------------------------------------------------------------------------------------------------- threshold
@@ -149,7 +162,7 @@ def test_without_other_structures_a_share_is_accepted(reference: NoveltyReferenc
 def test_with_other_structures_the_best_score_is_chosen() -> None:
     config = NoveltyConfig(score="probability")
     rule = fit_novelty(*draw_known(400, 0), draw_known(400, 1)[0], draw_novel(200, 2), ("odd",), config).rule
-    assert rule.score in ("mahalanobis", "neighbours")  # the logits and profiles of the novel ones are as those of the known
+    assert rule.score in ("mahalanobis", "neighbours")  # the logits and shapes of the novel ones are as those of the known
     assert rule.chosen_on == "withheld structures"
     assert rule.withheld == ("odd",)
     assert rule.rejected_withheld is not None
@@ -166,15 +179,15 @@ def test_best_threshold_is_that_of_an_exhaustive_search() -> None:
 
 def test_density_needs_densities() -> None:
     traits, label = draw_known(50, 0)
-    bare = traits._replace(profile=np.empty((50, 0)))
+    bare = traits._replace(shape=np.empty((50, 0)))
     with pytest.raises(InputError, match="recovers no densities"):
         fit_novelty(bare, label, bare, config=NoveltyConfig(score="density"))
-    assert fit_novelty(bare, label, bare).profile_means.shape == (CLASSES, 0)
+    assert fit_novelty(bare, label, bare).shape_means.shape == (CLASSES, 0)
 
 
 def test_an_added_class_is_known(reference: NoveltyReference) -> None:
     novel = draw_novel(200, 5)
-    grown = add_class(reference, novel.embedding[:20], np.random.default_rng(0))
+    grown = add_class(reference, novel.embedding[:20], novel.shape[:20], np.random.default_rng(0))
     assert len(grown.means) == CLASSES + 1
     assert (score_novelty(reference, novel.take(np.arange(20, 200))) >= 0.5).mean() > 0.9
     assert (score_novelty(grown, novel.take(np.arange(20, 200))) >= 0.5).mean() < 0.4
@@ -189,6 +202,8 @@ def test_a_class_without_particles_and_one_particle_do_no_harm() -> None:
 
 def test_reference_is_kept_as_it_is(reference: NoveltyReference, tmp_path: Path) -> None:
     path = save_reference(reference, tmp_path)
+    path.with_name("plain").touch()
+    assert path.stat().st_mode == path.with_name("plain").stat().st_mode  # whoever may read the folder may read the model
     again = load_reference(tmp_path, reference.rule, CLASSES, SIZE)
     traits = draw_novel(10, 0)
     assert np.array_equal(score_novelty(again, traits), score_novelty(reference, traits))
@@ -369,8 +384,8 @@ def test_a_lost_altered_or_foreign_reference_is_refused(partial_model: Path, tmp
         load_model(older)
 
 
-def test_shipped_model_has_a_reference_below_a_megabyte() -> None:
-    assert (BUILT_IN_MODEL / NOVELTY_FILE).stat().st_size < 1_000_000
+def test_shipped_model_has_a_reference_that_is_small() -> None:
+    assert (BUILT_IN_MODEL / NOVELTY_FILE).stat().st_size < 3_000_000
     reference = load_model(device="cpu").novelty
     assert reference is not None
     assert reference.rule.accepted_known == pytest.approx(0.95, abs=0.01)

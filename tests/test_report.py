@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from fake_predictions import CLASS_NAMES, Fake, make_fake
+from fake_predictions import CLASS_NAMES, Fake, camel_case, make_fake
 
 from triptych import figures, metrics
 from triptych.config import ReportConfig
@@ -197,6 +197,9 @@ def test_rows_in_any_order(copy: Path, fake: Fake, judged: Path) -> None:
     for key in ("accuracy", "mean_iou", "mean_density_correlation", "expected_calibration_error"):
         assert found[key] == pytest.approx(read_metrics(judged)[key])
     assert seen == [(i + 1, len(fake.label)) for i in range(len(fake.label))]
+    assert np.array_equal(read_predictions(copy).embedding, np.load(fake.predictions / "embedding.npy")[order])
+    change_table(copy, lambda table: table.iloc[3:5])
+    assert np.array_equal(read_predictions(copy).embedding, np.load(fake.predictions / "embedding.npy")[order[3:5]])
 
 
 @pytest.mark.parametrize(
@@ -234,6 +237,41 @@ def test_model_that_knows_more_classes_than_the_truth(tmp_path: Path) -> None:
     found = judge(fake.predictions, fake.truth)
     assert found["accuracy"] == pytest.approx((fake.label == fake.predicted).mean())
     assert len(found["confusion_matrix"]) == len(names)
+
+
+def forget_class(predictions: Path, name: str, verdicts: list[str]) -> None:
+    """Make predictions those of a model that does not know a class and calls its particles by another name."""
+    manifest = json.loads((predictions / "manifest.json").read_text())
+    names = [other for other in CLASS_NAMES if other != name]
+    change_manifest(predictions, model={**manifest["model"], "class_names": names})
+    column = f"triptychProbability{camel_case(name)}"
+    change_table(
+        predictions,
+        lambda table: table.drop(columns=column).assign(triptychClass=table["triptychClass"].replace(name, "hsp90_sba1"), triptychVerdict=verdicts),
+    )
+
+
+def test_truth_with_classes_that_the_model_does_not_know(fake: Fake, copy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    is_new = fake.label == CLASS_NAMES.index("spike")
+    called = is_new & (np.cumsum(is_new) % 2 == 1)
+    called[np.flatnonzero(~is_new)[:3]] = True
+    forget_class(copy, "spike", ["unknown" if unknown else "none" for unknown in called])
+    given = read_predictions(copy)
+    found = read_metrics(report(copy, tmp_path / "report", fake.truth, SHORT))
+    names = np.array(CLASS_NAMES)[fake.label]
+    right = np.array(given.class_names)[given.label] == names
+    assert found["accuracy"] == pytest.approx(right[~is_new].mean())
+    assert (found["particles"], found["particles_of_known_classes"]) == (len(is_new), (~is_new).sum())
+    assert found["called_unknown"]["of_new_classes"] == pytest.approx(called[is_new].mean())
+    assert found["called_unknown"]["of_known_classes"] == pytest.approx(3 / (~is_new).sum())
+    assert sum(found["reliability"]["particles"]) == (~is_new).sum()
+    assert [row["name"] for row in found["classes"]] == [*given.class_names, "spike"]
+    assert found["classes"][-1]["recall"] is None
+    assert found["classes"][-1]["mean_iou"] is not None  # masks and densities of what is new are compared too
+    for text in (Page(tmp_path / "report" / "report.html").text, caplog.text):
+        assert f"{is_new.sum()} particles of classes that the model does not know (spike {is_new.sum()})" in text
+    change_table(copy, lambda table: table.drop(columns="triptychVerdict"))
+    assert "triptych calibrate" in page_warnings(read_predictions(copy), match_truth(read_predictions(copy), fake.truth))[-1]
 
 
 def test_a_single_particle(tmp_path: Path) -> None:
@@ -326,7 +364,10 @@ def test_table_that_does_not_fit(copy: Path, tmp_path: Path) -> None:
     whole = read_star(copy / "particles.star")["particles"]
     for change, words in (
         (whole.iloc[:0], "no particles"),
-        (whole.iloc[:-1], "embedding"),
+        (whole.iloc[:-1].drop(columns="triptychEmbeddingRow"), "embedding"),
+        (whole.assign(triptychEmbeddingRow=1), "does not name a row"),
+        (whole.assign(triptychEmbeddingRow=range(len(whole))), "does not name a row"),
+        (whole.assign(triptychName=whole["triptychName"].to_numpy()[::-1]), "another's"),
         (whole.assign(triptychName="particle_000001"), "twice"),
         (whole.assign(triptychClass="yeti"), "yeti"),
         (whole.assign(triptychProbability="high"), "no probabilities"),
@@ -367,11 +408,13 @@ def test_truth_that_does_not_belong(fake: Fake, copy: Path, tmp_path: Path) -> N
     fewer = make_fake(tmp_path / "fewer", count=12, size=16)
     refuse(fake.predictions, tmp_path / "report", fewer.truth, "12 particles")
     others = make_fake(tmp_path / "others", class_names=("yeti", *CLASS_NAMES[1:]), size=8)
-    refuse(fake.predictions, tmp_path / "report", others.truth, 'class "yeti"')
+    refuse(fake.predictions, tmp_path / "report", others.truth, "another store")
     smaller = make_fake(tmp_path / "smaller", size=8)
     refuse(fake.predictions, tmp_path / "report", smaller.truth, "another store")
     refuse(fake.predictions, tmp_path / "report", tmp_path, "Zarr")
     change_table(copy, lambda table: table.assign(triptychName=[f"tomogram_{i}" for i in range(len(table))]))
+    refuse(copy, tmp_path / "report", fake.truth, "another's")
+    change_table(copy, lambda table: table.drop(columns=["triptychMask", "triptychDensity"]))
     refuse(copy, tmp_path / "report", fake.truth, "tomogram_0")
 
 

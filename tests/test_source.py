@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import logging
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from triptych.config import PredictConfig
 from triptych.errors import InputError
 from triptych.io.mrc import write_mrc
 from triptych.io.relion import angles_from_rotations, particles_from_relion, read_relion, rotations_from_angles
-from triptych.io.source import READS_PER_MAP, ParticleSource, cut_cube, find_tomogram, open_particles, unique_names, voxel_sizes
+from triptych.io.source import READS_PER_MAP, ParticleSource, cut_box, find_tomogram, open_particles, unique_names, voxel_sizes
 from triptych.io.star import write_star
 from triptych.io.store import Rows, create_store
 from triptych.volume import Volume
@@ -112,7 +113,11 @@ def test_angles_round_trip() -> None:
     assert np.degrees((Rotation.from_matrix(again) * Rotation.from_matrix(rotations).inv()).magnitude()).max() < 0.01
     special = np.array([[30, 0, 40], [30, 180, 40], [0, 0, 0], [-170, 1e-9, 0], [10, 90, 20]], dtype=float)
     rotations = rotations_from_angles(special)
-    np.testing.assert_allclose(rotations_from_angles(angles_from_rotations(rotations)), rotations, atol=1e-6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # scipy warns of the second and the third, but nothing is lost
+        found = angles_from_rotations(rotations)
+    np.testing.assert_allclose(rotations_from_angles(found), rotations, atol=1e-6)
+    assert not found[:4, 2].any()
     angles = np.array([[10.0, 20.0, 30.0]])
     np.testing.assert_allclose(angles_from_rotations(rotations_from_angles(angles)), angles)
 
@@ -236,6 +241,12 @@ def test_numbered_images_of_stacks(tmp_path: Path) -> None:
         open_it(write_particles(tmp_path / "a.star", rlnImageName=["4@a.mrcs"])).read(0)
 
 
+@pytest.mark.parametrize(("settings", "warns"), [({}, True), ({"voxel_size": 10.0}, False)])
+def test_a_pixel_size_of_one_is_doubted(settings: dict[str, Any], warns: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    open_particles(write_images(tmp_path, rlnImagePixelSize=1.0), PredictConfig(**settings), 100.0)
+    assert ("never set" in caplog.text) == warns
+
+
 def test_stated_voxel_size_wins_over_the_header(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write_images(tmp_path, rlnImagePixelSize=12.0)
     with caplog.at_level(logging.WARNING):
@@ -348,7 +359,7 @@ def test_cubes_over_the_border_are_padded_with_the_mean(tmp_path: Path) -> None:
     assert np.array_equal(volume.data[4:, 4:, 4:], data[:4, :4, :4])
     assert volume.data[0, 0, 0] == pytest.approx(data[:4, :4, :4].mean())
     with pytest.raises(InputError, match="outside"):
-        cut_cube(data, np.array([-4, 5, 5]), 8)
+        cut_box(data, np.array([-4, 5, 5]), (8, 8, 8))
 
 
 def test_particle_outside_its_tomogram(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -402,11 +413,13 @@ def test_names_of_tomograms(tmp_path: Path) -> None:
     names = ("TS_1.mrc", "TS_10_bin4.rec", "rec_TS_2.mrc", "rec_TS_2_half1.mrc", "TS_3_8.00Apx.mrc", "x_a.mrc", "x_b.mrc")
     files = [tmp_path / name for name in names]
     for name, found in (("TS_1", 0), ("TS_1.tomostar", 0), ("tomos/TS_10.mrc", 1), ("TS_2", 2), ("TS_3.tomostar", 4)):
-        assert find_tomogram(name, files) == files[found]
+        assert find_tomogram(name, files, tmp_path) == files[found]
     with pytest.raises(InputError, match="no tomogram called TS_4"):
-        find_tomogram("TS_4", files)
+        find_tomogram("TS_4", files, tmp_path)
     with pytest.raises(InputError, match=r"2 files .* could be the tomogram x"):
-        find_tomogram("x", files)
+        find_tomogram("x", files, tmp_path)
+    with pytest.raises(InputError, match=f"is in {Path.cwd()} "):  # not in "."
+        find_tomogram("x", [], Path())
 
 
 def test_missing_and_compressed_tomograms(tmp_path: Path) -> None:

@@ -28,16 +28,18 @@ from triptych.structures import RESERVED
 
 DECAY = 0.003
 """Weight of the squared distance of a new row from the mean of the old ones, lest it be too sure of a few particles."""
+OWN_SHARE = 0.1
+"""How much the particles of a new class count beside all others: at one half, as many of its nearest relatives as there are would be called it."""
 STEPS = 200
 LAST_LAYER = "classify.2"
 
 
 class Newcomer(NamedTuple):
-    """A class to be: its name, and the embeddings (n, e) and radial profiles (n, shells) of its particles."""
+    """A class to be: its name, and the embeddings (n, e) of its particles, and the shapes (n, s) of their recovered densities."""
 
     name: str
     embedding: NDArray[np.float32]
-    profile: NDArray[np.float32]
+    shape: NDArray[np.float32]
 
 
 def add_classes(discovery: Path | str, out: Path | str, names: Mapping[int, str], model: Path | str | None = None) -> Path:
@@ -86,7 +88,7 @@ def find_parent(discovery: Path, model: Path | str | None) -> Path:
 def read_group(discovery: Path, number: int, name: str) -> Newcomer:
     folder = discovery / "groups" / str(number)
     try:
-        arrays = [np.load(folder / f"{array}.npy", allow_pickle=False) for array in ("embedding", "radial_profile")]
+        arrays = [np.load(folder / f"{array}.npy", allow_pickle=False) for array in ("embedding", "shape")]
     except FileNotFoundError:
         raise InputError(f"{discovery} has no group {number}: give the number of one that its groups.star lists") from None
     except (OSError, ValueError) as error:
@@ -125,8 +127,7 @@ def grow(parent: Model, newcomers: list[Newcomer], folder: Path) -> Model:
         others = torch.cat([known, *features[:place], *features[place + 1 :]])
         row, offset = fit_row(features[place], others, weight, bias)
         weight, bias = torch.cat([weight, row[None]]), torch.cat([bias, offset[None]])
-        profile = item.profile if reference.profile_means.shape[1] else None
-        reference = add_class(reference, item.embedding, np.random.default_rng(place), profile)
+        reference = add_class(reference, item.embedding, item.shape, np.random.default_rng(place))
     card = replace(parent.card, class_names=(*parent.card.class_names, *(item.name for item in newcomers)))
     network = Network(card.network, len(card.class_names), len(card.label_names))
     network.load_state_dict(state | {f"{LAST_LAYER}.weight": weight.float(), f"{LAST_LAYER}.bias": bias.float()})
@@ -142,8 +143,8 @@ def known_features(reference: NoveltyReference, length: float) -> Tensor:
 def fit_row(own: Tensor, others: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """A row (e,) and an offset of the last layer for a new class; the old rows stay.
 
-    Minimises the cross-entropy of "the new class or any of the old ones", which of two sets of particles count for as much as the other: those
-    of the new class and others, whatever these are. The new row is drawn to the mean of the old ones, from which no class gains.
+    Minimises the cross-entropy of "the new class or any of the old ones" over particles of the new class, which count for `OWN_SHARE`, and others,
+    whatever these are. The new row is drawn to the mean of the old ones, from which no class gains.
 
     Parameters
     ----------
@@ -153,7 +154,7 @@ def fit_row(own: Tensor, others: Tensor, weight: Tensor, bias: Tensor) -> tuple[
     start = weight.mean(0)
     features = torch.cat([own, others])
     is_new = torch.cat([torch.ones(len(own)), torch.zeros(len(others))]).double()
-    share = torch.cat([torch.full((len(part),), 0.5 / len(part)) for part in (own, others)]).double()
+    share = torch.cat([torch.full((len(part),), total / len(part)) for part, total in ((own, OWN_SHARE), (others, 1 - OWN_SHARE))]).double()
     old = (features @ weight.T + bias).logsumexp(1)
     row, offset = start.clone().requires_grad_(), torch.zeros((), dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.LBFGS([row, offset], max_iter=STEPS, line_search_fn="strong_wolfe")

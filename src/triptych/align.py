@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -402,7 +403,6 @@ def centre_of_mass(density: NDArray[np.float32], voxel_size: float, config: Alig
     """Of what is bright at the coarse resolution: x, y, z in Å from the box's centre, no farther than particles may be."""
     smooth = low_pass(Volume(density, voxel_size), config.coarse_resolution).data
     mass = np.clip(smooth - CONTOUR * smooth.max(), 0, None)
-    z, y, x = (np.arange(n) - n // 2 for n in density.shape)
-    total = max(float(mass.sum()), 1e-30)
-    offset = np.array([(mass.sum((0, 1)) * x).sum(), (mass.sum((0, 2)) * y).sum(), (mass.sum((1, 2)) * z).sum()]) * (voxel_size / total)
+    middle = [n // 2 for n in mass.shape]
+    offset = voxel_size * np.subtract(ndimage.center_of_mass(mass) if mass.any() else middle, middle)[::-1]
     return np.asarray(offset * min(1.0, config.max_shift / max(float(np.linalg.norm(offset)), 1e-30)), np.float64)

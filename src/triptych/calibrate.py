@@ -13,10 +13,10 @@ import torch
 
 from triptych.confidence import Sample, Seen, choose_rows, class_figures, fit_reference, fit_temperature, look
 from triptych.config import CalibrateConfig
-from triptych.dataset import known_labels, split_rows
+from triptych.dataset import split_rows
 from triptych.errors import InputError
 from triptych.io.manifest import check_output_folder, read_manifest
-from triptych.io.store import Store, open_store
+from triptych.io.store import Store, known_labels, open_store
 from triptych.model import BUILT_IN_MODEL, Model, load_model
 from triptych.network import Network
 

@@ -614,7 +614,7 @@ def print_report(folder: Path) -> None:
 def print_summary(metrics: dict[str, Any]) -> None:
     """A row for each figure that there is; a task that was switched off has none."""
     table = make_table("measure", "value", "over", numbers=(1,))
-    everything, true_particles = f"all {metrics['particles']} particles", f"the {metrics['particles_not_none']} that are not background"
+    everything, true_particles = f"{metrics['particles_of_known_classes']} particles", f"the {metrics['particles_not_none']} that are not background"
     for key, label, over in (
         ("accuracy", "accuracy", everything),
         ("mean_iou", "mean IoU of the masks", true_particles),

@@ -94,8 +94,13 @@ def choose_rows(rows: Rows, limit: int, seed: int) -> Rows:
 
 
 def fit_reference(seen: Seen, sample: Sample, config: NoveltyConfig) -> NoveltyReference:
-    """The novelty reference of a model, from what it says of a sample; a line in the log tells how the threshold was chosen."""
-    reference = fit_novelty(seen.fitting, sample.label[sample.fitting], seen.held_out, seen.withheld, sample.withheld_names, config)
+    """The novelty reference of a model, from what it says of a sample; a line in the log tells how the threshold was chosen.
+
+    Of the held-out particles those count that the model names rightly: a particle that is mistaken for another kind may well be called unknown.
+    """
+    right = seen.held_out.logits.argmax(1) == sample.label[sample.held_out]
+    known = seen.held_out.take(right) if right.any() else seen.held_out
+    reference = fit_novelty(seen.fitting, sample.label[sample.fitting], known, seen.withheld, sample.withheld_names, config)
     rule = reference.rule
     text = "novelty: threshold of the score %s chosen on %s, accepts %.3f of the held-out known particles"
     logger.info(text, rule.score, rule.chosen_on, rule.accepted_known)

@@ -248,8 +248,8 @@ class LossConfig(Settings):
 class NoveltyConfig(Settings):
     """How particles of unknown structures are told from known ones."""
 
-    score: Annotated[NoveltyScore, Field(description="score to use where no structures are withheld; with some, the best of all is chosen. probability: of the best class; energy: log-sum-exp of the logits; mahalanobis: distance to the nearest class; neighbours: distance to the k-th nearest known particle; density: recovered density against those of its class")] = "neighbours"
-    accepted_share: Annotated[float, Field(gt=0, lt=1, description="share of the held-out known particles that are to be accepted, where no structures are withheld")] = 0.95
+    score: Annotated[NoveltyScore | None, Field(description="score to use where no structures are withheld; with some, the best of all is chosen. none: density, for a model without that task neighbours; probability: of the best class; energy: log-sum-exp of the logits; mahalanobis: distance to the nearest class; neighbours: distance to the k-th nearest known particle; density: shape of the recovered density against those of its class")] = None
+    accepted_share: Annotated[float, Field(gt=0, lt=1, description="share of the held-out known particles that are to be accepted, of those that are named rightly, where no structures are withheld")] = 0.95
     particles: Annotated[int, Field(gt=1, description="known particles that the reference is made from, at most; their embeddings are kept in the model folder")] = 2048
     neighbours: Annotated[int, Field(gt=0, description="k of the score neighbours")] = 10
 
@@ -321,12 +321,14 @@ class CalibrateConfig(Settings):
 
 
 class GroupConfig(Settings):
-    """How embeddings are grouped."""
+    """How particles are grouped."""
 
     smallest: Annotated[int, Field(gt=1, description="least particles of a group")] = 10
     neighbours: Annotated[int, Field(gt=0, description="neighbours from which the density of particles is estimated (min_samples of HDBSCAN)")] = 5
-    dimensions: Annotated[int, Field(gt=1, description="principal components that are looked at, at most; fewer where only they stand out from the noise")] = 6
-    resamplings: Annotated[int, Field(ge=0, description="groupings of a random part of the particles from which the stability is taken")] = 10
+    dimensions: Annotated[int, Field(gt=1, description="principal components of the embeddings, and of the shapes, that are looked at, at most; fewer where only they stand out from the noise")] = 8
+    resamplings: Annotated[int, Field(ge=0, description="groupings of a random part of the particles from which the stability is taken; without them no group is parted")] = 10
+    least_stability: Annotated[float, Field(ge=0, le=1, description="a group is parted where all its parts are at least so stable")] = 0.75
+    reach: Annotated[float, Field(ge=0, description="a particle between the groups joins the one that it is nearest to, up to so many times as far as its particles lie from one another")] = 1.25
     resampled_share: Annotated[float, Field(gt=0, lt=1, description="share of the particles in each of them")] = 0.8
     junk_share: Annotated[float, Field(gt=0, le=1, description='mean probability of "none" from which on a group is junk')] = 0.5
 

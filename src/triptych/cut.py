@@ -35,7 +35,7 @@ from triptych.io.tomogram import find_tomograms, is_zarr, open_tomogram, tomogra
 from triptych.io.workspace import Workspace, open_workspace
 from triptych.particles import Particles
 from triptych.tiling import paint
-from triptych.volume import Volume
+from triptych.volume import Volume, standardise
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ def read_annotations(paths: Sequence[Path], labels: Path | str | None, particles
         if not Path(labels).is_dir():
             raise InputError(f"--labels {labels} is no folder: give the folder of the label maps")
         files = [file for file in mrc_files(Path(labels)) if file.resolve() not in {path.resolve() for path in paths}]
-        maps = {tomogram_name(path): find_tomogram(tomogram_name(path), files, "a label map was expected there") for path in paths}
+        maps = {tomogram_name(path): find_tomogram(tomogram_name(path), files, Path(labels), "a label map was expected there") for path in paths}
     of_list = sorted(set(listed.classes or ())) if listed is not None else []
     of_maps = sorted({number for path in maps.values() for number in numbers_in(path)} - {0})
     stated = {} if labels is None else stated_names(Path(labels)) | config.names
@@ -363,7 +363,7 @@ class View:
     def grey(self, data: Array, size: int) -> Array:
         """Grey values that half precision holds: mean 0, standard deviation 1."""
         box = cut_box(data, self.center, (size,) * 3) if self.turn is None else self._turned(data, size, 3, None)
-        return np.asarray((box - box.mean()) / (float(box.std()) or 1.0), dtype=np.float32)
+        return standardise(box)
 
     def numbers(self, data: NDArray[Any], size: int) -> NDArray[Any]:
         """Labels or owners, 0 outside of the tomogram."""

@@ -6,6 +6,7 @@ are the same for any number of loader processes, and a resumed run goes on exact
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,12 +20,14 @@ from torch.utils.data import Dataset, Sampler
 
 from triptych.config import NONE_CLASS, AugmentConfig
 from triptych.errors import InputError
-from triptych.fourier import scramble_phases
-from triptych.io.store import Store, open_store, unpack
+from triptych.fourier import frequency_grid, scramble_phases
+from triptych.io.store import Store, known_labels, open_store, unpack
 from triptych.network import HALF_TURNS, turn
 from triptych.physics import draw_log_uniform
 from triptych.ranks import Share
 from triptych.volume import crop_or_pad, standardise
+
+logger = logging.getLogger(__name__)
 
 Draw = tuple[int, int]
 """(row of the store, number of the draw)"""
@@ -67,11 +70,11 @@ def split_rows(store: Store, share: float, limit: int, seed: int) -> tuple[NDArr
     return np.flatnonzero(~is_held_out), np.sort(rows[:limit])
 
 
-def known_labels(store: Store, class_names: Sequence[str]) -> NDArray[np.int64]:
-    """Number in `class_names` of each row's class; -1 where it is not among them."""
-    numbers = {name: number for number, name in enumerate(class_names)}
-    translation = np.array([numbers.get(name, -1) for name in store.class_names], dtype=np.int64)
-    return translation[np.asarray(store["label"][:], dtype=np.int64)]
+def warn_of_missing_signal(store: Store, config: AugmentConfig) -> None:
+    """Say that nothing can be mixed anew where a store keeps no signal apart from its noise; loudly where a range of SNRs was asked for."""
+    if config.snr is not None and not ("signal" in store and "signal_scale" in store):
+        level = logging.INFO if config.snr == AugmentConfig().snr else logging.WARNING
+        logger.log(level, "%s keeps no signal apart from its noise, so that augment.snr and augment.swap_noise do nothing", store.path)
 
 
 def tile_rows(store: Store, particles: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -279,9 +282,7 @@ def random_filter(data: Array, voxel_size: float, rng: np.random.Generator, conf
     depth = rng.uniform(0.3, 0.95)
     if not (low_pass > 2 * voxel_size or fall_off or high_pass):
         return data
-    n = data.shape[0]
-    full, half = torch.fft.fftfreq(n, voxel_size), torch.fft.rfftfreq(n, voxel_size)
-    k = torch.sqrt(full[:, None, None] ** 2 + full[:, None] ** 2 + half**2)
+    k = torch.from_numpy(frequency_grid(data.shape, voxel_size))
     transfer = torch.exp(-fall_off * k**2 / 4)
     if low_pass > 2 * voxel_size:
         transfer *= torch.sigmoid((1 - k * low_pass) / steepness)

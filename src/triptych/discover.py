@@ -39,7 +39,7 @@ from triptych.io.source import ParticleSource
 from triptych.io.star import write_star
 from triptych.io.workspace import Workspace, open_workspace
 from triptych.model import load_model
-from triptych.novelty import radial_profile
+from triptych.shape import describe_shapes
 from triptych.structures import Structure, hash_structures
 from triptych.symmetry import Symmetry, find_symmetry
 from triptych.volume import Volume, standardise
@@ -140,7 +140,8 @@ def open_source(given: Predicted) -> ParticleSource:
     if source is None:
         raise InputError(f"the particles that {given.folder} was predicted from cannot be read again ({trouble}), but they are what is averaged")
     if source.names != given.names:
-        raise InputError(f"{manifest_entry(given.manifest, 'particles', 'path')} holds other particles than {given.folder} tells of: predict again")
+        path = manifest_entry(given.manifest, "particles", "path")
+        raise InputError(f"{path} holds other particles than {given.folder} tells of, or in another order: predict again")
     return source
 
 
@@ -176,13 +177,21 @@ def describe_choice(config: DiscoverConfig) -> str:
 
 
 def find_groups(given: Predicted, rows: IntArray, config: DiscoverConfig) -> Groups:
-    """Groups of the particles of some rows, in an embedding in which pose and noise count for little where the model's folder is still there."""
+    """Groups of some rows' particles by embedding and recovered shape, where pose and noise count for little if the model's folder is still there."""
     if config.one_group:
         return Groups(np.zeros(len(rows), np.int64), np.array([np.nan]), np.array([False]), np.empty((len(rows), 0)))
     folder = find_model(given)
     reference = None if folder is None else load_model(folder, "cpu").novelty
     none = none_probability(given, rows)
-    return group(np.asarray(given.embedding[rows]), np.random.default_rng(config.seed), config.group, reference, none)
+    return group(np.asarray(given.embedding[rows]), np.random.default_rng(config.seed), config.group, reference, none, read_shapes(given, rows))
+
+
+def read_shapes(given: Predicted, rows: IntArray) -> NDArray[np.float32]:
+    """Shapes (n, s) of recovered densities on the model's grid: by these, too, a model tells what it knows."""
+    assert given.densities is not None  # open_source made sure
+    model = given.manifest["model"]
+    grid = Grid(float(model["voxel_size"]), int(model["box_size"]))
+    return np.concatenate([describe_shapes(grid.bring(read_mrc(given.densities[row]))[None]) for row in rows])
 
 
 def none_probability(given: Predicted, rows: IntArray) -> NDArray[np.float32] | None:
@@ -291,7 +300,7 @@ class Explorer:
             final = self.workspace.out / GROUPS / str(number + 1)
             write_star(folder / "particles.star", self.source.blocks_with(self.group_table(number, poses, final)))
             np.save(folder / "embedding.npy", self.given.embedding[self.members[number]])
-            np.save(folder / "radial_profile.npy", self.radial_profiles(self.members[number]))
+            np.save(folder / "shape.npy", read_shapes(self.given, self.members[number]))
             write_json(folder / "group.json", self.describe(number, found, matches, symmetries))
             target = self.workspace.result / GROUPS / str(number + 1)
             if not target.exists():  # of a run that was killed before it could mark it
@@ -347,12 +356,6 @@ class Explorer:
         """Protein bright, mean 0 and standard deviation 1."""
         volume = self.source.read(row)
         return volume.with_data(standardise(np.float32(self.given.sign) * volume.data))
-
-    def radial_profiles(self, rows: IntArray) -> NDArray[np.float32]:
-        """Of recovered densities, (n, shells), on the model's grid: by these, too, a model may tell what it knows."""
-        model = self.given.manifest["model"]
-        grid = Grid(float(model["voxel_size"]), int(model["box_size"]))
-        return np.concatenate([radial_profile(grid.bring(self.read_density(int(row)))[None]) for row in rows])
 
     def group_table(self, number: int, poses: Alignment, folder: Path) -> pd.DataFrame:
         """Rows of the particles of a group, with their poses, for a STAR file in a folder."""

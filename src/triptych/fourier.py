@@ -7,37 +7,41 @@ it is. What is finer than the new voxels can hold (beyond half their frequency) 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from triptych.errors import InputError
-from triptych.volume import Volume, crop_or_pad
+from triptych.volume import Volume, crop_or_pad, raised_cosine
+
+FloatArray = NDArray[np.float64]
 
 
-@lru_cache(maxsize=64)
-def _interpolation(size: int, ratio: float, count: int) -> NDArray[np.float32]:
-    """Matrix (count, size) that evaluates a periodic band-limited signal at ``count`` new positions.
+def interpolation_matrix(size: int, places: NDArray[np.floating[Any]], filter_at: Callable[[FloatArray], ArrayLike]) -> NDArray[np.float32]:
+    """Matrix (count, size) that evaluates a periodic band-limited signal at other places.
 
     Parameters
     ----------
     size : samples in one period
-    ratio : new spacing over old spacing
-    count : new samples; sample ``count // 2`` lies on the old sample ``size // 2``
+    places : (count,), indices of samples, fractions allowed
+    filter_at : weights of frequencies in 1 / sample, from 0 to 0.5
     """
-    positions = (np.arange(count) - count // 2) * ratio
-    samples = np.arange(size) - size // 2
-    frequencies = np.arange(size // 2 + 1)
-    # half of a frequency's power lies at its negative: the terms 0 and, for even sizes, size / 2 occur once
-    weights = np.full(len(frequencies), 2.0)
-    weights[0] = 1
-    if size % 2 == 0:
-        weights[-1] = 1
-    weights[frequencies > size / (2 * ratio) * (1 + 1e-9)] = 0
-    # A product of two matrices: a table of all positions, samples and frequencies would take gigabytes for a tomogram.
-    there, back = (np.exp(2j * np.pi / size * np.outer(*pair)) for pair in ((positions, frequencies), (frequencies, -samples)))
+    frequencies = np.arange(size // 2 + 1) / size
+    # half of a frequency's power lies at its negative: the terms 0 and, for even sizes, 0.5 occur once
+    weights = np.where((frequencies == 0) | (frequencies == 0.5), 1, 2) * filter_at(frequencies)
+    # A product of two matrices: a table of all places, samples and frequencies would take gigabytes for a tomogram.
+    there, back = (np.exp(2j * np.pi * np.outer(*pair)) for pair in ((places, frequencies), (frequencies, -np.arange(size))))
     return np.asarray(((there * weights) @ back).real / size, dtype=np.float32)
+
+
+@lru_cache(maxsize=64)
+def _resampling_matrix(size: int, ratio: float, count: int) -> NDArray[np.float32]:
+    """To ``count`` samples that are ``ratio`` old ones apart; sample ``count // 2`` lies on the old sample ``size // 2``."""
+    places = size // 2 + (np.arange(count) - count // 2) * ratio
+    return interpolation_matrix(size, places, lambda frequencies: frequencies <= 0.5 / ratio * (1 + 1e-9))
 
 
 def _resample_array(data: NDArray[np.float32], ratio: float, counts: tuple[int, ...]) -> NDArray[np.float32]:
@@ -46,7 +50,7 @@ def _resample_array(data: NDArray[np.float32], ratio: float, counts: tuple[int, 
     for axis, count in zip((-3, -2, -1), counts, strict=True):
         if ratio == 1 and count == data.shape[axis]:
             continue
-        matrix = _interpolation(data.shape[axis], ratio, count)
+        matrix = _resampling_matrix(data.shape[axis], ratio, count)
         data = np.moveaxis(np.tensordot(data, matrix, (axis, 1)), -1, axis)
     return np.ascontiguousarray(data)
 
@@ -177,8 +181,7 @@ def low_pass(volume: Volume, resolution: float, edge: float = 0.2) -> Volume:
     if not resolution > 0:
         raise InputError(f"the resolution of a low-pass filter is {resolution} Å, but must be above 0")
     position = (frequency_grid(volume.shape, volume.voxel_size) * resolution - 1) / edge + 0.5
-    weights = 0.5 + 0.5 * np.cos(np.pi * np.clip(position, 0, 1))
-    return volume.with_data(_filter(volume.data, weights.astype(np.float32)))
+    return volume.with_data(_filter(volume.data, raised_cosine(position)))
 
 
 def band_pass(data: NDArray[np.float32], voxel_size: float, coarse: float, fine: float) -> NDArray[np.float32]:

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from triptych.fourier import fourier_shell_correlation, frequency_grid, resolution_at, scramble_phases
+from triptych.volume import soften
 
 FloatArray = NDArray[np.float64]
 Map = NDArray[np.float32]
@@ -68,5 +68,4 @@ def soft_mask(density: Map, voxel_size: float) -> Map:
     molecule = density > SOLVENT * float(np.percentile(density, 99.9))
     if not molecule.any():
         return np.ones(density.shape, dtype=np.float32)
-    distance = ndimage.distance_transform_edt(~molecule) * voxel_size
-    return np.asarray(0.5 + 0.5 * np.cos(np.pi * np.clip((distance - MARGIN) / EDGE, 0, 1)), dtype=np.float32)
+    return soften(molecule, voxel_size, MARGIN, EDGE)

@@ -291,7 +291,7 @@ def refine(particles: ParticleTerms, reference: Reference, poses: Poses, steps: 
         angle = torch.linalg.vector_norm(step[:, :3], dim=1, keepdim=True)
         step = step * (math.radians(largest_turn) / angle.clamp_min(1e-30)).clamp_max(1)
         turned = rotation_matrices(step[:, :3]) @ rotations[moving]
-        moved = shorten(shifts[moving] + step[:, 3:], max_shift)
+        moved = torch.renorm(shifts[moving] + step[:, 3:], 2, 0, max_shift)
         trial = linearise(particles[moving], reference, turned, moved)
         gained = trial[0] > scores[moving]
         damping[moving] = damping[moving] * torch.where(gained, better, worse)
@@ -303,9 +303,3 @@ def refine(particles: ParticleTerms, reference: Reference, poses: Poses, steps: 
         if not len(moving):
             break
     return Poses(rotations, shifts, scores)
-
-
-def shorten(shifts: Tensor, longest: float) -> Tensor:
-    """Shifts (b, 3) with those that are longer cut to `longest`."""
-    length: Tensor = torch.linalg.vector_norm(shifts, dim=1, keepdim=True)
-    return shifts * (longest / length.clamp_min(1e-30)).clamp_max(1)

@@ -60,6 +60,7 @@ def confusion_matrix(truth: ArrayLike, predicted: ArrayLike, n_classes: int) -> 
         raise InputError(f"{truth.size} true classes came with {predicted.size} predicted ones; give one of each per particle")
     if truth.size and (min(truth.min(), predicted.min()) < 0 or max(truth.max(), predicted.max()) >= n_classes):
         raise InputError(f"class indices must lie in 0 ... {n_classes - 1}, but some lie outside; give labels of these {n_classes} classes")
+    # scikit-learn's takes seconds to import, and leaves out what lies outside
     return np.bincount(truth * n_classes + predicted, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
@@ -79,7 +80,10 @@ def precision_per_class(confusion: IntArray) -> FloatArray:
 
 
 def wilson_interval(successes: ArrayLike, trials: ArrayLike, z: float = 1.96) -> tuple[FloatArray, FloatArray]:
-    """Confidence interval of a share (E. B. Wilson, J. Am. Stat. Assoc. 22, 209, 1927); z = 1.96: 95 %."""
+    """Confidence interval of a share (E. B. Wilson, J. Am. Stat. Assoc. 22, 209, 1927); z = 1.96: 95 %.
+
+    scipy's takes one whole number at a time, and none of 0 trials.
+    """
     n = np.asarray(trials, np.float64)
     p = share(successes, n)
     centre = (p + share(z**2, 2 * n)) / (1 + share(z**2, n))
@@ -208,6 +212,7 @@ class Summary:
     """Headline figures and the table per class; see `summarise` for the definitions."""
 
     particles: int
+    particles_of_known_classes: int
     particles_not_none: int
     accuracy: float
     accuracy_interval: tuple[float, float]
@@ -232,12 +237,14 @@ class Summary:
 
 _AVERAGED = "mean over the particles that are not “none” in truth, whether or not their class was predicted right"
 DEFINITIONS: dict[str, str] = {
-    "accuracy": "share of all particles, those of class “none” included, whose most probable class is the true one; the interval is Wilson’s, 95 %",
-    "mean_recall": "mean of the recalls of the classes that occur in truth (balanced accuracy)",
+    "accuracy": "share of all particles of classes that the model knows, “none” included, whose most probable class is the true one; "
+    "the interval is Wilson’s, 95 %",
+    "mean_recall": "mean of the recalls of the classes that occur in truth and that the model knows (balanced accuracy)",
     "precision": "share of the particles given a class that are truly of that class",
     "recall": "share of the particles of a class that were given that class",
     "expected_calibration_error": "mean of |accuracy − stated probability of the predicted class| over 15 bins of equal width from 0 to 1, "
-    "weighted by their particles; all particles",
+    "weighted by their particles; all particles of classes that the model knows",
+    "called_unknown": "share of the particles whose verdict is “unknown”: of classes that the model does not know, and of those that it knows",
     "mean_iou": f"voxels in both the predicted and the true mask over voxels in either, per particle; {_AVERAGED}",
     "mean_density_correlation": f"Pearson correlation of recovered and true density over the whole box, per particle; {_AVERAGED}",
     "mean_density_correlation_in_mask": "the same over the voxels of the true mask only",
@@ -254,10 +261,11 @@ def summarise(
     iou: ArrayLike | None = None,
     correlation: ArrayLike | None = None,
     correlation_in_mask: ArrayLike | None = None,
+    known: int | None = None,
 ) -> Summary:
     """Headline figures and a table per class.
 
-    Accuracy and calibration error are over all particles. IoU and density correlation are averaged over the particles
+    Accuracy and calibration error are over all particles of classes that the model knows. IoU and density correlation are averaged over the particles
     that are not "none" in truth, whatever class they were given, because a box without a particle has no density to
     recover; NaN values are left out. What was not predicted (None) gives NaN. `DEFINITIONS` has the words.
 
@@ -267,43 +275,50 @@ def summarise(
     truth, predicted : (n,), class indices
     probability : (n,), probability of the predicted class
     iou, correlation, correlation_in_mask : (n,), of each particle
+    known : the model knows the first so many classes; default: all
     """
-    truth = np.asarray(truth, np.int64)
+    truth, known = np.asarray(truth, np.int64), len(class_names) if known is None else known
+    judged = truth < known
     missing = np.full(truth.shape, np.nan)
     values = [missing if v is None else np.asarray(v, np.float64) for v in (iou, correlation, correlation_in_mask)]
     none = class_names.index(NONE_CLASS) if NONE_CLASS in class_names else -1
     iou_kept, correlation_kept, in_mask_kept = (np.where(truth == none, np.nan, v) for v in values)
     called = None if predicted is None else np.asarray(predicted, np.int64)
-    confusion = None if called is None else confusion_matrix(truth, called, len(class_names))
+    right = None if called is None else (truth == called)[judged]
+    stated = None if probability is None else np.asarray(probability)[judged]
+    classes = _summarise_classes(class_names, truth, called, iou_kept, correlation_kept, known)
     return Summary(
         particles=truth.size,
+        particles_of_known_classes=int(judged.sum()),
         particles_not_none=int((truth != none).sum()),
-        accuracy=np.nan if called is None else accuracy(truth, called),
-        accuracy_interval=(np.nan, np.nan) if confusion is None else _accuracy_interval(confusion),
-        mean_recall=np.nan if confusion is None else mean(recall_per_class(confusion)),
-        expected_calibration_error=np.nan if called is None or probability is None else expected_calibration_error(probability, truth == called),
+        accuracy=np.nan if right is None else mean(right),
+        accuracy_interval=(np.nan, np.nan) if right is None else _share_interval(right),
+        mean_recall=mean([row.recall for row in classes]),
+        expected_calibration_error=np.nan if right is None or stated is None else expected_calibration_error(stated, right),
         mean_iou=mean(iou_kept),
         median_iou=median(iou_kept),
         mean_density_correlation=mean(correlation_kept),
         median_density_correlation=median(correlation_kept),
         mean_density_correlation_in_mask=mean(in_mask_kept),
-        classes=_summarise_classes(class_names, truth, confusion, iou_kept, correlation_kept),
+        classes=classes,
     )
 
 
-def _accuracy_interval(confusion: IntArray) -> tuple[float, float]:
-    low, high = wilson_interval(np.trace(confusion), confusion.sum())
+def _share_interval(right: NDArray[np.bool_]) -> tuple[float, float]:
+    low, high = wilson_interval(right.sum(), right.size)
     return float(low), float(high)
 
 
 def _summarise_classes(
-    class_names: Sequence[str], truth: IntArray, confusion: IntArray | None, iou: FloatArray, correlation: FloatArray
+    class_names: Sequence[str], truth: IntArray, called: IntArray | None, iou: FloatArray, correlation: FloatArray, known: int
 ) -> tuple[ClassSummary, ...]:
-    """A row per class; precision and recall are NaN without a confusion matrix."""
+    """A row per class; precision and recall are NaN where nothing was called, and recall is of a class that the model does not know."""
     precision = recall = np.full(len(class_names), np.nan)
     predicted = np.zeros(len(class_names), np.int64)
-    if confusion is not None:
+    if called is not None:
+        confusion = confusion_matrix(truth, called, len(class_names))
         precision, recall, predicted = precision_per_class(confusion), recall_per_class(confusion), confusion.sum(axis=0)
+        recall[known:] = np.nan
     return tuple(
         ClassSummary(
             name=name,
@@ -357,13 +372,13 @@ def trend(position: ArrayLike, values: ArrayLike, bins: int = 6) -> Trend:
 def principal_components(vectors: FloatArray, count: int = 2) -> tuple[FloatArray, FloatArray]:
     """Coordinates (n, count) along the directions of largest variance, and the share of the variance of each.
 
-    The sign of a direction is free; it is set so that its largest coordinate is positive.
+    The sign of a direction is free; it is set so that the largest component of its vector is positive.
     """
-    centred = vectors - vectors.mean(axis=0)
-    left, values, _ = np.linalg.svd(centred, full_matrices=False)
+    from sklearn.decomposition import PCA  # takes seconds to import
+
+    found = min(count, *vectors.shape)
+    with np.errstate(invalid="ignore", divide="ignore"):  # vectors that are all the same have no variance to share
+        pca = PCA(found, svd_solver="full").fit(vectors)
     points, shares = np.zeros((len(vectors), count)), np.zeros(count)
-    found = min(count, len(values))
-    points[:, :found] = left[:, :found] * values[:found]
-    shares[:found] = np.nan_to_num(share(values[:found] ** 2, (values**2).sum()))
-    flip = np.take_along_axis(points, np.abs(points).argmax(axis=0)[None], axis=0)[0] < 0
-    return np.where(flip, -points, points), shares
+    points[:, :found], shares[:found] = pca.transform(vectors), np.nan_to_num(pca.explained_variance_ratio_)
+    return points, shares

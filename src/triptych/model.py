@@ -35,11 +35,11 @@ from triptych.novelty import (
     Traits,
     give_verdicts,
     load_reference,
-    radial_profile,
     read_rule,
     save_reference,
     score_novelty,
 )
+from triptych.shape import describe_shapes
 from triptych.volume import MAX_BOX, Volume, standardise
 
 logger = logging.getLogger(__name__)
@@ -293,14 +293,14 @@ class Model:
         return folder
 
 
-def traits(output: TaskOutput, with_profile: bool = True) -> Traits:
-    """What the novelty is judged by, of a network with the class task; the profile of the density, which takes a while, only on demand."""
+def traits(output: TaskOutput, with_shape: bool = True) -> Traits:
+    """What the novelty is judged by, of a network with the class task; the shape of the density, which takes a while, only on demand."""
     if output.class_logits is None:
         raise InputError("the novelty is judged by a model's classes, but this one was trained without the class task")
-    profile = np.empty((len(output.embedding), 0), np.float32)
-    if with_profile and output.density is not None:
-        profile = radial_profile(output.density.numpy())
-    return Traits(output.embedding.numpy(), output.class_logits.numpy(), profile)
+    shape = np.empty((len(output.embedding), 0), np.float32)
+    if with_shape and output.density is not None:
+        shape = describe_shapes(output.density.numpy())
+    return Traits(output.embedding.numpy(), output.class_logits.numpy(), shape)
 
 
 def has_broken(tensors: Mapping[str, Tensor]) -> bool:

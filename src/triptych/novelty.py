@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from scipy.spatial.distance import cdist
+from scipy.special import expit, log_softmax, logsumexp
 
 from triptych.config import UNKNOWN, NoveltyConfig, NoveltyScore
 from triptych.errors import InputError
@@ -25,10 +26,14 @@ FloatArray = NDArray[np.floating[Any]]
 BoolArray = NDArray[np.bool_]
 
 NOVELTY_FILE = "novelty.safetensors"
-ARRAYS = ("means", "whitening", "sample", "profile_means", "profile_whitening")
+ARRAYS = ("means", "whitening", "sample", "shape_means", "shape_whitening", "shape_levels", "shape_common")
 SCORES: tuple[NoveltyScore, ...] = get_args(NoveltyScore)
 THRESHOLD = 0.5
 """The novelty from which on a particle is unknown."""
+POOLED_SHARE, EVEN_SHARE = 0.2, 0.1
+"""How far the scatter of the shapes of a class is drawn to that of all classes, and then to one that is the same along all axes."""
+PRIOR_PARTICLES = 3
+"""With how many particles the level of all classes counts for that of one."""
 ROWS_AT_ONCE = 1024
 """Particles whose distances to the reference's sample are in memory at once."""
 
@@ -40,12 +45,12 @@ class Traits(NamedTuple):
     ----------
     embedding : (n, e)
     logits : (n, classes), not divided by the temperature
-    profile : (n, shells), `radial_profile` of the recovered densities; (n, 0) without that task
+    shape : (n, s), `describe_shapes` of the recovered densities; (n, 0) without that task
     """
 
     embedding: FloatArray
     logits: FloatArray
-    profile: FloatArray
+    shape: FloatArray
 
     def take(self, rows: NDArray[np.int64] | BoolArray) -> Traits:
         return Traits._make(values[rows] for values in self)
@@ -87,16 +92,20 @@ class NoveltyReference:
     means : (classes, e) float32, mean direction of the embeddings of each class; the mean of all for a class without particles
     whitening : (e, e) float32, turns the pooled covariance within the classes into the identity: W with W' W = inverse covariance
     sample : (m, e) float16, whitened embeddings of known particles
-    profile_means : (classes, shells) float32, mean `radial_profile`; (classes, 0) for a model without the density task
-    profile_whitening : (shells, shells) float32
+    shape_means : (classes, s) float32, mean shape of the recovered densities; (classes, 0) for a model without the density task
+    shape_whitening : (classes, s, s) float16, turns the covariance of each class's shapes, drawn a little to that of all, into the identity
+    shape_levels : (classes, 2) float32, mean and standard deviation of the logarithm of the distance of held-out particles from their class
+    shape_common : (s, s) float32, whitening of the covariance within the classes, the same for all
     rule : how they are used
     """
 
     means: NDArray[np.float32]
     whitening: NDArray[np.float32]
     sample: NDArray[np.float16]
-    profile_means: NDArray[np.float32]
-    profile_whitening: NDArray[np.float32]
+    shape_means: NDArray[np.float32]
+    shape_whitening: NDArray[np.float16]
+    shape_levels: NDArray[np.float32]
+    shape_common: NDArray[np.float32]
     rule: NoveltyRule
 
     def whiten(self, embedding: FloatArray) -> NDArray[np.float32]:
@@ -113,43 +122,33 @@ def unit_length(embedding: FloatArray) -> FloatArray:
     return np.asarray(embedding / np.where(length > 0, length, 1))
 
 
-def radial_profile(densities: FloatArray) -> NDArray[np.float32]:
-    """Mean density in shells of one voxel around each density's centre of mass, whatever its pose.
-
-    (n, d, d, d) -> (n, d // 2 + 1). What is farther out belongs to the last shell; the centre is that of the positive voxels.
-    """
-    size = densities.shape[-1]
-    grid = np.indices((size,) * 3, dtype=np.float32)
-    profiles = [_profile(density, grid, size // 2) for density in densities]
-    return np.array(profiles, dtype=np.float32).reshape(len(densities), size // 2 + 1)
-
-
-def _profile(density: FloatArray, grid: NDArray[np.float32], last: int) -> FloatArray:
-    weight = np.clip(density, 0, None)
-    total = weight.sum()
-    centre = (grid * weight).sum((1, 2, 3)) / total if total > 0 else np.full(3, last)
-    radius = np.sqrt(((grid - centre[:, None, None, None]) ** 2).sum(0))
-    shell = np.minimum(np.rint(radius), last).astype(np.int64).ravel()
-    count = np.bincount(shell, minlength=last + 1)
-    return np.asarray(np.bincount(shell, density.ravel(), last + 1) / np.maximum(count, 1))
-
-
 # ----------------------------------------------------------------------------------------------------------------- scores
 
 
 def raw_score(reference: NoveltyReference, traits: Traits, score: NoveltyScore) -> NDArray[np.float64]:
     """One of the scores (n,): the higher, the more novel. In units of its own."""
     if score == "probability":
-        return np.asarray(-_log_softmax(traits.logits).max(1), dtype=np.float64)
+        return np.asarray(-log_softmax(traits.logits, axis=1).max(1), dtype=np.float64)
     if score == "energy":
-        return np.asarray(-_log_sum_exp(traits.logits), dtype=np.float64)
+        return np.asarray(-logsumexp(traits.logits, axis=1), dtype=np.float64)
     if score == "density":
-        own = reference.profile_means[traits.logits.argmax(1)]
-        return np.asarray(np.linalg.norm((traits.profile - own) @ reference.profile_whitening.T, axis=1), dtype=np.float64)
+        label = traits.logits.argmax(1)
+        level, spread = reference.shape_levels[label].astype(np.float64).T
+        return np.asarray((shape_distances(reference, traits.shape, label) - level) / spread)
     whitened = reference.whiten(traits.embedding)
     if score == "mahalanobis":
         return np.asarray(cdist(whitened, reference.means @ reference.whitening.T).min(1))
     return neighbour_distance(whitened, reference.sample.astype(np.float32), reference.rule.neighbours)
+
+
+def shape_distances(reference: NoveltyReference, shape: FloatArray, label: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Logarithm of the distance of shapes (n, s) from the mean of the classes (n,) that they were called, in units of these classes' scatter."""
+    distance = np.empty(len(shape))
+    for k in np.unique(label):
+        rows = label == k
+        whitened = (shape[rows] - reference.shape_means[k]) @ reference.shape_whitening[k].astype(np.float32).T
+        distance[rows] = np.linalg.norm(whitened, axis=1)
+    return np.log(np.maximum(distance, 1e-6))
 
 
 def neighbour_distance(points: NDArray[np.float32], sample: NDArray[np.float32], number: int) -> NDArray[np.float64]:
@@ -159,25 +158,15 @@ def neighbour_distance(points: NDArray[np.float32], sample: NDArray[np.float32],
     return np.concatenate([np.empty(0), *(np.partition(cdist(part, sample), place, axis=1)[:, place] for part in parts)])
 
 
-def _log_sum_exp(logits: FloatArray) -> FloatArray:
-    highest = logits.max(1)
-    return np.asarray(highest + np.log(np.exp(logits - highest[:, None]).sum(1)))
-
-
-def _log_softmax(logits: FloatArray) -> FloatArray:
-    return np.asarray(logits - _log_sum_exp(logits)[:, None])
-
-
 def possible_scores(traits: Traits) -> list[NoveltyScore]:
     """The scores for which there is what they need."""
-    return [score for score in SCORES if score != "density" or traits.profile.shape[1]]
+    return [score for score in SCORES if score != "density" or traits.shape.shape[1]]
 
 
 def score_novelty(reference: NoveltyReference, traits: Traits) -> NDArray[np.float32]:
     """Novelty (n,) from 0 to 1 by the reference's rule; from 1/2 on, a particle is unknown."""
     rule = reference.rule
-    steps = (raw_score(reference, traits, rule.score) - rule.threshold) / rule.scale
-    return np.asarray(1 / (1 + np.exp(-np.clip(steps, -30, 30))), dtype=np.float32)
+    return np.asarray(expit((raw_score(reference, traits, rule.score) - rule.threshold) / rule.scale), dtype=np.float32)
 
 
 def give_verdicts(classes: Sequence[str], novelty: FloatArray) -> list[str]:
@@ -209,7 +198,7 @@ def fit_novelty(
     """
     config = config or NoveltyConfig()
     first = NoveltyRule(possible_score(config, known), 0.0, 1.0, config.neighbours, "")
-    reference = describe_known(training, label, first)
+    reference = describe_known(training, label, known, first)
     if withheld is not None and len(withheld.embedding):
         rule = choose_by_structures(reference, known, withheld, config)
         return replace(reference, rule=replace(rule, withheld=tuple(withheld_names)))
@@ -222,39 +211,79 @@ def fit_novelty(
 
 def possible_score(config: NoveltyConfig, traits: Traits) -> NoveltyScore:
     """The score that the settings name; InputError where the model lacks what it needs."""
-    if config.score not in possible_scores(traits):
-        raise InputError(f"novelty.score is {config.score}, but the model recovers no densities: choose one of {', '.join(possible_scores(traits))}")
+    possible = possible_scores(traits)
+    if config.score is None:
+        return "density" if "density" in possible else "neighbours"
+    if config.score not in possible:
+        raise InputError(f"novelty.score is {config.score}, but the model recovers no densities: choose one of {', '.join(possible)}")
     return config.score
 
 
-def describe_known(training: Traits, label: NDArray[np.int64], rule: NoveltyRule) -> NoveltyReference:
-    """Means, covariance and a sample of the known classes."""
+def describe_known(training: Traits, label: NDArray[np.int64], known: Traits, rule: NoveltyRule) -> NoveltyReference:
+    """Means, covariances and a sample of the known classes; how far held-out particles of theirs lie from them."""
     classes = training.logits.shape[1]
     direction = unit_length(training.embedding)
-    means, whitening = class_statistics(direction, label, classes)
-    profile_means, profile_whitening = class_statistics(training.profile, label, classes)
+    means, within = class_means(direction, label, classes)
+    size, count = direction.shape[1], len(direction)
+    whitening = whiten(within.T @ within / count, size / (count + size))
     sample = (direction @ whitening.T).astype(np.float16)
-    return NoveltyReference(means, whitening, sample, profile_means, profile_whitening, rule)
+    reference = NoveltyReference(means.astype(np.float32), whitening, sample, *describe_class_shapes(training.shape, label, classes), rule)
+    called = known.logits.argmax(1)
+    levels = class_levels(shape_distances(reference, known.shape, called), called, classes)
+    return replace(reference, shape_levels=levels)
 
 
-def class_statistics(values: FloatArray, label: NDArray[np.int64], classes: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean of each class (classes, e), and the whitening (e, e) of the covariance within the classes.
-
-    The covariance of n particles is drawn towards a multiple of the identity by e / (n + e), without which few particles make it singular.
-    """
-    count, size = values.shape
+def class_means(values: FloatArray, label: NDArray[np.int64], classes: int) -> tuple[FloatArray, FloatArray]:
+    """Mean of each class (classes, e), of a class without particles that of all, and the values (n, e) less those of their class."""
     means = np.repeat(values.mean(0, keepdims=True), classes, axis=0).astype(np.float64)
     for k in np.unique(label):
         means[k] = values[label == k].mean(0)
+    return means, values - means[label]
+
+
+def whiten(covariance: FloatArray, share: float) -> NDArray[np.float32]:
+    """Whitening (e, e) of a covariance drawn by a share towards a multiple of the identity, without which few particles make it singular."""
+    size = len(covariance)
     if not size:
-        return means.astype(np.float32), np.empty((0, 0), np.float32)
-    within = values - means[label]
-    covariance = within.T @ within / count
+        return np.empty((0, 0), np.float32)
     level = max(np.trace(covariance) / size, 1e-6)
-    share = size / (count + size)
     variance, axes = np.linalg.eigh((1 - share) * covariance + share * level * np.eye(size))
-    whitening = (axes / np.sqrt(variance)) @ axes.T
-    return means.astype(np.float32), whitening.astype(np.float32)
+    return np.asarray((axes / np.sqrt(variance)) @ axes.T, dtype=np.float32)
+
+
+class ClassShapes(NamedTuple):
+    """Of the shapes of the classes: the fields of a `NoveltyReference` of the same names."""
+
+    means: NDArray[np.float32]
+    whitening: NDArray[np.float16]
+    levels: NDArray[np.float32]
+    common: NDArray[np.float32]
+
+
+def describe_class_shapes(shape: FloatArray, label: NDArray[np.int64], classes: int) -> ClassShapes:
+    """Mean and whitening of the shapes of each class, as if each scattered by 1."""
+    means, within = class_means(shape, label, classes)
+    pooled = within.T @ within / len(within)
+    total = max(float(np.trace(pooled)), 1e-12)
+    whitening = []
+    for k in range(classes):
+        own = within[label == k]
+        scatter = own.T @ own / len(own) if len(own) > 1 else pooled
+        mixed = (1 - POOLED_SHARE) * scatter + POOLED_SHARE * pooled * np.trace(scatter) / total
+        whitening.append(whiten(mixed, EVEN_SHARE).astype(np.float16))
+    levels = np.tile(np.array([0, 1], np.float32), (classes, 1))
+    return ClassShapes(means.astype(np.float32), np.stack(whitening), levels, whiten(pooled, EVEN_SHARE))
+
+
+def class_levels(values: FloatArray, label: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
+    """Mean and standard deviation of each class's values (classes, 2), those of all counting for `PRIOR_PARTICLES` of its own."""
+    middle, variance = values.mean(), max(float(values.var()), 1e-6)
+    levels = np.empty((classes, 2), np.float32)
+    for k in range(classes):
+        own, weight = values[label == k], PRIOR_PARTICLES + (label == k).sum()
+        mean = (own.sum() + PRIOR_PARTICLES * middle) / weight
+        levels[k] = mean, np.sqrt((np.square(own - mean).sum() + PRIOR_PARTICLES * variance) / weight)
+    return levels
 
 
 def choose_by_structures(reference: NoveltyReference, known: Traits, withheld: Traits, config: NoveltyConfig) -> NoveltyRule:
@@ -295,20 +324,31 @@ def spread(values: FloatArray) -> float:
     return max(float(np.quantile(values, 0.95) - np.median(values)) / 3, 1e-6)
 
 
-def add_class(reference: NoveltyReference, embedding: FloatArray, rng: np.random.Generator, profile: FloatArray | None = None) -> NoveltyReference:
-    """The reference with one class more, after the others, from the embeddings (n, e) of its particles; the rule stays.
+def add_class(reference: NoveltyReference, embedding: FloatArray, shape: FloatArray, rng: np.random.Generator) -> NoveltyReference:
+    """The reference with one class more, after the others, from the embeddings (n, e) and shapes (n, s) of its particles; the rule stays.
 
     Few particles lie far apart, and would be far from others of their class. As many as the other classes have on average are therefore
-    drawn around their mean, with the scatter of 1 that whitening gives to any class. Without profiles (n, shells) the new class has the mean
-    profile of the others.
+    drawn around their mean, with the scatter of 1 that whitening gives to any class; and their shapes scatter as those of all classes do.
     """
     own = reference.whiten(embedding)
     drawn = rng.normal(own.mean(0), 1.0, (max(0, len(reference.sample) // len(reference.means) - len(own)), own.shape[1]))
     sample = np.concatenate([reference.sample, own.astype(np.float16), drawn.astype(np.float16)])
     means = np.concatenate([reference.means, unit_length(embedding).mean(0, keepdims=True)]).astype(np.float32)
-    shape = reference.profile_means if profile is None else profile
-    profiles = np.concatenate([reference.profile_means, shape.mean(0, keepdims=True)]).astype(np.float32)
-    return replace(reference, means=means, sample=sample, profile_means=profiles)
+    shape_means = np.concatenate([reference.shape_means, shape.mean(0, keepdims=True)]).astype(np.float32)
+    whitening = np.concatenate([reference.shape_whitening, reference.shape_common[None].astype(np.float16)])
+    grown = replace(reference, means=means, sample=sample, shape_means=shape_means, shape_whitening=whitening)
+    return replace(grown, shape_levels=np.concatenate([reference.shape_levels, newcomer_level(grown, shape)[None]]))
+
+
+def newcomer_level(reference: NoveltyReference, shape: FloatArray) -> NDArray[np.float32]:
+    """Mean and standard deviation (2,) of the log distance of the last class's particles, as others of that class will have them.
+
+    From their own mean, n particles are nearer by sqrt(1 - 1 / n) than others, which are farther from it by sqrt(1 + 1 / n).
+    """
+    count = len(shape)
+    own = shape_distances(reference, shape, np.full(count, len(reference.shape_means) - 1)).mean()
+    correction = 0.5 * np.log((count + 1) / (count - 1)) if count > 1 else 0.0
+    return np.array([own + correction, np.median(reference.shape_levels[:, 1])], np.float32)
 
 
 # ------------------------------------------------------------------------------------------------------------------ files
@@ -317,7 +357,7 @@ def add_class(reference: NoveltyReference, embedding: FloatArray, rng: np.random
 def save_reference(reference: NoveltyReference, folder: Path) -> Path:
     """Write the arrays into a model folder; the rule belongs into its model.json."""
     path = folder / NOVELTY_FILE
-    save_file({name: np.ascontiguousarray(getattr(reference, name)) for name in ARRAYS}, path)
+    path.write_bytes(save({name: np.ascontiguousarray(getattr(reference, name)) for name in ARRAYS}))  # save_file lets nobody else read it
     return path
 
 
@@ -330,9 +370,9 @@ def load_reference(folder: Path, rule: NoveltyRule, classes: int, embedding_size
         raise InputError(f"{path} cannot be read ({error}): use the folder as triptych wrote it") from error
     if set(arrays) != set(ARRAYS):
         raise InputError(f"{path} holds {sorted(arrays)}, but {sorted(ARRAYS)} was expected: use the folder as triptych wrote it")
-    shells = arrays["profile_means"].shape[-1]
-    sample = (len(arrays["sample"]), embedding_size)
-    expected = ((classes, embedding_size), (embedding_size,) * 2, sample, (classes, shells), (shells, shells))
+    size = arrays["shape_means"].shape[-1]
+    sample, shapes = (len(arrays["sample"]), embedding_size), ((classes, size), (classes, size, size), (classes, 2), (size, size))
+    expected = ((classes, embedding_size), (embedding_size,) * 2, sample, *shapes)
     for name, shape in zip(ARRAYS, expected, strict=True):
         if arrays[name].shape != shape:
             raise InputError(f"{name} in {path} has the shape {arrays[name].shape}, but {shape} fits the model: use the folder as triptych wrote it")

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from triptych.config import CtfCorrection, Smoothing
 from triptych.potential import PROTEIN_CONTRAST
-from triptych.tilt_images import electron_wavelength
+from triptych.tilt_images import contrast_phase, electron_wavelength
 
 FINER = 4
 """Detector columns per voxel in projection and back-projection."""
@@ -88,14 +88,8 @@ def draw_log_uniform(rng: np.random.Generator, limits: tuple[float, float]) -> f
 
 
 def contrast_transfer(k: Tensor, defocus_um: Tensor | float, voltage_kv: float, spherical_aberration_mm: float, amplitude_contrast: float) -> Tensor:
-    """Contrast transfer function with protein bright: positive at k = 0 for positive underfocus.
-
-    sin(pi lambda df k^2 - pi/2 Cs lambda^3 k^4 + asin(A)) (Wade 1992, in the sign convention above).
-    """
-    wavelength = electron_wavelength(voltage_kv)
-    aberration = spherical_aberration_mm * 1e7
-    phase = math.pi * wavelength * torch.as_tensor(defocus_um) * 1e4 * k**2 - 0.5 * math.pi * aberration * wavelength**3 * k**4
-    return torch.sin(phase + math.asin(amplitude_contrast))
+    """Contrast transfer function with protein bright, the sine of `contrast_phase`; k in 1/Å."""
+    return torch.sin(contrast_phase(k**2, torch.as_tensor(defocus_um) * 1e4, voltage_kv, spherical_aberration_mm, amplitude_contrast))
 
 
 def critical_exposure(k: Tensor, voltage_kv: float) -> Tensor:

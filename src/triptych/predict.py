@@ -27,6 +27,7 @@ from triptych.device import share_cores
 from triptych.io.files import new_array
 from triptych.io.manifest import hash_file, installed_version, is_made, recognise_input, write_manifest
 from triptych.io.mrc import write_mrc
+from triptych.io.predictions import EMBEDDING_ROW
 from triptych.io.source import ParticleSource, open_particles, voxel_sizes
 from triptych.io.star import probability_columns, write_star
 from triptych.io.workspace import Workspace, choose_items, open_workspace
@@ -274,7 +275,7 @@ def fill_table(table: pd.DataFrame, particles: list[str], model: Model, found: F
     """Every input column in its order, then what was found."""
     probabilities, novelty = found
     table = table.drop(columns=[name for name in table if name.startswith(OF_A_MODEL)])
-    new: dict[str, Any] = {"triptychName": particles}
+    new: dict[str, Any] = {"triptychName": particles, EMBEDDING_ROW: np.arange(1, len(particles) + 1)}
     if probabilities is not None:
         names = model.card.class_names
         best = probabilities.argmax(1)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from triptych.config import ReportConfig
 from triptych.io.manifest import output_folder, write_json, write_manifest
 from triptych.io.predictions import read_predictions
-from triptych.report_metrics import collect_metrics, particle_table
+from triptych.report_metrics import collect_metrics, describe_new_classes, particle_table
 from triptych.report_page import render
 from triptych.scoring import Progress, match_truth, score_particles
+
+log = logging.getLogger(__name__)
 
 
 def report(
@@ -36,6 +39,8 @@ def report(
     config = config or ReportConfig()
     given = read_predictions(Path(predictions))
     known = None if truth is None else match_truth(given, Path(truth))
+    if known is not None and not known.is_known.all():
+        log.warning(describe_new_classes(given, known))
     with output_folder(out) as part:
         scores = None if known is None else score_particles(given, known, on_progress or (lambda done, total: None))
         figures_of_merit = collect_metrics(given, known, scores)

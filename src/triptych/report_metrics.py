@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from triptych import metrics
-from triptych.config import NONE_CLASS
+from triptych.config import NONE_CLASS, UNKNOWN
 from triptych.io.manifest import installed_version
 from triptych.io.predictions import Predicted
 from triptych.scoring import Scores, Truth
@@ -63,18 +63,38 @@ def _threshold_rows(given: Predicted, known: Truth | None) -> list[dict[str, flo
 
 def _truth_metrics(given: Predicted, known: Truth, scores: Scores) -> dict[str, Any]:
     summary = metrics.summarise(
-        known.class_names, known.label, given.label, given.probability, scores.iou, scores.correlation, scores.correlation_in_mask
+        known.class_names, known.label, given.label, given.probability, scores.iou, scores.correlation, scores.correlation_in_mask, known.known
     )
     result = asdict(summary)
+    if given.verdicts is not None:
+        result["called_unknown"] = count_unknown(given.verdicts, known)
     if given.label is not None and given.probability is not None:
         result["confusion_matrix"] = metrics.confusion_matrix(known.label, given.label, len(known.class_names))
-        result["reliability"] = metrics.reliability_curve(given.probability, given.label == known.label)._asdict()
+        judged = known.is_known
+        result["reliability"] = metrics.reliability_curve(given.probability[judged], (given.label == known.label)[judged])._asdict()
     if scores.frequency is not None and scores.shell_correlation is not None:
         result["fourier_shell_correlation"] = {"frequency_per_angstrom": scores.frequency, "mean": scores.shell_correlation}
     trends = snr_trends(given, known, scores)
     if trends:
         result["snr"] = {title: trend._asdict() for title, trend in trends}
     return result
+
+
+def count_unknown(verdicts: list[str], known: Truth) -> dict[str, float]:
+    """Share of the particles that are called unknown, of those of classes that the model does not know, and of those that it knows."""
+    called = np.array(verdicts) == UNKNOWN
+    return {"of_new_classes": metrics.mean(called[~known.is_known]), "of_known_classes": metrics.mean(called[known.is_known])}
+
+
+def describe_new_classes(given: Predicted, known: Truth) -> str:
+    """A sentence about the particles of classes that the model does not know."""
+    counts = [f"{name} {(known.label == k).sum()}" for k, name in enumerate(known.class_names) if k >= known.known]
+    text = f"The truth has {(~known.is_known).sum()} particles of classes that the model does not know ({', '.join(counts)}): accuracy, recall and "
+    if given.verdicts is None:
+        return f"{text}calibration leave them out, and what is new it cannot tell before `triptych calibrate` has shown it what is known."
+    share = count_unknown(given.verdicts, known)
+    others = f", and {100 * share['of_known_classes']:.1f} % of the others" if known.is_known.any() else ""
+    return f"{text}calibration leave them out; {100 * share['of_new_classes']:.1f} % of them were called unknown{others}."
 
 
 def snr_trends(given: Predicted, known: Truth, scores: Scores) -> list[tuple[str, metrics.Trend]]:
@@ -87,7 +107,7 @@ def snr_trends(given: Predicted, known: Truth, scores: Scores) -> list[tuple[str
         return []
     bins = int(np.clip(kept.sum() // 20, 3, 8))
     values = {
-        "accuracy": None if given.label is None else (given.label == known.label).astype(np.float64),
+        "accuracy": None if given.label is None else np.where(known.is_known, given.label == known.label, np.nan),
         "IoU": scores.iou,
         "density correlation": scores.correlation,
     }

@@ -19,7 +19,7 @@ from triptych.io.manifest import manifest_entry, to_plain
 from triptych.io.predictions import Predicted
 from triptych.metrics import IntArray
 from triptych.pages import render_page
-from triptych.report_metrics import snr_trends
+from triptych.report_metrics import describe_new_classes, snr_trends
 from triptych.scoring import Scores, Truth
 
 KINDS = {"star": "subtomograms of a STAR file", "coordinates": "cut out of tomograms", "files": "MRC files", "store": "dataset of triptych simulate"}
@@ -52,7 +52,8 @@ def render(given: Predicted, known: Truth | None, scores: Scores | None, result:
 
 def page_warnings(given: Predicted, known: Truth | None) -> list[str]:
     contrast = manifest_entry(given.manifest, "particles", "contrast_warning")
-    return [str(text) for text in (contrast, None if known is None else known.doubt) if text]
+    new_classes = None if known is None or known.is_known.all() else describe_new_classes(given, known)
+    return [str(text) for text in (contrast, None if known is None else known.doubt, new_classes) if text]
 
 
 def run_facts(given: Predicted, known: Truth | None) -> list[tuple[str, str]]:
@@ -112,7 +113,7 @@ def _truth_headlines(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     low, high = summary["accuracy_interval"]
     kept, in_mask = f"{summary['particles_not_none']:,} particles", summary["mean_density_correlation_in_mask"]
     cards = [
-        ("Accuracy", summary["accuracy"], f"95 % interval {low:.3f} – {high:.3f}; {summary['particles']:,} particles"),
+        ("Accuracy", summary["accuracy"], f"95 % interval {low:.3f} – {high:.3f}; {summary['particles_of_known_classes']:,} particles"),
         ("Mean IoU", summary["mean_iou"], f"median {summary['median_iou']:.3f}; {kept}"),
         ("Density correlation", summary["mean_density_correlation"], f"mean of {kept}; {in_mask:.3f} within the mask"),
         ("Calibration error", summary["expected_calibration_error"], "expected; 0 is ideal"),
@@ -144,12 +145,13 @@ def class_bars(given: Predicted, known: Truth | None) -> list[dict[str, Any]]:
     """Classes that occur, the most frequent first, with counts and median probability."""
     if given.label is None or given.probability is None:
         return []
-    predicted = np.bincount(given.label, minlength=len(given.class_names))
-    true = np.zeros_like(predicted) if known is None else np.bincount(known.label, minlength=len(predicted))
+    names = given.class_names if known is None else known.class_names
+    predicted = np.bincount(given.label, minlength=len(names))
+    true = np.zeros_like(predicted) if known is None else np.bincount(known.label, minlength=len(names))
     largest = max(int(predicted.max()), int(true.max()))
     return [
         {
-            "name": given.class_names[k],
+            "name": names[k],
             "count": int(predicted[k]),
             "width": 100 * float(predicted[k]) / largest,
             "true": None if known is None else int(true[k]),

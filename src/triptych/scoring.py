@@ -22,7 +22,7 @@ from triptych.fourier import fourier_shell_correlation
 from triptych.io.manifest import describe_input
 from triptych.io.mrc import read_mrc
 from triptych.io.predictions import Predicted
-from triptych.io.store import Store, open_store, particle_name
+from triptych.io.store import Store, known_labels, open_store, particle_name
 from triptych.metrics import FloatArray, IntArray
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,8 @@ class Truth:
     ----------
     path, store : the dataset
     row : (n,), row of each particle in the store
-    class_names : the model's class names; those of the store where the model has no class task
+    class_names : the model's class names, then those of the store's that it does not know; those of the store where the model has no class task
+    known : the model knows the first so many
     label : (n,), index of the true class
     snr : (n,) or None
     doubt : a sentence if the store may be another one than the predictions were made from
@@ -50,6 +51,7 @@ class Truth:
     store: Store
     row: IntArray
     class_names: tuple[str, ...]
+    known: int
     label: IntArray
     snr: FloatArray | None
     doubt: str | None
@@ -59,9 +61,14 @@ class Truth:
         """(n,), which particles are of a class other than "none"."""
         return np.array([self.class_names[k] != NONE_CLASS for k in self.label])
 
+    @property
+    def is_known(self) -> NDArray[np.bool_]:
+        """Whether each particle is of a class that the model knows."""
+        return self.label < self.known
+
 
 def match_truth(given: Predicted, path: Path) -> Truth:
-    """Find each particle (particle_000123) in the store and translate its label into the model's classes."""
+    """Find each particle (particle_000123) in the store and translate its label into the model's classes, and others after them."""
     store = open_store(path)
     count = len(store)
     if count != len(given):
@@ -71,21 +78,16 @@ def match_truth(given: Predicted, path: Path) -> Truth:
     if strange:
         raise InputError(f'the predicted particle "{strange[0]}" is not in {path}, which ends with {particle_name(count - 1)}; {SAME_STORE}')
     row = np.array([int(match[1]) for match in found if match is not None], dtype=np.int64)
-    names, class_names = tuple(store.class_names), given.class_names
     label = np.asarray(store["label"][:], np.int64)[row]
-    if given.label is None:
-        class_names = names
-    unknown = [name for name in names if name not in class_names]
-    if unknown:
-        raise InputError(f'{path} has the class "{unknown[0]}", which is none of the {len(class_names)} classes of the model; {SAME_STORE}')
-    translation = np.array([class_names.index(name) for name in names], dtype=np.int64)
+    names = store.class_names if given.label is None else given.class_names
+    class_names = (*names, *(name for k, name in enumerate(store.class_names) if name not in names and (label == k).any()))
     snr = np.asarray(store["snr"][:], np.float64)[row] if "snr" in store else None
     doubt = _doubt(given.manifest, path)
     if doubt and given.manifest.get("particles", {}).get("kind") == "store":
         raise InputError(f"{given.folder} was predicted from another store than {path}; {SAME_STORE}")
     if doubt:
         log.warning(doubt)
-    return Truth(path, store, row, class_names, translation[label], snr, doubt)
+    return Truth(path, store, row, class_names, len(names), known_labels(store, class_names)[row], snr, doubt)
 
 
 def _doubt(manifest: dict[str, Any], path: Path) -> str | None:

@@ -21,6 +21,7 @@ from triptych.errors import InputError
 from triptych.fourier import resample
 from triptych.physics import draw_log_uniform, oversample, pose
 from triptych.structures import PROTEIN_VOLUME, Structure
+from triptych.volume import clip_box
 
 OVERSAMPLING = 2
 COARSE = 2
@@ -347,12 +348,11 @@ def draw_ball(volume: Array, ball: Ball, origin: NDArray[np.int64], beyond: floa
     """
     centre = (ball.centre - origin)[::-1]
     reach = ball.radius + beyond
-    low = [max(0, math.floor(c - reach)) for c in centre]
-    high = [min(n, math.ceil(c + reach) + 1) for c, n in zip(centre, volume.shape, strict=True)]
-    if all(a < b for a, b in zip(low, high, strict=True)):
-        z, y, x = (np.arange(a, b, dtype=np.float32) - c for a, b, c in zip(low, high, centre.astype(np.float32), strict=True))
-        distance = np.sqrt((z**2)[:, None, None] + (y**2)[:, None] + x**2)
-        volume[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] += profile(distance - np.float32(ball.radius))
+    low, high = np.floor(centre - reach).astype(np.int64), np.ceil(centre + reach).astype(np.int64) + 1
+    inside, _ = clip_box(low, high - low, volume.shape)
+    z, y, x = (np.arange(side.start, side.stop, dtype=np.float32) - c for side, c in zip(inside, centre.astype(np.float32), strict=True))
+    distance = np.sqrt((z**2)[:, None, None] + (y**2)[:, None] + x**2)
+    volume[inside] += profile(distance - np.float32(ball.radius))
 
 
 def fill_specimen(rng: np.random.Generator, config: SpecimenConfig, templates: Sequence[Template], voxel_size: float, margin: int) -> Specimen:
@@ -473,7 +473,4 @@ def paste(volume: Array, patch: Array, centre: NDArray[np.int64]) -> None:
 
 def window(shape: tuple[int, ...], size: int, centre: NDArray[np.int64]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     """Where a cube of `size` voxels around voxel `centre` (x, y, z) lies in a volume, and which part of the cube that is."""
-    start = centre[::-1] - size // 2
-    inside = tuple(slice(max(a, 0), max(min(a + size, n), 0)) for a, n in zip(start, shape, strict=True))
-    own = tuple(slice(s.start - a, max(s.stop - a, 0)) for s, a in zip(inside, start, strict=True))
-    return inside, own
+    return clip_box(centre[::-1] - size // 2, size, shape)

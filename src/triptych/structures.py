@@ -25,12 +25,13 @@ from scipy import ndimage
 
 from triptych.config import NONE_CLASS, UNKNOWN
 from triptych.errors import InputError, first_line
+from triptych.fourier import interpolation_matrix
 from triptych.io.fetch import fetch_entries as fetch_entries
 from triptych.io.files import read_json, read_text
 from triptych.io.manifest import output_folder
 from triptych.io.mrc import is_mrc_name, read_header, read_mrc, stated_voxel_size, write_mrc
 from triptych.potential import Counts, contrast, count_atoms, soft_band_limit
-from triptych.volume import Volume
+from triptych.volume import Volume, soften
 
 if TYPE_CHECKING:
     import gemmi
@@ -49,6 +50,8 @@ PROTEIN_VOLUME = 1.21
 HYDRATED_VOLUME = PROTEIN_VOLUME + 0.35 * 1.66
 """Å^3 per Da with 0.35 g of bound water per g of protein (1.66 Å^3 per Da of water)."""
 NAME_RULE = 'use up to 100 letters, digits, "_", "-" and "."'
+MASK_REACH, MASK_EDGE = 15.0, 10.0
+"""Å around the molecule of a map that are kept, and over which the rest fades."""
 MARGIN = 2.5
 """Voxels between the outermost atom and the wall of the cube."""
 LARGEST_SIDE = 256
@@ -350,7 +353,7 @@ def structure_from_map(
 
     centre = np.array(ndimage.center_of_mass(np.where(inside, smooth, 0)))
     radius = float(np.linalg.norm(np.argwhere(inside) - centre, axis=1).max()) * step
-    sharp = resample_around(centred, middle, size, step, low_pass=max(voxel_size, volume.voxel_size)) * _soft_mask(inside, step)
+    sharp = resample_around(centred, middle, size, step, low_pass=max(voxel_size, volume.voxel_size)) * soften(inside, step, MASK_REACH, MASK_EDGE)
     density = Volume(resample_around(Volume(sharp, step), centre, _cube_side(radius, voxel_size), voxel_size), voxel_size)
     bound = enclosing_level(density, mass * HYDRATED_VOLUME)
     scale = MEAN_INSIDE / float(density.data[density.data > bound].mean())
@@ -370,17 +373,15 @@ def resample_around(
     voxel_size : Å, of the result
     low_pass : voxel size, Å, of the `soft_band_limit` to apply; it is a Gaussian and so separates into the three axes
     """
+    def band_limit(waves: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.ones_like(waves) if low_pass is None else soft_band_limit(waves / volume.voxel_size, low_pass)
+
     result = volume.data
     for axis, length in enumerate(volume.shape):
         places = centre[axis] + (np.arange(size) - size // 2) * voxel_size / volume.voxel_size
-        waves = np.arange(-(length // 2), length // 2 + 1) / length
-        weights = np.where(np.abs(waves) == 0.5, 0.5, 1.0) / length
-        if low_pass is not None:
-            weights = weights * soft_band_limit(waves / volume.voxel_size, low_pass)
-        phases = 2j * np.pi * waves
-        kernel = ((np.exp(places[:, None] * phases) * weights) @ np.exp(-phases[:, None] * np.arange(length))).real
-        kernel[(places < 0) | (places > length - 1)] = 0
-        result = np.moveaxis(np.tensordot(kernel.astype(np.float32), result, (1, axis)), 0, axis)
+        matrix = interpolation_matrix(length, places, band_limit)
+        matrix[(places < 0) | (places > length - 1)] = 0
+        result = np.moveaxis(np.tensordot(matrix, result, (1, axis)), 0, axis)
     return np.ascontiguousarray(result, dtype=np.float32)
 
 
@@ -399,12 +400,6 @@ def _largest_part(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     return np.asarray(labels == sizes.argmax())
-
-
-def _soft_mask(inside: NDArray[np.bool_], voxel_size: float, reach: float = 15.0, edge: float = 10.0) -> NDArray[np.float32]:
-    """1 up to ``reach`` Å from the molecule, then a cosine edge."""
-    distance = ndimage.distance_transform_edt(~inside) * voxel_size
-    return np.asarray(0.5 + 0.5 * np.cos(np.pi * np.clip((distance - reach) / edge, 0, 1)), dtype=np.float32)
 
 
 # -------------------------------------------------------------------------------------------------------------- library

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from scipy import ndimage, special
 from scipy.spatial import cKDTree
 
+from triptych.volume import clip_box
+
 CELL = 2
 """Voxels along each side of the cells in which centres and labels are found."""
 Triple = tuple[int, int, int]
@@ -130,17 +132,13 @@ class Cutout:
     def mask(self) -> NDArray[np.bool_]:
         return np.unpackbits(self.bits, count=math.prod(self.shape)).astype(bool).reshape(self.shape)
 
-    def window(self, start: Sequence[int] | NDArray[np.int64], stop: Sequence[int] | NDArray[np.int64]) -> NDArray[np.bool_]:
-        """The part between two voxels of the tomogram."""
-        return self.mask[tuple(slice(a, b) for a, b in zip(start - self.start, stop - self.start, strict=True))]
-
 
 def overlap(a: Cutout, b: Cutout) -> float:
     """Voxels in both over voxels of the smaller one."""
-    start, stop = np.maximum(a.start, b.start), np.minimum(a.start + a.shape, b.start + b.shape)
-    if (stop <= start).any() or not min(a.count, b.count):
+    inside, own = clip_box(b.start - a.start, b.shape, a.shape)
+    if any(side.start == side.stop for side in inside) or not min(a.count, b.count):
         return 0.0
-    return float((a.window(start, stop) & b.window(start, stop)).sum() / min(a.count, b.count))
+    return float((a.mask[inside] & b.mask[own]).sum() / min(a.count, b.count))
 
 
 def suppress(
@@ -167,11 +165,7 @@ def suppress(
 
 def paint(volume: NDArray[Any], mask: NDArray[np.bool_], values: Any, start: NDArray[np.int64]) -> None:
     """Set the voxels of a mask, whose voxel [0, 0, 0] is voxel `start` of the volume; what sticks out is cut off."""
-    low, high = np.maximum(start, 0), np.minimum(start + mask.shape, volume.shape)
-    if (high <= low).any():
-        return
-    own = tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))
-    there = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    there, own = clip_box(start, mask.shape, volume.shape)
     part = volume[there]
     part[mask[own]] = values if np.isscalar(values) else values[own][mask[own]]
     volume[there] = part

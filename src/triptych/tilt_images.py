@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Field = TypeVar("Field", NDArray[np.float64], "Tensor")
 PADDING = 2
 CTF_FLOOR = 0.02
 """What is added to CTF^2: how little signal is still amplified."""
@@ -42,15 +47,27 @@ def electron_wavelength(voltage_kv: float) -> float:
     return 12.2642596 / math.sqrt(volts * (1 + 0.978475598e-6 * volts))
 
 
+def contrast_phase(k2: Field, defocus: Field, voltage_kv: float, spherical_aberration_mm: float, amplitude_contrast: float) -> Field:
+    """Radians whose sine is the contrast transfer function with protein bright: positive at k = 0 for positive underfocus.
+
+    pi lambda df k^2 - pi/2 Cs lambda^3 k^4 + asin(A) (Wade 1992, in the sign convention above), for arrays as for tensors.
+
+    Parameters
+    ----------
+    k2 : k^2 in 1/Å^2
+    defocus : Å, underfocus positive; broadcasts against k2
+    """
+    wavelength, aberration = electron_wavelength(voltage_kv), spherical_aberration_mm * 1e7
+    return math.pi * wavelength * defocus * k2 - 0.5 * math.pi * aberration * wavelength**3 * k2**2 + math.asin(amplitude_contrast)
+
+
 def transfer(optics: TiltOptics, kx: NDArray[np.float64], ky: NDArray[np.float64]) -> NDArray[np.float64]:
     """CTF of every image, (n, m), at m frequencies in 1/Å: astigmatism as Mindell & Grigorieff 2003 have it, protein bright."""
     angle = np.arctan2(ky, kx) - np.radians(optics.astigmatism_angle)[:, None]
     mean, half = (optics.defocus_u + optics.defocus_v) / 2, (optics.defocus_u - optics.defocus_v) / 2
     defocus = mean[:, None] + half[:, None] * np.cos(2 * angle)
-    wavelength, aberration = electron_wavelength(optics.voltage_kv), optics.spherical_aberration_mm * 1e7
-    k2 = kx**2 + ky**2
-    phase = np.pi * wavelength * defocus * k2 - 0.5 * np.pi * aberration * wavelength**3 * k2**2
-    return np.asarray(np.sin(phase + math.asin(optics.amplitude_contrast)))
+    phase = contrast_phase(kx**2 + ky**2, defocus, optics.voltage_kv, optics.spherical_aberration_mm, optics.amplitude_contrast)
+    return np.asarray(np.sin(phase))
 
 
 def reconstruct(images: NDArray[np.float64], optics: TiltOptics, pixel_size: float) -> NDArray[np.float32]:

@@ -24,13 +24,13 @@ from torch.utils.data import DataLoader
 
 from triptych.confidence import Sample, choose_rows, class_figures, fit_reference, fit_temperature, look
 from triptych.config import NONE_CLASS, TrainConfig
-from triptych.dataset import Batch, PlannedBatches, SubtomogramDataset, keep_batch, known_labels, split_rows, tile_rows
+from triptych.dataset import Batch, PlannedBatches, SubtomogramDataset, keep_batch, split_rows, tile_rows, warn_of_missing_signal
 from triptych.device import choose_device, choose_precision, share_cores
 from triptych.errors import InputError, first_line
 from triptych.generations import Generation, Generations, Refresh
 from triptych.io.files import disk_errors
 from triptych.io.manifest import describe_input
-from triptych.io.store import Store, open_store, unpack
+from triptych.io.store import Store, known_labels, open_store, unpack
 from triptych.io.workspace import differing
 from triptych.losses import TileTruth, Truth, coarse_labels, equalising_weights, task_losses, total_loss, uncertainty_loss
 from triptych.metrics import density_correlation, intersection_over_union
@@ -70,6 +70,8 @@ def train(
         raise InputError(f"{out} exists already: give another name, or remove it first")
     run = out.with_name(f"{out.name}.training")
     share = own_share(config)
+    if share.leads:
+        warn_of_missing_signal(store, config.augment)
     generations = Generations(store, run, config, last_update(config), refresh, share.leads)
     with disk_errors(out, "the last checkpoint is kept"):
         checkpoint = prepare_run(run, data, config, resume) if share.leads else last_checkpoint(run)

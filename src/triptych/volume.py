@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
 
 from triptych.errors import InputError
 
 MAX_BOX = 512
 """Voxels along a side of a subtomogram: what is larger would not be handled in one piece."""
+Slices = tuple[slice, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +74,20 @@ def standardise(data: NDArray[np.float32]) -> NDArray[np.float32]:
     return standard
 
 
+def clip_box(start: ArrayLike, size: ArrayLike, shape: tuple[int, ...]) -> tuple[Slices, Slices]:
+    """What a box and an array have in common, as slices of the array and of the box; both are empty where that is nothing.
+
+    Parameters
+    ----------
+    start : index of the array at which the box starts, which may lie outside
+    size, shape : of the box and of the array
+    """
+    start = np.asarray(start)
+    low, high = np.clip(start, 0, shape), np.clip(start + size, 0, shape)
+    inside, own = (tuple(slice(int(a), int(b)) for a, b in zip(*ends, strict=True)) for ends in ((low, high), (low - start, high - start)))
+    return inside, own
+
+
 def crop_or_pad(data: NDArray[np.float32], shape: tuple[int, int, int], fill: float | None = None) -> NDArray[np.float32]:
     """Crop or pad the last three axes around the centre (index ``n // 2`` stays the centre).
 
@@ -79,23 +95,25 @@ def crop_or_pad(data: NDArray[np.float32], shape: tuple[int, int, int], fill: fl
     ----------
     data : array, shape (..., nz, ny, nx)
     shape : the wanted size of the last three axes
-    fill : value of the new voxels; default: the mean of each volume
+    fill : value of the new voxels; default: the mean of each volume before it is cropped
     """
-    for axis, wanted in zip((-3, -2, -1), shape, strict=True):
-        have = data.shape[axis]
-        start = have // 2 - wanted // 2
-        if start >= 0 and start + wanted <= have:
-            data = np.take(data, range(start, start + wanted), axis=axis)
-            continue
-        low, high = max(-start, 0), max(start + wanted - have, 0)
-        data = np.take(data, range(max(start, 0), min(start + wanted, have)), axis=axis)
-        value = data.mean(axis=(-3, -2, -1), keepdims=True) if fill is None else np.asarray(fill, data.dtype)
-        sizes = list(data.shape)
-        sizes[axis] = low
-        before = np.broadcast_to(value, sizes)
-        sizes[axis] = high
-        data = np.concatenate([before, data, np.broadcast_to(value, sizes)], axis=axis).astype(data.dtype)
-    return data
+    wanted = (*data.shape[:-3], *shape)
+    start = [have // 2 - want // 2 for have, want in zip(data.shape, wanted, strict=True)]
+    inside, own = clip_box(start, wanted, data.shape)
+    box = np.empty(wanted, data.dtype)
+    box[...] = data.mean(axis=(-3, -2, -1), keepdims=True) if fill is None else fill
+    box[own] = data[inside]
+    return box
+
+
+def raised_cosine(position: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """A soft edge: 1 up to position 0, 0 from position 1 on."""
+    return np.asarray(0.5 + 0.5 * np.cos(np.pi * np.clip(position, 0, 1)), dtype=np.float32)
+
+
+def soften(inside: NDArray[np.bool_], voxel_size: float, reach: float, edge: float) -> NDArray[np.float32]:
+    """Soft mask around voxels (nz, ny, nx): 1 up to `reach` Å from them, then a raised cosine that falls to 0 over `edge` Å."""
+    return raised_cosine((ndimage.distance_transform_edt(~inside) * voxel_size - reach) / edge)
 
 
 def bin_voxels(data: NDArray[np.float32], factor: int) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Euler angles of the ZXZ kind, as motive lists and Dynamo have them. (RELION's, which are ZYZ, are in `relion`.)
+"""Euler angles, and those of the ZXZ kind, as motive lists and Dynamo have them. (RELION's, which are ZYZ, are in `relion`.)
 
 phi turns about z first, then theta about x, then psi about z, all of them fixed axes: R = Rz(psi) Rx(theta) Rz(phi), which takes the
 reference to the particle. Dynamo states the angles of the way back: tdrot = -psi, tilt = -theta, narot = -phi.
@@ -6,9 +6,19 @@ reference to the particle. Dynamo states the angles of the way back: tdrot = -ps
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
+
+
+def angles_from_matrices(matrices: NDArray[np.float64], axes: str) -> NDArray[np.float64]:
+    """Angles (n, 3) in degrees of matrices (n, 3, 3), about `axes` as scipy names them; the last is 0 where only a sum of two is determined."""
+    with warnings.catch_warnings():  # scipy warns of just that
+        warnings.filterwarnings("ignore", "Gimbal lock")
+        angles = Rotation.from_matrix(np.reshape(matrices, (-1, 3, 3))).as_euler(axes, degrees=True)
+    return np.asarray(angles + 0.0, dtype=np.float64)  # + 0.0: never "-0.0"
 
 
 def rotations_from_zxz(angles: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -18,12 +28,7 @@ def rotations_from_zxz(angles: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def zxz_from_rotations(rotations: NDArray[np.float64]) -> NDArray[np.float64]:
     """phi, theta, psi in degrees, (n, 3), of matrices reference -> particle; theta in [0, 180], and psi 0 where only one sum is determined."""
-    m = np.reshape(rotations, (-1, 3, 3))
-    sine = np.hypot(m[:, 0, 2], m[:, 1, 2])
-    free = sine > 1e-7
-    phi = np.where(free, np.arctan2(m[:, 2, 0], m[:, 2, 1]), np.arctan2(-m[:, 0, 1], m[:, 0, 0]))
-    psi = np.where(free, np.arctan2(m[:, 0, 2], -m[:, 1, 2]), 0.0)
-    return np.asarray(np.degrees(np.stack([phi, np.arctan2(sine, m[:, 2, 2]), psi], axis=1)) + 0.0, dtype=np.float64)
+    return angles_from_matrices(rotations, "zxz")
 
 
 def rotations_from_dynamo(angles: NDArray[np.float64]) -> NDArray[np.float64]:

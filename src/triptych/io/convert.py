@@ -163,7 +163,7 @@ def _given_frames(names: Sequence[str], known: Known) -> dict[str, Frame]:
     files = [known.tomograms] if known.tomograms.is_file() else mrc_files(known.tomograms)
     if known.tomograms.is_file() and len(unique) > 1:
         raise InputError(f"the particles are in {len(unique)} tomograms, but --tomograms names one file: give the folder of all")
-    found = {name: files[0] if known.tomograms.is_file() else find_tomogram(name, files, "check --tomograms") for name in unique}
+    found = {name: files[0] if known.tomograms.is_file() else find_tomogram(name, files, known.tomograms, "check --tomograms") for name in unique}
     return {name: _frame_of_file(file, known.voxel_size) for name, file in found.items()}
 
 

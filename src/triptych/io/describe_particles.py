@@ -53,6 +53,8 @@ def describe_star(path: Path) -> Description:
         result.add("tomograms", len(set(file.tomogram_names)))
     if file.optics is not None:
         result.add("optics groups", len(file.optics))
+    if file.unset_pixel_size:
+        result.warn(f"{file.unset_pixel_size}: if it is wrong, set voxel_size (of images) or coordinate_pixel_size to the right one.")
     labels = set(file.table.columns)
     result.guard(lambda: _add_images(result, file))
     if set(COORDINATES) <= labels or set(CENTERED) <= labels:

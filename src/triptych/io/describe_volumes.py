@@ -132,7 +132,9 @@ def describe_volumes(path: Path) -> Description:
         result.warn(f"The headers of {sizes[None]} files state no usable voxel size: give it with --set voxel_size=.")
     if len(sizes) > 1:
         result.warn("The files state different voxel sizes: triptych reads each as it says, unless --set voxel_size= is given.")
-    if any(len(set(shape)) > 1 for shape in shapes):
+    if not any(is_subtomogram(header.shape, stated_voxel_size(header)) for header in headers):
+        _add_tomograms(result, files, headers)
+    elif any(len(set(shape)) > 1 for shape in shapes):
         result.warn("Some boxes are no cubes, so these are no subtomograms that triptych could classify.")
     else:
         config = PredictConfig(voxel_size=None if None not in sizes else 1.0)
@@ -141,6 +143,19 @@ def describe_volumes(path: Path) -> Description:
 
 
 # ----------------------------------------------------------------------------------------------------------- tomograms
+
+
+def _add_tomograms(result: Description, files: list[Path], headers: list[MrcHeader]) -> None:
+    """How many of a folder's files are label maps, and what the first of the others looks like."""
+    result.add("use", "tomograms, label maps or maps; subtomograms are smaller cubes")
+    readable = [pair for pair in zip(files, headers, strict=True) if not (pair[1].compression and pair[1].data_bytes > LARGEST_UNPACKED)]
+    are_labels = [holds_labels(open_grey_values(*pair)) for pair in readable]
+    if any(are_labels):
+        result.add("label maps or masks", f"{sum(are_labels)} of {len(files)}")
+    first = next((pair for pair, is_labels in zip(readable, are_labels, strict=True) if not is_labels), None)
+    if first is not None:
+        result.add("first tomogram", first[0].name)
+        add_looks(result, open_grey_values(*first))
 
 
 def describe_zarr(path: Path) -> Description:

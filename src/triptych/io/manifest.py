@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -197,12 +197,13 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _prepare(path: Path) -> Path:
-    """Make the parent of an output and clear what a killed run left behind."""
+def _prepare(path: Path, make: Callable[[Path], None]) -> Path:
+    """Make an empty file or folder beside an output, and its parent; what a killed run left behind is cleared."""
     part = partial_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove(part)
+        make(part)
     except OSError as error:
         raise InputError(f"cannot write {path} ({error.strerror or error}): choose a place that you may write to") from None
     return part
@@ -250,11 +251,7 @@ def output_folder(path: Path | str) -> Iterator[Path]:
         If ``path`` is a file or a folder with something in it: results are never mixed or overwritten.
     """
     path = check_output_folder(Path(path))
-    part = _prepare(path)
-    try:
-        part.mkdir()
-    except OSError as error:
-        raise InputError(f"cannot write {path} ({error.strerror or error}): choose a place that you may write to") from None
+    part = _prepare(path, Path.mkdir)
     with _renamed_when_done(part, path):
         yield part
 
@@ -265,6 +262,6 @@ def output_file(path: Path | str) -> Iterator[Path]:
     path = Path(path).absolute()
     if path.is_dir():
         raise InputError(f"the output {path} is a folder, but a file is to be written: choose another name")
-    part = _prepare(path)
+    part = _prepare(path, Path.touch)
     with _renamed_when_done(part, path):
         yield part

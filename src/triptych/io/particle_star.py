@@ -31,6 +31,7 @@ from triptych.io.relion import (
     SCORES,
     SUBTOMOGRAM_ANGLES,
     TOMOSTAR,
+    UNBINNED_PIXEL_SIZES,
     angles_from_rotations,
     bare_tomogram_name,
     rotations_from_angles,
@@ -40,10 +41,9 @@ from triptych.particles import Frame, Particles
 
 PARTICLES, TOMOGRAMS, OPTIMISATION_SET = "particles.star", "tomograms.star", "optimisation_set.star"
 STAR_LABEL = re.compile(r"[a-z]+[A-Z]\w*")
-_UNBINNED = ("rlnTomoTiltSeriesPixelSize", "rlnMicrographOriginalPixelSize", "rlnMicrographPixelSize")
 _OF_IMAGES = ("rlnImagePixelSize", "rlnImageSize", "rlnImageDimensionality")
 UNDERSTOOD = {
-    *COORDINATES, *CENTERED, *ANGLES, *SUBTOMOGRAM_ANGLES, *CLASSES, *SCORES, *_UNBINNED, "rlnTomoName", "rlnMicrographName",
+    *COORDINATES, *CENTERED, *ANGLES, *SUBTOMOGRAM_ANGLES, *CLASSES, *SCORES, *UNBINNED_PIXEL_SIZES, "rlnTomoName", "rlnMicrographName",
     *(f"rlnOrigin{axis}{unit}" for axis in AXES for unit in ("Angst", "")), "rlnOpticsGroup", "rlnPixelSize",
     "rlnDetectorPixelSize", "rlnMagnification",
 }  # fmt: skip
@@ -139,7 +139,7 @@ def _optics(particles: Particles, groups: NDArray[np.int64], sizes: NDArray[np.f
     for row in rows:
         name = row.get("rlnOpticsGroupName")
         row["rlnOpticsGroupName"] = name if isinstance(name, str) and keeps else f"opticsGroup{row['rlnOpticsGroup']}"
-    new = pd.DataFrame(rows).drop(columns=[name for name in _UNBINNED if name != label], errors="ignore")
+    new = pd.DataFrame(rows).drop(columns=[name for name in UNBINNED_PIXEL_SIZES if name != label], errors="ignore")
     return new, np.array([numbers[key] for key in zip(groups.tolist(), sizes.tolist(), strict=True)], dtype=np.int64)
 
 
@@ -167,11 +167,11 @@ def write_relion_3_or_4(path: Path | str, particles: Particles, pixel_sizes: NDA
     version : "relion3.1" (rlnMicrographName) or "relion4" (rlnTomoName)
     """
     assert particles.positions is not None
-    name, size = ("rlnTomoName", _UNBINNED[0]) if version == "relion4" else ("rlnMicrographName", _UNBINNED[1])
+    name, size = ("rlnTomoName", UNBINNED_PIXEL_SIZES[0]) if version == "relion4" else ("rlnMicrographName", UNBINNED_PIXEL_SIZES[1])
     table = _start_table(particles, knows_subtomograms=version == "relion4")
     table[name] = _without_tomostar(_tomogram_names(particles))
     table[list(COORDINATES)] = particles.positions / pixel_sizes[:, None]
-    unwanted = [*CENTERED, *_UNBINNED, *(["rlnTomoName"] if name != "rlnTomoName" else [])]
+    unwanted = [*CENTERED, *UNBINNED_PIXEL_SIZES, *(["rlnTomoName"] if name != "rlnTomoName" else [])]
     optics, table["rlnOpticsGroup"] = _optics(particles, _groups(table), pixel_sizes, size)
     write_star(path, _blocks(particles, optics, table.drop(columns=unwanted, errors="ignore")))
 
@@ -188,11 +188,11 @@ def write_warp(path: Path | str, particles: Particles, pixel_sizes: NDArray[np.f
     optics = particles.blocks.get("optics")
     if isinstance(optics, pd.DataFrame):
         keep = ("rlnImageName",) if "rlnImageName" in table else ()
-        optics = optics.drop(columns=[*_UNBINNED, *(() if keep else _OF_IMAGES)], errors="ignore")
+        optics = optics.drop(columns=[*UNBINNED_PIXEL_SIZES, *(() if keep else _OF_IMAGES)], errors="ignore")
     table["rlnMicrographName"] = [bare_tomogram_name(name) + TOMOSTAR for name in _tomogram_names(particles)]
     table[list(COORDINATES)] = particles.positions / pixel_sizes[:, None]
     table["rlnMagnification"], table["rlnDetectorPixelSize"], table["rlnPixelSize"] = 10000.0, pixel_sizes, pixel_sizes
-    unwanted = [*CENTERED, *_UNBINNED, "rlnTomoName"]
+    unwanted = [*CENTERED, *UNBINNED_PIXEL_SIZES, "rlnTomoName"]
     write_star(path, _blocks(particles, optics if isinstance(optics, pd.DataFrame) else None, table.drop(columns=unwanted, errors="ignore")))
 
 
@@ -204,7 +204,7 @@ def _tomogram_blocks(particles: Particles, frames: Mapping[str, Frame]) -> dict[
     old = tables.get(key, pd.DataFrame({"rlnTomoName": pd.Series([], dtype="str")}))
     new = [name for name in frames if name not in set(old["rlnTomoName"].astype(str))]
     table = pd.concat([old, pd.DataFrame({"rlnTomoName": new})], ignore_index=True) if new else old.copy()
-    columns: dict[str, dict[str, float]] = {_UNBINNED[0]: {name: frame.voxel_size for name, frame in frames.items()}}
+    columns: dict[str, dict[str, float]] = {UNBINNED_PIXEL_SIZES[0]: {name: frame.voxel_size for name, frame in frames.items()}}
     columns |= {f"rlnTomoSize{axis}": {name: frame.size[number] for name, frame in frames.items()} for number, axis in enumerate(AXES)}
     for label, values in columns.items():
         before = table[label] if label in table else pd.Series([None] * len(table))
@@ -231,8 +231,8 @@ def write_relion_5(path: Path | str, particles: Particles, frames: Mapping[str, 
     table["rlnTomoName"] = names
     table[list(CENTERED)] = particles.positions - np.stack([frames[name].center for name in names])
     sizes = np.array([frames[name].voxel_size for name in names])
-    optics, table["rlnOpticsGroup"] = _optics(particles, _groups(table), sizes, _UNBINNED[0])
-    blocks = _blocks(particles, optics, table.drop(columns=[*COORDINATES, *_UNBINNED], errors="ignore"))
+    optics, table["rlnOpticsGroup"] = _optics(particles, _groups(table), sizes, UNBINNED_PIXEL_SIZES[0])
+    blocks = _blocks(particles, optics, table.drop(columns=[*COORDINATES, *UNBINNED_PIXEL_SIZES], errors="ignore"))
     tomograms = _tomogram_blocks(particles, frames)
     with output_folder(path) as folder:
         write_star(folder / PARTICLES, blocks)

@@ -18,6 +18,7 @@ from triptych.config import PredictConfig
 from triptych.errors import InputError
 from triptych.io.files import map_array
 from triptych.io.manifest import hash_file, manifest_entry, read_manifest
+from triptych.io.relion import numbers
 from triptych.io.source import ParticleSource, open_particles
 from triptych.io.star import read_star
 
@@ -25,6 +26,8 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 AGAIN = "run `triptych predict` again"
+EMBEDDING_ROW = "triptychEmbeddingRow"
+"""Column with the row of embedding.npy, from 1, so that the table may be sorted, and rows taken out of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +46,7 @@ class Predicted:
     novelty : (n,), 0 for known, 1 for new; None where the model cannot tell
     verdicts : n names of classes, or "unknown"; None where the model cannot tell
     masks, densities : n paths; None where that was not written
-    embedding : (n, e), mapped into memory
+    embedding : (n, e), mapped into memory where the table is as it was written
     """
 
     folder: Path
@@ -93,7 +96,7 @@ def read_predictions(folder: Path) -> Predicted:
         raise InputError(f"{star} has no column _triptychClass, _triptychMask or _triptychDensity, so there is nothing to report; {AGAIN}")
     novelty = _numbers(star, table, "triptychNovelty") if "triptychNovelty" in table else None
     verdicts = [str(verdict) for verdict in table["triptychVerdict"]] if "triptychVerdict" in table else None
-    embedding = _read_embedding(folder, len(names))
+    embedding = _read_embedding(folder, star, table)
     classes = (label, probability, probabilities)
     return Predicted(folder, manifest, table, names, class_names, *classes, novelty, verdicts, masks, densities, embedding)
 
@@ -140,18 +143,25 @@ def _read_paths(folder: Path, table: pd.DataFrame, column: str) -> list[Path] | 
     if column not in table:
         return None
     paths = [folder / str(value) for value in table[column]]
-    for path in paths:
+    for name, path in zip(table["triptychName"].astype(str), paths, strict=True):
+        if path.stem != name:
+            raise InputError(f"particles.star calls a particle {name}, but its _{column} is {path.name}, another's: restore the table or {AGAIN}")
         if not os.path.isfile(path):
             raise InputError(f"{path} is missing, though particles.star lists it (_{column}); copy the whole folder or {AGAIN}")
     return paths
 
 
-def _read_embedding(folder: Path, count: int) -> NDArray[np.float32]:
+def _read_embedding(folder: Path, star: Path, table: pd.DataFrame) -> NDArray[np.float32]:
+    """The rows of embedding.npy in the order of the table."""
     path = folder / "embedding.npy"
     embedding = map_array(path, f"copy the whole folder or {AGAIN}")
-    if embedding.ndim != 2 or len(embedding) != count:
-        raise InputError(f"{path} has shape {embedding.shape}, but particles.star has {count} particles; {AGAIN}")
-    return embedding
+    every = np.arange(len(embedding))
+    rows = numbers(table, EMBEDDING_ROW, star) - 1 if EMBEDDING_ROW in table else every
+    if embedding.ndim != 2 or len(rows) != len(table):
+        raise InputError(f"{path} has shape {embedding.shape}, but particles.star has {len(table)} particles; {AGAIN}")
+    if len(np.unique(rows)) < len(rows) or not np.isin(rows, every).all():
+        raise InputError(f"_{EMBEDDING_ROW} of {star} does not name a row of embedding.npy for each particle; {AGAIN}")
+    return embedding if np.array_equal(rows, every) else embedding[rows.astype(np.int64)]
 
 
 def find_model(given: Predicted) -> Path | None:

@@ -14,6 +14,7 @@ The rules, each of which has been got wrong by some importer:
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,15 +28,21 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from triptych.errors import InputError
+from triptych.io.angles import angles_from_matrices
 from triptych.io.mrc import bare_stem
 from triptych.io.star import Block, read_star
 from triptych.particles import Frame, Particles
+
+log = logging.getLogger(__name__)
 
 AXES = ("X", "Y", "Z")
 COORDINATES = tuple(f"rlnCoordinate{axis}" for axis in AXES)
 CENTERED = tuple(f"rlnCenteredCoordinate{axis}Angst" for axis in AXES)
 ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 SUBTOMOGRAM_ANGLES = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi")
+IMAGE_PIXEL_SIZES = ("rlnImagePixelSize", "rlnPixelSize")
+UNBINNED_PIXEL_SIZES = ("rlnTomoTiltSeriesPixelSize", "rlnMicrographOriginalPixelSize", "rlnMicrographPixelSize")
+PIXEL_SIZES = (*IMAGE_PIXEL_SIZES, *UNBINNED_PIXEL_SIZES)
 TILTS = ("rlnTomoYTilt", "rlnTomoNominalStageTiltAngle")
 TILT_SERIES, TILT_TABLE = "rlnTomoTiltSeriesStarFile", "tilts.star"
 TOMOSTAR = ".tomostar"
@@ -143,11 +150,18 @@ class RelionFile:
 
     def image_voxel_size(self) -> NDArray[np.float64] | None:
         """Å per voxel of each particle's image, where the file states it."""
-        for label in ("rlnImagePixelSize", "rlnPixelSize"):
+        for label in IMAGE_PIXEL_SIZES:
             sizes = self.values(label)
             if sizes is not None:
                 return _positive(sizes, label, self.path)
         return self._detector_pixel_size()
+
+    @property
+    def unset_pixel_size(self) -> str | None:
+        """Words for a pixel size that is exactly 1 Å, as programs write it that do not know it; None where there is none."""
+        tables = [table for table in (self.table, self.optics, self.tomograms) if table is not None]
+        label = next((label for label in PIXEL_SIZES for table in tables if label in table and (table[label] == 1).any()), None)
+        return label and f"{label} of {self.path} is exactly 1 Å, which usually means that it was never set"
 
     def _detector_pixel_size(self) -> NDArray[np.float64] | None:
         """RELION 3.0 and Warp: detector pixel size in µm over magnification; pytom gives it in Å without a magnification."""
@@ -161,9 +175,8 @@ class RelionFile:
         """Å per pixel of ``rlnCoordinateX/Y/Z``, for each particle; see the rules above."""
         if given is not None:
             return np.full(len(self), given)
-        unbinned = ("rlnTomoTiltSeriesPixelSize", "rlnMicrographOriginalPixelSize", "rlnMicrographPixelSize")
         if not self.is_warp:
-            for label in unbinned:
+            for label in UNBINNED_PIXEL_SIZES:
                 sizes = self.values(label)
                 if sizes is not None:
                     return _positive(sizes, label, self.path)
@@ -171,7 +184,7 @@ class RelionFile:
         if image is not None:
             return image
         raise InputError(
-            f"{self.path} has coordinates in pixels, but does not state the pixel's size ({', '.join(unbinned)} or rlnPixelSize): "
+            f"{self.path} has coordinates in pixels, but does not state the pixel's size ({', '.join(UNBINNED_PIXEL_SIZES)} or rlnPixelSize): "
             "give it in Å with --set coordinate_pixel_size= (predict) or --input-voxel-size (convert)"
         )
 
@@ -310,14 +323,7 @@ def angles_from_rotations(rotations: NDArray[np.float64]) -> NDArray[np.float64]
 
     Tilt is in [0, 180]; where it is 0 or 180 only the sum or difference of the others is determined, and psi is 0.
     """
-    # tomogram -> particle is Rz(rot) Ry(tilt) Rz(psi); its last column and row give the angles
-    m = np.swapaxes(np.reshape(rotations, (-1, 3, 3)), -1, -2)
-    sine = np.hypot(m[:, 0, 2], m[:, 1, 2])
-    tilt = np.arctan2(sine, m[:, 2, 2])
-    free = sine > 1e-7
-    rot = np.where(free, np.arctan2(m[:, 1, 2], m[:, 0, 2]), np.arctan2(-m[:, 0, 1], m[:, 1, 1]))
-    psi = np.where(free, np.arctan2(m[:, 2, 1], -m[:, 2, 0]), 0.0)
-    return np.asarray(np.degrees(np.stack([rot, tilt, psi], axis=1)) + 0.0, dtype=np.float64)  # + 0.0: never "-0.0"
+    return angles_from_matrices(np.swapaxes(rotations, -1, -2), "ZYZ")
 
 
 def particle_columns(
@@ -493,6 +499,8 @@ def particles_from_relion(path: Path | str, coordinate_pixel_size: float | None 
     is given the names of, or a table of tomograms states their size.
     """
     file = read_relion(path)
+    if file.unset_pixel_size and coordinate_pixel_size is None:
+        log.warning("%s; if it is wrong, correct it, or give the right one with --input-voxel-size (convert)", file.unset_pixel_size)
     score, name = _column(file, SCORES), _column(file, CLASSES)
     return Particles(
         file.table,

@@ -28,7 +28,7 @@ from triptych.io.relion import CENTERED, COORDINATES, RECONSTRUCTED, RelionFile,
 from triptych.io.star import Block
 from triptych.io.stated import find_stated
 from triptych.io.tilt_stacks import TiltStacks, open_tilt_stacks
-from triptych.volume import MAX_BOX, Volume
+from triptych.volume import MAX_BOX, Volume, clip_box
 
 if TYPE_CHECKING:
     from triptych.io.store import Store
@@ -159,7 +159,7 @@ class _Crops:
             self.mapped = number, mmap_mrc(self.paths[number], self.voxel_sizes[number])
         self.reads += 1
         tomogram = self.mapped[1]
-        cube = cut_cube(tomogram.data, self.centers[index], self.box_sizes[number])
+        cube = cut_box(tomogram.data, self.centers[index], (self.box_sizes[number],) * 3)
         check_values(cube, f"{self.paths[number]} around particle {index + 1}")
         low = (self.centers[index] - self.box_sizes[number] // 2)[::-1] * tomogram.voxel_size
         x, y, z = (float(place + start) for place, start in zip(tomogram.origin, low, strict=True))
@@ -182,11 +182,6 @@ class _Rows:
         return Volume(data, self.voxel_size)
 
 
-def cut_cube(data: NDArray[np.float32], center: NDArray[np.int64], box_size: int) -> NDArray[np.float32]:
-    """As `cut_box`, for a box with equal sides."""
-    return cut_box(data, center, (box_size,) * 3)
-
-
 def cut_box(data: NDArray[Any], center: NDArray[np.int64], shape: tuple[int, int, int], fill: float | None = None) -> NDArray[np.float32]:
     """A box around a voxel.
 
@@ -201,15 +196,14 @@ def cut_box(data: NDArray[Any], center: NDArray[np.int64], shape: tuple[int, int
     -------
     float32 array of that shape
     """
-    low = np.asarray(center) - np.array(shape) // 2
-    start, stop = np.maximum(low, 0), np.minimum(low + shape, data.shape)
-    if (stop <= start).any():
+    there, own = clip_box(np.asarray(center) - np.array(shape) // 2, shape, data.shape)
+    if any(side.start == side.stop for side in there):
         size = shape[0] if len(set(shape)) == 1 else shape
         raise InputError(f"a box of {size} voxels around voxel {tuple(int(c) for c in center)} lies outside a tomogram of shape {data.shape}")
     with np.errstate(invalid="ignore"):  # NaN is the caller's to find
-        inside = np.array(data[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))], dtype=np.float32)
+        inside = np.array(data[there], dtype=np.float32)
         box = np.full(shape, inside.mean(dtype=np.float64) if fill is None else fill, dtype=np.float32)
-    box[tuple(slice(a, b) for a, b in zip(start - low, stop - low, strict=True))] = inside
+    box[own] = inside
     return box
 
 
@@ -371,10 +365,9 @@ def _open_star_images(file: RelionFile, config: PredictConfig) -> ParticleSource
     )
 
 
-def find_tomogram(name: str, files: Sequence[Path], how: str = "give its folder with --set tomograms=") -> Path:
-    """The file of a tomogram, as `called` finds it; InputError where there is none or several."""
-    stem, found = bare_tomogram_name(name), called(name, files)
-    folder = files[0].parent if files else Path()
+def find_tomogram(name: str, files: Sequence[Path], folder: Path, how: str = "give its folder with --set tomograms=") -> Path:
+    """The file of a tomogram among those of a folder, as `called` finds it; InputError where there is none or several."""
+    stem, found, folder = bare_tomogram_name(name), called(name, files), folder.absolute()
     if len(found) == 1:
         return found[0]
     if not found:
@@ -398,9 +391,7 @@ def called(name: str, files: Sequence[Path]) -> list[Path]:
     stem = bare_tomogram_name(name)
     keys = (stem, f"rec_{stem}")
     exact = [file for file in files if bare_stem(file) in keys]
-    starting = [
-        file for file in files for key in keys if bare_stem(file).startswith(key) and not bare_stem(file)[len(key) : len(key) + 1].isalnum()
-    ]
+    starting = [file for file in files for key in keys if bare_stem(file).startswith(key) and not bare_stem(file)[len(key) : len(key) + 1].isalnum()]
     return exact or starting
 
 
@@ -433,14 +424,15 @@ def locate_tomograms(file: RelionFile, config: PredictConfig) -> tuple[list[Path
         raise InputError(f"{file.path} has coordinates, but neither rlnTomoName nor rlnMicrographName: say which tomogram with --set tomograms=FILE")
     unique = list(dict.fromkeys(names))
     stated = {} if place is not None else _reconstructed(file)
-    candidates = mrc_files(place if place is not None else file.path.absolute().parent)
+    folder = place if place is not None else file.path.absolute().parent
+    candidates = mrc_files(folder)
     paths = []
     for name in unique:
         found = find_file(stated.get(name, name), file.folders) if place is None else None
         usable = found is not None and found.is_file() and is_mrc_name(found)
         if name in stated and not usable:
             raise InputError(f"the tomogram {stated[name]} of {name} is not where the STAR file says: give its folder with --set tomograms=")
-        paths.append(found if found is not None and usable else find_tomogram(name, candidates))
+        paths.append(found if found is not None and usable else find_tomogram(name, candidates, folder))
     number = {name: index for index, name in enumerate(unique)}
     return paths, np.array([number[name] for name in names], dtype=np.int64)
 
@@ -513,9 +505,7 @@ def _box_voxels(width: float, voxel_size: float, path: Path) -> int:
     return box
 
 
-def _check_inside(
-    exact: NDArray[np.float64], shape: tuple[int, int, int], box: int, file: RelionFile, path: Path, rows: NDArray[np.int64]
-) -> None:
+def _check_inside(exact: NDArray[np.float64], shape: tuple[int, int, int], box: int, file: RelionFile, path: Path, rows: NDArray[np.int64]) -> None:
     """InputError where a box lies wholly outside its tomogram; a warning where only the centre does."""
     size = np.array(shape[::-1])
     outside = ((exact + box / 2 < 0) | (exact - box / 2 > size)).any(axis=1)
@@ -534,6 +524,8 @@ def _check_inside(
 
 def _open_star(path: Path, config: PredictConfig, box_size_angstrom: float) -> ParticleSource:
     file = read_relion(path)
+    if file.unset_pixel_size and config.voxel_size is None and config.coordinate_pixel_size is None:
+        log.warning("%s; if it is wrong, set voxel_size (of images) or coordinate_pixel_size", file.unset_pixel_size)
     labels = set(file.table.columns)
     has_coordinates = set(COORDINATES) <= labels or set(CENTERED) <= labels
     if "rlnImageName" in labels and not (config.tomograms is not None and has_coordinates):
@@ -645,4 +637,3 @@ def voxel_sizes(source: ParticleSource, first: Volume) -> list[float]:
     if isinstance(reader, _Images | TiltStacks) and reader.voxel_sizes is not None:
         return sorted({float(size) for size in reader.voxel_sizes})
     return [first.voxel_size]
-

@@ -143,6 +143,13 @@ class Store:
         return [particle_name(row) for row in range(len(self))]
 
 
+def known_labels(store: Store, class_names: Sequence[str]) -> NDArray[np.int64]:
+    """Number in `class_names` of each row's class; -1 where it is not among them."""
+    numbers = {name: number for number, name in enumerate(class_names)}
+    translation = np.array([numbers.get(name, -1) for name in store.class_names], dtype=np.int64)
+    return translation[np.asarray(store["label"][:], dtype=np.int64)]
+
+
 def particle_name(row: int) -> str:
     """Name of a row, as predictions use it."""
     return f"particle_{row:06d}"
