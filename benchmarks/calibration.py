@@ -16,10 +16,10 @@ import torch
 from cells import TEST_SNRS, judge_trained, read_boxes
 
 from triptych import metrics
-from triptych.calibration import fit_temperature
+from triptych.confidence import fit_temperature
+from triptych.io.manifest import to_plain
 from triptych.io.store import Store
 from triptych.model import Model
-from triptych.report import to_plain
 
 SNRS = (1.0, *TEST_SNRS, 0.01)
 BATCH = 64

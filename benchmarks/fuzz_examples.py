@@ -25,6 +25,7 @@ from triptych.io.describe import describe_file
 from triptych.io.em import read_em_volume, write_em
 from triptych.io.manifest import MANIFEST, hash_file, write_manifest
 from triptych.io.mrc import read_mrc, write_mrc
+from triptych.io.predictions import read_predictions
 from triptych.io.source import cut_box, open_particles
 from triptych.io.star import write_star
 from triptych.io.store import BOX_ARRAYS, ROW_ARRAYS, Rows, create_store, open_store
@@ -32,7 +33,6 @@ from triptych.io.tomogram import open_tomogram
 from triptych.model import Model, ModelCard, load_model
 from triptych.network import Network
 from triptych.particles import Particles
-from triptych.report import read_predictions
 from triptych.settings import load_config
 from triptych.structures import load_library, make_library, read_structure
 from triptych.volume import Volume

@@ -17,6 +17,7 @@ from fake_predictions import CLASS_NAMES, Fake, camel_case, make_fake
 from triptych import figures, metrics
 from triptych.config import ReportConfig
 from triptych.errors import InputError
+from triptych.gallery import Gallery, pick_in_turn, spread
 from triptych.io.manifest import describe_input, to_plain
 from triptych.io.mrc import read_mrc, write_mrc
 from triptych.io.predictions import read_predictions
@@ -24,17 +25,10 @@ from triptych.io.star import read_star, write_star
 from triptych.io.store import open_store
 from triptych.metrics import principal_components
 from triptych.pages import scale_bar
-from triptych.report import (
-    Gallery,
-    Progress,
-    collect_metrics,
-    match_truth,
-    page_warnings,
-    pick_in_turn,
-    report,
-    score_particles,
-    spread,
-)
+from triptych.report import report
+from triptych.report_metrics import collect_metrics
+from triptych.report_page import page_warnings
+from triptych.scoring import Progress, match_truth, score_particles
 from triptych.volume import Volume
 
 SHORT = ReportConfig(gallery=6)

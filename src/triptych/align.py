@@ -25,14 +25,14 @@ from triptych.matching import (
     BOX,
     OVERSAMPLING,
     Band,
-    Particles,
+    ParticleTerms,
     Poses,
     Reference,
     TurnedReferences,
     choose_candidates,
     fine_fields,
     make_band,
-    make_particles,
+    make_particle_terms,
     make_reference,
     pick,
     refine,
@@ -201,9 +201,9 @@ def align_some(matcher: Matcher, volumes: NDArray[np.float32], wedges: NDArray[n
     config, device = matcher.config, matcher.shifts.device
     boxes, weights = to_tensor(volumes, device), to_tensor(wedges, device)
     boxes = boxes - boxes.mean(dim=BOX, keepdim=True)
-    fine = make_particles(boxes, weights, matcher.fine.band)
+    fine = make_particle_terms(boxes, weights, matcher.fine.band)
     if start is None:
-        poses = find_poses(matcher, make_particles(boxes, weights, matcher.coarse.band), fine)
+        poses = find_poses(matcher, make_particle_terms(boxes, weights, matcher.coarse.band), fine)
     else:
         rotations, shifts = (torch.from_numpy(np.asarray(part, np.float64)).to(device) for part in (start.rotations, start.shifts))
         poses = Poses(rotations, shifts, torch.zeros(len(boxes), device=device))
@@ -214,7 +214,7 @@ def align_some(matcher: Matcher, volumes: NDArray[np.float32], wedges: NDArray[n
     return Alignment(poses.rotations.cpu().numpy(), poses.shifts.cpu().numpy(), scores.float().cpu().numpy())
 
 
-def find_poses(matcher: Matcher, coarse: Particles, fine: Particles) -> Poses:
+def find_poses(matcher: Matcher, coarse: ParticleTerms, fine: ParticleTerms) -> Poses:
     """Search all rotations, then refine the best few: at the coarse resolution all, at the fine one the finalists."""
     assert matcher.turned is not None
     config, grid = matcher.config, matcher.turned.rotations
@@ -235,11 +235,11 @@ def find_poses(matcher: Matcher, coarse: Particles, fine: Particles) -> Poses:
     return Poses(poses.rotations[best], poses.shifts[best], poses.scores[best])
 
 
-def mask_particles(boxes: Tensor, weights: Tensor, matcher: Matcher, poses: Poses) -> Particles:
+def mask_particles(boxes: Tensor, weights: Tensor, matcher: Matcher, poses: Poses) -> ParticleTerms:
     """Particles within the mask of the reference, put where each one's pose says."""
     assert matcher.mask is not None
     masks = pose_many(matcher.mask, 1, poses.rotations, poses.shifts.float() / matcher.voxel_size, boxes.shape[-1])[:, 0]
-    return make_particles(boxes * masks, weights, matcher.fine.band)
+    return make_particle_terms(boxes * masks, weights, matcher.fine.band)
 
 
 # ---------------------------------------------------------------------------------------------------------------- averages

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from triptych.calibration import Sample, Seen, choose_rows, class_figures, fit_reference, fit_temperature, look
+from triptych.confidence import Sample, Seen, choose_rows, class_figures, fit_reference, fit_temperature, look
 from triptych.config import CalibrateConfig
 from triptych.dataset import split_rows
 from triptych.errors import InputError

@@ -85,10 +85,16 @@ app.add_typer(structures_app, name="structures")
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="YAML file of settings; `triptych config STAGE` prints one.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as seed=7; may be given several times.")]
+ModelFolder = Annotated[Path | None, typer.Option("--model", metavar="MODEL", help="Model folder; default: the one that ships with triptych.")]
 Part = Annotated[str | None, typer.Option("--part", metavar="K/N", help="Do the K-th of N parts only, as a job array wants it.")]
 Scheduler = Annotated[
     str | None, typer.Option("--scheduler", metavar="ADDRESS", help="Dask scheduler, such as tcp://host:8786, whose workers do it.")
 ]
+Tomograms = Annotated[list[Path], typer.Argument(metavar="TOMOGRAM...", help="MRC files, OME-Zarr groups, or folders of them.")]
+PredictionFolder = Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder written by predict.")]
+NewFolder = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")]
+NewStore = Annotated[Path, typer.Argument(metavar="OUT", help="Zarr store to write.")]
+NewModel = Annotated[Path, typer.Argument(metavar="OUT", help="Model folder to write.")]
 
 
 # -------------------------------------------------------------------------------------------------------------- commands
@@ -190,19 +196,10 @@ def fetch_structures(
 
 
 @app.command()
-def simulate(
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="Zarr store to write.")],
-    config: ConfigFile = None,
-    overrides: Overrides = None,
-    part: Part = None,
-    scheduler: Scheduler = None,
-) -> None:
+def simulate(output: NewStore, config: ConfigFile = None, overrides: Overrides = None, part: Part = None, scheduler: Scheduler = None) -> None:
     """Labelled subtomograms from structures; the same command goes on after an interruption."""
-    from triptych.config import SimulateConfig
-    from triptych.settings import load_config
-
-    numbers = None if part is None else parse_part(part)
-    settings = load_config(SimulateConfig, config, overrides or ())
+    numbers = parse_part(part)
+    settings = load_settings("simulate", config, overrides)
 
     from triptych.simulate import count_missing
     from triptych.simulate import simulate as stage
@@ -212,28 +209,13 @@ def simulate(
     print_simulated("dataset", path, part, *count_missing(path, settings))
 
 
-def parse_part(text: str) -> tuple[int, int]:
-    """The K and N of "K/N"."""
-    numbers = re.fullmatch(r"(\d+)/(\d+)", text)
-    if numbers is None or not 1 <= int(numbers[1]) <= int(numbers[2]):
-        raise InputError(f"--part got {text!r}, but K/N was expected, as in --part 1/8: the number of a part, from 1, and how many there are")
-    return int(numbers[1]), int(numbers[2])
-
-
 @app.command("simulate-tomograms")
 def simulate_tomograms(
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
-    config: ConfigFile = None,
-    overrides: Overrides = None,
-    part: Part = None,
-    scheduler: Scheduler = None,
+    output: NewFolder, config: ConfigFile = None, overrides: Overrides = None, part: Part = None, scheduler: Scheduler = None
 ) -> None:
     """Whole tomograms with labels, densities and particle lists; the same command goes on after an interruption."""
-    from triptych.config import TomogramConfig
-    from triptych.settings import load_config
-
-    numbers = None if part is None else parse_part(part)
-    settings = load_config(TomogramConfig, config, overrides or ())
+    numbers = parse_part(part)
+    settings = load_settings("simulate-tomograms", config, overrides)
 
     from triptych.io.workspace import count_unfinished
     from triptych.tomograms import simulate_tomograms as stage
@@ -245,18 +227,15 @@ def simulate_tomograms(
 
 @app.command()
 def cut(
-    tomograms: Annotated[list[Path], typer.Argument(metavar="TOMOGRAM...", help="MRC files, OME-Zarr groups, or folders of them.")],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="Zarr store to write.")],
+    tomograms: Tomograms,
+    output: NewStore,
     labels: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Label maps, whose names begin with those of the tomograms.")] = None,
     particles: Annotated[Path | None, typer.Option(metavar="FILE", help="Particles with classes, in any format that convert reads.")] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
     """Training data from tomograms that somebody has annotated; the same command goes on after an interruption."""
-    from triptych.config import CutConfig
-    from triptych.settings import load_config
-
-    settings = load_config(CutConfig, config, overrides or ())
+    settings = load_settings("cut", config, overrides)
 
     from triptych.cut import cut as stage
 
@@ -268,16 +247,13 @@ def cut(
 @app.command()
 def train(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Zarr store made by simulate.")],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="Model folder to write.")],
+    output: NewModel,
     config: ConfigFile = None,
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
 ) -> None:
     """Train any subset of the tasks."""
-    from triptych.config import TrainConfig
-    from triptych.settings import load_config
-
-    settings = load_config(TrainConfig, config, overrides or ())
+    settings = load_settings("train", config, overrides)
 
     from triptych.ranks import own_share
     from triptych.simulate import simulate_again
@@ -296,15 +272,12 @@ def train(
 def calibrate(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Trained model folder.")],
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Zarr store that it was not trained on, with the same box and voxel size.")],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="Model folder to write.")],
+    output: NewModel,
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
     """The same model with temperature and novelty fitted anew; classes of DATA that it does not know serve as novel ones."""
-    from triptych.config import CalibrateConfig
-    from triptych.settings import load_config
-
-    settings = load_config(CalibrateConfig, config, overrides or ())
+    settings = load_settings("calibrate", config, overrides)
 
     from triptych.calibrate import calibrate as stage
 
@@ -317,19 +290,16 @@ def calibrate(
 @app.command()
 def predict(
     particles: Annotated[str, typer.Argument(metavar="PARTICLES", help="STAR file, folder, MRC file, quoted glob of MRC files, or Zarr store.")],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
-    model: Annotated[Path | None, typer.Option(metavar="MODEL", help="Model folder; default: the one that ships with triptych.")] = None,
+    output: NewFolder,
+    model: ModelFolder = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
     part: Part = None,
     scheduler: Scheduler = None,
 ) -> None:
     """Class, mask and density of every particle; the same command goes on after an interruption."""
-    from triptych.config import PredictConfig
-    from triptych.settings import load_config
-
-    numbers = None if part is None else parse_part(part)
-    settings = load_config(PredictConfig, config, overrides or ())
+    numbers = parse_part(part)
+    settings = load_settings("predict", config, overrides)
 
     from triptych.predict import predict as stage
 
@@ -340,20 +310,17 @@ def predict(
 
 @app.command()
 def pick(
-    tomograms: Annotated[list[Path], typer.Argument(metavar="TOMOGRAM...", help="MRC files, OME-Zarr groups, or folders of them.")],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
-    model: Annotated[Path | None, typer.Option(metavar="MODEL", help="Model folder; default: the one that ships with triptych.")] = None,
+    tomograms: Tomograms,
+    output: NewFolder,
+    model: ModelFolder = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
     part: Part = None,
     scheduler: Scheduler = None,
 ) -> None:
     """Particles of whole tomograms; the same command goes on after an interruption."""
-    from triptych.config import PickConfig
-    from triptych.settings import load_config
-
-    numbers = None if part is None else parse_part(part)
-    settings = load_config(PickConfig, config, overrides or ())
+    numbers = parse_part(part)
+    settings = load_settings("pick", config, overrides)
 
     from triptych.pick import pick as stage
 
@@ -363,17 +330,9 @@ def pick(
 
 
 @app.command()
-def discover(
-    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder written by predict.")],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
-    config: ConfigFile = None,
-    overrides: Overrides = None,
-) -> None:
+def discover(predictions: PredictionFolder, output: NewFolder, config: ConfigFile = None, overrides: Overrides = None) -> None:
     """Groups of unknown particles, their averages and what they may be; the same command goes on after an interruption."""
-    from triptych.config import DiscoverConfig
-    from triptych.settings import load_config
-
-    settings = load_config(DiscoverConfig, config, overrides or ())
+    settings = load_settings("discover", config, overrides)
 
     from triptych.discover import discover as stage
 
@@ -386,7 +345,7 @@ def discover(
 @app.command("add-class")
 def add_class(
     discovery: Annotated[Path, typer.Argument(metavar="DISCOVERY", help="Folder written by discover.")],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="Model folder to write.")],
+    output: NewModel,
     names: Annotated[list[str], typer.Argument(metavar="GROUP=NAME...", help="Groups and what to call them, such as 1=my_complex.")],
     model: Annotated[Path | None, typer.Option(metavar="MODEL", help="The model that made the predictions; default: where it was then.")] = None,
 ) -> None:
@@ -425,17 +384,14 @@ def view(
 
 @app.command()
 def report(
-    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder written by predict.")],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+    predictions: PredictionFolder,
+    output: NewFolder,
     truth: Annotated[Path | None, typer.Option(metavar="DATA", help="The Zarr store that the predictions were made from.")] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
     """metrics.json, and report.html with pictures."""
-    from triptych.config import ReportConfig
-    from triptych.settings import load_config
-
-    settings = load_config(ReportConfig, config, overrides or ())
+    settings = load_settings("report", config, overrides)
 
     from triptych.report import report as stage
 
@@ -504,6 +460,26 @@ def print_config(
     from triptych.settings import format_defaults, stage_settings
 
     typer.echo(format_defaults(stage_settings(stage)), nl=False)
+
+
+# -------------------------------------------------------------------------------------------- what commands have in common
+
+
+def load_settings(stage: str, file: Path | None, overrides: Sequence[str] | None) -> Any:
+    """The settings of a stage, of its own class, from --config and --set; called before the stage is imported, which takes seconds."""
+    from triptych.settings import load_config, stage_settings
+
+    return load_config(stage_settings(stage), file, overrides or ())
+
+
+def parse_part(text: str | None) -> tuple[int, int] | None:
+    """The K and N of "K/N"."""
+    if text is None:
+        return None
+    numbers = re.fullmatch(r"(\d+)/(\d+)", text)
+    if numbers is None or not 1 <= int(numbers[1]) <= int(numbers[2]):
+        raise InputError(f"--part got {text!r}, but K/N was expected, as in --part 1/8: the number of a part, from 1, and how many there are")
+    return int(numbers[1]), int(numbers[2])
 
 
 # ------------------------------------------------------------------------------------------------------------------ demo

@@ -138,8 +138,8 @@ def shift_phases(band: Band, shifts: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Particles:
-    """What is compared of b particles.
+class ParticleTerms:
+    """The Fourier terms of b particles, in the band that is compared.
 
     Attributes
     ----------
@@ -151,17 +151,17 @@ class Particles:
     values: Tensor
     weights: Tensor
 
-    def __getitem__(self, rows: Tensor | slice) -> Particles:
+    def __getitem__(self, rows: Tensor | slice) -> ParticleTerms:
         weights = self.weights if len(self.weights) == 1 else self.weights[rows]
-        return Particles(self.band, self.values[rows], weights)
+        return ParticleTerms(self.band, self.values[rows], weights)
 
 
-def make_particles(volumes: Tensor, wedges: Tensor, band: Band) -> Particles:
-    """Particles from volumes (b, d, d, d) and their wedges (b, d, d, d // 2 + 1), or one wedge for all."""
+def make_particle_terms(volumes: Tensor, wedges: Tensor, band: Band) -> ParticleTerms:
+    """The terms of volumes (b, d, d, d) and their wedges (b, d, d, d // 2 + 1), or one wedge for all."""
     weights = pick(wedges, band) * band.twins.sqrt()
     values = transform(volumes, band) * weights
     norm = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
-    return Particles(band, values / norm.clamp_min(1e-30), weights)
+    return ParticleTerms(band, values / norm.clamp_min(1e-30), weights)
 
 
 # ------------------------------------------------------------------------------------------------------------------ search
@@ -182,7 +182,7 @@ def turn_all(reference: Reference, rotations: Tensor) -> TurnedReferences:
     return TurnedReferences(rotations, torch.view_as_real(terms).flatten(1).T.contiguous(), terms.abs().square().T.contiguous())
 
 
-def search(particles: Particles, references: TurnedReferences, shifts: Tensor) -> tuple[Tensor, Tensor]:
+def search(particles: ParticleTerms, references: TurnedReferences, shifts: Tensor) -> tuple[Tensor, Tensor]:
     """Best score over some shifts (s, 3) of each particle in each rotation, and the number of that shift, both (b, r).
 
     All shifts and rotations are one matrix product, which beats a Fourier transform per rotation where the shifts are few.
@@ -233,7 +233,7 @@ def rotation_matrices(vectors: Tensor) -> Tensor:
     return matrices
 
 
-def score(particles: Particles, reference: Reference, rotations: Tensor, shifts: Tensor) -> Tensor:
+def score(particles: ParticleTerms, reference: Reference, rotations: Tensor, shifts: Tensor) -> Tensor:
     """Score (b,) of one pose of each particle."""
     terms = turn(reference.density, reference.band, rotations)[:, 0] * shift_phases(reference.band, shifts) * particles.weights
     norms: Tensor = torch.linalg.vector_norm(terms, dim=-1)
@@ -245,7 +245,7 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
     return (torch.view_as_real(a) * torch.view_as_real(b)).sum(dim=(-2, -1))
 
 
-def linearise(particles: Particles, reference: Reference, rotations: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def linearise(particles: ParticleTerms, reference: Reference, rotations: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Score (b,), and curvature (b, 6, 6) and slope (b, 6) of the fit for a small turn (radians) and shift (Å) of each particle's reference.
 
     The fit is that of the scaled reference to the particle, least squares, with the scale projected out (Golub & Pereyra 1973): the pose of
@@ -270,7 +270,7 @@ def linearise(particles: Particles, reference: Reference, rotations: Tensor, shi
     return scores, changes @ changes.mT, slope
 
 
-def refine(particles: Particles, reference: Reference, poses: Poses, steps: int, largest_turn: float, max_shift: float) -> Poses:
+def refine(particles: ParticleTerms, reference: Reference, poses: Poses, steps: int, largest_turn: float, max_shift: float) -> Poses:
     """Climb from each pose to the next maximum of its score: Levenberg and Marquardt's method, all particles side by side.
 
     Parameters

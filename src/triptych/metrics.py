@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -283,43 +283,53 @@ def summarise(
     values = [missing if v is None else np.asarray(v, np.float64) for v in (iou, correlation, correlation_in_mask)]
     none = class_names.index(NONE_CLASS) if NONE_CLASS in class_names else -1
     iou_kept, correlation_kept, in_mask_kept = (np.where(truth == none, np.nan, v) for v in values)
-
-    figures: dict[str, Any] = {"accuracy": np.nan, "accuracy_interval": (np.nan, np.nan), "mean_recall": np.nan, "expected_calibration_error": np.nan}
-    precision = recall = np.full(len(class_names), np.nan)
-    predicted_count = np.zeros(len(class_names), np.int64)
-    if predicted is not None:
-        predicted = np.asarray(predicted, np.int64)
-        confusion = confusion_matrix(truth, predicted, len(class_names))
-        precision, recall, predicted_count = precision_per_class(confusion), recall_per_class(confusion), confusion.sum(axis=0)
-        recall[known:] = np.nan
-        right = (truth == predicted)[judged]
-        low, high = wilson_interval(right.sum(), right.size)
-        figures |= {"accuracy": mean(right), "accuracy_interval": (float(low), float(high)), "mean_recall": mean(recall)}
-        if probability is not None:
-            figures["expected_calibration_error"] = expected_calibration_error(np.asarray(probability)[judged], right)
-    classes = tuple(
-        ClassSummary(
-            name=name,
-            particles=int((truth == k).sum()),
-            predicted=int(predicted_count[k]),
-            precision=float(precision[k]),
-            recall=float(recall[k]),
-            mean_iou=mean(iou_kept[truth == k]),
-            mean_density_correlation=mean(correlation_kept[truth == k]),
-        )
-        for k, name in enumerate(class_names)
-    )
+    called = None if predicted is None else np.asarray(predicted, np.int64)
+    right = None if called is None else (truth == called)[judged]
+    stated = None if probability is None else np.asarray(probability)[judged]
+    classes = _summarise_classes(class_names, truth, called, iou_kept, correlation_kept, known)
     return Summary(
         particles=truth.size,
         particles_of_known_classes=int(judged.sum()),
         particles_not_none=int((truth != none).sum()),
+        accuracy=np.nan if right is None else mean(right),
+        accuracy_interval=(np.nan, np.nan) if right is None else _share_interval(right),
+        mean_recall=mean([row.recall for row in classes]),
+        expected_calibration_error=np.nan if right is None or stated is None else expected_calibration_error(stated, right),
         mean_iou=mean(iou_kept),
         median_iou=median(iou_kept),
         mean_density_correlation=mean(correlation_kept),
         median_density_correlation=median(correlation_kept),
         mean_density_correlation_in_mask=mean(in_mask_kept),
         classes=classes,
-        **figures,
+    )
+
+
+def _share_interval(right: NDArray[np.bool_]) -> tuple[float, float]:
+    low, high = wilson_interval(right.sum(), right.size)
+    return float(low), float(high)
+
+
+def _summarise_classes(
+    class_names: Sequence[str], truth: IntArray, called: IntArray | None, iou: FloatArray, correlation: FloatArray, known: int
+) -> tuple[ClassSummary, ...]:
+    """A row per class; precision and recall are NaN where nothing was called, and recall is of a class that the model does not know."""
+    precision = recall = np.full(len(class_names), np.nan)
+    predicted = np.zeros(len(class_names), np.int64)
+    if called is not None:
+        confusion = confusion_matrix(truth, called, len(class_names))
+        precision, recall, predicted = precision_per_class(confusion), recall_per_class(confusion), confusion.sum(axis=0)
+        recall[known:] = np.nan
+    return tuple(
+        ClassSummary(
+            name=name,
+            particles=int((truth == k).sum()),
+            predicted=int(predicted[k]),
+            precision=float(precision[k]),
+            recall=float(recall[k]),
+            mean_iou=mean(iou[truth == k]),
+            mean_density_correlation=mean(correlation[truth == k]),
+        )
+        for k, name in enumerate(class_names)
     )
 
 

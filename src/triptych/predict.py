@@ -145,12 +145,8 @@ def predict(
     wanted = choose_items(predictor.blocks, part)
     if part and is_made(out, STAGE, config, predictor.arguments):
         return out
-    sample = read_sample(predictor.source)
-    sizes = voxel_sizes(predictor.source, sample[0])
-    predictor.model.check_voxel_size(max(sizes), "the input")
-    check_box(predictor.source.names[0], sample[0], predictor.model)
-    contrast, warning = choose_contrast(guess_contrast(sample), config.contrast, predictor.source.contrast)
-    about = {"voxel_size": sizes[0], "contrast": contrast, "contrast_warning": warning}
+    about = examine_input(predictor, config)
+    contrast = about["contrast"]
     settings = {
         "version": installed_version(),
         "particles": predictor.inputs,
@@ -166,6 +162,16 @@ def predict(
         if len(workspace.done()) == predictor.blocks:
             workspace.finish(partial(finish_run, workspace, predictor, about))
     return out
+
+
+def examine_input(predictor: Predictor, config: PredictConfig) -> dict[str, Any]:
+    """Voxel size in Å and contrast of the particles, as a sample of them shows; InputError where the model cannot take them."""
+    sample = read_sample(predictor.source)
+    sizes = voxel_sizes(predictor.source, sample[0])
+    predictor.model.check_voxel_size(max(sizes), "the input")
+    check_box(predictor.source.names[0], sample[0], predictor.model)
+    contrast, warning = choose_contrast(guess_contrast(sample), config.contrast, predictor.source.contrast)
+    return {"voxel_size": sizes[0], "contrast": contrast, "contrast_warning": warning}
 
 
 def read_sample(source: ParticleSource) -> list[Volume]:

@@ -229,25 +229,52 @@ def draw_acquisition(
     rng: np.random.Generator, config: AcquisitionConfig, ice_thickness: float = 0.0, device: torch.device | None = None
 ) -> tuple[Acquisition, Correction, dict[str, float]]:
     """Draw one tilt series from the ranges of the settings; also the numbers drawn, as they are recorded."""
+    plan = draw_tilt_plan(rng, config)
+    acquisition = draw_tilts(rng, plan, config, ice_thickness, device)
+    correction = draw_correction(rng, config)
+    return acquisition, correction, recorded_numbers(plan, acquisition, correction)
+
+
+@dataclass(frozen=True, eq=False)
+class TiltPlan:
+    """What the microscope is told to do, and how well it does it.
+
+    The angles (t,) ascend, in degrees; the dose is that of the whole series; the jitters are standard deviations in degrees and Å.
+    """
+
+    angles: NDArray[Any]
+    step: float
+    order: TiltOrder
+    dose_e_per_a2: float
+    defocus_um: float
+    tilt_jitter: float
+    shift_jitter: float
+
+
+def draw_tilt_plan(rng: np.random.Generator, config: AcquisitionConfig) -> TiltPlan:
     tilt_max, tilt_step, tilt_centre = (rng.uniform(*limits) for limits in (config.tilt_max, config.tilt_step, config.tilt_centre))
     most = int(tilt_max / tilt_step + 1e-9)  # 66 / 2.2 is a little less than 30
     angles = np.arange(-most, most + 1) * tilt_step + tilt_centre
     tilt_jitter, shift_jitter = rng.uniform(*config.tilt_jitter), rng.uniform(*config.shift_jitter)
     dose, defocus = rng.uniform(*config.dose_e_per_a2), rng.uniform(*config.defocus_um)
-    order = draw_word(rng, config.tilt_order)
-    doses = np.full(len(angles), dose / len(angles))
-    exposures = np.zeros(len(angles))
+    return TiltPlan(angles, tilt_step, draw_word(rng, config.tilt_order), dose, defocus, tilt_jitter, shift_jitter)
+
+
+def draw_tilts(rng: np.random.Generator, plan: TiltPlan, config: AcquisitionConfig, ice_thickness: float, device: torch.device | None) -> Acquisition:
+    """What really happens at each tilt, and the optics."""
+    count = len(plan.angles)
+    doses, exposures = np.full(count, plan.dose_e_per_a2 / count), np.zeros(count)
     if config.radiation_damage:
-        exposures[tilt_sequence(angles, order)] = (np.arange(len(angles)) + 0.5) * doses[0]
+        exposures[tilt_sequence(plan.angles, plan.order)] = (np.arange(count) + 0.5) * doses[0]
 
     def tensor(values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).float().to(device)
 
-    acquisition = Acquisition(
-        tilt_angles=tensor(angles + rng.normal(0, tilt_jitter, len(angles))),
-        nominal_angles=tensor(angles),
-        shifts=tensor(rng.normal(0, shift_jitter, (len(angles), 2))),
-        defocus_um=tensor(defocus + rng.normal(0, config.defocus_jitter_um, len(angles))),
+    return Acquisition(
+        tilt_angles=tensor(plan.angles + rng.normal(0, plan.tilt_jitter, count)),
+        nominal_angles=tensor(plan.angles),
+        shifts=tensor(rng.normal(0, plan.shift_jitter, (count, 2))),
+        defocus_um=tensor(plan.defocus_um + rng.normal(0, config.defocus_jitter_um, count)),
         exposures=tensor(exposures),
         doses=tensor(doses),
         voltage_kv=config.voltage_kv,
@@ -261,31 +288,37 @@ def draw_acquisition(
         quantum_efficiency=config.quantum_efficiency,
         mtf_at_nyquist=rng.uniform(*config.detector_mtf),
     )
+
+
+def draw_correction(rng: np.random.Generator, config: AcquisitionConfig) -> Correction:
     ctf = draw_word(rng, config.ctf_correction)
     constant, weighted = draw_log_uniform(rng, config.deconvolution_constant), bool(rng.random() < config.dose_weighting)
     smoothing, low_pass = draw_word(rng, config.smoothing), rng.uniform(*config.low_pass)
     cosine = bool(rng.random() < config.cosine_weighting)
-    correction = Correction(ctf, constant, weighted, cosine, smoothing, low_pass if smoothing == "low_pass" else 0.0)
-    drawn = {
+    return Correction(ctf, constant, weighted, cosine, smoothing, low_pass if smoothing == "low_pass" else 0.0)
+
+
+def recorded_numbers(plan: TiltPlan, acquisition: Acquisition, correction: Correction) -> dict[str, float]:
+    """What is kept of a tilt series in the dataset; a word by its place among the words of its setting."""
+    return {
         "defocus_um": float(acquisition.defocus_um.mean()),
         "astigmatism_um": acquisition.astigmatism_um,
-        "dose_e_per_a2": dose,
-        "tilt_min": angles[0],
-        "tilt_max": angles[-1],
-        "tilt_step": tilt_step,
-        "tilt_order": get_args(TiltOrder).index(order),
-        "tilt_jitter": tilt_jitter,
-        "shift_jitter": shift_jitter,
+        "dose_e_per_a2": plan.dose_e_per_a2,
+        "tilt_min": plan.angles[0],
+        "tilt_max": plan.angles[-1],
+        "tilt_step": plan.step,
+        "tilt_order": get_args(TiltOrder).index(plan.order),
+        "tilt_jitter": plan.tilt_jitter,
+        "shift_jitter": plan.shift_jitter,
         "b_factor": acquisition.b_factor,
         "detector_mtf": acquisition.mtf_at_nyquist,
-        "ctf_correction": get_args(CtfCorrection).index(ctf),
-        "deconvolution_constant": constant,
-        "dose_weighting": weighted,
-        "cosine_weighting": cosine,
-        "smoothing": get_args(Smoothing).index(smoothing),
+        "ctf_correction": get_args(CtfCorrection).index(correction.ctf),
+        "deconvolution_constant": correction.deconvolution_constant,
+        "dose_weighting": correction.dose_weighting,
+        "cosine_weighting": correction.cosine_weighting,
+        "smoothing": get_args(Smoothing).index(correction.smoothing),
         "low_pass": correction.low_pass,
     }
-    return acquisition, correction, drawn
 
 
 def draw_word(rng: np.random.Generator, frequencies: dict[Word, float]) -> Word:

@@ -177,14 +177,7 @@ def read_structure(
     path = Path(path)
     stem = re.sub(r"(\.\w{2,5}\d?)?(\.gz|\.bz2)?$", "", path.name)
     name = stem.lower() if name is None else name
-    if name == "none" or not re.fullmatch(r"\w[\w.-]{0,99}", name):
-        raise InputError(f'a structure cannot be called {name[:100]!r}: {NAME_RULE}; "none" means background')
-    if not os.path.isfile(path):  # also False for what can be no name of a file
-        raise InputError(f"{path} is not a file, but a structure (PDB, mmCIF or an EM map) was expected there: check the name")
-    if not voxel_size > 0:
-        raise InputError(f"structures were asked for at {voxel_size} Å per voxel, but it must be a positive number")
-    if mass_kda is not None and not mass_kda > 0:
-        raise InputError(f"the mass of {name} is given as {mass_kda} kDa, but it must be a positive number")
+    check_request(path, name, voxel_size, mass_kda)
     if is_mrc_name(path) or path.name.lower().endswith((".ccp4", ".ccp4.gz")):
         refuse_options(path, "map", {"assembly": assembly not in ("auto", "none", None), "model": model != 1, "chains": chains is not None})
         structure = structure_from_map(_read_map(path, map_voxel_size), voxel_size, name, source or stem, map_contour, mass_kda)
@@ -195,6 +188,18 @@ def read_structure(
         structure = structure_from_atoms(positions, counts, voxel_size, name, source, mass_kda)
     log.info("%s: %.0f kDa, %d^3 voxels of %g Å, from %s", name, structure.mass_kda, structure.density.shape[0], voxel_size, path)
     return structure
+
+
+def check_request(path: Path, name: str, voxel_size: float, mass_kda: float | None) -> None:
+    """InputError unless there is a file, a name that serves, and positive numbers."""
+    if name == "none" or not re.fullmatch(r"\w[\w.-]{0,99}", name):
+        raise InputError(f'a structure cannot be called {name[:100]!r}: {NAME_RULE}; "none" means background')
+    if not os.path.isfile(path):  # also False for what can be no name of a file
+        raise InputError(f"{path} is not a file, but a structure (PDB, mmCIF or an EM map) was expected there: check the name")
+    if not voxel_size > 0:
+        raise InputError(f"structures were asked for at {voxel_size} Å per voxel, but it must be a positive number")
+    if mass_kda is not None and not mass_kda > 0:
+        raise InputError(f"the mass of {name} is given as {mass_kda} kDa, but it must be a positive number")
 
 
 def refuse_options(path: Path, kind: str, given: Mapping[str, bool]) -> None:

@@ -20,11 +20,11 @@ from triptych.errors import InputError
 from triptych.matching import (
     OVERSAMPLING,
     ROTATIONS_AT_ONCE,
-    Particles,
+    ParticleTerms,
     Reference,
     fine_fields,
     make_band,
-    make_particles,
+    make_particle_terms,
     make_reference,
     score,
     transform,
@@ -87,7 +87,7 @@ class Symmetry:
 class Itself(NamedTuple):
     """A density, to be turned, and to be compared with."""
 
-    particles: Particles
+    particles: ParticleTerms
     reference: Reference
 
 
@@ -148,7 +148,7 @@ def prepare(centred: NDArray[np.float32], voxel_size: float, resolution: float, 
     d = len(density)
     band = make_band(d, voxel_size, resolution, density.device)
     everything = torch.ones((1, d, d, d // 2 + 1), device=density.device)
-    return Itself(make_particles(density[None], everything, band), make_reference(density, band))
+    return Itself(make_particle_terms(density[None], everything, band), make_reference(density, band))
 
 
 def half_sphere(step: float) -> FloatArray:

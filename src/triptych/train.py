@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from triptych.calibration import Sample, choose_rows, class_figures, fit_reference, fit_temperature, look
+from triptych.confidence import Sample, choose_rows, class_figures, fit_reference, fit_temperature, look
 from triptych.config import NONE_CLASS, TrainConfig
 from triptych.dataset import Batch, PlannedBatches, SubtomogramDataset, keep_batch, split_rows, tile_rows, warn_of_missing_signal
 from triptych.device import choose_device, choose_precision, share_cores

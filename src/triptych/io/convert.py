@@ -18,10 +18,10 @@ from triptych.io.copick import find_config, particles_from_copick, write_copick
 from triptych.io.dynamo import COLUMNS, particles_from_dynamo, write_dynamo
 from triptych.io.imod import particles_from_imod, write_imod_particles
 from triptych.io.motive_list import ROWS, particles_from_motive_list, write_motive_list
-from triptych.io.mrc import bare_stem, read_header, stated_voxel_size
+from triptych.io.mrc import read_header, stated_voxel_size
 from triptych.io.particle_csv import particles_from_csv, write_csv
 from triptych.io.particle_star import OPTIMISATION_SET, STAR_LABEL, UNDERSTOOD, write_relion_3_or_4, write_relion_5, write_warp
-from triptych.io.relion import TOMOSTAR, FrameFinder, find_file, particles_from_relion, read_frames
+from triptych.io.relion import FrameFinder, bare_tomogram_name, find_file, particles_from_relion, read_frames
 from triptych.io.source import find_tomogram, mrc_files
 from triptych.io.star import read_star
 from triptych.particles import Frame, Particles
@@ -169,11 +169,11 @@ def _given_frames(names: Sequence[str], known: Known) -> dict[str, Frame]:
 
 def _frames_of_table(path: Path, names: Sequence[str]) -> dict[str, Frame]:
     tables = [block for block in read_star(path).values() if hasattr(block, "columns") and "rlnTomoName" in block]
-    frames = {_bare(name): frame for table in tables for name, frame in read_frames(table, path).items()}
-    missing = [name for name in names if _bare(name) not in frames]
+    frames = {bare_tomogram_name(name): frame for table in tables for name, frame in read_frames(table, path).items()}
+    missing = [name for name in names if bare_tomogram_name(name) not in frames]
     if missing:
         raise InputError(f"{path} does not state the size of the tomogram {missing[0]} (rlnTomoSizeX/Y/Z, rlnTomoTiltSeriesPixelSize): add it there")
-    return {name: frames[_bare(name)] for name in names}
+    return {name: frames[bare_tomogram_name(name)] for name in names}
 
 
 def _frame_of_file(path: Path, voxel_size: float | None) -> Frame:
@@ -190,19 +190,15 @@ def _frame_of_file(path: Path, voxel_size: float | None) -> Frame:
     return Frame((nx, ny, nz), size)
 
 
-def _bare(name: str) -> str:
-    return bare_stem(name.removesuffix(TOMOSTAR))
-
-
 def find_frames(particles: Particles, known: Known) -> dict[str, Frame]:
     """The boxes of the particles' tomograms: as given, else as the input states them; what neither tells is left out."""
     names = list(dict.fromkeys(particles.tomograms or ()))
-    stated = {_bare(name): frame for name, frame in particles.frames.items()}
+    stated = {bare_tomogram_name(name): frame for name, frame in particles.frames.items()}
     if known.tomograms is not None or known.tomogram_size is not None:
         frames = _given_frames(names, known)
         _warn_of_other_boxes(frames, stated)
     else:
-        frames = {name: stated[_bare(name)] for name in names if _bare(name) in stated}
+        frames = {name: stated[bare_tomogram_name(name)] for name in names if bare_tomogram_name(name) in stated}
     if known.voxel_size is None:
         return frames
     return {name: frame.in_voxels_of(known.voxel_size) for name, frame in frames.items()}
@@ -211,7 +207,7 @@ def find_frames(particles: Particles, known: Known) -> dict[str, Frame]:
 def _warn_of_other_boxes(given: Mapping[str, Frame], stated: Mapping[str, Frame]) -> None:
     """Warn where the tomograms as given are not as large as the input's own table says, to a few of its voxels."""
     for name, frame in given.items():
-        own = stated.get(_bare(name))
+        own = stated.get(bare_tomogram_name(name))
         if own is not None and not np.allclose(frame.center, own.center, rtol=0.01):
             text = "the tomogram %s is taken to be %s voxels of %g Å, but the table beside the input states %s of %g Å"
             ours, theirs = (" x ".join(map(str, box.size)) for box in (frame, own))

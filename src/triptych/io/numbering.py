@@ -18,6 +18,7 @@ from triptych.errors import InputError
 from triptych.io.files import read_text
 from triptych.io.manifest import output_file
 from triptych.io.mrc import bare_stem
+from triptych.io.relion import bare_tomogram_name
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def file_names(tomograms: Sequence[str]) -> dict[str, str]:
     InputError
         Where two would be the same, or a name is none for a file: nothing is ever written outside the folder that was asked for.
     """
-    files = {name: bare_stem(name.removesuffix(".tomostar")) for name in dict.fromkeys(tomograms)}
+    files = {name: bare_tomogram_name(name) for name in dict.fromkeys(tomograms)}
     wrong = next((name for name, file in files.items() if not _is_file_name(file)), None)
     if wrong is not None:
         raise InputError(f"a tomogram is called {wrong[:60]!r}, which cannot be the name of a file: rename it")

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from triptych.errors import InputError
 from triptych.io.manifest import output_folder
-from triptych.io.mrc import bare_stem
 from triptych.io.numbering import are_numbers, number_classes
 from triptych.io.relion import (
     ANGLES,
@@ -34,6 +33,7 @@ from triptych.io.relion import (
     TOMOSTAR,
     UNBINNED_PIXEL_SIZES,
     angles_from_rotations,
+    bare_tomogram_name,
     rotations_from_angles,
 )
 from triptych.io.star import Block, write_star
@@ -189,7 +189,7 @@ def write_warp(path: Path | str, particles: Particles, pixel_sizes: NDArray[np.f
     if isinstance(optics, pd.DataFrame):
         keep = ("rlnImageName",) if "rlnImageName" in table else ()
         optics = optics.drop(columns=[*UNBINNED_PIXEL_SIZES, *(() if keep else _OF_IMAGES)], errors="ignore")
-    table["rlnMicrographName"] = [bare_stem(name.removesuffix(TOMOSTAR)) + TOMOSTAR for name in _tomogram_names(particles)]
+    table["rlnMicrographName"] = [bare_tomogram_name(name) + TOMOSTAR for name in _tomogram_names(particles)]
     table[list(COORDINATES)] = particles.positions / pixel_sizes[:, None]
     table["rlnMagnification"], table["rlnDetectorPixelSize"], table["rlnPixelSize"] = 10000.0, pixel_sizes, pixel_sizes
     unwanted = [*CENTERED, *UNBINNED_PIXEL_SIZES, "rlnTomoName"]

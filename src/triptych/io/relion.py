@@ -29,6 +29,7 @@ from scipy.spatial.transform import Rotation
 
 from triptych.errors import InputError
 from triptych.io.angles import angles_from_matrices
+from triptych.io.mrc import bare_stem
 from triptych.io.star import Block, read_star
 from triptych.particles import Frame, Particles
 
@@ -50,6 +51,11 @@ SCORES = ("triptychProbability", "rlnAutopickFigureOfMerit", "rlnLCCmax", "rlnMa
 """Columns that may say how sure a particle is; the first that is there counts."""
 CLASSES = ("triptychClass", "rlnClassNumber")
 FrameFinder: TypeAlias = Callable[[Sequence[str]], Mapping[str, Frame]]
+
+
+def bare_tomogram_name(name: str) -> str:
+    """A tomogram's name without folders and endings, whether it is that of a file or of Warp's: what two programs' names of it share."""
+    return bare_stem(name.removesuffix(TOMOSTAR))
 
 
 @dataclass(frozen=True, eq=False)

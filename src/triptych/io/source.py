@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from triptych.config import Contrast, PredictConfig
 from triptych.errors import InputError
 from triptych.io.mrc import MrcHeader, bare_stem, check_values, is_mrc_name, mmap_mrc, read_header, read_mrc, stated_voxel_size
-from triptych.io.relion import CENTERED, COORDINATES, RECONSTRUCTED, TOMOSTAR, RelionFile, find_file, read_relion, search_folders
+from triptych.io.relion import CENTERED, COORDINATES, RECONSTRUCTED, RelionFile, bare_tomogram_name, find_file, read_relion, search_folders
 from triptych.io.star import Block
 from triptych.io.stated import find_stated
 from triptych.io.tilt_stacks import TiltStacks, open_tilt_stacks
@@ -297,10 +297,6 @@ def unique_names(stems: Sequence[str], prefixes: Sequence[str]) -> list[str]:
     return names
 
 
-def _bare_tomogram_name(name: str) -> str:
-    return bare_stem(Path(name).name.removesuffix(TOMOSTAR))
-
-
 # ----------------------------------------------------------------------------------------------------------- STAR files
 
 
@@ -356,7 +352,7 @@ def _open_star_images(file: RelionFile, config: PredictConfig) -> ParticleSource
         _check_images(paths, counts, stated, config.voxel_size, lambda index: f"the image of row {index + 1} of {file.path}")
         reader = _Images(paths, counts, stated)
     stems = [bare_stem(path) if number is None else f"{bare_stem(path)}_{number:06d}" for path, number in zip(paths, counts, strict=True)]
-    prefixes = [_bare_tomogram_name(name) for name in file.tomogram_names or [Path(path).parent.name for path in paths]]
+    prefixes = [bare_tomogram_name(name) for name in file.tomogram_names or [Path(path).parent.name for path in paths]]
     return ParticleSource(
         kind="star",
         names=unique_names(stems, prefixes),
@@ -371,7 +367,7 @@ def _open_star_images(file: RelionFile, config: PredictConfig) -> ParticleSource
 
 def find_tomogram(name: str, files: Sequence[Path], folder: Path, how: str = "give its folder with --set tomograms=") -> Path:
     """The file of a tomogram among those of a folder, as `called` finds it; InputError where there is none or several."""
-    stem, found, folder = _bare_tomogram_name(name), called(name, files), folder.absolute()
+    stem, found, folder = bare_tomogram_name(name), called(name, files), folder.absolute()
     if len(found) == 1:
         return found[0]
     if not found:
@@ -392,7 +388,7 @@ def _tilt_ranges(file: RelionFile, paths: Sequence[Path], tomogram: NDArray[np.i
 
 def called(name: str, files: Sequence[Path]) -> list[Path]:
     """The files that a tomogram's name may mean: called as it is, or so with RELION's "rec_" before it, or else those that start so."""
-    stem = _bare_tomogram_name(name)
+    stem = bare_tomogram_name(name)
     keys = (stem, f"rec_{stem}")
     exact = [file for file in files if bare_stem(file) in keys]
     starting = [file for file in files for key in keys if bare_stem(file).startswith(key) and not bare_stem(file)[len(key) : len(key) + 1].isalnum()]
@@ -451,7 +447,6 @@ def _open_star_coordinates(file: RelionFile, config: PredictConfig, box_size_ang
     positions, centered = file.coordinates(config.coordinate_pixel_size)
     centers = file.tomogram_centers() if centered else None
     paths, tomogram = locate_tomograms(file, config)
-    given = config.tomogram_voxel_size or config.voxel_size
     stated = _stated_tomogram_voxel_sizes(file)
     indices = np.zeros((len(file), 3), dtype=np.int64)
     offsets = np.zeros((len(file), 3))
@@ -459,17 +454,8 @@ def _open_star_coordinates(file: RelionFile, config: PredictConfig, box_size_ang
     boxes: list[int] = []
     for number, path in enumerate(paths):
         rows = np.flatnonzero(tomogram == number)
-        header = read_header(path)
-        size = given or stated_voxel_size(header) or (None if stated is None else float(stated[rows[0]]))
-        volume = mmap_mrc(path, size, setting="tomogram_voxel_size")
-        if stated is not None and abs(volume.voxel_size / stated[rows[0]] - 1) > VOXEL_SIZE_TOLERANCE:
-            log.warning("%s is taken to have %g Å per voxel, but the table of tomograms states %g Å", path, volume.voxel_size, stated[rows[0]])
-        box = 2 * int(np.ceil(box_size_angstrom / volume.voxel_size / 2 - 1e-6))
-        if box > MAX_BOX:
-            raise InputError(
-                f"a box of {box_size_angstrom:g} Å has {box} voxels in {path}, more than {MAX_BOX}: check its voxel size of {volume.voxel_size:g} Å "
-                "(--set tomogram_voxel_size=), or bin the tomogram"
-            )
+        volume = _map_tomogram(path, config, None if stated is None else float(stated[rows[0]]))
+        box = _box_voxels(box_size_angstrom, volume.voxel_size, path)
         local = positions[rows]
         if centered:
             local = local + (np.array(volume.shape[::-1]) / 2 * volume.voxel_size if centers is None else centers[rows])
@@ -480,7 +466,7 @@ def _open_star_coordinates(file: RelionFile, config: PredictConfig, box_size_ang
         offsets[rows] = (exact - nearest) * volume.voxel_size
         sizes.append(volume.voxel_size)
         boxes.append(box)
-    names = [_bare_tomogram_name(name) for name in file.tomogram_names or [paths[0].name] * len(file)]
+    names = [bare_tomogram_name(name) for name in file.tomogram_names or [paths[0].name] * len(file)]
     width = max(6, len(str(len(file))))
     rule = "Å from the tomogram's centre (N / 2)"
     if not centered:
@@ -497,6 +483,26 @@ def _open_star_coordinates(file: RelionFile, config: PredictConfig, box_size_ang
         tilt_ranges=_tilt_ranges(file, paths, tomogram),
         description=f"{file.dialect} STAR file of {len(file)} positions ({rule}) in {len(paths)} tomograms",
     )
+
+
+def _map_tomogram(path: Path, config: PredictConfig, stated: float | None) -> Volume:
+    """A tomogram, still on disk; its voxel size is that of the settings, else of its header, else the one that a table of tomograms states."""
+    size = config.tomogram_voxel_size or config.voxel_size or stated_voxel_size(read_header(path)) or stated
+    volume = mmap_mrc(path, size, setting="tomogram_voxel_size")
+    if stated is not None and abs(volume.voxel_size / stated - 1) > VOXEL_SIZE_TOLERANCE:
+        log.warning("%s is taken to have %g Å per voxel, but the table of tomograms states %g Å", path, volume.voxel_size, stated)
+    return volume
+
+
+def _box_voxels(width: float, voxel_size: float, path: Path) -> int:
+    """The even number of voxels that hold a width in Å."""
+    box = 2 * int(np.ceil(width / voxel_size / 2 - 1e-6))
+    if box > MAX_BOX:
+        raise InputError(
+            f"a box of {width:g} Å has {box} voxels in {path}, more than {MAX_BOX}: check its voxel size of {voxel_size:g} Å "
+            "(--set tomogram_voxel_size=), or bin the tomogram"
+        )
+    return box
 
 
 def _check_inside(exact: NDArray[np.float64], shape: tuple[int, int, int], box: int, file: RelionFile, path: Path, rows: NDArray[np.int64]) -> None:

@@ -11,7 +11,17 @@ import pandas as pd
 from triptych.errors import InputError
 from triptych.io.mrc import bare_stem
 from triptych.io.particle_star import TOMOGRAMS
-from triptych.io.relion import RECONSTRUCTED, TOMOSTAR, extreme_tilts, find_file, numbers, read_frames, read_tilts, search_folders, tomogram_table
+from triptych.io.relion import (
+    RECONSTRUCTED,
+    bare_tomogram_name,
+    extreme_tilts,
+    find_file,
+    numbers,
+    read_frames,
+    read_tilts,
+    search_folders,
+    tomogram_table,
+)
 from triptych.io.star import Block, read_star
 
 BINNING = "rlnTomoTomogramBinning"
@@ -55,7 +65,7 @@ def is_called(path: Path, name: str, table: pd.DataFrame | None, file: Path) -> 
     if table is not None and RECONSTRUCTED in table:
         found = find_file(str(table.loc[table["rlnTomoName"].astype(str) == name, RECONSTRUCTED].iloc[0]), search_folders(file))
         return found is not None and found.resolve() == path.resolve()
-    stem = bare_stem(name.removesuffix(TOMOSTAR))
+    stem = bare_tomogram_name(name)
     return bare_stem(path) in (stem, f"rec_{stem}")
 
 

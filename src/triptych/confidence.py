@@ -1,4 +1,4 @@
-"""What is fitted to a trained model on labelled particles: the temperature of its probabilities, and what it calls unknown."""
+"""How sure a trained model may be, fitted on labelled particles: the temperature of its probabilities, and what it calls unknown."""
 
 from __future__ import annotations
 
