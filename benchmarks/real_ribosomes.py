@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 from results import write_result
 
-from triptych.config import Contrast, PredictConfig
+from triptych.config import UNKNOWN, Contrast, PredictConfig
+from triptych.identify import mirror
 from triptych.io.source import open_particles
 from triptych.model import BUILT_IN_MODEL, Model, load_model
 from triptych.volume import Volume
@@ -98,6 +99,7 @@ def describe(model: Model, volumes: list[Volume], half_turns: bool, contrast: Co
         "mean_probability_70s": float(result.probabilities[:, result.class_names.index("ribosome_70s")].mean()),
         "mean_probability_ribosome": float(result.probabilities[:, ribosomes].sum(1).mean()),
         "mean_probability_none": float(result.probabilities[:, result.class_names.index("none")].mean()),
+        "share_unknown": float(np.mean([verdict == UNKNOWN for verdict in result.verdicts])),
         "mean_mask_voxels": float(np.mean([(m > 0.5).sum() for m in result.masks])),
     }
     return figures, result.densities
@@ -117,6 +119,9 @@ def main() -> None:
     truth = np.load(arguments.data / "truth.npz", allow_pickle=False)
     references = truth["reference_placed"].astype(np.float64)
 
+    mirrored = [volume.with_data(np.ascontiguousarray(mirror(volume.data))) for volume in volumes]
+    right_hand, densities = describe(model, mirrored, arguments.half_turns)
+    right_hand["correlation_recovered"] = own_and_other(densities, mirror(references))
     figures, densities = describe(model, volumes, arguments.half_turns)
     figures["correlation_recovered"] = own_and_other(densities, references)
     figures["correlation_input"] = own_and_other([-v.data for v in volumes], references)
@@ -127,7 +132,7 @@ def main() -> None:
     negatives = make_controls(volumes, np.random.default_rng(SEED))
     controls = {name: describe(model, items, arguments.half_turns)[0] for name, items in negatives.items()}
     about = {"particles": len(volumes), "half_turns": arguments.half_turns}
-    tests = {"real": figures, "real_not_deconvolved": plain, "real_from_tilt_images": from_stacks, "controls": controls}
+    tests = {"real": figures, "real_mirrored": right_hand, "real_not_deconvolved": plain, "real_from_tilt_images": from_stacks, "controls": controls}
     write_result(arguments.name, SEED, {**about, **tests}, model)
 
 

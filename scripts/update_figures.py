@@ -75,18 +75,19 @@ def real() -> str:
     content = read("real_ribosomes")
     tests = {
         "real": "the 20 particles",
+        "real_mirrored": "the same, mirrored: with the right hand (see below)",
         "real_not_deconvolved": "the same without CTF deconvolution",
         "real_from_tilt_images": "the same, reconstructed by triptych from their tilt images",
     }
     rows = [[text, *_columns(content[key])] for key, text in tests.items() if content.get(key)]
     rows += [[f"control: {name}", *_columns(figures)] for name, figures in content["controls"].items()]
-    header = ["input", "called a ribosome", "called 70S", "mean p(70S)", "mean p(ribosome)", "mean p(none)"]
+    header = ["input", "called a ribosome", "called 70S", "mean p(70S)", "mean p(ribosome)", "mean p(none)", "verdict unknown"]
     return f"{table(header, rows)}\n\n{source('real_ribosomes', content)}"
 
 
 def _columns(figures: dict[str, Any]) -> list[str]:
     keys = ("share_called_ribosome", "share_called_70s", "mean_probability_70s", "mean_probability_ribosome", "mean_probability_none")
-    return [f"{figures[key]:.2f}" for key in keys]
+    return [f"{figures[key]:.2f}" for key in (*keys, "share_unknown")]
 
 
 def recovered() -> str:
@@ -95,6 +96,7 @@ def recovered() -> str:
     entries = {
         "the particles themselves": content["real"]["correlation_input"],
         "recovered density": content["real"]["correlation_recovered"],
+        "recovered density, of mirrored particles": content["real_mirrored"]["correlation_recovered"],
         "recovered density, without CTF deconvolution": content["real_not_deconvolved"]["correlation_recovered"],
     }
     rows = [[text, f"{e['own_pose']:.2f} ± {e['own_pose_sd']:.2f}", f"{e['other_poses']:.2f}"] for text, e in entries.items()]
