@@ -1,6 +1,6 @@
 """Structures that the shipped model was never shown, among others that it knows: found, grouped, averaged, named, and learned.
 
-    python benchmarks/discovery.py WORK [--snr 0.1] [--particles 100] [--model FOLDER] [--seed N]
+    python benchmarks/discovery.py WORK [--snr 0.1] [--particles 100] [--model FOLDER] [--seed N] [--picture docs/images/discovery.png]
 
 The unknown ones are parts of entries whose whole the model knows, which is harder than strangers would be: the subunits of the eukaryotic
 ribosome, one ring of GroEL with its cap, of TRiC and of the proteasome, and one protomer of the spike. Their files are those of
@@ -20,12 +20,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from alignment import MASK_REACH
 from cells import peak_memory
 from numpy.typing import NDArray
 from results import write_result
+from scipy.spatial.transform import Rotation
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
 from triptych.add_class import Newcomer, grow
@@ -63,6 +65,12 @@ PARTS = {
     "spike_protomer": ("6xlu.cif.gz", "A"),
 }
 """Unknown structures: file, and chains; L* are all whose names begin with L."""
+RINGS: dict[str, tuple[int, tuple[float, float, float] | None]] = {
+    "groel_groes_ring": (7, (0, 0, 1)),
+    "tric_ring": (8, None),
+    "proteasome_half": (7, None),
+}
+"""Subunits of their rings (those of TRiC differ, but not at 10 Å per voxel), and the axis in the file; None: a principal axis of inertia."""
 EXAMPLES, DRAWS = (5, 20), 5
 """Particles that a class is added from, and how often they are drawn."""
 
@@ -180,11 +188,12 @@ def judge_average(mixture: Mixture, folder: Path, membership: NDArray[np.int64],
     placed, _ = average(density.data[None], turned, voxel_size, config=AlignConfig(resolution=2 * voxel_size))
     frequencies, correlation = fourier_shell_correlation(placed * mask, structure * mask, voxel_size)
     symmetries = find_symmetry(structure, voxel_size)
+    group = turns_of_ring(structure, *RINGS[name]) if name in RINGS else symmetries[0].rotations if symmetries else None
     table = particles_from_relion(folder / "particles.star")
     assert table.rotations is not None
     mine = np.isin(rows, own)
     truth = np.asarray(mixture.store["rotation"][:], np.float64)[own]
-    errors = angular_errors(table.rotations[mine] @ turned.rotations[0], truth, symmetries[0].rotations if symmetries else None)
+    errors = angular_errors(table.rotations[mine] @ turned.rotations[0], truth, group)
     return {
         "group": about["group"],
         "structure": name,
@@ -201,6 +210,34 @@ def judge_average(mixture: Mixture, folder: Path, membership: NDArray[np.int64],
         "share_within_10_degrees": float((errors < 10).mean()),
         "matches": [match["name"] for match in about["matches"]],
     }
+
+
+def turns_of_ring(structure: NDArray[np.float32], fold: int, axis: tuple[float, float, float] | None) -> NDArray[np.float64]:
+    """Rotations (fold, 3, 3) about the axis of a ring; None: that of the moment of inertia which differs from the other two."""
+    if axis is None:
+        z, y, x = np.indices(structure.shape) - structure.shape[0] // 2
+        inside = np.clip(structure, 0, None).ravel()
+        moments, axes = np.linalg.eigh(np.cov(np.stack([x.ravel(), y.ravel(), z.ravel()]), aweights=inside))
+        axis = tuple(axes[:, 0] if moments[1] - moments[0] > moments[2] - moments[1] else axes[:, 2])
+    return np.asarray(Rotation.from_rotvec(np.outer(np.arange(fold) * 2 * np.pi / fold, np.array(axis))).as_matrix())
+
+
+def draw_averages(folders: list[Path], judged: list[dict[str, Any]], structures: dict[str, Structure], picture: Path) -> None:
+    """Slices through the middle of each group's average, of its mean recovered density, and of the structure turned as they are."""
+    figure, axes = plt.subplots(3, len(folders), figsize=(1.6 * len(folders), 5.2), layout="constrained", squeeze=False)
+    for column, folder, group in zip(axes.T, folders, judged, strict=True):
+        density, recovered = read_mrc(folder / "average_filtered.mrc"), read_mrc(folder / "recovered.mrc")
+        structure = resample_to_box(structures[group["structure"]].density, density.voxel_size, density.shape[0])
+        turned = align(structure[None], density.data, density.voxel_size, AlignConfig())
+        placed, _ = average(structure[None], turned, density.voxel_size, config=AlignConfig(resolution=2 * density.voxel_size))
+        for axis, box in zip(column, (density.data, recovered.data, placed), strict=True):
+            axis.imshow(box[len(box) // 2], cmap="gray", origin="lower")
+            axis.set(xticks=[], yticks=[])
+        column[0].set_title(f"{group['structure']}\n{group['particles']} particles", fontsize=7)
+    for axis, title in zip(axes[:, 0], ("average", "recovered", "structure"), strict=True):
+        axis.set_ylabel(title)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(picture, dpi=80)
 
 
 # -------------------------------------------------------------------------------------------------------------- learned
@@ -265,6 +302,7 @@ def main() -> None:
     parser.add_argument("--particles", type=int, default=100, help="of each structure, about")
     parser.add_argument("--model", type=Path, default=BUILT_IN_MODEL)
     parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--picture", type=Path, help="PNG file of the averages")
     arguments = parser.parse_args()
     if not DATA.is_dir():
         sys.exit(f"the structures are not at {DATA}: this benchmark needs them")
@@ -276,6 +314,9 @@ def main() -> None:
     membership = read_star(folder / "particles.star")["particles"]["triptychGroup"].to_numpy(np.int64)
     structures = {structure.name: structure for structure in load_library(make_references(work))}
     groups = sorted((folder / "groups").iterdir(), key=lambda path: int(path.name))
+    judged = [judge_average(mixture, path, membership, structures) for path in groups]
+    if arguments.picture:
+        draw_averages(groups, judged, structures, arguments.picture)
     figures = {
         "snr": snr,
         "particles": len(mixture.given),
@@ -285,7 +326,7 @@ def main() -> None:
         "peak_memory_mb": peak_memory(),
         "novelty": judge_novelty(mixture),
         "groups": judge_groups(mixture, membership),
-        "averages": [judge_average(mixture, path, membership, structures) for path in groups],
+        "averages": judged,
         "learning": judge_learning(mixture, arguments.model, arguments.seed),
     }
     write_result(f"discovery_{snr:g}", arguments.seed, figures, load_model(arguments.model))
