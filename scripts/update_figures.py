@@ -75,7 +75,7 @@ def real() -> str:
     content = read("real_ribosomes")
     tests = {
         "real": "the 20 particles",
-        "real_mirrored": "the same, mirrored: with the right hand (see below)",
+        "real_mirrored": "the same, mirrored, which gives them the right hand",
         "real_not_deconvolved": "the same without CTF deconvolution",
         "real_from_tilt_images": "the same, reconstructed by triptych from their tilt images",
     }

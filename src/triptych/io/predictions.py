@@ -174,13 +174,19 @@ def find_model(given: Predicted) -> Path | None:
     return None
 
 
+def changed_inputs(given: Predicted) -> list[str]:
+    """Paths of the particles' files that are not any more what the predictions were made from. The model may change: it is not read again."""
+    entries = {str(manifest_entry(entry, "path")): entry for entry in given.manifest.get("inputs") or ()}
+    return [path for path, entry in entries.items() if not (Path(path) / "weights.safetensors").is_file() and has_changed(entry)]
+
+
 def open_input(given: Predicted) -> tuple[ParticleSource | None, str | None]:
     """The particles that were predicted; where they are gone, None and the reason."""
     path = manifest_entry(given.manifest, "particles", "path")
     box_size, voxel_size = manifest_entry(given.manifest, "model", "box_size"), manifest_entry(given.manifest, "model", "voxel_size")
     if path is None or box_size is None or voxel_size is None:
         return None, "manifest.json does not say where it is"
-    changed = [str(manifest_entry(entry, "path")) for entry in given.manifest.get("inputs") or () if has_changed(entry)]
+    changed = changed_inputs(given)
     if changed:
         return None, f"{changed[0]} has changed since: predict again"
     try:
