@@ -1,6 +1,6 @@
 """Another group's labelled tomograms: trained on five of them, tested on two.
 
-    python benchmarks/labelled.py WORK [--updates 600] [--initial FOLDER | --scratch] [--name labelled]
+    python benchmarks/labelled.py WORK [--updates 600] [--initial FOLDER | --scratch] [--turned-share 0] [--name labelled]
 
 The tomograms (../shared/data/tomograms_labelled) do not say their voxel size: they are taken as they are, and called 10 Å. The network
 goes on from the shipped model, from another one, or with --scratch from nothing. What is kept in WORK is not made again, and a training
@@ -65,10 +65,11 @@ def label_folder(work: Path) -> Path:
     return folder
 
 
-def training_data(work: Path) -> Path:
-    store = work / "labelled.zarr"
+def training_data(work: Path, turned_share: float) -> Path:
+    store = work / f"labelled{f'_turned_{turned_share:g}' if turned_share else ''}.zarr"
     if not store.exists():
-        config = CutConfig(voxel_size=VOXEL_SIZE, particles_per_tomogram=512, tiles_per_tomogram=256, none_share=0.08, max_shift=30, seed=SEED)
+        counts = CutConfig(voxel_size=VOXEL_SIZE, particles_per_tomogram=512, tiles_per_tomogram=256, none_share=0.08, max_shift=30, seed=SEED)
+        config = counts.model_copy(update={"turned_share": turned_share})
         cut([work / "tomograms" / f"tomo{number:02d}.mrc" for number in TRAINING], store, labels=label_folder(work), config=config)
     return store
 
@@ -83,7 +84,7 @@ def train_model(store: Path, out: Path, updates: int, initial: Path | None) -> P
         validation_share=0.2,
         validation_particles=256,
         initial_model=initial,
-        network=NetworkConfig(tasks=("class", "mask", "pick")),
+        network=NetworkConfig(tasks=("class", "mask", "pick"), spectrum="kept"),
         loss=LossConfig(pick_weight=2),
         augment=AugmentConfig(snr=None, padding_share=0, high_pass_share=0, low_pass_share=0.1, fall_off_share=0.1),
         seed=SEED,
@@ -147,6 +148,7 @@ def main() -> None:
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--initial", type=Path, default=BUILT_IN_MODEL)
     start.add_argument("--scratch", action="store_const", dest="initial", const=None)
+    parser.add_argument("--turned-share", type=float, default=0.0, help="share of the training data cut in random orientations")
     parser.add_argument("--name", default="labelled")
     arguments = parser.parse_args()
     if not DATA.is_dir():
@@ -154,13 +156,18 @@ def main() -> None:
     keep_freed_memory()
     tomograms = unpack(arguments.work)
     initial, name = arguments.initial, arguments.name
-    model = train_model(training_data(arguments.work), arguments.work / f"{name}_model", arguments.updates, initial)
+    model = train_model(training_data(arguments.work, arguments.turned_share), arguments.work / f"{name}_model", arguments.updates, initial)
     picks = arguments.work / f"{name}_picks"
     config = PickConfig(voxel_size=VOXEL_SIZE, half_turns=True)
     if not picks.exists():
         pick([tomograms / f"tomo{number:02d}.mrc" for number in TEST], picks, model, config)
     begun = "nothing" if initial is None else "the shipped model" if initial == BUILT_IN_MODEL else str(initial)
-    write_result(name, SEED, {"updates": arguments.updates, "from": begun, **judge(picks, config.min_score)}, load_model(model))
+    write_result(
+        name,
+        SEED,
+        {"updates": arguments.updates, "from": begun, "turned_share": arguments.turned_share, **judge(picks, config.min_score)},
+        load_model(model),
+    )
 
 
 if __name__ == "__main__":
