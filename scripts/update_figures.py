@@ -115,6 +115,18 @@ def hand() -> str:
     return f"{table(header, rows)}\n\n{source('real_hand', content)}"
 
 
+def poses() -> str:
+    """Poses of the real ribosomes, found in several ways."""
+    content = read("real_poses")
+    rows = []
+    for name, way in content["ways"].items():
+        reference, _, through = name.partition(", ")
+        figures = (f"{way['median_angular_error']:.0f}°", f"{100 * way['share_within_20_degrees']:.0f} %", f"{way['resolution']:.0f} Å")
+        rows.append([reference, through or "–", *figures])
+    header = ["reference", "aligned through", "median error", "within 20°", "FSC 0.5 of the average with the averaged density"]
+    return f"{table(header, rows)}\n\n{source('real_poses', content)}"
+
+
 def simulator() -> str:
     """Speed and memory of the simulator."""
     content = read("simulator")
@@ -602,7 +614,7 @@ def memory() -> str:
     return f"{table(['input', 'most memory held', 'time'], rows)}\n\n{source('memory', content)}"
 
 
-TABLES = (demo, simulated, classes, real, recovered, hand, simulator, spectra)
+TABLES = (demo, simulated, classes, real, recovered, hand, poses, simulator, spectra)
 TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, novelty, alignment, ablation, picking, labelled, real_tomograms)
 TABLES += (strangers, averages, learned, kills, faults, fuzzing, scaling, memory)
 FIGURES: dict[str, Callable[[], str]] = {f.__name__: f for f in TABLES}

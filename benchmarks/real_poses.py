@@ -1,0 +1,101 @@
+"""Poses of twenty real ribosomes (../shared/data/ribosome_70s_real): by the subtomograms, and by the densities that the shipped model recovers.
+
+    python benchmarks/real_poses.py [--model FOLDER] [--seed N]
+
+The particles are mirrored first, since their tomograms have the wrong hand (docs/real_data.md), and compared in the poses that come with
+them. With the averaged density as reference the search only has to find the pose; without a reference it also has to find what the
+particles have in common, as `triptych discover` has to. The resolution is that of the average of the subtomograms in the poses found, where its
+Fourier shell correlation with the averaged density falls below one half, within a mask around that. Writes benchmarks/results/real_poses.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from real_ribosomes import DATA, read_all
+from results import write_result
+
+from triptych.align import Alignment, align, average, consensus
+from triptych.config import ASSUMED_TILT_RANGE, AlignConfig
+from triptych.fourier import fourier_shell_correlation, resolution_at, wedge_weights
+from triptych.identify import mirror
+from triptych.io.mrc import read_mrc
+from triptych.metrics import median
+from triptych.model import BUILT_IN_MODEL, load_model
+from triptych.rotations import angular_errors
+from triptych.volume import soften, standardise
+
+NEAR = 20.0
+"""Degrees: a pose is about right within them."""
+BRIGHTEST = 0.03
+"""Share of the reference's voxels that are taken as the ribosome."""
+MASK_REACH = 20.0
+CONFIG = AlignConfig()
+
+
+def mirrored_poses(poses: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Poses of mirrored particles (x -> -x) against the reference; the given ones are those of its mirror image (z -> -z)."""
+    return np.asarray(np.diag([-1.0, 1, 1]) @ poses @ np.diag([1.0, 1, -1]))
+
+
+def judge(
+    found: Alignment, truth: NDArray[np.float64], volumes: NDArray[np.float32], reference: NDArray[np.float32], voxel_size: float
+) -> dict[str, Any]:
+    """Angular errors, and the resolution of the average."""
+    errors = angular_errors(found.rotations, truth)
+    density, _ = average(volumes, found, voxel_size, wedge(volumes), CONFIG)
+    mask = soften(reference > np.quantile(reference, 1 - BRIGHTEST), voxel_size, MASK_REACH, MASK_REACH)
+    resolution = resolution_at(*fourier_shell_correlation(density * mask, reference * mask, voxel_size), 0.5)
+    return {"median_angular_error": median(errors), "share_within_20_degrees": float((errors < NEAR).mean()), "resolution": resolution}
+
+
+def wedge(volumes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """One for all; the tilts are not known, and assumed."""
+    size = volumes.shape[-1]
+    return wedge_weights((size, size, size), *ASSUMED_TILT_RANGE)[None]
+
+
+def onto(reference: NDArray[np.float32], found: tuple[NDArray[np.float32], Alignment], voxel_size: float) -> Alignment:
+    """Poses against an average of their own as poses against the reference onto which that average is turned."""
+    own = align(found[0][None], reference, voxel_size, CONFIG)
+    poses = found[1]
+    return Alignment(poses.rotations @ own.rotations[0], poses.rotations @ own.shifts[0] + poses.shifts, poses.scores)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=BUILT_IN_MODEL)
+    parser.add_argument("--seed", type=int, default=2026)
+    arguments = parser.parse_args()
+    if not DATA.is_dir():
+        sys.exit(f"the ribosomes are not at {DATA}: this benchmark needs them")
+    model = load_model(arguments.model)
+    items = read_all(DATA)
+    voxel_size = items[0].voxel_size
+    particles = [volume.with_data(np.ascontiguousarray(mirror(volume.data))) for volume in items]
+    result = model.predict(particles, contrast="dark")
+    assert result.densities is not None
+    recovered, volumes = np.stack(result.densities), np.stack([standardise(-volume.data) for volume in particles])
+    reference = read_mrc(DATA / "reference.mrc").data
+    truth = mirrored_poses(np.load(DATA / "truth.npz", allow_pickle=False)["pose_matrix"].astype(np.float64))
+    by_density = align(recovered, reference, voxel_size, CONFIG)
+    rng = np.random.default_rng
+    ways = {
+        "reference, subtomograms": align(volumes, reference, voxel_size, CONFIG, wedges=wedge(volumes)),
+        "reference, recovered densities": by_density,
+        "reference, recovered densities, then subtomograms": align(volumes, reference, voxel_size, CONFIG, wedges=wedge(volumes), start=by_density),
+        "none, recovered densities": onto(reference, consensus(recovered, voxel_size, rng(arguments.seed), CONFIG), voxel_size),
+        "none, subtomograms": onto(reference, consensus(volumes, voxel_size, rng(arguments.seed), CONFIG, wedges=wedge(volumes)), voxel_size),
+    }
+    true = Alignment(truth, np.zeros((len(truth), 3)), np.ones(len(truth), np.float32))
+    found = {name: judge(poses, truth, volumes, reference, voxel_size) for name, poses in {"the given poses": true, **ways}.items()}
+    write_result("real_poses", arguments.seed, {"particles": len(truth), "ways": found}, model)
+
+
+if __name__ == "__main__":
+    main()
