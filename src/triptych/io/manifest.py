@@ -75,9 +75,8 @@ def recognise_input(path: Path | str) -> dict[str, Any]:
     return {"path": str(path), "bytes": about.st_size, "changed_ns": about.st_mtime_ns}
 
 
-def has_changed(entry: Mapping[str, Any]) -> bool:
+def has_changed(path: Path, entry: Mapping[str, Any]) -> bool:
     """Whether an input that is still there differs from what a manifest's `describe_input` says of it; large files are known by their size alone."""
-    path = Path(str(entry.get("path", "")))
     if path.is_file():
         size = path.stat().st_size
         return size != entry.get("bytes", size) or (size <= LARGE and hash_file(path) != entry.get("sha256"))

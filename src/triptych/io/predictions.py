@@ -176,8 +176,9 @@ def find_model(given: Predicted) -> Path | None:
 
 def changed_inputs(given: Predicted) -> list[str]:
     """Paths of the particles' files that are not any more what the predictions were made from. The model may change: it is not read again."""
-    entries = {str(manifest_entry(entry, "path")): entry for entry in given.manifest.get("inputs") or ()}
-    return [path for path, entry in entries.items() if not (Path(path) / "weights.safetensors").is_file() and has_changed(entry)]
+    place = Path(str(given.manifest.get("folder") or ""))  # from which relative paths were given
+    entries = {place / str(manifest_entry(entry, "path")): entry for entry in given.manifest.get("inputs") or ()}
+    return [str(path) for path, entry in entries.items() if not (path / "weights.safetensors").is_file() and has_changed(path, entry)]
 
 
 def open_input(given: Predicted) -> tuple[ParticleSource | None, str | None]:
