@@ -167,8 +167,7 @@ def _read_embedding(folder: Path, star: Path, table: pd.DataFrame) -> NDArray[np
 def find_model(given: Predicted) -> Path | None:
     """The folder of the model that made the predictions; None where it is gone or has changed."""
     weights = manifest_entry(given.manifest, "model", "sha256")
-    for entry in given.manifest.get("inputs") or ():
-        folder = Path(str(manifest_entry(entry, "path")))
+    for folder in described_inputs(given):
         if os.path.isfile(folder / "weights.safetensors") and hash_file(folder / "weights.safetensors") == weights:
             return folder
     return None
@@ -176,9 +175,14 @@ def find_model(given: Predicted) -> Path | None:
 
 def changed_inputs(given: Predicted) -> list[str]:
     """Paths of the particles' files that are not any more what the predictions were made from. The model may change: it is not read again."""
-    place = Path(str(given.manifest.get("folder") or ""))  # from which relative paths were given
-    entries = {place / str(manifest_entry(entry, "path")): entry for entry in given.manifest.get("inputs") or ()}
-    return [str(path) for path, entry in entries.items() if not (path / "weights.safetensors").is_file() and has_changed(path, entry)]
+    inputs = described_inputs(given).items()
+    return [str(path) for path, entry in inputs if not (path / "weights.safetensors").is_file() and has_changed(path, entry)]
+
+
+def described_inputs(given: Predicted) -> dict[Path, dict[str, Any]]:
+    """What the manifest says of each input; relative paths are those of the folder in which the command was given."""
+    place = Path(str(given.manifest.get("folder") or ""))
+    return {place / str(manifest_entry(entry, "path")): entry for entry in given.manifest.get("inputs") or ()}
 
 
 def open_input(given: Predicted) -> tuple[ParticleSource | None, str | None]:
