@@ -208,15 +208,22 @@ def still_to_run(script: str, size: str, folder: str, cells: Runs, once: tuple[s
     return "\n\nStill to run:\n\n" + "\n".join(lines) if lines else ""
 
 
+def count_seeds(runs: Runs) -> str:
+    """How many seeds the cells of a table have that were run: "3 seeds", or "1 to 3 seeds"."""
+    counts = {len(items) for items in runs.values() if items}
+    least = f"{min(counts)} to " if len(counts) > 1 else ""
+    return f"{least}{max(counts)} seed{'s' * (max(counts) > 1)}"
+
+
 def about(runs: Runs) -> str:
     """Where the figures of a table come from."""
     found = [run for items in runs.values() for run in items]
     if not found:
         return "No results yet."
     counts = [f"{found[0][key]:,} {key.replace('_', ' ')}" for key in ("particles", "test_particles") if key in found[0]]
-    seeds = max(len(items) for items in runs.values())
+    seeds = count_seeds(runs)
     devices = ", ".join(sorted({run["device"] for run in found}))
-    return f"{', '.join(counts)} at each SNR, {seeds} seed{'s' * (seeds > 1)} (±: standard deviation), triptych {found[0]['triptych']}, {devices}."
+    return f"{', '.join(counts)} at each SNR, {seeds} (±: standard deviation), triptych {found[0]['triptych']}, {devices}."
 
 
 def with_places(rows: list[list[str]], header: list[str], runs: Runs) -> str:
@@ -536,9 +543,9 @@ def ablation() -> str:
     found = [run for items in runs.values() for run in items]
     if not found:
         return "No results yet."
-    seeds = max(len(items) for items in runs.values())
+    seeds = count_seeds(runs)
     first = found[0]
-    told = f"{first['updates']} updates, {first['particles']:,} particles, {seeds} seed{'s' * (seeds > 1)}; "
+    told = f"{first['updates']} updates, {first['particles']:,} particles, {seeds}; "
     return f"{with_places(rows, header, runs)}{told}`{first['command']}`, triptych {first['triptych']}, {first['device']}."
 
 
