@@ -49,11 +49,12 @@ FOLDS = {
     "near": ("ribosome_30s", "groel_groes", "rymv_capsid", "cand1_cul1", "rubisco", "nucleosome"),
     "far": ("ribosome_80s", "groel", "apoferritin", "hsp90_sba1", "spike", "aminopeptidase_a"),
     "mixed": ("ribosome_50s", "ribosome_70s", "proteasome_20s", "tric", "rna_polymerase_2", "hsp110_hsc70"),
+    "ribosomes": ("ribosome_30s", "ribosome_50s", "ribosome_70s", "ribosome_80s"),
 }
 """Near relatives (30S while 50S and 70S are known, GroEL with its cap while it is known without) and strangers (a capsid, a hollow ball, the
-slender CAND1-CUL1; the library has no filament)."""
+slender CAND1-CUL1; the library has no filament). The last fold leaves out all ribosomes, for real ones (`benchmarks/real_novel.py`)."""
 CONTRASTIVE_WEIGHT = 0.1
-CELLS = {fold: (fold, 0.0) for fold in FOLDS} | {f"{fold}_contrastive": (fold, CONTRASTIVE_WEIGHT) for fold in FOLDS}
+CELLS = {fold: (fold, 0.0) for fold in FOLDS} | {f"{fold}_contrastive": (fold, CONTRASTIVE_WEIGHT) for fold in ("near", "far", "mixed")}
 """Fold, and weight of the metric-learning term."""
 BATCH = 64
 

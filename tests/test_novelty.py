@@ -138,6 +138,29 @@ def test_density_finds_the_shape_that_no_class_has() -> None:
         assert (score_novelty(found, traits.take(~half & (label == k))) < 0.5).mean() == pytest.approx(0.95, abs=0.04)
 
 
+def test_data_unlike_any_are_unknown_whatever_the_density() -> None:
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 2, 800)
+    shape, embedding = np.eye(2, 8)[label] + 0.1 * rng.normal(size=(800, 8)), np.eye(SIZE)[0] + 0.1 * rng.normal(size=(800, SIZE))
+    traits, half = Traits(embedding, 5 * np.eye(2)[label], shape), np.arange(800) < 400
+    strange = traits.take(half)._replace(embedding=embedding[half] - 2 * np.eye(SIZE)[0])
+    found = fit_novelty(traits.take(half), label[half], traits.take(~half))
+    assert found.rule.far is not None
+    assert found.rule.accepted_known == pytest.approx(0.95, abs=0.005)
+    assert (score_novelty(found, strange) >= 0.5).all()
+    unlimited = fit_novelty(traits.take(half), label[half], traits.take(~half), config=NoveltyConfig(far_share=0))
+    assert unlimited.rule.far is None
+    assert unlimited.rule.accepted_known == pytest.approx(0.95, abs=0.005)
+    assert (score_novelty(unlimited, strange) < 0.5).mean() > 0.9
+
+
+def test_one_held_out_particle_is_enough_for_a_rule() -> None:
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 2, 40)
+    traits = Traits(rng.normal(size=(40, SIZE)), 5 * np.eye(2)[label], np.eye(2, 8)[label] + 0.1 * rng.normal(size=(40, 8)))
+    assert np.isfinite(fit_novelty(traits, label, traits.take(np.array([0]))).rule.threshold)
+
+
 def test_levels_of_few_particles_are_drawn_to_those_of_all() -> None:
     values, label = np.array([0.0, 2.0] * 50 + [11.0]), np.array([0] * 100 + [1])
     levels = class_levels(values, label, 3)

@@ -252,6 +252,7 @@ class NoveltyConfig(Settings):
 
     score: Annotated[NoveltyScore | None, Field(description="score to use where no structures are withheld; with some, the best of all is chosen. none: density, for a model without that task neighbours; probability: of the best class; energy: log-sum-exp of the logits; mahalanobis: distance to the nearest class; neighbours: distance to the k-th nearest known particle; density: shape of the recovered density against those of its class")] = None
     accepted_share: Annotated[float, Field(gt=0, lt=1, description="share of the held-out known particles that are to be accepted, of those that are named rightly, where no structures are withheld")] = 0.95
+    far_share: Annotated[float, Field(ge=0, lt=1, description="share of the same particles that may be called unknown for the mere distance to their nearest known ones, whatever the score: so that data are noticed which are strange as such; 0: none")] = 0.01
     particles: Annotated[int, Field(gt=1, description="known particles that the reference is made from, at most; their embeddings are kept in the model folder")] = 2048
     neighbours: Annotated[int, Field(gt=0, description="k of the score neighbours")] = 10
 

@@ -66,6 +66,7 @@ class NoveltyRule:
     threshold : the score from which on a particle is unknown
     scale : change of the score over which the novelty goes from 1/2 to 0.73
     neighbours : which nearest neighbour the score of that name looks at
+    far, far_scale : the distance ("neighbours") from which on a particle is unknown whatever its score, and the scale of it; None: no limit
     chosen_on : "withheld structures" (best balanced accuracy) or "known particles" (a stated share is accepted)
     withheld : names of those structures
     accepted_known, rejected_withheld : shares of the held-out particles on the right side of the threshold; None where no structures were withheld
@@ -77,6 +78,8 @@ class NoveltyRule:
     scale: float
     neighbours: int
     chosen_on: str
+    far: float | None = None
+    far_scale: float = 1.0
     withheld: tuple[str, ...] = ()
     accepted_known: float = 1.0
     rejected_withheld: float | None = None
@@ -166,7 +169,10 @@ def possible_scores(traits: Traits) -> list[NoveltyScore]:
 def score_novelty(reference: NoveltyReference, traits: Traits) -> NDArray[np.float32]:
     """Novelty (n,) from 0 to 1 by the reference's rule; from 1/2 on, a particle is unknown."""
     rule = reference.rule
-    return np.asarray(expit((raw_score(reference, traits, rule.score) - rule.threshold) / rule.scale), dtype=np.float32)
+    novelty = expit((raw_score(reference, traits, rule.score) - rule.threshold) / rule.scale)
+    if rule.far is not None:
+        novelty = np.maximum(novelty, expit((raw_score(reference, traits, "neighbours") - rule.far) / rule.far_scale))
+    return np.asarray(novelty, dtype=np.float32)
 
 
 def give_verdicts(classes: Sequence[str], novelty: FloatArray) -> list[str]:
@@ -189,6 +195,8 @@ def fit_novelty(
 
     With particles of withheld structures: the score and threshold of the best balanced accuracy (mean of the shares of known and of withheld
     particles on the right side). Without: the threshold that accepts a share of the known particles, of the score that the settings name.
+    A score other than "neighbours" may not see that the data themselves are strange. What is farther from the known particles than nearly all
+    held-out ones are is therefore unknown as well.
 
     Parameters
     ----------
@@ -197,16 +205,37 @@ def fit_novelty(
     withheld : particles of structures that the model has not been trained on
     """
     config = config or NoveltyConfig()
-    first = NoveltyRule(possible_score(config, known), 0.0, 1.0, config.neighbours, "")
-    reference = describe_known(training, label, known, first)
-    if withheld is not None and len(withheld.embedding):
-        rule = choose_by_structures(reference, known, withheld, config)
-        return replace(reference, rule=replace(rule, withheld=tuple(withheld_names)))
-    values = raw_score(reference, known, first.score)
-    threshold = float(np.quantile(values, config.accepted_share))
-    accepted = float((values < threshold).mean())
-    rule = replace(first, threshold=threshold, scale=spread(values), chosen_on="known particles", accepted_known=accepted)
-    return replace(reference, rule=rule)
+    start = NoveltyRule(possible_score(config, known), 0.0, 1.0, config.neighbours, "")
+    reference = describe_known(training, label, known, start)
+    if withheld is None or not len(withheld.embedding):
+        rule = choose_by_share(reference, known, config)
+        return count_accepted(replace(reference, rule=rule), known)
+    rule = choose_by_structures(reference, known, withheld, config)
+    return count_accepted(replace(reference, rule=replace(rule, withheld=tuple(withheld_names))), known, withheld)
+
+
+def count_accepted(reference: NoveltyReference, known: Traits, withheld: Traits | None = None) -> NoveltyReference:
+    """The reference whose rule says which shares of the held-out particles are on the right side."""
+    accepted = float((score_novelty(reference, known) < THRESHOLD).mean())
+    rejected = None if withheld is None else float((score_novelty(reference, withheld) >= THRESHOLD).mean())
+    return replace(reference, rule=replace(reference.rule, accepted_known=accepted, rejected_withheld=rejected))
+
+
+def choose_by_share(reference: NoveltyReference, known: Traits, config: NoveltyConfig) -> NoveltyRule:
+    """The threshold that, with the limit of the distance, accepts a share of the held-out known particles."""
+    rule = limit_distance(reference, known, reference.rule, config)
+    values = raw_score(reference, known, rule.score)
+    near = values if rule.far is None else values[raw_score(reference, known, "neighbours") <= rule.far]
+    threshold = float(np.quantile(near, min(1.0, config.accepted_share * len(values) / len(near))))
+    return replace(rule, threshold=threshold, scale=spread(values), chosen_on="known particles")
+
+
+def limit_distance(reference: NoveltyReference, known: Traits, rule: NoveltyRule, config: NoveltyConfig) -> NoveltyRule:
+    """The rule with the distance that all but a small share of the held-out known particles keep; as it is where its score is that distance."""
+    if rule.score == "neighbours" or config.far_share == 0:
+        return rule
+    distance = raw_score(reference, known, "neighbours")
+    return replace(rule, far=float(np.quantile(distance, 1 - config.far_share)), far_scale=spread(distance))
 
 
 def possible_score(config: NoveltyConfig, traits: Traits) -> NoveltyScore:
@@ -292,17 +321,9 @@ def choose_by_structures(reference: NoveltyReference, known: Traits, withheld: T
     thresholds = {score: best_threshold(*values) for score, values in scores.items()}
     accuracy = {score: balanced_accuracy(*values, thresholds[score]) for score, values in scores.items()}
     best = max(accuracy, key=lambda score: accuracy[score])
-    old, new = scores[best]
-    return NoveltyRule(
-        best,
-        thresholds[best],
-        spread(old),
-        config.neighbours,
-        "withheld structures",
-        accepted_known=float((old < thresholds[best]).mean()),
-        rejected_withheld=float((new >= thresholds[best]).mean()),
-        balanced_accuracy=accuracy,
-    )
+    chosen = "withheld structures"
+    rule = NoveltyRule(best, thresholds[best], spread(scores[best][0]), config.neighbours, chosen, balanced_accuracy=accuracy)
+    return limit_distance(reference, known, rule, config)
 
 
 def best_threshold(known: FloatArray, novel: FloatArray) -> float:
@@ -382,7 +403,7 @@ def load_reference(folder: Path, rule: NoveltyRule, classes: int, embedding_size
 def read_rule(entry: Mapping[str, Any]) -> NoveltyRule:
     """The entry "novelty" of a model.json; ValueError or TypeError unless it is one."""
     rule = NoveltyRule(**{**entry, "withheld": tuple(entry.get("withheld", ()))})
-    numbers = (rule.threshold, rule.scale, rule.neighbours)
-    if rule.score not in SCORES or not np.isfinite(numbers).all() or not (rule.scale > 0 and rule.neighbours > 0):
+    numbers = (rule.threshold, rule.scale, rule.neighbours, rule.far_scale, 0.0 if rule.far is None else rule.far)
+    if rule.score not in SCORES or not np.isfinite(numbers).all() or not min(rule.scale, rule.neighbours, rule.far_scale) > 0:
         raise ValueError(f"novelty is {dict(entry)}")
     return rule
