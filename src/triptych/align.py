@@ -327,7 +327,8 @@ def consensus(
     """An average of particles of one kind without a reference, and their poses in its (arbitrary) frame.
 
     Several particles are tried as the first reference, each with some rounds of aligning and averaging a share of the others at the coarse
-    resolution; that on which they agree best goes on with all of them until the poses stand still.
+    resolution; that on which they agree best goes on with all of them until the poses stand still. Of very many, a random part (`agreeing`) finds
+    out what they have in common, and all are aligned to that.
 
     Parameters
     ----------
@@ -353,7 +354,12 @@ def consensus(
     first = [centre(volumes[i], voxel_size, config) for i in starts]
     trials = [agree(volumes[some], some_wedges, reference, voxel_size, coarse, TRIAL_ROUNDS, count_round) for reference in first]
     best = max(trials, key=lambda trial: float(trial[1].scores.mean()))
-    density, alignment = agree(volumes, wedges, best[0], voxel_size, config, config.rounds, count_round)
+    many = np.sort(order[: config.agreeing])
+    if len(many) == len(volumes):
+        density, alignment = agree(volumes, wedges, best[0], voxel_size, config, config.rounds, count_round)
+    else:
+        density, _ = agree(volumes[many], wedges if len(wedges) == 1 else wedges[many], best[0], voxel_size, config, config.rounds, count_round)
+        density, alignment = average_centred(volumes, align(volumes, density, voxel_size, config, wedges=wedges), voxel_size, wedges, config)
     if on_progress:
         on_progress(total, total)
     return density, alignment

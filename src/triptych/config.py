@@ -386,6 +386,7 @@ class AlignConfig(Settings):
     candidates: Annotated[int, Field(gt=0, description="best rotations of the search, none a neighbour of another, from which refinement starts")] = 6
     starts: Annotated[int, Field(gt=0, description="particles that a consensus without a reference starts from, each on its own; the best agreement wins")] = 5
     rounds: Annotated[int, Field(gt=0, description="most rounds of aligning and averaging of a consensus")] = 8
+    agreeing: Annotated[int, Field(gt=1, description="particles that take part in these rounds, at most, drawn at random; the others are aligned once, to what these agree on")] = 500
     device: Annotated[Device, Field(description="where to compute")] = "auto"
 
 
