@@ -259,7 +259,19 @@ def multitask(size: str = "cpu") -> str:
             continue
         first = runs[cell][0]
         rows.append([text, f"{first['samples']:,}", f"{first['macs_per_particle'] / 1e6:,.0f}", *over_snr(runs[cell])])
-    return f"{with_places(rows, header, runs)}{about(runs)}{picture('multitask', size)}{still_to_run('multitask', size, folder, runs)}"
+    gained = gains_by_seed(runs)
+    return f"{with_places(rows, header, runs)}{gained}{about(runs)}{picture('multitask', size)}{still_to_run('multitask', size, folder, runs)}"
+
+
+def gains_by_seed(runs: Runs) -> str:
+    """What all three tasks together gain over each alone, from networks of the same seed, which saw the same samples in the same order."""
+    rows = []
+    for cell, key in zip(("class", "mask", "density"), MEASURES, strict=True):
+        pairs = [(one, own) for one in runs["all"] for own in runs[cell] if one["seed"] == own["seed"]]
+        for snr in SNRS if pairs else ():
+            gained = [one["tests"][snr][key] - own["tests"][snr][key] for one, own in pairs]
+            rows.append([MEASURES[key], snr, f"{statistics.mean(gained):+.3f}", " / ".join(f"{value:+.3f}" for value in gained)])
+    return f"{table(['all three, less the one task alone', 'SNR', 'mean', 'of each seed'], rows)}\n\n" if rows else ""
 
 
 def multitask_gpu() -> str:
