@@ -115,16 +115,21 @@ def hand() -> str:
     return f"{table(header, rows)}\n\n{source('real_hand', content)}"
 
 
+POSES = ["median error", "within 20°", "FSC 0.5 of the average with the averaged density"]
+
+
+def pose_figures(way: dict[str, float]) -> list[str]:
+    return [f"{way['median_angular_error']:.0f}°", f"{100 * way['share_within_20_degrees']:.0f} %", f"{way['resolution']:.0f} Å"]
+
+
 def poses() -> str:
     """Poses of the real ribosomes, found in several ways."""
     content = read("real_poses")
     rows = []
     for name, way in content["ways"].items():
         reference, _, through = name.partition(", ")
-        figures = (f"{way['median_angular_error']:.0f}°", f"{100 * way['share_within_20_degrees']:.0f} %", f"{way['resolution']:.0f} Å")
-        rows.append([reference, through or "–", *figures])
-    header = ["reference", "aligned through", "median error", "within 20°", "FSC 0.5 of the average with the averaged density"]
-    return f"{table(header, rows)}\n\n{source('real_poses', content)}"
+        rows.append([reference, through or "–", *pose_figures(way)])
+    return f"{table(['reference', 'aligned through', *POSES], rows)}\n\n{source('real_poses', content)}"
 
 
 def simulator() -> str:
@@ -351,7 +356,7 @@ def calibration() -> str:
     return f"{with_places(rows, header, runs)}{about(runs)}{fitted}{picture('calibration')}{still_to_run('calibration', 'cpu', 'calibration', runs)}"
 
 
-NOVELTY = ("near", "far", "mixed")
+NOVELTY = ("near", "far", "mixed", "ribosomes")
 NOVELTY_SCORES = {
     "probability": "maximum probability",
     "energy": "energy",
@@ -364,7 +369,7 @@ NOVELTY_SCORES = {
 def novelty() -> str:
     """Structures that were withheld: scores, and what becomes of them."""
     plain = read_runs("novelty", NOVELTY)
-    contrastive = read_runs("novelty", tuple(f"{fold}_contrastive" for fold in NOVELTY))
+    contrastive = read_runs("novelty", tuple(f"{fold}_contrastive" for fold in NOVELTY if fold != "ribosomes"))
     rows, second = [], []
     for text, group in (("", plain), (", contrastive", contrastive)):
         found = [run for items in group.values() for run in items]
@@ -382,23 +387,78 @@ def novelty() -> str:
     return f"{first_table}{with_places(second, header, runs)}{about(runs)}{still_to_run('novelty', 'cpu', 'novelty', runs)}"
 
 
+def real_novel() -> str:
+    """Real ribosomes, and a network that was never shown any."""
+    if not (RESULTS / "real_novel.json").exists():
+        return "No results yet."
+    content = read("real_novel")
+    rows = []
+    for kind, called in content["called"].items():
+        name = f"the {content['particles']} ribosomes" if kind == "real" else f"control: {kind}"
+        most = ", ".join(f"{number} {word}" for word, number in list(called["classes"].items())[:3])
+        rows.append([name, f"{100 * called['share_unknown']:.0f} %", f"{100 * called['share_none']:.0f} %", most])
+    first = table(["input", "verdict unknown", "verdict none", "best class, of most"], rows)
+    correlation = content["correlation_recovered"]
+    about = [
+        f"AUROC of the novelty, ribosomes against controls: {content['auroc_against_controls']:.2f}.",
+        f"Recovered density and averaged density: correlation {correlation['own_pose']:.2f} in own pose, {correlation['other_poses']:.2f} in others.",
+    ]
+    for key, text in (("groups_of_unknown", "called unknown"), ("groups_of_all", "in all")):
+        found = content[key]
+        inside = f"the best of {found['groups']} groups holds {found['ribosomes_in_best']} of the {found['ribosomes']} ribosomes among them"
+        about.append(f"Of {found['particles']} particles and controls {text}, {inside}, and {found['others_in_best']} controls.")
+    ways = [[name, *pose_figures(way)] for name, way in content["poses_without_a_reference"].items()]
+    second = table(["aligned, without a reference, through", *POSES], ways)
+    return f"{first}\n\n{' '.join(about)}\n\n{second}\n\n{source('real_novel', content)}"
+
+
+PICKED = {
+    "f1": "location: F1",
+    "precision": "precision",
+    "recall": "recall",
+    "f1_with_class": "location and class: F1",
+    "mean_class_f1": "mean over classes",
+}
+
+
 def picking() -> str:
     """Particles found in whole simulated tomograms."""
     if not (RESULTS / "picking.json").exists():
         return "No results yet."
     content = read("picking")
-    keys = {"f1": "location: F1", "precision": "precision", "recall": "recall"}
-    keys |= {"f1_with_class": "location and class: F1", "mean_class_f1": "mean over classes"}
     rows, sizes = [], []
     for snr, test in content["tests"].items():
-        figures = [f"{test[key]:.2f}" for key in keys]
+        figures = [f"{test[key]:.2f}" for key in PICKED]
         rows.append([snr, str(test["particles"]), f"{test['threshold']:g}", *figures, f"{test['seconds']:.0f}", f"{test['peak_gb']:.1f}"])
         for name, size in test["by_size"].items():
             sizes.append([snr, name, str(size["particles"]), f"{size['located']:.2f}", f"{size['named']:.2f}"])
-    header = ["SNR", "particles", "score from", *keys.values(), "seconds", "peak GB"]
+    header = ["SNR", "particles", "score from", *PICKED.values(), "seconds", "peak GB"]
     second = table(["SNR", "mass", "particles", "found", "found and named"], sizes)
+    return f"{table(header, rows)}\n\n{second}\n\n{picked_in(content)}"
+
+
+def picked_in(content: dict[str, Any]) -> str:
+    """The tomograms of a result of picking.py, and where it stands."""
     shape = " x ".join(str(n) for n in content["shape"][::-1])
-    return f"{table(header, rows)}\n\n{second}\n\n{shape} voxels of 10 Å, {content['tomograms']} tomogram(s) {source('picking', content)}"
+    return f"{shape} voxels of 10 Å, {content['tomograms']} tomogram(s) {source(content['benchmark'], content)}"
+
+
+def rivals() -> str:
+    """Classical ways to pick, beside ours in the same tomograms."""
+    if not (RESULTS / "rivals.json").exists():
+        return "No results yet."
+    content = read("rivals")
+    rows = []
+    for snr, test in content["tests"].items():
+        templates = test["rivals"]["templates"]
+        some = f"of {len(templates['structures'])} structures"
+        matched = f"template matching, {some}, {templates['rotations']} rotations"
+        ways = {"triptych": test, "differences of Gaussians, then the classes of `predict`": test["rivals"]["dog"]}
+        ways |= {f"triptych, particles {some}": templates["triptych_on_the_same_particles"], matched: templates}
+        for name, figures in ways.items():
+            seconds = f"{figures['seconds']:.0f}" if "seconds" in figures else "–"
+            rows.append([snr, name, str(figures["particles"]), *(f"{figures[key]:.2f}" for key in PICKED), seconds])
+    return f"{table(['SNR', 'way', 'particles', *PICKED.values(), 'seconds'], rows)}\n\n{picked_in(content)}"
 
 
 def labelled() -> str:
@@ -634,8 +694,8 @@ def memory() -> str:
 
 
 TABLES = (demo, simulated, classes, real, recovered, hand, poses, simulator, spectra)
-TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, novelty, alignment, ablation, picking, labelled, real_tomograms)
-TABLES += (strangers, averages, learned, kills, faults, fuzzing, scaling, memory)
+TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, novelty, alignment, ablation, picking, rivals, labelled, real_tomograms)
+TABLES += (strangers, averages, learned, real_novel, kills, faults, fuzzing, scaling, memory)
 FIGURES: dict[str, Callable[[], str]] = {f.__name__: f for f in TABLES}
 
 
