@@ -3,9 +3,9 @@
     python benchmarks/novelty.py WORK [--size cpu|gpu] [--seeds 0 1 2] [--cells near far near_contrastive ...]
 
 Each cell (a fold, with or without the contrastive term of the embedding, and a seed) withholds some of the 18 built-in structures altogether:
-its training tomograms do not hold them, not even as neighbours. Over the first three folds every structure is withheld once. The tests are tomograms of
-full physics with all structures, at SNR 0.3, 0.1 and 0.03. One JSON per cell: benchmarks/results/novelty/CELL_SEED.json. A cell whose file
-exists is skipped, and a training that was stopped goes on.
+its training tomograms do not hold them, not even as neighbours. Over the first three folds every structure is withheld once. The tests are
+tomograms of full physics with all structures, at SNR 0.3, 0.1 and 0.03. One JSON per cell: benchmarks/results/novelty/CELL_SEED.json. A cell
+whose file exists is skipped, and a training that was stopped goes on.
 
 The share called unknown is given for two thresholds: the model's own, which accepts 95 % of its held-out known particles, and, for each withheld
 structure, the one with the best balanced accuracy for the others (`chosen_on_other_structures`).

@@ -694,7 +694,8 @@ def memory() -> str:
 
 
 TABLES = (demo, simulated, classes, real, recovered, hand, poses, simulator, spectra)
-TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, novelty, alignment, ablation, picking, rivals, labelled, real_tomograms)
+TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, novelty, alignment, ablation)
+TABLES += (picking, rivals, labelled, real_tomograms)
 TABLES += (strangers, averages, learned, real_novel, kills, faults, fuzzing, scaling, memory)
 FIGURES: dict[str, Callable[[], str]] = {f.__name__: f for f in TABLES}
 
