@@ -125,7 +125,16 @@ def cut_tiny(tomograms: Path, labels: Path, out: Path, on_progress: Progress) ->
 def discover_tiny(predictions: Path, out: Path, on_progress: Progress) -> None:
     quick = AlignConfig(step=45, starts=1, rounds=2, candidates=1, resolution=40, coarse_resolution=50, max_shift=20, device="cpu")
     config = DiscoverConfig(classes=(*CLASSES, NONE_CLASS), one_group=True, align=quick, layout="pca")
-    discover(predictions, out, config, on_progress)
+    told = -1
+
+    def tell_steps(done: int, total: int) -> None:
+        """The ends of the two halves and of the group: what is told within a half is no step."""
+        nonlocal told
+        if done > told and done in (0, total // 4, total // 2, total):
+            told = done
+            on_progress(done, total)
+
+    discover(predictions, out, config, tell_steps)
 
 
 def say_nothing(done: int, total: int) -> None:

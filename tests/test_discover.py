@@ -112,7 +112,7 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_maps(found: Path, predicti
     seen: list[int] = []
 
     def stop(done: int, total: int) -> None:
-        if done:
+        if done >= 7:  # a half
             raise Stop
 
     with pytest.raises(Stop):
@@ -120,13 +120,15 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_maps(found: Path, predicti
     assert not (tmp_path / "again").exists()
     discover(predictions, tmp_path / "again", settings, lambda done, total: seen.append(done))
     assert seen[0] == 7  # one half was finished
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 7  # of each half it is told how far it is, too: there are six steps
     for name in ("groups/1/average.mrc", "groups/2/half_2.mrc"):
         assert np.array_equal(read_mrc(tmp_path / "again" / name).data, read_mrc(found / name).data)
 
 
 def test_other_settings_do_not_mix_with_a_stopped_run(predictions: Path, settings: DiscoverConfig, tmp_path: Path) -> None:
     def stop(done: int, total: int) -> None:
-        if done:
+        if done >= 7:  # a half
             raise Stop
 
     with pytest.raises(Stop):

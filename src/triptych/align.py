@@ -339,7 +339,7 @@ def consensus(
     wedges = check_volumes(volumes, wedges)
     order = rng.permutation(len(volumes))
     starts, some = order[: config.starts], order[: max(TRIAL_PARTICLES, config.starts)]
-    total = len(starts) * TRIAL_ROUNDS + config.rounds
+    total = len(starts) * TRIAL_ROUNDS + max(config.rounds, 2)
     rounds_done = 0
 
     def count_round() -> None:

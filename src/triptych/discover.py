@@ -49,6 +49,8 @@ log = logging.getLogger(__name__)
 IntArray = NDArray[np.int64]
 STEPS = 3
 """Of a group: align one half, align the other, average and compare."""
+AGREEING = 0.8
+"""Share of the time of a half that its consensus takes, about; refinement takes the rest."""
 GROUPS = "groups"
 FINER, LEAST_BOX = 4, 16
 """Averages are at most so many times finer than the particles, and have so many voxels along each side at least."""
@@ -121,9 +123,10 @@ def discover(
         **config.model_dump(mode="json", exclude={"align": {"device"}, "panels": True, "layout": True}),
     }
     workspace = open_workspace(Path(out), settings, make_folders)
-    explorer = Explorer(workspace, given, source, grids, rows, groups, library, config)
+    progress = Progress(on_progress)
+    explorer = Explorer(workspace, given, source, grids, rows, groups, library, config, progress)
     with workspace.until_finished():
-        workspace.fill(range(STEPS * len(explorer.members)), explorer.do, explorer.count, 1, None, on_progress)
+        workspace.fill(range(STEPS * len(explorer.members)), explorer.do, explorer.count, 1, None, progress)
         workspace.finish(explorer.finish)
     return Path(out)
 
@@ -240,6 +243,24 @@ def even(number: float) -> int:
 # ------------------------------------------------------------------------------------------------------------- groups
 
 
+class Progress:
+    """Passes on what is done of all, and how much of the step that is under way."""
+
+    def __init__(self, pass_on: Callable[[int, int], None] | None) -> None:
+        self.pass_on, self.done, self.total = pass_on or (lambda done, total: None), 0, 0
+
+    def __call__(self, done: int, total: int) -> None:
+        self.done, self.total = done, total
+        self.pass_on(done, total)
+
+    def part_of(self, size: int, first: float, last: float) -> Callable[[int, int], None]:
+        """For what does a step of a size from one share of it to another, and tells (done, in all) by its own measure.
+
+        That the whole step is done is left to the step to say, when its result is kept.
+        """
+        return lambda done, total: self.pass_on(self.done + min(int(size * (first + (last - first) * done / total)), size - 1), self.total)
+
+
 class Explorer:
     """Does the steps of the groups, each of which leaves its result in the working folder."""
 
@@ -253,8 +274,9 @@ class Explorer:
         groups: Groups,
         library: list[Structure],
         config: DiscoverConfig,
+        progress: Progress,
     ) -> None:
-        self.workspace, self.given, self.source, self.library, self.config = workspace, given, source, library, config
+        self.workspace, self.given, self.source, self.library, self.config, self.progress = workspace, given, source, library, config, progress
         self.coarse, self.fine = grids
         self.rows, self.groups = rows, groups
         self.members = [rows[groups.members(number)] for number in range(groups.count)]
@@ -285,13 +307,17 @@ class Explorer:
         """Find the poses of half a group from nothing but its own particles."""
         rows, grid = self.members[number][self.halves[number][half]], self.coarse
         by_density = self.config.align_by == "recovered"
+        agreeing, refining = (self.progress.part_of(len(rows), *shares) for shares in ((0, AGREEING), (AGREEING, 1)))
         with self.workspace.desk() as desk:
             volumes = stack(desk / "volumes.npy", rows, grid, self.read_density if by_density else self.read_subtomogram)
             wedges = None if by_density else self.wedges(rows, grid)
-            reference, poses = consensus(volumes, grid.voxel_size, self.rng(number, half), self.config.align, wedges=wedges)
+            reference, poses = consensus(
+                volumes, grid.voxel_size, self.rng(number, half), self.config.align, wedges=wedges, on_progress=agreeing
+            )  # fmt: skip
             if by_density and self.config.refine:
                 subtomograms = stack(desk / "subtomograms.npy", rows, grid, self.read_subtomogram)
-                poses = align(subtomograms, reference, grid.voxel_size, self.config.align, wedges=self.wedges(rows, grid), start=poses)
+                own = self.wedges(rows, grid)
+                poses = align(subtomograms, reference, grid.voxel_size, self.config.align, wedges=own, start=poses, on_progress=refining)
                 reference, _ = average(volumes, poses, grid.voxel_size, config=self.config.align)
             np.savez(desk / "half.npz", reference=reference, **poses._asdict())
             self.workspace.mark(item, desk / "half.npz")
