@@ -1,10 +1,13 @@
 """Memory of predict and pick, which should not grow with the number of particles or the size of the tomogram.
 
-    python benchmarks/memory.py WORK [--counts 100 1000 10000 100000] [--shapes 128x128x128 256x256x256 300x512x512 300x1024x1024]
+    python benchmarks/memory.py WORK [--counts 100 1000] [--shapes 128x128x128 256x256x256] [--name memory]
+        [--narrow-counts 100 1000 10000 100000] [--narrow-shapes 128x128x128 256x256x256 300x512x512 300x1024x1024]
 
-The input is synthetic: noise, and positions drawn in it. Each measurement runs in a process of its own with the shipped model, whose largest
-resident memory is noted; predict writes no maps, which take room on the disk only. Inputs and outputs are kept in WORK, outputs until they are
-measured. Writes benchmarks/results/memory.json.
+The input is synthetic: noise, and positions drawn in it. Each measurement runs in a process of its own, whose largest resident memory is noted,
+mapped files counted; predict writes no maps, which take room on the disk only. The shipped model takes hours for the largest inputs on two
+cores. What its network holds is seen from small ones; what is held of each particle and voxel does not depend on the network, and is
+measured with a narrow one of random weights. Inputs and outputs are kept in WORK, outputs until they are measured. Writes
+benchmarks/results/memory.json.
 """
 
 from __future__ import annotations
@@ -13,18 +16,21 @@ import argparse
 import resource
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from cells import run_apart
 from results import write_result
 
-from triptych.config import PickConfig, PredictConfig
+from triptych.config import NetworkConfig, PickConfig, PredictConfig, TrainConfig
 from triptych.io.mrc import new_mrc
 from triptych.io.star import write_star
-from triptych.model import load_model
+from triptych.model import BUILT_IN_MODEL, Model, load_model
+from triptych.network import Network
 from triptych.pick import pick
 from triptych.predict import predict
 
@@ -33,6 +39,7 @@ FIELD = (128, 256, 256)
 """The tomogram that the particles of all counts are cut from."""
 MARGIN = 24
 SLAB = 16
+NARROW_BOX = 16
 SEED = 0
 
 
@@ -58,20 +65,31 @@ def write_positions(folder: Path, count: int) -> Path:
     return path
 
 
+def make_narrow_model(folder: Path) -> Path:
+    """A model as the shipped one, but for small boxes, a network of few channels and no novelty reference."""
+    if not folder.exists():
+        torch.manual_seed(SEED)
+        card = load_model(device="cpu").card
+        config = NetworkConfig(channels=(8, 8, 8), blocks=(1, 1, 1), embedding_size=card.network.embedding_size)
+        network = Network(config, len(card.class_names), len(card.label_names))
+        Model(network, replace(card, network=config, box_size=NARROW_BOX), "cpu", "bfloat16").save(folder, TrainConfig(network=config), [], 0)
+    return folder
+
+
 def peak_after(started: float) -> dict[str, float]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     return {"peak_gb": round(peak, 3), "seconds": round(time.perf_counter() - started, 1)}
 
 
-def measure_predict(particles: Path, out: Path) -> dict[str, float]:
+def measure_predict(particles: Path, out: Path, model: Path) -> dict[str, float]:
     started = time.perf_counter()
-    predict(particles, out, config=PredictConfig(write_masks=False, write_densities=False, contrast="dark"))
+    predict(particles, out, model, config=PredictConfig(write_masks=False, write_densities=False, contrast="dark"))
     return peak_after(started)
 
 
-def measure_pick(tomogram: Path, out: Path) -> dict[str, float]:
+def measure_pick(tomogram: Path, out: Path, model: Path) -> dict[str, float]:
     started = time.perf_counter()
-    pick([tomogram], out, config=PickConfig())
+    pick([tomogram], out, model, PickConfig())
     return peak_after(started)
 
 
@@ -80,25 +98,38 @@ def parse_shape(text: str) -> tuple[int, int, int]:
     return z, y, x
 
 
+def measure(work: Path, model: Path, counts: list[int], shapes: list[tuple[int, int, int]]) -> dict[str, Any]:
+    """Peak memory and time of a model for each input."""
+    out = work / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    figures: dict[str, Any] = {"predict": [], "pick": []}
+    for count in counts:
+        figures["predict"].append({"particles": count, **run_apart(measure_predict, write_positions(work, count), out, model)})
+        shutil.rmtree(out)
+    for shape in shapes:
+        tomogram = write_noise(work / f"{'x'.join(map(str, shape))}.mrc", shape)
+        figures["pick"].append({"shape": list(shape), **run_apart(measure_pick, tomogram, out, model)})
+        shutil.rmtree(out)
+    return figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, help="folder for inputs and outputs")
-    parser.add_argument("--counts", type=int, nargs="*", default=[100, 1000, 10_000, 100_000], help="particles")
-    parser.add_argument("--shapes", type=parse_shape, nargs="*", default=[(128,) * 3, (256,) * 3, (300, 512, 512), (300, 1024, 1024)], help="ZxYxX")
+    small = [(128,) * 3, (256,) * 3]
+    parser.add_argument("--counts", type=int, nargs="*", default=[100, 1000], help="particles for the shipped model")
+    parser.add_argument("--shapes", type=parse_shape, nargs="*", default=small, help="tomograms for the shipped model, ZxYxX")
+    parser.add_argument("--narrow-counts", type=int, nargs="*", default=[100, 1000, 10_000, 100_000])
+    parser.add_argument("--narrow-shapes", type=parse_shape, nargs="*", default=[*small, (300, 512, 512), (300, 1024, 1024)])
     parser.add_argument("--name", default="memory", help="of the result file")
     arguments = parser.parse_args()
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
-    figures: dict[str, Any] = {"predict": [], "pick": []}
-    for count in arguments.counts:
-        found = run_apart(measure_predict, write_positions(work, count), work / "out")
-        figures["predict"].append({"particles": count, **found})
-        shutil.rmtree(work / "out")
-    for shape in arguments.shapes:
-        tomogram = write_noise(work / f"{'x'.join(map(str, shape))}.mrc", shape)
-        found = run_apart(measure_pick, tomogram, work / "out")
-        figures["pick"].append({"shape": list(shape), **found})
-        shutil.rmtree(work / "out")
+    narrow = make_narrow_model(work / "narrow_model")
+    figures = {
+        **measure(work, BUILT_IN_MODEL, arguments.counts, arguments.shapes),
+        "narrow": measure(work, narrow, arguments.narrow_counts, arguments.narrow_shapes),
+    }
     write_result(arguments.name, SEED, figures, load_model())
 
 

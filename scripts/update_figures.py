@@ -687,10 +687,12 @@ def memory() -> str:
     if not (RESULTS / "memory.json").is_file():
         return "No results yet."
     content = read("memory")
-    inputs = [(f"predict, {row['particles']:,} particles", row) for row in content["predict"]]
-    inputs += [(f"pick, {' x '.join(map(str, row['shape']))} voxels", row) for row in content["pick"]]
-    rows = [[text, f"{row['peak_gb']:.2f} GB", f"{row['seconds']:,.0f} s"] for text, row in inputs]
-    return f"{table(['input', 'most memory held', 'time'], rows)}\n\n{source('memory', content)}"
+    rows = []
+    for network, found in (("shipped", content), ("narrow", content.get("narrow", {"predict": [], "pick": []}))):
+        inputs = [(f"predict, {row['particles']:,} particles", row) for row in found["predict"]]
+        inputs += [(f"pick, {' x '.join(map(str, row['shape'][::-1]))} voxels", row) for row in found["pick"]]
+        rows += [[network, text, f"{row['peak_gb']:.2f} GB", f"{row['seconds']:,.0f} s"] for text, row in inputs]
+    return f"{table(['network', 'input', 'most memory held', 'time'], rows)}\n\n{source('memory', content)}"
 
 
 TABLES = (demo, simulated, classes, real, recovered, hand, poses, simulator, spectra)
