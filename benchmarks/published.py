@@ -176,7 +176,7 @@ def train_plainly(runner: Runner, path: Path, cache: Path, checkpoint: Path, siz
     network.train()
     for done, batch in enumerate(loader, first + 1):
         torch.manual_seed(seed * 1_000_003 + done)
-        there = Batch(*(part.to(runner.device) for part in batch))
+        there = Batch(*(None if part is None else part.to(runner.device) for part in batch))
         loss = network.loss(runner(there.subtomogram), there, none)
         optimiser.zero_grad()
         loss.backward()
