@@ -11,7 +11,8 @@ The networks are written anew from their published descriptions:
 
 They see the samples of the cell `all` of multitask.py, in the same order, with the same optimiser and schedule, in as many updates; or, as
 *_equal_arithmetic, in as many as give them the arithmetic of that cell. They have no normalisation layers, so that their learning rate
-is lower. Template matching has the true structures and searches rotations and shifts on the first particles of each test set.
+is lower. Template matching has the true structures and searches rotations and shifts on the first particles of each test set. The cell `rates`
+compares how many particles per second triptych's network takes with DSRF3D, SSN3D-ED for masks and SSN3D-ED for densities one after another.
 Each cell writes benchmarks/results/published/CELL_SEED.json; one whose file exists is skipped.
 """
 
@@ -19,7 +20,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any, get_args
 
 import numpy as np
@@ -62,7 +66,10 @@ from triptych.specimen import OVERSAMPLING, Template
 
 NETWORKS = ("dsrf3d", "ssn3d_ed")
 CORE = ("dsrf3d", "ssn3d_ed_equal_arithmetic", "template_matching")
-CELLS = (*CORE, "ssn3d_ed", "dsrf3d_equal_arithmetic")
+CELLS = (*CORE, "ssn3d_ed", "dsrf3d_equal_arithmetic", "rates")
+ONCE = ("template_matching", "rates")
+"""Cells that are the same for all seeds."""
+TURNS = 5
 LEARNING_RATE = 5e-4
 
 
@@ -231,6 +238,32 @@ def run_network(work: Path, size: Size, name: str, seed: int, results: Path) -> 
     checkpoint.unlink(missing_ok=True)
 
 
+def run_rates(work: Path, size: Size, seed: int, results: Path) -> None:
+    """Particles per second of all networks, taking turns: median of the turns. The three others do what triptych's does at once."""
+    ours = load_model(work / f"model_all_{seed}")
+    classes = len(ours.card.class_names)
+    others = {name: Runner(make_network(name, classes, size.box_size)) for name in NETWORKS}
+    others["ssn3d_ed_density"] = Runner(SSN3DED(1, size.box_size))
+    runs: dict[str, Callable[[np.ndarray], object]] = {"triptych": ours.run}
+    runs |= {name: partial(run_plainly, runner) for name, runner in others.items()}
+    turns = [{name: measure_rate(run, size.box_size) for name, run in runs.items()} for _ in range(TURNS)]
+    rates = {name: median(turn[name] for turn in turns) for name in runs}
+    one_after_another = 1 / sum(1 / rates[name] for name in others)
+    figures = {
+        "cell": "rates",
+        "particles_per_second": rates,
+        "others_one_after_another": one_after_another,
+        "triptych_is_faster_by": rates["triptych"] / one_after_another,
+    }
+    write_result(f"published/rates_{seed}", seed, figures, ours, results)
+
+
+@torch.inference_mode()
+def run_plainly(runner: Runner, boxes: np.ndarray) -> Tensor:
+    runner.network.eval()
+    return runner(torch.from_numpy(boxes))
+
+
 # -------------------------------------------------------------------------------------------------- template matching
 
 
@@ -342,9 +375,11 @@ def main() -> None:
         for name in arguments.cells:
             if (arguments.results / "published" / f"{name}_{seed}.json").exists():
                 continue
-            if name != "template_matching":
+            if name not in ONCE:
                 run_apart(run_network, arguments.work, size, name, seed, arguments.results)
-            elif seed == arguments.seeds[0]:  # it has no random numbers
+            elif seed == arguments.seeds[0] and name == "rates":
+                run_apart(run_rates, arguments.work, size, seed, arguments.results)
+            elif seed == arguments.seeds[0]:
                 run_apart(run_template_matching, arguments.work, size, seed, arguments.results, arguments.subset, arguments.rotations)
 
 

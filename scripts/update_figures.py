@@ -292,6 +292,9 @@ PUBLISHED = {
 }
 
 
+NETWORKS = {"dsrf3d": "DSRF3D", "ssn3d_ed": "SSN3D-ED for masks", "ssn3d_ed_density": "SSN3D-ED for densities"}
+
+
 def published(size: str = "cpu") -> str:
     """Networks and a method of others beside ours."""
     folder = "published" if size == "cpu" else f"{size}/published"
@@ -312,8 +315,21 @@ def published(size: str = "cpu") -> str:
         same = first.get("triptych_on_the_same_particles")
         if same:
             rows.append([f"triptych on the same {first['test_particles']} particles", *["–"] * 4, *over_snr([{"tests": same}])])
-    to_run = still_to_run("published", size, folder, runs, once=("template_matching",))
-    return f"{with_places(rows, header, runs)}{about(runs)}{to_run}"
+    to_run = still_to_run("published", size, folder, {**runs, "rates": []}, once=("template_matching", "rates"))
+    return f"{with_places(rows, header, runs)}{about(runs)}{speeds(folder)}{to_run}"
+
+
+def speeds(folder: str) -> str:
+    """How much faster one network is than three, measured by turns in one run."""
+    path = RESULTS / folder / "rates_0.json"
+    if not path.exists():
+        return ""
+    found = json.loads(path.read_text())
+    rates = found["particles_per_second"]
+    others = ", ".join(f"{name} {rates[key]:.0f}" for key, name in NETWORKS.items())
+    text = f"Particles per second, by turns in one run ({found['device']}): triptych, all three tasks, {rates['triptych']:.0f}; {others}."
+    gain = f"{found['triptych_is_faster_by']:.1f} times as fast as these three one after another ({found['others_one_after_another']:.1f})"
+    return f"\n\n{text} So triptych is {gain}."
 
 
 def published_gpu() -> str:
