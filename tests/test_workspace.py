@@ -88,3 +88,12 @@ def test_what_is_no_working_folder_is_left_alone(tmp_path: Path) -> None:
         open_workspace(tmp_path / "full", SETTINGS, make_result)
     with pytest.raises(InputError, match="cannot write"):
         open_workspace(part / "precious" / "out", SETTINGS, make_result)
+
+
+def test_another_run_is_refused_in_few_words(tmp_path: Path) -> None:
+    before = {f"setting_{number}": number for number in range(9)}
+    open_workspace(tmp_path / "out", before, make_result)
+    with pytest.raises(InputError, match=r"another setting_0, another setting_1, .*another setting_4 and 4 more"):
+        open_workspace(tmp_path / "out", dict.fromkeys(before, -1), make_result)
+    with pytest.raises(InputError, match="unfinished run of another command: give another output"):
+        open_workspace(tmp_path / "out", SETTINGS, make_result)

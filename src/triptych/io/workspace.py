@@ -29,6 +29,8 @@ DONE = "done"
 DESK = "desk"
 RESULT = "result"
 CLEARINGS = 5
+MOST_NAMED = 5
+"""Settings that a refusal names."""
 
 
 @dataclass(frozen=True)
@@ -234,8 +236,12 @@ def _check_settings(workspace: Workspace, settings: Mapping[str, Any]) -> None:
     wanted = json.loads(json.dumps(settings))
     if found == wanted:
         return
-    names = ", another ".join(differing(found, wanted))
-    raise InputError(f"{workspace.folder} holds a run that was started with another {names}: go on with the same settings, or {how}")
+    if found.get("version") == wanted.get("version") and found.keys() != wanted.keys():
+        raise InputError(f"{workspace.folder} holds an unfinished run of another command: give another output, or {how}")
+    names = differing(found, wanted)
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    named = ", another ".join(names[:MOST_NAMED]) + more
+    raise InputError(f"{workspace.folder} holds a run that was started with another {named}: go on with the same settings, or {how}")
 
 
 def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
