@@ -698,6 +698,20 @@ def scaling() -> str:
     return f"{table(*costs_table())}\n\n(`scripts/scaling_costs.py`, from `benchmarks/results/`: {files})"
 
 
+def spread_out() -> str:
+    """What two workers gain on two cores."""
+    if not (RESULTS / "spread.json").is_file():
+        return "No results yet."
+    content = read("spread")
+    rows = []
+    for stage, ways in content["stages"].items():
+        rows += [[stage, way, f"{w['seconds']:.1f} s", f"{w['speed_up']:.2f}", str(w["other_files"])] for way, w in ways.items()]
+    for way, w in content["train"].items():
+        losses = "–" if way == "one process" else f"losses within {w['largest_relative_difference_of_losses']:.0e}"
+        rows.append(["train, float32", way, f"{w['seconds_per_update']:.2f} s per update", f"{w['speed_up']:.2f}", losses])
+    return f"{table(['stage', 'way', 'time', 'speed-up', 'files that differ'], rows)}\n\n{source('spread', content)}"
+
+
 def memory() -> str:
     """Peak memory against the size of the input."""
     if not (RESULTS / "memory.json").is_file():
@@ -714,7 +728,7 @@ def memory() -> str:
 TABLES = (demo, simulated, classes, real, recovered, hand, poses, simulator, spectra)
 TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, novelty, alignment, ablation)
 TABLES += (picking, rivals, labelled, real_tomograms)
-TABLES += (strangers, averages, learned, real_novel, kills, faults, fuzzing, scaling, memory)
+TABLES += (strangers, averages, learned, real_novel, kills, faults, fuzzing, scaling, spread_out, memory)
 FIGURES: dict[str, Callable[[], str]] = {f.__name__: f for f in TABLES}
 
 

@@ -1,8 +1,8 @@
 """Scores of poses, on tensors: the Fourier terms of particles against those of a turned reference.
 
 The score of a pose is the constrained cross-correlation (Förster et al. 2005, PNAS 102:4729): particle and turned reference are both
-multiplied by the particle's wedge and normalised over the Fourier terms of the band. Volumes are compared only up to a resolution, so the
-reference is turned on the coarsest grid that holds it.
+multiplied by the particle's wedge and normalised over the Fourier terms of the band. Volumes are compared only up to a resolution, and only
+the terms up to it are turned.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from triptych.physics import pose_many
+from torch.nn import functional as F
 
 OVERSAMPLING = 2
-"""The reference is interpolated linearly between voxels so many times finer than the band needs."""
+"""A volume is interpolated linearly between voxels so many times finer than the band needs."""
+PADDING = 2
+"""A reference is interpolated linearly between the Fourier terms of a box so many times wider than its own."""
+MARGIN = 1.5
+"""Terms so many times beyond the band keep the ball's edge, by which a reference is cut, from disturbing the band."""
 ROTATIONS_AT_ONCE = 128
 DAMPING = (1e-2, 0.25, 8.0)
 """Levenberg and Marquardt's: at the start, factor after a step that helped, factor after one that did not."""
@@ -76,59 +79,88 @@ def pick(spectrum: Tensor, band: Band) -> Tensor:
     return spectrum.flatten(-3)[..., flat]
 
 
+def fields_of(values: Tensor, band: Band, oversampling: int = 1) -> Tensor:
+    """Fields (..., f, f, f) of the band's terms (..., m), f = oversampling `Band.size`, whose origin is index f // 2; `transform` undoes it."""
+    size = band.size * oversampling
+    kz, ky, kx = band.terms.unbind(1)
+    spectra = torch.zeros((*values.shape[:-1], size, size, size // 2 + 1), dtype=values.dtype, device=values.device)
+    spectra[..., kz % size, ky % size, kx] = values
+    fields: Tensor = torch.fft.fftshift(torch.fft.irfftn(spectra, s=(size,) * 3, dim=BOX), dim=BOX)
+    return fields
+
+
 def fine_fields(values: Tensor, band: Band) -> Tensor:
-    """Fields (..., f, f, f) of the band's terms (..., m), fine enough for linear interpolation and sharpened against its damping.
+    """Fields of the band's terms, fine enough for linear interpolation and sharpened against its damping.
 
     Sampled on a grid of `Band.size` and given to `transform`, they give the terms again, whatever the size of the box that these came from.
     """
-    size = band.size * OVERSAMPLING
-    kz, ky, kx = band.terms.unbind(1)
     # Linear interpolation multiplies by sinc^2 along each axis.
-    damping = torch.special.sinc(band.terms.float() / size).square().prod(dim=1)
-    spectra = torch.zeros((*values.shape[:-1], size, size, size // 2 + 1), dtype=values.dtype, device=values.device)
-    spectra[..., kz % size, ky % size, kx] = values / damping * OVERSAMPLING**3
-    fields: Tensor = torch.fft.fftshift(torch.fft.irfftn(spectra, s=(size,) * 3, dim=BOX), dim=BOX)
-    return fields
+    damping = torch.special.sinc(band.terms.float() / (band.size * OVERSAMPLING)).square().prod(dim=1)
+    return fields_of(values / damping * OVERSAMPLING**3, band, OVERSAMPLING)
+
+
+def squared_radii(size: int, device: torch.device) -> Tensor:
+    """Squared distance (size, size, size) of voxels from the origin, index size // 2."""
+    axis = (torch.arange(size, device=device) - size // 2) ** 2
+    return axis[:, None, None] + axis[:, None] + axis
 
 
 def zero_outside(fields: Tensor) -> Tensor:
     """Fields (..., f, f, f) less their mean outside the ball that the box holds: what is turned into the box from beyond it is 0 as well."""
     size = fields.shape[-1]
-    axis = (torch.arange(size, device=fields.device) - size // 2) ** 2
-    outside = (axis[:, None, None] + axis[:, None] + axis) > (size // 2) ** 2
+    outside = squared_radii(size, fields.device) > (size // 2) ** 2
     return fields - fields[..., outside].mean(dim=-1)[..., None, None, None]
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """A reference that can be turned.
+    """A reference that can be turned: what of it lies in the ball that its box holds.
 
     Attributes
     ----------
-    density : (1, f, f, f), see `fine_fields`
-    turning : (3, f, f, f), the vector field r x grad(density), r in Å: how it changes as it is turned about x, y and z
+    spectra : (8, f, f, f), real and imaginary parts by turns of the Fourier terms of the density and of the vector field r x grad(density), r in
+        Å: how it changes as it is turned about x, y and z. PADDING times closer than `Band.terms`, zero frequency at f // 2
     """
 
     band: Band
-    density: Tensor
-    turning: Tensor
+    spectra: Tensor
 
 
 def make_reference(density: Tensor, band: Band) -> Reference:
     """Prepare a density (d, d, d) for being turned."""
-    values = transform(density, band)
-    slopes = 2j * math.pi * band.vectors.T * values
-    fields = fine_fields(torch.cat([values[None], slopes]), band)
-    size = fields.shape[-1]
-    axis = (torch.arange(size, device=density.device) - size // 2) * (band.box_width / size)
+    d, reach = len(density), int(band.terms[:, 2].max())
+    wider = make_band(d, band.box_width / d, band.box_width / (MARGIN * reach), density.device)
+    values = transform(density, wider)
+    slopes = 2j * math.pi * wider.vectors.T * values
+    fields = fields_of(torch.cat([values[None], slopes]), wider)
+    axis = (torch.arange(wider.size, device=density.device) - wider.size // 2) * (band.box_width / wider.size)
     z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
-    return Reference(band, zero_outside(fields[:1]), torch.linalg.cross(torch.stack([x, y, z]), fields[1:], dim=0))
+    turning = torch.linalg.cross(torch.stack([x, y, z]), fields[1:], dim=0)
+    return Reference(band, padded_spectra(torch.cat([zero_outside(fields[:1]), turning]), reach))
 
 
-def turn(fields: Tensor, band: Band, rotations: Tensor) -> Tensor:
-    """Terms (b, c, m) of fine fields (c, f, f, f) after rotations (b, 3, 3)."""
-    middle = torch.zeros((len(rotations), 3), device=fields.device)
-    return transform(pose_many(fields, OVERSAMPLING, rotations, middle, band.size), band)
+def padded_spectra(fields: Tensor, reach: int) -> Tensor:
+    """Fourier terms (2 c, f, f, f) of fields (c, n, n, n) within their ball, laid into a wider box; as far as the terms up to `reach` need them."""
+    size = fields.shape[-1]
+    wide, low = PADDING * size, (PADDING - 1) * size // 2
+    # Linear interpolation of Fourier terms multiplies the field by sinc^2 along each axis.
+    damping = torch.special.sinc((torch.arange(size, device=fields.device) - size // 2) / wide).square()
+    inside = squared_radii(size, fields.device) <= (size // 2) ** 2
+    padded = torch.zeros((len(fields), wide, wide, wide), device=fields.device)
+    padded[:, low : low + size, low : low + size, low : low + size] = fields * inside / (damping[:, None, None] * damping[:, None] * damping)
+    terms = torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(padded, dim=BOX), dim=BOX), dim=BOX)
+    near = slice(wide // 2 - PADDING * reach - 1, wide // 2 + PADDING * reach + 2)
+    parts: Tensor = torch.view_as_real(terms[:, near, near, near]).movedim(-1, 1).flatten(0, 1).contiguous()
+    return parts
+
+
+def turn(spectra: Tensor, band: Band, rotations: Tensor) -> Tensor:
+    """Terms (b, c, m) of a reference's spectra (2 c, f, f, f) after rotations (b, 3, 3)."""
+    # The turned density has the term at k that the density has at R^T k. grid_sample wants x, y, z, -1 and 1 at the outermost terms.
+    places = (band.terms.flip(1).float() @ rotations.float()) * (PADDING / (spectra.shape[-1] // 2))
+    copies = spectra.expand(len(rotations), -1, -1, -1, -1)
+    parts = F.grid_sample(copies, places[:, None, None], mode="bilinear", padding_mode="zeros", align_corners=True)[:, :, 0, 0]
+    return torch.complex(parts[:, ::2], parts[:, 1::2])
 
 
 def shift_phases(band: Band, shifts: Tensor) -> Tensor:
@@ -178,7 +210,7 @@ class TurnedReferences:
 
 def turn_all(reference: Reference, rotations: Tensor) -> TurnedReferences:
     """A reference in every rotation (r, 3, 3) of a grid."""
-    terms = torch.cat([turn(reference.density, reference.band, some)[:, 0] for some in torch.split(rotations, ROTATIONS_AT_ONCE)])
+    terms = torch.cat([turn(reference.spectra[:2], reference.band, some)[:, 0] for some in torch.split(rotations, ROTATIONS_AT_ONCE)])
     return TurnedReferences(rotations, torch.view_as_real(terms).flatten(1).T.contiguous(), terms.abs().square().T.contiguous())
 
 
@@ -235,7 +267,7 @@ def rotation_matrices(vectors: Tensor) -> Tensor:
 
 def score(particles: ParticleTerms, reference: Reference, rotations: Tensor, shifts: Tensor) -> Tensor:
     """Score (b,) of one pose of each particle."""
-    terms = turn(reference.density, reference.band, rotations)[:, 0] * shift_phases(reference.band, shifts) * particles.weights
+    terms = turn(reference.spectra[:2], reference.band, rotations)[:, 0] * shift_phases(reference.band, shifts) * particles.weights
     norms: Tensor = torch.linalg.vector_norm(terms, dim=-1)
     return inner(particles.values, terms) / norms.clamp_min(1e-30)
 
@@ -252,7 +284,7 @@ def linearise(particles: ParticleTerms, reference: Reference, rotations: Tensor,
     the best fit is that of the highest correlation. The step to it is curvature^-1 slope (Gauss and Newton).
     """
     band = reference.band
-    terms = turn(torch.cat([reference.density, reference.turning]), band, rotations)
+    terms = turn(reference.spectra, band, rotations)
     factors = shift_phases(band, shifts) * particles.weights
     model = terms[:, 0] * factors
     # Turned by a small vector a, the volume v changes by -a . (r x grad v); the field is known about the reference's axes.

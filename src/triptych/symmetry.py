@@ -100,7 +100,7 @@ def about_axes(frame: FloatArray, rotations: FloatArray) -> FloatArray:
 def correlate(itself: Itself, rotations: FloatArray) -> FloatArray:
     """Correlation of a density with itself after rotations (..., 3, 3), up to the resolution of its band."""
     reference = itself.reference
-    flat = torch.from_numpy(np.ascontiguousarray(rotations.reshape(-1, 3, 3))).to(reference.density.device)
+    flat = torch.from_numpy(np.ascontiguousarray(rotations.reshape(-1, 3, 3))).to(reference.spectra.device)
     nowhere = torch.zeros((1, 3), device=flat.device)
     parts = [score(itself.particles, reference, some, nowhere) for some in torch.split(flat, ROTATIONS_AT_ONCE)]
     return np.asarray(torch.cat(parts).cpu().numpy(), np.float64).reshape(rotations.shape[:-2])

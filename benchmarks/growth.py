@@ -1,0 +1,74 @@
+"""How time and memory of discover grow with the number of particles.
+
+    python benchmarks/growth.py WORK [--counts 250 1000 4000]
+
+Three structures in a mixture, simulated, predicted with the shipped model, and all of them discovered with the settings as they are, in a
+process of its own. Each count is a cell of its own in benchmarks/results/growth, which is not run again; what a stopped run has done is kept
+in WORK. Time of a run that was stopped counts from its last start, so give WORK a new name for figures to publish.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+from cells import run_apart
+from results import FOLDER, write_result
+
+from triptych.config import DiscoverConfig, PredictConfig, SimulateConfig
+from triptych.discover import discover
+from triptych.io.star import read_star
+from triptych.model import load_model
+from triptych.predict import predict
+from triptych.simulate import simulate
+
+CLASSES = ("ribosome_50s", "groel", "proteasome_20s")
+SNR = 0.1
+SEED = 0
+
+
+def make_predictions(work: Path, count: int) -> tuple[Path, float]:
+    """Predictions of so many particles, made once; seconds of the prediction, 0 where they were there."""
+    store, predictions = work / f"data_{count}.zarr", work / f"predictions_{count}"
+    if not store.exists():
+        simulate(store, SimulateConfig(particles=count, classes=CLASSES, none_share=0, tile_share=0, snr=(SNR, SNR), seed=SEED))
+    started = time.perf_counter()
+    if not predictions.exists():
+        predict(store, predictions, config=PredictConfig())
+    return predictions, time.perf_counter() - started
+
+
+def run_discover(predictions: Path, out: Path) -> dict[str, Any]:
+    """Seconds until the groups were found and in all, peak memory, and what was found."""
+    stamps: list[float] = []
+    started = time.perf_counter()
+    discover(predictions, out, DiscoverConfig(particles="all"), lambda done, total: stamps.append(time.perf_counter() - started))
+    groups = read_star(out / "groups.star")["groups"]
+    return {
+        "seconds": round(time.perf_counter() - started, 1),
+        "seconds_until_groups": round(stamps[0], 1),
+        "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2),
+        "groups": len(groups),
+        "grouped": int(groups["triptychParticles"].astype(int).sum()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--counts", type=int, nargs="+", default=[250, 1000, 4000])
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    for count in arguments.counts:
+        if (FOLDER / "growth" / f"discover_{count}.json").exists():
+            continue
+        predictions, seconds = make_predictions(arguments.work, count)
+        figures = run_apart(run_discover, predictions, arguments.work / f"discovery_{count}")
+        write_result(f"growth/discover_{count}", SEED, {"particles": count, "seconds_of_predict": round(seconds, 1), **figures}, load_model())
+
+
+if __name__ == "__main__":
+    main()
