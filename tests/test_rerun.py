@@ -78,9 +78,10 @@ def test_what_has_changed_is_named(project: Path) -> None:
     with pytest.raises(InputError, match=r"have changed or are gone: particles/particles\.star; put back"):
         rerun(Path("out"), Path("third"))
     manifest = json.loads((project / "out/manifest.json").read_text())
-    (project / "out/manifest.json").write_text(json.dumps(manifest | {"arguments": None}))
-    with pytest.raises(InputError, match="does not say how to repeat its run"):
-        rerun(Path("out"), Path("third"))
+    for wrong in ({"arguments": None}, {"arguments": {"evil": "x"}}, {"inputs": 5}, {"inputs": ["x"]}, {"folder": 7}):
+        (project / "out/manifest.json").write_text(json.dumps(manifest | wrong))
+        with pytest.raises(InputError, match="does not say how to repeat its run"):
+            rerun(Path("out"), Path("third"))
 
 
 def test_a_command_that_is_no_stage_is_named(tmp_path: Path) -> None:

@@ -406,12 +406,12 @@ def rerun(
     output: Annotated[Path | None, typer.Argument(metavar="[OUT]", help="Folder to write; default: the folder's name with .rerun.")] = None,
 ) -> None:
     """Repeat a run with the same settings and inputs, and compare: the exit code is 1 if the outputs differ."""
-    from triptych.io.manifest import read_manifest
+    from triptych.io.manifest import manifest_entry, read_manifest
     from triptych.rerun import rerun as repeat
 
     made = (manifest.parent if manifest.is_file() else manifest).absolute()
     output = made.with_name(f"{made.name}.rerun") if output is None else output
-    device = device_name(str((read_manifest(made).get("config") or {}).get("device", "cpu")))
+    device = device_name(str(manifest_entry(read_manifest(made), "config", "device") or "cpu"))
     with show_progress("rerun", "items", device, resumed=True) as on_progress:
         comparisons = repeat(manifest, output, on_progress)
     print_comparisons(comparisons)

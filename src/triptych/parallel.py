@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import platform
+import re
 import signal
 import threading
 import time
@@ -24,6 +25,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 if TYPE_CHECKING:
     from distributed import Client
 
+ADDRESS = re.compile(r"(\w+://)?[^\s/]+:\d+/?")
+"""Of a Dask scheduler."""
 SECONDS_TO_CONNECT = 10
 SECONDS_WITHOUT_WORKERS = 60
 """After so long without any worker, a cluster that had some is given up."""
@@ -178,6 +181,8 @@ def _connect(scheduler: str) -> Client:
         from distributed import Client
     except ImportError as error:
         raise InputError("a Dask scheduler was asked for, but `distributed` is not installed: pip install 'triptych[dask]'") from error
+    if not ADDRESS.fullmatch(scheduler):
+        raise InputError(f"the Dask scheduler's address is {scheduler!r}, but one like tcp://host:8786 was expected: give what the scheduler shows")
     try:
         return Client(scheduler, timeout=SECONDS_TO_CONNECT, set_as_default=False)
     except (OSError, ValueError) as error:

@@ -53,6 +53,13 @@ def load_config(kind: type[Config], file: Path | None = None, overrides: Sequenc
         _merge(kind, data, _read_yaml(file), prefix="", source=f"the config file {file}")
     for override in overrides:
         _apply_override(kind, data, override)
+    return check_settings(kind, data)
+
+
+def check_settings(kind: type[Config], data: object) -> Config:
+    """Settings from plain data; InputError with one sentence for what does not fit."""
+    if not isinstance(data, dict):
+        raise InputError(f"the settings are {str(data)[:40]!r}, but names with their values were expected")
     try:
         return kind.model_validate(data)
     except ValidationError as error:
