@@ -591,6 +591,19 @@ def learned() -> str:
     return f"{table(header, rows)}\n\n{len(runs[0]['new'])} classes added at once, {draws} draws of the particles (±: standard deviation)."
 
 
+def growth() -> str:
+    """Time and memory of discover against the number of particles."""
+    found = sorted((json.loads(path.read_text()) for path in (RESULTS / "growth").glob("discover_*.json")), key=lambda row: row["particles"])
+    if not found:
+        return "No results yet."
+    keys = ("seconds_of_predict", "seconds_until_groups", "seconds")
+    rows = [[f"{row['particles']:,}", str(row["groups"]), *(f"{row[key]:,.0f} s" for key in keys), f"{row['peak_gb']:.2f} GB"] for row in found]
+    last = found[-1]
+    header = ["particles", "groups", "predict", "discover: until the groups are found", "discover in all", "most memory held"]
+    command = f"`benchmarks/results/growth/*.json`: `{last['command']}`, triptych {last['triptych']}, {last['device']}, seed {last['seed']}"
+    return f"{table(header, rows)}\n\n({command})"
+
+
 def share(values: list[float]) -> str:
     mean, spread = 100 * statistics.mean(values), 100 * statistics.pstdev(values)
     return f"{mean:.0f} %" if spread == 0 else f"{mean:.0f} ± {spread:.0f} %"
@@ -728,7 +741,7 @@ def memory() -> str:
 TABLES = (demo, simulated, classes, real, recovered, hand, poses, simulator, spectra)
 TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, novelty, alignment, ablation)
 TABLES += (picking, rivals, labelled, real_tomograms)
-TABLES += (strangers, averages, learned, real_novel, kills, faults, fuzzing, scaling, spread_out, memory)
+TABLES += (strangers, averages, learned, growth, real_novel, kills, faults, fuzzing, scaling, spread_out, memory)
 FIGURES: dict[str, Callable[[], str]] = {f.__name__: f for f in TABLES}
 
 

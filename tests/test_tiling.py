@@ -107,6 +107,19 @@ def test_painting_cuts_off_what_sticks_out() -> None:
     assert canvas.sum() == 7 * 3
 
 
+def test_a_cutout_is_the_least_box_around_a_mask() -> None:
+    mask = np.zeros((6, 6, 6), dtype=bool)
+    mask[1:3, 2, 4] = True
+    values, start = np.arange(216.0).reshape(6, 6, 6), np.array([10, -20, 30])
+    cutout = Cutout.of(mask, start)
+    assert cutout.shape == (2, 1, 1)
+    assert cutout.start.tolist() == [11, -18, 34]
+    assert cutout.of_box(values, start).ravel().tolist() == values[mask].tolist()
+    assert cutout.reach(start + [1, 2, 0]) == pytest.approx(np.hypot(4, 1))
+    nothing = Cutout.of(np.zeros_like(mask), start)
+    assert (nothing.count, nothing.mask.size) == (0, 0)
+
+
 def test_the_better_of_two_that_claim_the_same_voxels_is_kept() -> None:
     cube = np.ones((6, 6, 6), dtype=bool)
     starts = np.array([[0, 0, 0], [0, 0, 2], [0, 0, 5], [20, 0, 0], [20, 0, 1]])

@@ -208,7 +208,7 @@ class Picker:
                 for batch in in_batches(range(len(masks))[::-1], self.config.batch_size):
                     result, starts = self.predict(job, places[list(batch)])
                     for i, density, start in zip(batch, result.densities or (), starts, strict=True):
-                        paint(densities, masks[i].mask, density, start)
+                        paint(densities, masks[i].mask, masks[i].of_box(density, start), masks[i].start)
 
     def class_labels(self, probabilities: NDArray[np.float32]) -> list[int]:
         """The number in label maps of each particle's class; 0 where label maps do not know it."""

@@ -116,7 +116,7 @@ def label_voxels(foreground: NDArray[np.float32], labels: NDArray[np.integer[Any
 
 @dataclass(frozen=True, eq=False)
 class Cutout:
-    """A mask (nz, ny, nx) whose voxel [0, 0, 0] is voxel `start` of a tomogram, kept as bits."""
+    """What of a tomogram a mask marks: the least box (nz, ny, nx) around it, whose voxel [0, 0, 0] is voxel `start`, kept as bits."""
 
     start: NDArray[np.int64]
     shape: Triple
@@ -125,12 +125,24 @@ class Cutout:
 
     @classmethod
     def of(cls, mask: NDArray[np.bool_], start: NDArray[np.int64]) -> Cutout:
-        nz, ny, nx = mask.shape
-        return cls(start, (nz, ny, nx), np.packbits(mask), int(mask.sum()))
+        """Of the mask of a box that starts at voxel `start`."""
+        marked = np.argwhere(mask)
+        low, high = (marked.min(0), marked.max(0) + 1) if len(marked) else (np.zeros(3, np.int64),) * 2
+        nz, ny, nx = (int(n) for n in high - low)
+        part = mask[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+        return cls(start + low, (nz, ny, nx), np.packbits(part), len(marked))
 
     @property
     def mask(self) -> NDArray[np.bool_]:
         return np.unpackbits(self.bits, count=math.prod(self.shape)).astype(bool).reshape(self.shape)
+
+    def of_box(self, values: NDArray[Any], start: NDArray[np.int64]) -> NDArray[Any]:
+        """The part of a box's values, the box starting at voxel `start`, that lies where this does."""
+        return values[tuple(slice(a, a + n) for a, n in zip(self.start - start, self.shape, strict=True))]
+
+    def reach(self, place: NDArray[np.float64]) -> float:
+        """How far its farthest corner is from a place, voxels."""
+        return float(np.linalg.norm(np.maximum(np.abs(self.start - place), np.abs(self.start + self.shape - 1 - place))))
 
 
 def overlap(a: Cutout, b: Cutout) -> float:
@@ -152,11 +164,11 @@ def suppress(
     """
     if not len(masks):
         return np.empty(0, dtype=np.int64)
-    reach = max(max(mask.shape) for mask in masks) * math.sqrt(3)
-    neighbours = cKDTree(places).query_ball_point(places, reach)
+    reach = np.array([mask.reach(place) for mask, place in zip(masks, places, strict=True)])
+    tree, farthest = cKDTree(places), max(reach.max(), nearest)
     kept: set[int] = set()
     for i in np.argsort(-np.asarray(scores), kind="stable"):
-        better = [j for j in neighbours[i] if j in kept]
+        better = [j for j in tree.query_ball_point(places[i], reach[i] + farthest) if j in kept]  # one by one: all lists at once take too much memory
         clear = all(np.linalg.norm(places[i] - places[j]) > nearest for j in better)
         if clear and all(overlap(masks[i], masks[j]) <= most for j in better):
             kept.add(int(i))
