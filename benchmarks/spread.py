@@ -1,11 +1,12 @@
 """What two workers gain on two cores, and whether they give what one gives.
 
-    python benchmarks/spread.py WORK [--particles 512] [--tomograms 4] [--updates 24] [--repeats 3]
+    python benchmarks/spread.py WORK [--particles 512] [--tomograms 4] [--updates 9] [--repeats 3]
 
 Simulating, predicting and picking by one process, by two, by a Dask cluster of two workers and by two parts at once; training by one process
 and by two (DDP). Every way has one thread per process, but for one that gives a single process both cores. Ways take turns, medians are told,
 starting processes and reading inputs counted; that of a training is taken off by a second, shorter one. Simulated data, the shipped model; the
-machine should have nothing else to do. Writes benchmarks/results/spread.json.
+machine should have nothing else to do. The figures of each stage are kept in WORK, so that a run that was stopped goes on with the next. Writes
+benchmarks/results/spread.json.
 """
 
 from __future__ import annotations
@@ -42,8 +43,11 @@ from triptych.tomograms import simulate_tomograms
 SEED = 0
 SNR = (0.1, 0.1)
 SHAPE = (64, 160, 160)
-SHORT_TRAINING = 8
-TRAINING = ("batch_size=16", "tiles_per_batch=4", "network.dropout=0", "precision=float32", "device=cpu", "validation_particles=32")
+SHORT_TRAINING = 3
+TRAINING = (
+    *("batch_size=16", "updates_per_checkpoint=3", "validation_particles=16", "learning_rate=1e-4", "precision=float32", "device=cpu"),
+    *("network.tasks=[class, mask, density]", "network.channels=[16, 32, 64]", "network.dropout=0"),
+)
 Spread = Callable[..., object]
 """Run a stage: (out, workers, part, scheduler)."""
 
@@ -140,7 +144,7 @@ def compare_ways(stage: Spread, ways: Collection[str], out: Path, repeats: int) 
 def train_once(data: Path, out: Path, processes: int, threads: int, updates: int) -> float:
     """Seconds of a training, started from the command line."""
     shutil.rmtree(out, ignore_errors=True)
-    settings = [*TRAINING, f"updates={updates}", f"updates_per_checkpoint={updates}", f"devices={processes}", f"seed={SEED}"]
+    settings = [*TRAINING, f"updates={updates}", f"devices={processes}", f"seed={SEED}"]
     options = [word for setting in settings for word in ("--set", setting)]
     command = [sys.executable, "-m", "triptych", "train", str(data), str(out), *options]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
@@ -158,7 +162,7 @@ def compare_training(data: Path, out: Path, updates: int, repeats: int) -> dict[
             whole = train_once(data, out, processes, threads, SHORT_TRAINING + updates)
             seconds[way].append((whole - start_up) / updates)
             print(f"{way}: {seconds[way][-1]:.2f} s per update", flush=True)
-            curves[way] = pd.read_csv(out / "training.csv").filter(like="loss").to_numpy(dtype=float)
+            curves[way] = pd.read_csv(out / "training.csv").filter(like="validation_cross_entropy").to_numpy(dtype=float)
     alone = statistics.median(seconds["one process"])
     return {
         way: {
@@ -170,12 +174,20 @@ def compare_training(data: Path, out: Path, updates: int, repeats: int) -> dict[
     }
 
 
+def once(kept: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Figures that are measured now, or have been measured before."""
+    if not kept.exists():
+        kept.write_text(json.dumps(measure()))
+    figures: dict[str, Any] = json.loads(kept.read_text())
+    return figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, help="folder for data and outputs")
     parser.add_argument("--particles", type=int, default=512)
     parser.add_argument("--tomograms", type=int, default=4)
-    parser.add_argument("--updates", type=int, default=24)
+    parser.add_argument("--updates", type=int, default=9)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     work: Path = arguments.work
@@ -191,9 +203,11 @@ def main() -> None:
         f"predict, {many}": (partial(predict_particles, data), WAYS),
         f"pick, {arguments.tomograms} tomograms": (partial(pick_tomograms, tomograms / "tomograms"), WAYS),
     }
-    figures: dict[str, Any] = {"stages": {name: compare_ways(stage, ways, out, arguments.repeats) for name, (stage, ways) in stages.items()}}
-    figures["train"] = compare_training(data, out, arguments.updates, arguments.repeats)
-    write_result("spread", SEED, figures, load_model())
+    compared = {
+        name: once(work / f"{name}.json", partial(compare_ways, stage, ways, out, arguments.repeats)) for name, (stage, ways) in stages.items()
+    }
+    trained = once(work / "train.json", partial(compare_training, data, out, arguments.updates, arguments.repeats))
+    write_result("spread", SEED, {"stages": compared, "train": trained}, load_model())
 
 
 if __name__ == "__main__":
