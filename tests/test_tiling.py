@@ -115,7 +115,7 @@ def test_a_cutout_is_the_least_box_around_a_mask() -> None:
     assert cutout.shape == (2, 1, 1)
     assert cutout.start.tolist() == [11, -18, 34]
     assert cutout.of_box(values, start).ravel().tolist() == values[mask].tolist()
-    assert cutout.reach(start + [1, 2, 0]) == pytest.approx(np.hypot(4, 1))
+    assert cutout.reach(start + np.array([1, 2, 0])) == pytest.approx(np.hypot(4, 1))
     nothing = Cutout.of(np.zeros_like(mask), start)
     assert (nothing.count, nothing.mask.size) == (0, 0)
 
