@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -47,7 +48,7 @@ from cells import (
     wedge,
 )
 from multitask import CELLS as MULTITASK
-from multitask import macs_per_particle, train_config
+from multitask import macs_per_particle, network_config, train_config
 from results import write_result
 from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
@@ -59,7 +60,8 @@ from triptych.dataset import Batch, PlannedBatches, SubtomogramDataset, keep_bat
 from triptych.device import choose_device, choose_precision, name_device
 from triptych.fourier import frequency_grid
 from triptych.io.store import Store, open_store, unpack
-from triptych.model import load_model
+from triptych.model import Model, load_model
+from triptych.network import Network
 from triptych.physics import contrast_transfer, pose
 from triptych.scene import prepare_templates
 from triptych.specimen import OVERSAMPLING, Template
@@ -238,9 +240,16 @@ def run_network(work: Path, size: Size, name: str, seed: int, results: Path) -> 
     checkpoint.unlink(missing_ok=True)
 
 
-def run_rates(work: Path, size: Size, seed: int, results: Path) -> None:
-    """Particles per second of all networks, taking turns: median of the turns. The three others do what triptych's does at once."""
-    ours = load_model(work / f"model_all_{seed}")
+def untrained_model(size: Size) -> Model:
+    """Triptych's network of the cell `all`, with the classes of the shipped model."""
+    shipped, config = load_model(), network_config(size, MULTITASK["all"])
+    network = Network(config, len(shipped.card.class_names), len(shipped.card.label_names))
+    return Model(network, replace(shipped.card, network=config, box_size=size.box_size), str(shipped.device), "auto")
+
+
+def run_rates(size: Size, seed: int, results: Path) -> None:
+    """Particles per second of all networks, untrained, taking turns: median of the turns. The three others do what triptych's does at once."""
+    ours = untrained_model(size)
     classes = len(ours.card.class_names)
     others = {name: Runner(make_network(name, classes, size.box_size)) for name in NETWORKS}
     others["ssn3d_ed_density"] = Runner(SSN3DED(1, size.box_size))
@@ -378,7 +387,7 @@ def main() -> None:
             if name not in ONCE:
                 run_apart(run_network, arguments.work, size, name, seed, arguments.results)
             elif seed == arguments.seeds[0] and name == "rates":
-                run_apart(run_rates, arguments.work, size, seed, arguments.results)
+                run_apart(run_rates, size, seed, arguments.results)
             elif seed == arguments.seeds[0]:
                 run_apart(run_template_matching, arguments.work, size, seed, arguments.results, arguments.subset, arguments.rotations)
 

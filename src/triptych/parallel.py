@@ -6,9 +6,11 @@ import ctypes
 import logging
 import multiprocessing
 import os
+import pickle
 import platform
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +18,8 @@ from concurrent.futures import CancelledError, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnContext, SpawnProcess
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from triptych.errors import InputError
@@ -35,6 +39,24 @@ Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 
+class WorkerProcess(SpawnProcess):
+    """A process that does not run the user's script anew, so that the script needs no `if __name__ == "__main__"`."""
+
+    def start(self) -> None:
+        script = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")  # of which a process that starts has nothing to import
+        try:
+            super().start()
+        finally:
+            sys.modules["__main__"] = script
+
+
+class WorkerContext(SpawnContext):
+    """Starts worker processes. None is forked: a forked child of a process that has used torch's or Zarr's threads can hang."""
+
+    Process = WorkerProcess
+
+
 def map_items(function: Callable[[Item], Result], items: Sequence[Item], workers: int = 0, scheduler: str | None = None) -> Iterator[Result]:
     """Results in the order in which they are ready.
 
@@ -51,8 +73,8 @@ def map_items(function: Callable[[Item], Result], items: Sequence[Item], workers
     if workers <= 1:
         yield from map(function, items)
         return
-    # Not forked: a forked child of a process that has used torch's threads can hang.
-    context = multiprocessing.get_context("spawn")
+    from_script = b"__main__" in pickle.dumps(function)
+    context = multiprocessing.get_context("spawn") if from_script else WorkerContext()
     lifeline, ours = context.Pipe(duplex=False)
     with ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(lifeline,)) as pool:
         futures = [pool.submit(function, item) for item in items]
@@ -111,7 +133,7 @@ class Background(Generic[Result]):
     """
 
     def __init__(self, function: Callable[[], Result]) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = WorkerContext()
         lifeline, self._lifeline = context.Pipe(duplex=False)
         self._answer, answer = context.Pipe(duplex=False)
         self._process = context.Process(target=_answer_in_background, args=(function, lifeline, answer))

@@ -37,6 +37,7 @@ from triptych.metrics import density_correlation, intersection_over_union
 from triptych.model import Model, ModelCard, has_broken, load_model
 from triptych.network import Network, PickOutput, TaskOutput
 from triptych.novelty import NoveltyReference
+from triptych.parallel import WorkerContext
 from triptych.ranks import Share, average_batch_norms, own_share
 
 SMALLEST_HALF_BOX = 24
@@ -347,8 +348,7 @@ class TrainingModule(LightningModule):
 
     def _loader(self, dataset: SubtomogramDataset, batches: Any) -> DataLoader[Batch]:
         workers = self.config.loader_workers
-        # Spawned, because Zarr's own thread does not survive a fork.
-        context = "spawn" if workers else None
+        context = WorkerContext() if workers else None
         return DataLoader(dataset, batch_sampler=batches, collate_fn=keep_batch, num_workers=workers, multiprocessing_context=context)  # type: ignore[arg-type]
 
     def on_train_batch_start(self, *_: Any) -> None:
