@@ -181,7 +181,7 @@ def judge_trained(kind: str, text: str | None, snrs: Sequence[float], test: Call
                 continue
             model = load_model(arguments.work / f"model_{name}_{seed}")
             tests = {f"{snr:g}": test(model, open_store(make_test_store(arguments.work, size, snr)), seed) for snr in snrs}
-            figures = {"cell": name, "test_particles": size.test_particles, "temperature": model.card.temperature, "tests": tests}
+            figures = {"cell": name, "test_particles": size.test_particles, "temperature": model.card.temperature.value, "tests": tests}
             write_result(f"{kind}/{name}_{seed}", seed, figures, model, arguments.results)
 
 

@@ -28,6 +28,7 @@ from triptych.losses import (
 )
 from triptych.model import Model, ModelCard, load_model
 from triptych.network import HALF_TURNS, Network, PickOutput, depth_to_space, normalise_spectrum, space_to_depth, turn
+from triptych.temperature import Temperature
 from triptych.volume import Volume
 
 SMALL = NetworkConfig(channels=(8, 8, 8), blocks=(1, 1, 1), embedding_size=8)
@@ -36,7 +37,7 @@ NAMES = ("one", "two", "none")
 
 def small_model(config: NetworkConfig = SMALL, box_size: int = 16) -> Model:
     torch.manual_seed(0)
-    card = ModelCard(config, NAMES, voxel_size=10.0, box_size=box_size, contrast="bright", temperature=1.5)
+    card = ModelCard(config, NAMES, voxel_size=10.0, box_size=box_size, contrast="bright", temperature=Temperature(1.5))
     return Model(Network(config, len(NAMES)), card, device="cpu", precision="float32")
 
 

@@ -341,6 +341,9 @@ def test_calibration_changes_what_it_fits_and_nothing_else(data: Path, partial_m
     assert manifest["calibration"]["withheld_particles"] == (known_labels(open_store(data), new.card.class_names) < 0).sum()
     kept = load_model(calibrate(partial_model, data, tmp_path / "kept", CalibrateConfig(fit_temperature=False, held_out_share=0.5)))
     assert kept.card == old.card
+    same = load_model(calibrate(tmp_path / "new", data, tmp_path / "same", CalibrateConfig(fit_novelty=False, held_out_share=0.5)))
+    assert (tmp_path / "same/novelty.safetensors").read_bytes() == (tmp_path / "new/novelty.safetensors").read_bytes()
+    assert same.card == new.card
     assert old.card.network.spectrum == "particles"
     other = CalibrateConfig(spectrum="kept", fit_temperature=False, held_out_share=0.5)
     switched = load_model(calibrate(partial_model, data, tmp_path / "switched", other))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from triptych.confidence import Sample, Seen, choose_rows, class_figures, fit_reference, fit_temperature, look
+from triptych.confidence import Sample, Seen, choose_rows, class_figures, fit_reference, look
 from triptych.config import CalibrateConfig
 from triptych.dataset import split_rows
 from triptych.errors import InputError
@@ -19,6 +19,7 @@ from triptych.io.manifest import check_output_folder, read_manifest
 from triptych.io.store import Store, known_labels, open_store
 from triptych.model import BUILT_IN_MODEL, Model, load_model
 from triptych.network import Network
+from triptych.temperature import Temperature, fit_temperature
 
 logger = logging.getLogger(__name__)
 
@@ -52,15 +53,27 @@ def calibrate(
     """
     config = config or CalibrateConfig()
     folder, out = Path(model or BUILT_IN_MODEL), check_output_folder(Path(out))
-    network = with_spectrum(load_model(folder, config.device, config.precision), config)
+    given = load_model(folder, config.device, config.precision)
+    check_kept(given, config)
+    network = with_spectrum(given, config)
     sample = draw_sample(open_store(data), network, config)
     seen = look(network, sample, config.batch_size, on_progress)
     temperature, figures = judge_temperatures(network, sample, seen, config.fit_temperature)
-    reference = fit_reference(seen, sample, config.novelty)
+    reference = fit_reference(seen, sample, config.novelty) if config.fit_novelty else given.novelty
     fitted = Model(network.network, replace(network.card, temperature=temperature), config.device, config.precision, reference)
     texts = {name: (folder / name).read_text(encoding="utf-8") for name in COPIED if (folder / name).is_file()}
     extra: dict[str, object] = {"calibration": figures, "device": network.device_name, "trained": read_manifest(folder)}
     return fitted.save(out, config, [folder, Path(data)], config.seed, extra, texts, "calibrate", {"model": folder, "data": data})
+
+
+def check_kept(model: Model, config: CalibrateConfig) -> None:
+    """InputError where the model has no novelty reference to keep, or one that would no longer be right."""
+    if config.fit_novelty:
+        return
+    if model.novelty is None:
+        raise InputError("fit_novelty is false, but the model has no novelty reference to keep: leave the setting out")
+    if config.spectrum not in (None, model.card.network.spectrum):
+        raise InputError("fit_novelty is false, but another `spectrum` changes what the novelty reference is made of: leave one of the two out")
 
 
 def with_spectrum(model: Model, config: CalibrateConfig) -> Model:
@@ -95,12 +108,12 @@ def check_store(store: Store, model: Model) -> None:
         raise InputError(f"{store.path} holds boxes of {theirs}, but the model looks at {ours}: simulate with those")
 
 
-def judge_temperatures(model: Model, sample: Sample, seen: Seen, fit: bool) -> tuple[float, dict[str, Any]]:
+def judge_temperatures(model: Model, sample: Sample, seen: Seen, fit: bool) -> tuple[Temperature, dict[str, Any]]:
     """The temperature to keep, and the figures of the held-out particles before and after."""
     logits, label = torch.from_numpy(np.asarray(seen.held_out.logits)), torch.from_numpy(sample.label[sample.held_out])
     temperature = model.card.temperature
     if fit:
         temperature = fit_temperature(torch.from_numpy(np.asarray(seen.fitting.logits)), torch.from_numpy(sample.label[sample.fitting]))
     before, after = (class_figures(logits, label, value) for value in (model.card.temperature, temperature))
-    logger.info("temperature: %.3f, was %.3f", temperature, model.card.temperature)
+    logger.info("temperature: %.3f, was %.3f", temperature.value, model.card.temperature.value)
     return temperature, {"particles": len(label), "withheld_particles": len(sample.withheld), "before": before, "after": after}

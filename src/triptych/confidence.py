@@ -1,9 +1,8 @@
-"""How sure a trained model may be, fitted on labelled particles: the temperature of its probabilities, and what it calls unknown."""
+"""How sure a trained model may be, by labelled particles: whether its probabilities are right, and what it calls unknown."""
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,11 +19,11 @@ from triptych.metrics import expected_calibration_error
 from triptych.model import Model, traits
 from triptych.network import TaskOutput
 from triptych.novelty import NoveltyReference, Traits, fit_novelty
+from triptych.temperature import Temperature
 from triptych.volume import standardise
 
 Rows = NDArray[np.int64]
 BATCH = 32
-TEMPERATURES = (0.25, 4.0)
 logger = logging.getLogger(__name__)
 
 
@@ -107,21 +106,9 @@ def fit_reference(seen: Seen, sample: Sample, config: NoveltyConfig) -> NoveltyR
     return reference
 
 
-def fit_temperature(logits: Tensor, label: Tensor) -> float:
-    """Temperature that gives held-out particles the least cross-entropy (Guo et al. 2017)."""
-    lowest, highest = TEMPERATURES
-    candidates = torch.logspace(math.log10(lowest), math.log10(highest), 241)
-    losses = torch.stack([F.cross_entropy(logits / t, label) for t in candidates])
-    best = int(losses.argmin())
-    if best in (0, len(candidates) - 1):
-        text = "the temperature is cut off at a limit (%g to %g): the held-out particles are few, all rightly named, or unlike the training data"
-        logger.warning(text, lowest, highest)
-    return float(candidates[best])
-
-
-def class_figures(logits: Tensor, label: Tensor, temperature: float) -> dict[str, float]:
+def class_figures(logits: Tensor, label: Tensor, temperature: Temperature) -> dict[str, float]:
     """Accuracy, cross-entropy and calibration error of logits (n, classes) at a temperature."""
-    scaled = logits / temperature
+    scaled = temperature.scale(logits)
     probability, choice = scaled.softmax(1).max(1)
     correct = choice == label
     return {

@@ -8,7 +8,7 @@ import math
 import platform
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import get_args
 
@@ -40,6 +40,7 @@ from triptych.novelty import (
     score_novelty,
 )
 from triptych.shape import describe_shapes
+from triptych.temperature import Temperature
 from triptych.volume import MAX_BOX, Volume, standardise
 
 logger = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ class ModelCard:
     box_size: int
     contrast: Contrast
     normalisation: str = "mean 0, standard deviation 1 over the box"
-    temperature: float = 1.0
+    temperature: Temperature = field(default_factory=Temperature)
     label_names: tuple[str, ...] = ()
     """Of the numbers from 1 in label maps; for the task pick."""
     version: str = __version__
@@ -203,7 +204,7 @@ class Model:
 
     def probabilities(self, class_logits: Tensor) -> NDArray[np.float32]:
         """Calibrated class probabilities (n, classes)."""
-        return np.asarray((class_logits / self.card.temperature).softmax(-1), dtype=np.float32)
+        return np.asarray(self.card.temperature.scale(class_logits).softmax(-1), dtype=np.float32)
 
     def predict(
         self,
@@ -385,13 +386,19 @@ def read_card(path: Path) -> tuple[ModelCard, NoveltyRule | None]:
         novelty = fields.pop("novelty", None)
         rule = None if novelty is None else read_rule(novelty)
         network = NetworkConfig(**{"spectrum": "kept", **fields.pop("network")})  # which older models do not state
-        card = ModelCard(network=network, **{**fields, **{name: tuple(fields.get(name, ())) for name in ("class_names", "label_names")}})
+        fields |= {name: tuple(fields.get(name, ())) for name in ("class_names", "label_names")}
+        card = ModelCard(network=network, temperature=read_temperature(fields.pop("temperature", 1.0)), **fields)
         wrong = what_is_wrong(card)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a model.json that triptych {__version__} understands ({first_line(error)})") from error
     if wrong is not None:
         raise InputError(f"{path} states {wrong} = {getattr(card, wrong)!r}, which makes no sense; use the folder as `triptych train` wrote it")
     return card, rule
+
+
+def read_temperature(stated: float | dict[str, float]) -> Temperature:
+    """Of model.json; older models state one number."""
+    return Temperature(**stated) if isinstance(stated, dict) else Temperature(stated)
 
 
 def what_is_wrong(card: ModelCard) -> str | None:
@@ -402,6 +409,6 @@ def what_is_wrong(card: ModelCard) -> str | None:
         "voxel_size": 0 < card.voxel_size < math.inf,
         "box_size": type(card.box_size) is int and card.box_size in range(8, MAX_BOX + 1, 8),
         "contrast": card.contrast in get_args(Contrast),
-        "temperature": 0 < card.temperature < math.inf,
+        "temperature": card.temperature.is_possible(),
     }
     return next((name for name, is_right in checks.items() if not is_right), None)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from triptych.confidence import Sample, choose_rows, class_figures, fit_reference, fit_temperature, look
+from triptych.confidence import Sample, choose_rows, class_figures, fit_reference, look
 from triptych.config import NONE_CLASS, TrainConfig
 from triptych.dataset import Batch, PlannedBatches, SubtomogramDataset, keep_batch, split_rows, tile_rows, warn_of_missing_signal
 from triptych.device import choose_device, choose_precision, share_cores
@@ -39,6 +39,7 @@ from triptych.network import Network, PickOutput, TaskOutput
 from triptych.novelty import NoveltyReference
 from triptych.parallel import WorkerContext
 from triptych.ranks import Share, average_batch_norms, own_share
+from triptych.temperature import Temperature, fit_temperature
 
 SMALLEST_HALF_BOX = 24
 """On a grid of 2^3, which a box of 16 has at 1/8, the weight gradients of torch 2.13's bfloat16 convolutions on CPUs are garbage."""
@@ -390,7 +391,7 @@ class TrainingModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self.check_finite()  # before the checkpoint, which then is the last one that is sound
-        figures = summarise(self.outputs, 1.0)
+        figures = summarise(self.outputs, Temperature())
         self.log_dict({f"validation_{name}": value for name, value in figures.items()})
         logger.info("after %d updates: %s", self.global_step, ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
         self.last_outputs, self.outputs = self.outputs, []
@@ -452,7 +453,7 @@ def score_tiles(output: PickOutput, labels: Tensor) -> tuple[NDArray[np.float64]
     return iou, right[here].cpu().numpy()
 
 
-def summarise(outputs: list[dict[str, Any]], temperature: float) -> dict[str, float]:
+def summarise(outputs: list[dict[str, Any]], temperature: Temperature) -> dict[str, float]:
     """Accuracy, cross-entropy and calibration error over all; mean IoU and correlation over the particles that are there."""
     figures: dict[str, float] = {}
     if "logits" in outputs[0]:
@@ -472,7 +473,7 @@ def join_logits(outputs: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
 def finish(module: TrainingModule, config: TrainConfig) -> tuple[Model, dict[str, Any]]:
     """The trained model with its temperature and novelty reference, and its figures on the held-out particles."""
     outputs = module.last_outputs
-    temperature = fit_temperature(*join_logits(outputs)) if "logits" in outputs[0] else 1.0
+    temperature = fit_temperature(*join_logits(outputs)) if "logits" in outputs[0] else Temperature()
     store = module.store
     labels = store.label_names if module.tiles else ()
     card = ModelCard(

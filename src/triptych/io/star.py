@@ -25,6 +25,8 @@ _TOKEN = re.compile(r'"([^"]*)"(?=\s|$)|\'([^\']*)\'(?=\s|$)|(\S+)')
 _LEADING_ZERO = re.compile(r"[+-]?0\d")
 _TEXT_LABELS = re.compile(r"(Name|File|Path|Image|Tomogram|Micrograph|Class|Mask|Density)$")
 _NUMBER_LABELS = "triptychProbability"  # followed by the name of a class, which may end like a label of text
+ROWS_AT_ONCE = 4096
+"""Rows of a table that are made into text at a time: all of them would take several times the memory of the numbers."""
 _MISSING = ("<NA>", "nan", "NaN", "NAN")
 
 
@@ -197,7 +199,9 @@ def _lines(blocks: Mapping[str, Block]) -> Iterator[str]:
         if isinstance(block, pd.DataFrame):
             yield "loop_"
             yield from (f"_{label} #{index}" for index, label in enumerate(block.columns, 1))
-            yield from map("\t".join, zip(*(_format_column(block[label]) for label in block.columns), strict=True))
+            for first in range(0, len(block), ROWS_AT_ONCE):
+                rows = block.iloc[first : first + ROWS_AT_ONCE]
+                yield from map("\t".join, zip(*(_format_column(rows[label]) for label in rows.columns), strict=True))
         else:
             yield from (f"_{label}\t{_format(value)}" for label, value in block.items())
         yield ""
