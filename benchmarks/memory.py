@@ -3,8 +3,9 @@
     python benchmarks/memory.py WORK [--counts 100 1000] [--shapes 128x128x128 256x256x256] [--name memory]
         [--narrow-counts 100 1000 10000 100000] [--narrow-shapes 128x128x128 256x256x256 300x512x512 300x1024x1024]
 
-The input is synthetic: noise, and positions drawn in it. Each measurement runs in a process of its own, whose largest resident memory is noted,
-mapped files counted; predict writes no maps, which take room on the disk only. The shipped model takes hours for the largest inputs on two
+The input is synthetic: noise, and positions drawn in it. Each measurement runs in a process of its own. Noted is the largest memory of its own
+(looked up 20 times a second), and the largest resident memory, in which those parts of mapped files count that the system happens to keep, until
+it needs the room; predict writes no maps, which take room on the disk only. The shipped model takes hours for the largest inputs on two
 cores. What its network holds is seen from small ones; what is held of each particle and voxel does not depend on the network, and is
 measured with a narrow one of random weights. Inputs are kept in WORK, and every measurement, so that a run that was stopped goes on. Writes
 benchmarks/results/memory.json.
@@ -16,6 +17,7 @@ import argparse
 import json
 import resource
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -45,6 +47,7 @@ NARROW_BOX = 16
 NARROW_THRESHOLD = 0.525
 """Of a centre, for which the random network says 0.51 nearly everywhere: so about one voxel in 10,000 is looked at, as in a crowd."""
 SEED = 0
+INTERVAL = 0.05
 
 
 def write_noise(path: Path, shape: tuple[int, int, int]) -> Path:
@@ -80,21 +83,38 @@ def make_narrow_model(folder: Path) -> Path:
     return folder
 
 
-def peak_after(started: float) -> dict[str, float]:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    return {"peak_gb": round(peak, 3), "seconds": round(time.perf_counter() - started, 1)}
+class Watch:
+    """Largest memory and time of what is done within it."""
+
+    def __enter__(self) -> Watch:
+        self._over, self._own_gb, self._started = threading.Event(), 0.0, time.perf_counter()
+        self._thread = threading.Thread(target=self._look)
+        self._thread.start()
+        return self
+
+    def _look(self) -> None:
+        while not self._over.wait(INTERVAL):
+            lines = Path("/proc/self/status").read_text().splitlines()
+            self._own_gb = max(self._own_gb, *(int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("RssAnon")))
+
+    def __exit__(self, *_: object) -> None:
+        seconds = time.perf_counter() - self._started
+        self._over.set()
+        self._thread.join()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+        self.figures = {"own_gb": round(self._own_gb, 3), "peak_gb": round(peak, 3), "seconds": round(seconds, 1)}
 
 
 def measure_predict(particles: Path, out: Path, model: Path) -> dict[str, float]:
-    started = time.perf_counter()
-    predict(particles, out, model, config=PredictConfig(write_masks=False, write_densities=False, contrast="dark"))
-    return peak_after(started)
+    with Watch() as watch:
+        predict(particles, out, model, config=PredictConfig(write_masks=False, write_densities=False, contrast="dark"))
+    return watch.figures
 
 
 def measure_pick(tomogram: Path, out: Path, model: Path, threshold: float) -> dict[str, float]:
-    started = time.perf_counter()
-    pick([tomogram], out, model, PickConfig(threshold=threshold))
-    return {**peak_after(started), "picks": len(np.load(out / "embedding.npy", mmap_mode="r", allow_pickle=False))}
+    with Watch() as watch:
+        pick([tomogram], out, model, PickConfig(threshold=threshold))
+    return {**watch.figures, "picks": len(np.load(out / "embedding.npy", mmap_mode="r", allow_pickle=False))}
 
 
 def parse_shape(text: str) -> tuple[int, int, int]:

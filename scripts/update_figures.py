@@ -734,8 +734,9 @@ def memory() -> str:
     for network, found in (("shipped", content), ("narrow", content.get("narrow", {"predict": [], "pick": []}))):
         inputs = [(f"predict, {row['particles']:,} particles", row) for row in found["predict"]]
         inputs += [(f"pick, {' x '.join(map(str, row['shape'][::-1]))} voxels", row) for row in found["pick"]]
-        rows += [[network, text, f"{row['peak_gb']:.2f} GB", f"{row['seconds']:,.0f} s"] for text, row in inputs]
-    return f"{table(['network', 'input', 'most memory held', 'time'], rows)}\n\n{source('memory', content)}"
+        rows += [[network, text, f"{row['own_gb']:.2f} GB", f"{row['peak_gb']:.2f} GB", f"{row['seconds']:,.0f} s"] for text, row in inputs]
+    header = ["network", "input", "most memory of its own", "with what it keeps of mapped files", "time"]
+    return f"{table(header, rows)}\n\n{source('memory', content)}"
 
 
 TABLES = (demo, simulated, classes, real, recovered, hand, poses, simulator, spectra)
