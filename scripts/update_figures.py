@@ -372,6 +372,22 @@ def calibration() -> str:
     return f"{with_places(rows, header, runs)}{about(runs)}{fitted}{picture('calibration')}{still_to_run('calibration', 'cpu', 'calibration', runs)}"
 
 
+def temperatures() -> str:
+    """Calibration error of the shipped model, with one temperature for all particles and with one of each."""
+    if not (RESULTS / "temperature.json").is_file():
+        return "No results yet."
+    content = read("temperature")
+    kinds = {"none": "ECE without a temperature", "one": "with one for all", "of each": "with one of each particle"}
+    header = ["test", "particles", "accuracy", *kinds.values()]
+    rows = []
+    for name, test in content["tests"].items():
+        errors = [f"{test[kind]['calibration_error']:.3f}" for kind in kinds]
+        rows.append([name, f"{test['particles']:,}", f"{test['one']['accuracy']:.3f}", *errors])
+    one, each = content["temperatures"]["one"], content["temperatures"]["of each"]
+    rule = f"{each['value']:.2f} x (spread of its logits / {each['typical']:.2f})<sup>{each['exponent']:.2f}</sup>"
+    return f"{table(header, rows)}\n\nOne for all: {one['value']:.2f}; of each: {rule}.\n\n{source('temperature', content)}"
+
+
 NOVELTY = ("near", "far", "mixed", "ribosomes")
 NOVELTY_SCORES = {
     "probability": "maximum probability",
@@ -740,7 +756,7 @@ def memory() -> str:
 
 
 TABLES = (demo, simulated, classes, real, recovered, hand, poses, simulator, spectra)
-TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, novelty, alignment, ablation)
+TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, temperatures, novelty, alignment, ablation)
 TABLES += (picking, rivals, labelled, real_tomograms)
 TABLES += (strangers, averages, learned, growth, real_novel, kills, faults, fuzzing, scaling, spread_out, memory)
 FIGURES: dict[str, Callable[[], str]] = {f.__name__: f for f in TABLES}
