@@ -6,7 +6,6 @@ import ctypes
 import logging
 import multiprocessing
 import os
-import pickle
 import platform
 import re
 import signal
@@ -19,6 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.reduction import ForkingPickler
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -73,7 +73,7 @@ def map_items(function: Callable[[Item], Result], items: Sequence[Item], workers
     if workers <= 1:
         yield from map(function, items)
         return
-    from_script = b"__main__" in pickle.dumps(function)
+    from_script = b"__main__" in bytes(ForkingPickler.dumps(function))
     context = multiprocessing.get_context("spawn") if from_script else WorkerContext()
     lifeline, ours = context.Pipe(duplex=False)
     with ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(lifeline,)) as pool:
