@@ -3,7 +3,7 @@
     python benchmarks/alignment.py WORK [--classes ribosome_50s rna_polymerase_2] [--particles 50] [--snr 0.1] [--model FOLDER] [--seed N]
 
 Simulates particles of each class (default settings, neighbours included), predicts them with the model, and aligns them in three ways:
-the recovered densities; the subtomograms, with their missing wedge (constrained cross-correlation); and the recovered densities first, from
+the recovered densities; the subtomograms, with their missing wedge and CTF (constrained cross-correlation); and the recovered densities first, from
 whose poses the subtomograms are then refined, as `triptych discover` does. Each is done twice: against the structure itself, and without any
 reference, as it must be for a structure that nobody knows; then the average that came out is turned onto the structure to compare the poses.
 The class is taken as known. Errors are against the true poses, up to the symmetry that the structure has; the resolution is that of the
@@ -29,6 +29,7 @@ from triptych.config import AlignConfig, Device, PredictConfig, SimulateConfig
 from triptych.fourier import fourier_shell_correlation, resample_to_box, resolution_at, wedge_weights
 from triptych.io.mrc import read_mrc
 from triptych.io.store import Store, open_store, particle_name
+from triptych.io.transfers import stored_transfers
 from triptych.metrics import median
 from triptych.model import BUILT_IN_MODEL, load_model
 from triptych.predict import predict
@@ -40,6 +41,8 @@ from triptych.volume import soften, standardise
 
 NEAR = 10.0
 """Degrees: a pose is right within them."""
+PER_TOMOGRAM = 8
+"""So that the particles have several defoci between them: where the CTF of all is zero, nothing brings anything back."""
 MASK_REACH = 20.0
 """Å that the soft mask reaches beyond the structure."""
 
@@ -48,9 +51,8 @@ def simulate_class(work: Path, name: str, particles: int, snr: float, seed: int)
     """Particles of one class; simulated once."""
     path = work / f"{name}_{snr:g}.zarr"
     if not path.exists():
-        per_tomogram = min(64, particles)
         config = SimulateConfig(
-            classes=(name,), particles=particles, particles_per_tomogram=per_tomogram, none_share=0.0, tile_share=0.0, snr=(snr, snr), seed=seed
+            classes=(name,), particles=particles, particles_per_tomogram=PER_TOMOGRAM, none_share=0.0, tile_share=0.0, snr=(snr, snr), seed=seed
         )
         simulate(path, config)
     return open_store(path)
@@ -138,6 +140,9 @@ def run_cell(arguments: argparse.Namespace, structure: Structure) -> dict[str, A
     subtomograms = sign * standardise(store.read_rows("subtomogram", rows).astype(np.float32))
     limits = zip(store["tilt_min"][:], store["tilt_max"][:], strict=True)
     wedges = np.stack([wedge_weights((size,) * 3, float(low), float(high)) for low, high in limits])
+    transfers = stored_transfers(store)
+    assert transfers is not None
+    wedges *= np.stack([transfers.of(row, size, voxel_size) for row in rows])
     truth = Alignment(np.asarray(store["rotation"][:], np.float64), np.asarray(store["shift"][:], np.float64), np.ones(len(store), np.float32))
     reference = resample_to_box(structure.density, voxel_size, size)
     mask = soften(reference > structure.contour, voxel_size, MASK_REACH, MASK_REACH)

@@ -99,7 +99,8 @@ def align(
     volumes : (n, d, d, d), recovered densities or subtomograms, particles bright
     reference : (d, d, d), bright, centred
     voxel_size : Å, of both
-    wedges : (n, d, d, d // 2 + 1) or (1, ...), weight 0..1 of each term of `rfftn` of a volume, such as `fourier.wedge_weights` gives; default: 1
+    wedges : (n, d, d, d // 2 + 1) or (1, ...), by what each term of `rfftn` of a volume came out multiplied: 0 where it was not measured, such as
+        `fourier.wedge_weights` gives it, else 1 or, where it is known, the CTF, with its sign; default: 1
     mask : (d, d, d), 0..1, of the reference: what lies outside is not compared; default: the whole box
     start : poses to refine only, without the search
     on_progress : called with (particles done, particles in all)
@@ -255,10 +256,12 @@ def average(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean of the particles in the frame of the reference, each Fourier term over the particles that measured it.
 
+    With CTFs among the `wedges` (see `align`) it is sum(w F) / sum(w^2), the least-squares solution, which undoes them.
+
     Returns
     -------
     density : (d, d, d), up to the Nyquist frequency; 0 on average outside the ball that the box holds
-    weight : (d, d, d // 2 + 1), how many particles measured each term of `rfftn`
+    weight : (d, d, d // 2 + 1), how many particles measured each term of `rfftn`, those with a CTF counting its square
     """
     wedges = check_volumes(volumes, wedges)
     device = choose_device((config or AlignConfig()).device)
@@ -269,7 +272,7 @@ def average(
         rotation = torch.from_numpy(alignment.rotations[i]).to(device)
         wedge = to_tensor(wedges[i % len(wedges)], device)
         total += turn_back(to_tensor(volume, device), wedge, band, rotation, torch.from_numpy(alignment.shifts[i]).to(device))
-        weight += turn_weights(wedge, band, rotation)
+        weight += turn_weights(wedge.square(), band, rotation)
     mean = total / weight.clamp_min(LEAST_WEIGHT * float(weight.mean()))
     return to_density(mean, band, volumes.shape[-1]), spread(weight, band, volumes.shape[-1]).cpu().numpy()
 

@@ -594,7 +594,8 @@ def print_groups(folder: Path) -> None:
         out.print(table)
     else:
         out.print("no group was found; if the particles are all of one kind, say --set one_group=true", soft_wrap=True)
-    out.print(f"tilt range: {read_manifest(folder)['tilt_ranges_are']}", soft_wrap=True)
+    about = read_manifest(folder)
+    out.print(f"tilt range: {about['tilt_ranges_are']}; CTF: {about['ctf_is']}", soft_wrap=True)
 
 
 def print_comparisons(comparisons: Sequence[Comparison]) -> None:

@@ -398,6 +398,7 @@ class DiscoverConfig(Settings):
     classes: Annotated[tuple[str, ...] | None, Field(min_length=1, description="group the particles that were called so instead")] = None
     one_group: Annotated[bool, Field(description="take these particles as one group instead of looking for several")] = False
     tilt_range: Annotated[TiltRange | None, Field(description=f"lowest and highest tilt, degrees: what lies outside was not measured; none: as the files say, else {ASSUMED_TILT_RANGE[0]:g} to {ASSUMED_TILT_RANGE[1]:g}")] = None
+    ctf: Annotated[bool, Field(description="undo the CTF in the averages, and allow for it where subtomograms are aligned, if files say what it is: CTF volumes that the STAR file names (rlnCtfImage), or the columns of a simulated dataset")] = True
     voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of the averages; none: as the first particle")] = None
     library: Annotated[Path | None, Field(description="what averages are compared with: a library that `structures make` wrote, a folder of PDB, mmCIF and map files, or one such file; none: the built-in library")] = None
     matches: Annotated[int, Field(gt=0, description="best matches that are listed for each group")] = 5

@@ -37,6 +37,7 @@ from triptych.io.particle_star import add_poses
 from triptych.io.predictions import Predicted, find_model, open_input, read_predictions
 from triptych.io.source import ParticleSource
 from triptych.io.star import write_star
+from triptych.io.transfers import CTF_VOLUME, CtfVolumes, Transfers
 from triptych.io.workspace import Workspace, open_workspace
 from triptych.model import load_model
 from triptych.shape import describe_shapes
@@ -52,6 +53,7 @@ STEPS = 3
 AGREEING = 0.8
 """Share of the time of a half that its consensus takes, about; refinement takes the rest."""
 GROUPS = "groups"
+ASSUMED = "assumed, since no file states them"
 FINER, LEAST_BOX = 4, 16
 """Averages are at most so many times finer than the particles, and have so many voxels along each side at least."""
 
@@ -209,13 +211,24 @@ def none_probability(given: Predicted, rows: IntArray) -> NDArray[np.float32] | 
     return np.asarray(given.probabilities[rows, given.class_names.index(NONE_CLASS)], dtype=np.float32)
 
 
-def find_tilt_ranges(source: ParticleSource, config: DiscoverConfig) -> tuple[NDArray[np.float64], str]:
+def find_transfers(source: ParticleSource, config: DiscoverConfig) -> Transfers | None:
+    """What is known of the CTF, unless it is to be left aside; InputError where files that hold it are gone."""
+    if not config.ctf:
+        return None
+    if isinstance(source.transfers, CtfVolumes):
+        source.transfers.paths  # noqa: B018  looks for them
+    return source.transfers
+
+
+def find_tilt_ranges(source: ParticleSource, transfers: Transfers | None, config: DiscoverConfig) -> tuple[NDArray[np.float64], str]:
     """Lowest and highest tilt of each particle, (n, 2), and where they come from."""
     if config.tilt_range is not None:
         return np.tile(config.tilt_range, (len(source), 1)), "as set"
+    if transfers is not None and transfers.holds_wedge:
+        return np.tile((-90.0, 90.0), (len(source), 1)), f"as in {transfers.origin}"
     if source.tilt_ranges is not None:
         return source.tilt_ranges, "as the particles' files state"
-    return np.tile(ASSUMED_TILT_RANGE, (len(source), 1)), "assumed, since no file states them"
+    return np.tile(ASSUMED_TILT_RANGE, (len(source), 1)), ASSUMED
 
 
 def choose_grids(given: Predicted, first: Volume, config: DiscoverConfig) -> tuple[Grid, Grid]:
@@ -281,10 +294,18 @@ class Explorer:
         self.rows, self.groups = rows, groups
         self.members = [rows[groups.members(number)] for number in range(groups.count)]
         self.halves = [split_halves(len(members), self.rng(number)) for number, members in enumerate(self.members)]
-        self.tilt_ranges, self.tilts_from = find_tilt_ranges(source, config)
-        if source.tilt_ranges is None and config.tilt_range is None:
+        self.transfers = find_transfers(source, config)
+        self.tilt_ranges, self.tilts_from = find_tilt_ranges(source, self.transfers, config)
+        if self.tilts_from == ASSUMED:
             low, high = ASSUMED_TILT_RANGE
             log.warning("no file states the tilt range: tilts from %g to %g degrees are assumed (--set tilt_range= says otherwise)", low, high)
+
+    @property
+    def ctf_from(self) -> str:
+        """What was done about the CTF, in words."""
+        if self.transfers is None:
+            return "left as it is" if self.config.ctf else "left as it is, as set"
+        return f"undone, by {self.transfers.origin}"
 
     def rng(self, *numbers: int) -> np.random.Generator:
         """A random stream of its own for each step, so that a resumed run repeats it."""
@@ -310,13 +331,13 @@ class Explorer:
         agreeing, refining = (self.progress.part_of(len(rows), *shares) for shares in ((0, AGREEING), (AGREEING, 1)))
         with self.workspace.desk() as desk:
             volumes = stack(desk / "volumes.npy", rows, grid, self.read_density if by_density else self.read_subtomogram)
-            wedges = None if by_density else self.wedges(rows, grid)
+            wedges = None if by_density else self.wedges(desk, rows, grid)
             reference, poses = consensus(
                 volumes, grid.voxel_size, self.rng(number, half), self.config.align, wedges=wedges, on_progress=agreeing
             )  # fmt: skip
             if by_density and self.config.refine:
                 subtomograms = stack(desk / "subtomograms.npy", rows, grid, self.read_subtomogram)
-                own = self.wedges(rows, grid)
+                own = self.wedges(desk, rows, grid)
                 poses = align(subtomograms, reference, grid.voxel_size, self.config.align, wedges=own, start=poses, on_progress=refining)
                 reference, _ = average(volumes, poses, grid.voxel_size, config=self.config.align)
             np.savez(desk / "half.npz", reference=reference, **poses._asdict())
@@ -376,13 +397,18 @@ class Explorer:
         """Average of the subtomograms of some particles, each Fourier term over those that measured it, and how many these are."""
         with self.workspace.desk() as desk:
             volumes = stack(desk / "subtomograms.npy", rows, self.fine, self.read_subtomogram)
-            return average(volumes, poses, self.fine.voxel_size, self.wedges(rows, self.fine), self.config.align)
+            return average(volumes, poses, self.fine.voxel_size, self.wedges(desk, rows, self.fine), self.config.align)
 
-    def wedges(self, rows: IntArray, grid: Grid) -> NDArray[np.float32]:
-        """What was measured of each of some particles: one array for all of them where their tilt ranges are the same."""
+    def wedges(self, desk: Path, rows: IntArray, grid: Grid) -> NDArray[np.float32]:
+        """By what the Fourier terms of each of some particles came out multiplied: one array for all of them where there is no difference."""
         ranges, kind = np.unique(self.tilt_ranges[rows], axis=0, return_inverse=True)
-        wedges = np.stack([wedge_weights((grid.box_size,) * 3, low, high) for low, high in ranges])
-        return wedges if len(wedges) == 1 else wedges[kind.ravel()]
+        wedges = [wedge_weights((grid.box_size,) * 3, low, high) for low, high in ranges]
+        if self.transfers is None and len(wedges) == 1:
+            return wedges[0][None]
+        own = new_array(desk / "wedges.npy", np.float32, (len(rows), *wedges[0].shape))
+        for place, (row, number) in enumerate(zip(rows, kind.ravel(), strict=True)):
+            own[place] = wedges[number] if self.transfers is None else wedges[number] * self.transfers.of(int(row), grid.box_size, grid.voxel_size)
+        return own
 
     def read_density(self, row: int) -> Volume:
         assert self.given.densities is not None  # open_source made sure
@@ -419,6 +445,7 @@ class Explorer:
             "half_particles": [len(half) for half in self.halves[number]],
             "tilt_ranges": ranges,
             "tilt_ranges_are": self.tilts_from,
+            "ctf_is": self.ctf_from,
             "voxel_size": self.fine.voxel_size,
             "symmetries": [
                 {"name": item.name, "axis": item.axis, "correlation": item.correlation, "background": item.background} for item in symmetries
@@ -448,6 +475,7 @@ class Explorer:
             },
             "groups": len(described),
             "tilt_ranges_are": self.tilts_from,
+            "ctf_is": self.ctf_from,
             "device": device,
         }
         write_page(folder / "report.html", self.workspace.result / GROUPS, self.given, self.source, membership, described, about, self.config)
@@ -487,8 +515,10 @@ def write_maps(folder: Path, found: Average) -> None:
 def refer_from(folder: Path, given: Predicted, source: ParticleSource) -> pd.DataFrame:
     """The table of the predictions for a STAR file in another folder, from which images, masks and densities are found."""
     table = given.table
-    if "rlnImageName" in table and "rlnImageName" in source.table:
-        table = table.assign(rlnImageName=source.table_for(folder)["rlnImageName"].to_numpy())
+    there = [name for name in ("rlnImageName", CTF_VOLUME) if name in table and name in source.table]
+    if there:
+        named = source.table_for(folder)
+        table = table.assign(**{name: named[name].to_numpy() for name in there})
     way = os.path.relpath(given.folder.absolute(), folder)
     moved = {name: [f"{way}/{path}" for path in table[name]] for name in ("triptychMask", "triptychDensity") if name in table}
     return table.assign(**moved)

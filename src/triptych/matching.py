@@ -1,8 +1,8 @@
 """Scores of poses, on tensors: the Fourier terms of particles against those of a turned reference.
 
-The score of a pose is the constrained cross-correlation (Förster et al. 2005, PNAS 102:4729): particle and turned reference are both
-multiplied by the particle's wedge and normalised over the Fourier terms of the band. Volumes are compared only up to a resolution, and only
-the terms up to it are turned.
+The score of a pose is the constrained cross-correlation (Förster et al. 2005, PNAS 102:4729): the particle, where it was measured, and the
+turned reference, multiplied by the particle's wedge and CTF, are normalised over the Fourier terms of the band. Volumes are compared only up to
+a resolution, and only the terms up to it are turned.
 """
 
 from __future__ import annotations
@@ -175,8 +175,8 @@ class ParticleTerms:
 
     Attributes
     ----------
-    values : complex (b, m), weighted terms, of norm 1
-    weights : (b, m) or (1, m), by which a reference's terms are multiplied: wedge, and the root of `Band.twins`
+    values : complex (b, m), terms times the root of `Band.twins`, of norm 1, 0 where nothing was measured
+    weights : (b, m) or (1, m), by which a reference's terms are multiplied: wedge and CTF, and the root of `Band.twins`
     """
 
     band: Band
@@ -191,7 +191,7 @@ class ParticleTerms:
 def make_particle_terms(volumes: Tensor, wedges: Tensor, band: Band) -> ParticleTerms:
     """The terms of volumes (b, d, d, d) and their wedges (b, d, d, d // 2 + 1), or one wedge for all."""
     weights = pick(wedges, band) * band.twins.sqrt()
-    values = transform(volumes, band) * weights
+    values = transform(volumes, band) * (weights != 0) * band.twins.sqrt()
     norm = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
     return ParticleTerms(band, values / norm.clamp_min(1e-30), weights)
 

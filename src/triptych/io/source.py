@@ -28,6 +28,7 @@ from triptych.io.relion import CENTERED, COORDINATES, RECONSTRUCTED, RelionFile,
 from triptych.io.star import Block
 from triptych.io.stated import find_stated
 from triptych.io.tilt_stacks import TiltStacks, open_tilt_stacks
+from triptych.io.transfers import CTF_VOLUME, CtfVolumes, Transfers, named_transfers, stored_transfers
 from triptych.volume import MAX_BOX, Volume, clip_box
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class ParticleSource:
     """rlnOriginX/Y/Z in Å, (n, 3), of what was cut out of tomograms: the positions have them applied already."""
     tilt_ranges: NDArray[np.float64] | None = None
     """Lowest and highest tilt that each particle was made from, degrees, (n, 2), where the files say."""
+    transfers: Transfers | None = None
+    """What the files say of the CTF."""
     description: str = ""
     """How the input was understood, for the log and for people."""
 
@@ -108,8 +111,22 @@ class ParticleSource:
         if not isinstance(self.reader, _Images):
             return self.table
         folders = search_folders(folder / "particles.star")
-        names = (str(name) for name in self.table["rlnImageName"])
-        return self.table.assign(rlnImageName=[_name_from(folder, folders, *image) for image in zip(names, self.reader.paths, strict=True)])
+        ways = {"rlnImageName": self.reader.paths, **self._ctf_volumes()}
+        return self.table.assign(
+            **{
+                column: [_name_from(folder, folders, str(name), path) for name, path in zip(self.table[column], paths, strict=True)]
+                for column, paths in ways.items()
+            }
+        )
+
+    def _ctf_volumes(self) -> dict[str, list[str]]:
+        """The column of the CTF volumes and where they are; nothing where they are gone, which matters only to who needs them."""
+        if not isinstance(self.transfers, CtfVolumes):
+            return {}
+        try:
+            return {CTF_VOLUME: [str(path) for path in self.transfers.paths]}
+        except InputError:
+            return {}
 
     def _with_tomograms(self, folder: Path, reader: _Crops) -> pd.DataFrame:
         """The table with the way from a folder to the tomogram of each particle."""
@@ -345,12 +362,14 @@ def _locate_images(file: RelionFile) -> tuple[list[str], list[int | None]]:
 def _open_star_images(file: RelionFile, config: PredictConfig) -> ParticleSource:
     paths, counts = _locate_images(file)
     reader: Reader
+    transfers = None
     if file.tilt_stacks:
         reader = open_tilt_stacks(file, paths)
     else:
         stated = file.image_voxel_size() if config.voxel_size is None else np.full(len(file), config.voxel_size)
         _check_images(paths, counts, stated, config.voxel_size, lambda index: f"the image of row {index + 1} of {file.path}")
         reader = _Images(paths, counts, stated)
+        transfers = named_transfers(file, stated)
     stems = [bare_stem(path) if number is None else f"{bare_stem(path)}_{number:06d}" for path, number in zip(paths, counts, strict=True)]
     prefixes = [bare_tomogram_name(name) for name in file.tomogram_names or [Path(path).parent.name for path in paths]]
     return ParticleSource(
@@ -361,6 +380,7 @@ def _open_star_images(file: RelionFile, config: PredictConfig) -> ParticleSource
         reader=reader,
         files=[file.path],
         tilt_ranges=file.tilt_ranges(),
+        transfers=transfers,
         description=f"{file.dialect} STAR file of {len(file)} {'stacks of tilt images' if file.tilt_stacks else '3-D images'}",
     )
 
@@ -576,6 +596,7 @@ def _open_zarr(path: Path, config: PredictConfig) -> ParticleSource:
         contrast=store.contrast,
         files=[path],
         tilt_ranges=_stored_tilt_ranges(store),
+        transfers=stored_transfers(store),
         description=f"triptych dataset of {len(names)} subtomograms",
     )
 

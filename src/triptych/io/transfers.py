@@ -1,0 +1,89 @@
+"""What files say of the CTF of subtomograms: a dataset's columns, or the CTF volumes that a STAR file names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triptych.config import AcquisitionConfig, CtfCorrection
+from triptych.errors import InputError
+from triptych.io.mrc import read_mrc
+from triptych.io.relion import RelionFile, find_file
+from triptych.io.store import Store
+from triptych.transfer import CtfTransfers, sample_ctf_volume
+
+CTF_VOLUME = "rlnCtfImage"
+COLUMNS = ("defocus_um", "ctf_correction", "deconvolution_constant")
+OPTICS = ("voltage_kv", "spherical_aberration_mm", "amplitude_contrast")
+
+
+def stored_transfers(store: Store) -> CtfTransfers | None:
+    """Of a store's particles; None where it does not say, as `cut` leaves it."""
+    settings = store.attributes.get("config")
+    acquisition = settings.get("acquisition") if isinstance(settings, Mapping) else None
+    if not isinstance(acquisition, Mapping) or any(name not in store for name in COLUMNS):
+        return None
+    optics = {name: acquisition.get(name, AcquisitionConfig.model_fields[name].default) for name in OPTICS}
+    defocus, treatment, constant = (np.asarray(store[name][:], np.float64) for name in COLUMNS)
+    ways = get_args(CtfCorrection)
+    if not all(isinstance(value, int | float) for value in optics.values()) or not set(treatment) <= set(range(len(ways))):
+        return None
+    return CtfTransfers(defocus * 1e4, [ways[int(number)] for number in treatment], constant, **optics)
+
+
+@dataclass(frozen=True, eq=False)
+class CtfVolumes:
+    """A CTF volume for each of n particles, missing wedge and weights of the tilts included, as Warp and RELION's 3-D subtomograms have them.
+
+    They are looked for only where they are needed.
+
+    Attributes
+    ----------
+    voxel_sizes : (n,), Å, of the images; None: as the volumes' headers say
+    """
+
+    file: Path
+    names: Sequence[str]
+    folders: Sequence[Path]
+    voxel_sizes: NDArray[np.float64] | None
+    holds_wedge: bool = True
+    origin: str = "the CTF volumes that the STAR file names"
+
+    @cached_property
+    def paths(self) -> list[Path]:
+        known: dict[str, Path] = {}
+        for row, name in enumerate(self.names, 1):
+            if name in known:
+                continue
+            found = find_file(name, self.folders)
+            if found is None or not found.is_file():
+                where = f"neither under {self.folders[0]} nor under a folder above it"
+                how = "copy the CTF volumes there, or leave them aside with --set ctf=false"
+                raise InputError(f"row {row} of {self.file} names the CTF volume {name}, which is {where}: {how}")
+            known[name] = found
+        return [known[name] for name in self.names]
+
+    def of(self, row: int, box_size: int, voxel_size: float) -> NDArray[np.float32]:
+        """As `CtfTransfers.of`."""
+        own = None if self.voxel_sizes is None else float(self.voxel_sizes[row])
+        volume = read_mrc(self.paths[row], own)
+        d = volume.shape[0]
+        if volume.shape not in ((d, d, d), (d, d, d // 2 + 1)):
+            sides = " x ".join(map(str, volume.shape[::-1]))
+            raise InputError(f"{self.paths[row]} has {sides} voxels (x, y, z), but a CTF volume is a cube or half of one; or say --set ctf=false")
+        return sample_ctf_volume(volume.data, volume.voxel_size, box_size, voxel_size)
+
+
+Transfers = CtfTransfers | CtfVolumes
+
+
+def named_transfers(file: RelionFile, voxel_sizes: NDArray[np.float64] | None) -> CtfVolumes | None:
+    """Of the images that a STAR file lists; None where it names no CTF volumes."""
+    names: Any = file.table.get(CTF_VOLUME)
+    return None if names is None else CtfVolumes(file.path, [str(name) for name in names], file.folders, voxel_sizes)

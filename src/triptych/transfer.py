@@ -1,0 +1,77 @@
+"""By what the Fourier terms of subtomograms came out multiplied: the CTF, and what a reconstruction has made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from triptych.config import CtfCorrection
+from triptych.fourier import frequency_grid
+from triptych.tilt_images import contrast_phase
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class CtfTransfers:
+    """The CTF of each subtomogram, as if all tilts had the same, and how its reconstruction treated it.
+
+    Attributes
+    ----------
+    defocus : (n,), Å, underfocus positive
+    correction : (n,)
+    constant : (n,), c in CTF / (CTF^2 + c), of those that were deconvolved
+    holds_wedge : whether the missing wedge is in it already; origin : where it comes from, in words
+    """
+
+    defocus: FloatArray
+    correction: Sequence[CtfCorrection]
+    constant: FloatArray
+    voltage_kv: float
+    spherical_aberration_mm: float
+    amplitude_contrast: float
+    holds_wedge: bool = False
+    origin: str = "the CTF that the dataset states"
+
+    def of(self, row: int, box_size: int, voxel_size: float) -> NDArray[np.float32]:
+        """Factor (d, d, d // 2 + 1) of each term of `rfftn` of that row's subtomogram, on a grid of d voxels of so many Å."""
+        k2 = np.square(frequency_grid((box_size,) * 3, voxel_size), dtype=np.float64)
+        phase = contrast_phase(k2, self.defocus[row], self.voltage_kv, self.spherical_aberration_mm, self.amplitude_contrast)
+        return np.asarray(treat(np.sin(phase), self.correction[row], float(self.constant[row])), np.float32)
+
+
+def treat(ctf: FloatArray, correction: CtfCorrection, constant: float) -> FloatArray:
+    """What is left of a CTF."""
+    if correction == "phase_flip":
+        return np.abs(ctf)
+    if correction == "deconvolve":
+        return ctf**2 / (ctf**2 + constant)
+    return ctf**2 if correction == "multiply" else ctf
+
+
+def sample_ctf_volume(data: NDArray[np.float32], voxel_size: float, box_size: int, new_voxel_size: float) -> NDArray[np.float32]:
+    """A CTF volume, as RELION reads it, at the Fourier terms of another box.
+
+    Parameters
+    ----------
+    data : either (d, d, d), zero frequency at index d // 2, or (d, d, d // 2 + 1), as `rfftn` gives it
+    voxel_size : Å, of the image that belongs to it
+
+    Returns
+    -------
+    (box_size, box_size, box_size // 2 + 1), at most 1, linearly interpolated; 0 beyond the image's own frequencies
+    """
+    d = len(data)
+    if data.shape[-1] == d:
+        whole = data
+    else:  # of the terms that rfftn leaves out, each is that at the negative frequency
+        whole = np.fft.fftshift(np.fft.fftn(np.fft.irfftn(data, s=(d,) * 3, axes=(0, 1, 2))).real)
+    step = d * voxel_size / (box_size * new_voxel_size)
+    k = step * np.fft.fftfreq(box_size, 1 / box_size) + d // 2
+    kx = step * np.arange(box_size // 2 + 1) + d // 2
+    sampled = ndimage.map_coordinates(whole, np.meshgrid(k, k, kx, indexing="ij"), order=1, cval=0.0)
+    return np.asarray(sampled / max(float(np.abs(whole).max()), 1e-30), np.float32)
