@@ -58,6 +58,8 @@ FINALISTS = 2
 """Candidates that are refined at the fine resolution."""
 LEAST_WEIGHT = 0.05
 """A term is divided by no less than this share of the mean weight, so that what few particles measured is not blown up."""
+STRONG_DETAIL = 100.0
+"""Å: of coarser detail the signal is far above the noise, so that even the little which the CTF leaves of it is brought back."""
 TRIAL_PARTICLES, TRIAL_ROUNDS, TRIAL_STEP, TRIAL_CANDIDATES = 24, 2, 20.0, 3
 """By how many particles, rounds, degrees between rotations and candidates the starts of a consensus are compared."""
 STABLE = 1.0
@@ -273,7 +275,8 @@ def average(
         wedge = to_tensor(wedges[i % len(wedges)], device)
         total += turn_back(to_tensor(volume, device), wedge, band, rotation, torch.from_numpy(alignment.shifts[i]).to(device))
         weight += turn_weights(wedge.square(), band, rotation)
-    mean = total / weight.clamp_min(LEAST_WEIGHT * float(weight.mean()))
+    least = LEAST_WEIGHT * weight.mean() * (STRONG_DETAIL * band.vectors.norm(dim=1)).square().clamp_max(1)
+    mean = total / torch.maximum(weight, least)
     return to_density(mean, band, volumes.shape[-1]), spread(weight, band, volumes.shape[-1]).cpu().numpy()
 
 

@@ -113,6 +113,7 @@ def discover(
     config = config or DiscoverConfig()
     given = read_predictions(Path(predictions))
     source = open_source(given)
+    transfers = find_transfers(source, config)
     library = load_references(config.library, float(given.manifest["model"]["voxel_size"]))
     rows = choose_particles(given, config)
     grids = choose_grids(given, source.read(0), config)
@@ -126,7 +127,7 @@ def discover(
     }
     workspace = open_workspace(Path(out), settings, make_folders)
     progress = Progress(on_progress)
-    explorer = Explorer(workspace, given, source, grids, rows, groups, library, config, progress)
+    explorer = Explorer(workspace, given, source, transfers, grids, rows, groups, library, config, progress)
     with workspace.until_finished():
         workspace.fill(range(STEPS * len(explorer.members)), explorer.do, explorer.count, 1, None, progress)
         workspace.finish(explorer.finish)
@@ -282,6 +283,7 @@ class Explorer:
         workspace: Workspace,
         given: Predicted,
         source: ParticleSource,
+        transfers: Transfers | None,
         grids: tuple[Grid, Grid],
         rows: IntArray,
         groups: Groups,
@@ -294,8 +296,8 @@ class Explorer:
         self.rows, self.groups = rows, groups
         self.members = [rows[groups.members(number)] for number in range(groups.count)]
         self.halves = [split_halves(len(members), self.rng(number)) for number, members in enumerate(self.members)]
-        self.transfers = find_transfers(source, config)
-        self.tilt_ranges, self.tilts_from = find_tilt_ranges(source, self.transfers, config)
+        self.transfers = transfers
+        self.tilt_ranges, self.tilts_from = find_tilt_ranges(source, transfers, config)
         if self.tilts_from == ASSUMED:
             low, high = ASSUMED_TILT_RANGE
             log.warning("no file states the tilt range: tilts from %g to %g degrees are assumed (--set tilt_range= says otherwise)", low, high)

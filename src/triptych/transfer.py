@@ -70,6 +70,7 @@ def sample_ctf_volume(data: NDArray[np.float32], voxel_size: float, box_size: in
         whole = data
     else:  # of the terms that rfftn leaves out, each is that at the negative frequency
         whole = np.fft.fftshift(np.fft.fftn(np.fft.irfftn(data, s=(d,) * 3, axes=(0, 1, 2))).real)
+    whole = np.pad(whole, ((0, 1 - d % 2),) * 3, mode="wrap")  # the highest frequency, which is there once for both signs
     step = d * voxel_size / (box_size * new_voxel_size)
     k = step * np.fft.fftfreq(box_size, 1 / box_size) + d // 2
     kx = step * np.arange(box_size // 2 + 1) + d // 2

@@ -1,0 +1,195 @@
+"""The CTF of subtomograms, from files to averages: against the simulation, against itself in other layouts, and through `discover`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pandas as pd
+import pytest
+from fake_predictions import VOXEL_SIZE, make_fake
+from numpy.typing import NDArray
+from test_align import BOX_SIZE, QUICK, filter_terms, make_copies
+
+from triptych.align import align, average
+from triptych.config import AlignConfig, DiscoverConfig, PredictConfig, SimulateConfig
+from triptych.discover import discover
+from triptych.errors import InputError
+from triptych.fourier import fourier_shell_correlation, frequency_grid, wedge_weights
+from triptych.io.manifest import describe_input
+from triptych.io.mrc import write_mrc
+from triptych.io.source import open_particles
+from triptych.io.star import read_star, write_star
+from triptych.io.store import open_store, particle_name
+from triptych.io.transfers import stored_transfers
+from triptych.rotations import angles_between
+from triptych.simulate import simulate
+from triptych.transfer import CtfTransfers, sample_ctf_volume
+from triptych.volume import Volume
+
+SIZE = 16
+DEFOCI = (2.2, 2.8, 3.4, 4.0, 4.6, 5.2)
+
+
+def make_transfers(count: int) -> CtfTransfers:
+    defocus = np.resize(np.array(DEFOCI) * 1e4, count)
+    return CtfTransfers(defocus, ["none", "phase_flip", "deconvolve", "multiply"] * count, np.full(count, 0.05), 300, 2.7, 0.07)
+
+
+def stack_transfers(transfers: CtfTransfers, count: int, size: int) -> NDArray[np.float32]:
+    return np.stack([transfers.of(row, size, VOXEL_SIZE) for row in range(count)])
+
+
+# --------------------------------------------------------------------------------------------------------------- physics
+
+
+@pytest.mark.parametrize("correction", ["none", "phase_flip", "deconvolve", "multiply"])
+def test_it_is_what_the_simulation_does(tmp_path: Path, correction: str) -> None:
+    """The noise-free reconstruction of lone particles over their density, shell by shell, follows the factor, sign included."""
+    acquisition = {
+        "defocus_um": [3.5, 4.5], "defocus_gradient": False, "astigmatism_um": [0, 0],
+        "ctf_correction": {"none": 0, "phase_flip": 0, "deconvolve": 0, correction: 1},
+        "deconvolution_constant": [0.3, 0.3],
+        "radiation_damage": False, "b_factor": [0, 0], "shift_jitter": [0, 0], "tilt_jitter": [0, 0], "tilt_step": [2, 2],
+    }  # fmt: skip
+    scene = {"particles": 8, "particles_per_tomogram": 8, "box_size": 32, "none_share": 0, "tile_share": 0, "classes": ["apoferritin"]}
+    simulate(tmp_path / "data.zarr", SimulateConfig.model_validate({**scene, "acquisition": acquisition, "workers": 1}))
+    store = open_store(tmp_path / "data.zarr")
+    transfers = stored_transfers(store)
+    assert transfers is not None
+    expected, k = transfers.of(0, 32, VOXEL_SIZE), frequency_grid((32,) * 3, VOXEL_SIZE)
+    seen = wedge_weights((32,) * 3, float(store["tilt_min"][0]), float(store["tilt_max"][0]))
+    signal, truth = (np.fft.rfftn(store[name][:].astype(np.float64), axes=(1, 2, 3)) for name in ("signal", "density"))
+    # neighbours add to the signal, but not in phase with the particles
+    shells = [(k >= low) & (k < low + 0.003) & (seen > 0) for low in np.arange(0.012, 0.042, 0.003)]
+    power = [(np.abs(truth[:, shell]) ** 2).sum() for shell in shells]
+    measured = [(signal[:, shell] * truth[:, shell].conj()).real.sum() for shell in shells] / np.array(power)
+    wanted = [(np.abs(truth[:, shell]) ** 2 * expected[shell]).sum() for shell in shells] / np.array(power)
+    assert np.corrcoef(measured, wanted)[0, 1] > 0.9
+    assert (wanted.min() < -0.3) == (correction == "none")
+
+
+def test_a_ctf_starts_at_the_amplitude_contrast() -> None:
+    transfers = make_transfers(4)
+    at_zero = [transfers.of(row, SIZE, VOXEL_SIZE)[0, 0, 0] for row in range(4)]
+    assert at_zero == pytest.approx([0.07, 0.07, 0.07**2 / (0.07**2 + 0.05), 0.07**2], rel=1e-4)
+
+
+# -------------------------------------------------------------------------------------------------------------- alignment
+
+
+def test_an_average_undoes_the_ctf() -> None:
+    copies = make_copies("ribosome_30s", 12)
+    transfers = CtfTransfers(np.resize(np.array(DEFOCI) * 1e4, 12), ["none"] * 12, np.zeros(12), 300, 2.7, 0.07)
+    wedges = stack_transfers(transfers, 12, BOX_SIZE)
+    images = filter_terms(copies.volumes, wedges)
+    plain, _ = average(images, copies.truth, VOXEL_SIZE)
+    undone, _ = average(images, copies.truth, VOXEL_SIZE, wedges)
+    (_, without), (frequencies, with_ctf) = (fourier_shell_correlation(x, copies.reference, VOXEL_SIZE) for x in (plain, undone))
+    fine = (frequencies > 1 / 30) & (frequencies < 1 / 22)
+    assert with_ctf[fine].min() > 0.97
+    assert without[fine].min() < 0.9
+    k = frequency_grid((BOX_SIZE,) * 3, VOXEL_SIZE)
+    for low in np.arange(1 / 80, 1 / 25, 0.003):  # not only right in phase; of still coarser detail the box cuts off what the CTF has spread
+        shell = (k >= low) & (k < low + 0.003)
+        power, wanted = (np.mean(np.abs(np.fft.rfftn(x)[shell]) ** 2) for x in (undone, copies.reference))
+        assert power == pytest.approx(wanted, rel=0.15)
+
+
+def test_particles_are_aligned_through_their_own_ctf() -> None:
+    """Beyond the first zero an uncorrected CTF turns the phases round; allowed for, poses and scores are those of undisturbed particles."""
+    config = QUICK.model_copy(update={"resolution": 22.0})
+    copies = make_copies("rna_polymerase_2", 4)
+    transfers = CtfTransfers(np.full(4, 5e4), ["none"] * 4, np.zeros(4), 300, 2.7, 0.07)
+    wedges = stack_transfers(transfers, 4, BOX_SIZE)
+    images = filter_terms(copies.volumes, wedges)
+    found = align(images, copies.reference, VOXEL_SIZE, config, wedges=wedges)
+    blind = align(images, copies.reference, VOXEL_SIZE, config)
+    assert angles_between(found.rotations, copies.truth.rotations).max() < 1
+    assert found.scores.min() > 0.98
+    assert blind.scores.max() < 0.9
+
+
+# ------------------------------------------------------------------------------------------------------------ CTF volumes
+
+
+def test_both_layouts_of_a_ctf_volume_say_the_same() -> None:
+    half = make_transfers(1).of(0, SIZE, VOXEL_SIZE)
+    whole = np.fft.fftshift(np.fft.fftn(np.fft.irfftn(half, s=(SIZE,) * 3, axes=(0, 1, 2))).real).astype(np.float32)
+    for data in (half, whole):
+        np.testing.assert_allclose(sample_ctf_volume(data, VOXEL_SIZE, SIZE, VOXEL_SIZE), half / np.abs(half).max(), atol=1e-5)
+
+
+def test_a_ctf_volume_is_sampled_for_another_box() -> None:
+    fine = make_transfers(2).of(1, 96, VOXEL_SIZE)
+    wanted = make_transfers(2).of(1, 24, 2 * VOXEL_SIZE)
+    found = sample_ctf_volume(fine, VOXEL_SIZE, 24, 2 * VOXEL_SIZE)
+    np.testing.assert_allclose(found, wanted / fine.max(), atol=0.02)
+    beyond = sample_ctf_volume(fine, VOXEL_SIZE, 96, VOXEL_SIZE / 2)
+    k = np.abs(np.fft.fftfreq(96, VOXEL_SIZE / 2))
+    assert not beyond[k > 0.5 / VOXEL_SIZE * 1.05].any()
+
+
+@pytest.fixture(scope="module")
+def with_volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Predictions of images that a STAR file lists with their CTF volumes."""
+    folder = tmp_path_factory.mktemp("volumes")
+    fake = make_fake(folder, count=16, size=SIZE, class_names=("complex",))
+    store = open_store(fake.truth)
+    transfers, wedge = make_transfers(16), wedge_weights((SIZE,) * 3, -60, 60)
+    images = folder / "project/images"
+    images.mkdir(parents=True)
+    for row in range(16):
+        own = wedge * transfers.of(row, SIZE, VOXEL_SIZE)
+        write_mrc(images / f"{particle_name(row)}.mrc", Volume(filter_terms(store["subtomogram"][row].astype(np.float32)[None], own)[0], VOXEL_SIZE))
+        with mrcfile.new(images / f"{particle_name(row)}_ctf.mrc") as file:  # the half of a cube, as Warp writes it, with an empty header
+            file.set_data(own)
+    table = {f"rln{kind}": [f"images/{particle_name(row)}{end}.mrc" for row in range(16)] for kind, end in (("ImageName", ""), ("CtfImage", "_ctf"))}
+    optics = pd.DataFrame({"rlnOpticsGroup": [1], "rlnImagePixelSize": [VOXEL_SIZE], "rlnImageSize": [SIZE], "rlnImageDimensionality": [3]})
+    star = folder / "project/particles.star"
+    write_star(star, {"optics": optics, "particles": pd.DataFrame({**table, "rlnOpticsGroup": 1})})
+    source = open_particles(star, PredictConfig(), SIZE * VOXEL_SIZE)
+    predicted = read_star(fake.predictions / "particles.star")["particles"]
+    assert isinstance(predicted, pd.DataFrame)
+    write_star(fake.predictions / "particles.star", {"particles": pd.concat([source.table_for(fake.predictions), predicted], axis=1)})
+    manifest = fake.predictions / "manifest.json"
+    told = json.loads(manifest.read_text())
+    told["particles"] = {**told["particles"], "path": str(star), "kind": "star"}
+    told["inputs"] = [describe_input(star)]
+    manifest.write_text(json.dumps(told))
+    return fake.predictions
+
+
+QUICKEST = AlignConfig(step=45, starts=1, rounds=1, candidates=1, resolution=40, coarse_resolution=50, max_shift=20)
+ONE_GROUP = DiscoverConfig(particles="all", one_group=True, align=QUICKEST, group={"smallest": 8, "resamplings": 2}, panels=0)
+
+
+def test_discover_reads_ctf_volumes(with_volumes: Path, tmp_path: Path) -> None:
+    found = discover(with_volumes, tmp_path / "found", ONE_GROUP)
+    blind = discover(with_volumes, tmp_path / "blind", ONE_GROUP.model_copy(update={"ctf": False}))
+    told, told_blind = (json.loads((folder / "groups/1/group.json").read_text()) for folder in (found, blind))
+    assert "CTF volumes" in told["ctf_is"]
+    assert "CTF volumes" in told["tilt_ranges_are"]
+    assert told_blind["ctf_is"] == "left as it is, as set"
+    assert told_blind["tilt_ranges_are"].startswith("assumed")
+    assert (found / "groups/1/average.mrc").read_bytes() != (blind / "groups/1/average.mrc").read_bytes()
+    for folder in (found, found / "groups/1"):
+        table = read_star(folder / "particles.star")["particles"]
+        assert all((folder / name).is_file() for name in (*table["rlnCtfImage"], *table["rlnImageName"]))
+
+
+def test_ctf_volumes_that_are_gone_are_named(with_volumes: Path, tmp_path: Path) -> None:
+    gone = with_volumes.parent / "project/images/particle_000003_ctf.mrc"
+    kept = gone.rename(gone.with_suffix(".away"))
+    try:
+        with pytest.raises(InputError, match=r"row 4 of .* names the CTF volume images/particle_000003_ctf\.mrc, which is neither"):
+            discover(with_volumes, tmp_path / "out", ONE_GROUP)
+        assert not list(tmp_path.iterdir())
+        with mrcfile.new(gone) as file:
+            file.set_data(np.ones((SIZE, SIZE, SIZE - 3), np.float32))
+        with pytest.raises(InputError, match="a CTF volume is a cube or half of one"):
+            discover(with_volumes, tmp_path / "out", ONE_GROUP)
+    finally:
+        kept.rename(gone)
