@@ -31,15 +31,16 @@ from scipy.spatial.transform import Rotation
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
 from triptych.add_class import Newcomer, grow
-from triptych.align import align, average
+from triptych.align import Alignment, align, average
 from triptych.config import UNKNOWN, AlignConfig, DiscoverConfig, PredictConfig, SimulateConfig
 from triptych.discover import discover
-from triptych.fourier import fourier_shell_correlation, resample_to_box, resolution_at
+from triptych.fourier import fourier_shell_correlation, resample_to_box, resolution_at, wedge_weights
 from triptych.io.mrc import read_mrc
 from triptych.io.predictions import Predicted, read_predictions
 from triptych.io.relion import particles_from_relion
 from triptych.io.star import read_star
 from triptych.io.store import Store, open_store
+from triptych.io.transfers import stored_transfers
 from triptych.metrics import median
 from triptych.model import BUILT_IN_MODEL, Model, load_model
 from triptych.novelty import Traits, give_verdicts, score_novelty
@@ -49,7 +50,7 @@ from triptych.shape import describe_shapes
 from triptych.simulate import simulate
 from triptych.structures import Structure, load_library, read_structure, write_library
 from triptych.symmetry import find_symmetry
-from triptych.volume import soften
+from triptych.volume import soften, standardise
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "structures"
 KNOWN = (
@@ -187,6 +188,7 @@ def judge_average(mixture: Mixture, folder: Path, membership: NDArray[np.int64],
     turned = align(read_mrc(folder / "average_filtered.mrc").data[None], structure, voxel_size, AlignConfig(), mask=mask)
     placed, _ = average(density.data[None], turned, voxel_size, config=AlignConfig(resolution=2 * voxel_size))
     frequencies, correlation = fourier_shell_correlation(placed * mask, structure * mask, voxel_size)
+    _, in_true_poses = fourier_shell_correlation(average_in_true_poses(mixture.store, own) * mask, structure * mask, voxel_size)
     symmetries = find_symmetry(structure, voxel_size)
     group = turns_of_ring(structure, *RINGS[name]) if name in RINGS else symmetries[0].rotations if symmetries else None
     table = particles_from_relion(folder / "particles.star")
@@ -206,10 +208,22 @@ def judge_average(mixture: Mixture, folder: Path, membership: NDArray[np.int64],
         "half_set_resolution": about["resolution"],
         "resolution": resolution_at(frequencies, correlation, 0.5),
         "fsc": correlation.tolist(),
+        "resolution_in_true_poses": resolution_at(frequencies, in_true_poses, 0.5),
         "median_angular_error": median(errors),
         "share_within_10_degrees": float((errors < 10).mean()),
         "matches": [match["name"] for match in about["matches"]],
     }
+
+
+def average_in_true_poses(store: Store, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """What the average of some particles would be if nothing of their poses were left to find."""
+    size, voxel_size, transfers = store.box_size, store.voxel_size, stored_transfers(store)
+    assert transfers is not None
+    limits = zip(store["tilt_min"][:][rows], store["tilt_max"][:][rows], strict=True)
+    wedges = np.stack([wedge_weights((size,) * 3, float(low), float(high)) for low, high in limits])
+    wedges *= np.stack([transfers.of(int(row), size, voxel_size) for row in rows])
+    truth = Alignment(*(np.asarray(store[name][:], np.float64)[rows] for name in ("rotation", "shift")), np.ones(len(rows), np.float32))
+    return average(standardise(store.read_rows("subtomogram", rows).astype(np.float32)), truth, voxel_size, wedges)[0]
 
 
 def turns_of_ring(structure: NDArray[np.float32], fold: int, axis: tuple[float, float, float] | None) -> NDArray[np.float64]:

@@ -58,8 +58,6 @@ FINALISTS = 2
 """Candidates that are refined at the fine resolution."""
 LEAST_WEIGHT = 0.05
 """A term is divided by no less than this share of the mean weight, so that what few particles measured is not blown up."""
-STRONG_DETAIL = 100.0
-"""Å: of coarser detail the signal is far above the noise, so that even the little which the CTF leaves of it is brought back."""
 TRIAL_PARTICLES, TRIAL_ROUNDS, TRIAL_STEP, TRIAL_CANDIDATES = 24, 2, 20.0, 3
 """By how many particles, rounds, degrees between rotations and candidates the starts of a consensus are compared."""
 STABLE = 1.0
@@ -258,7 +256,8 @@ def average(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean of the particles in the frame of the reference, each Fourier term over the particles that measured it.
 
-    With CTFs among the `wedges` (see `align`) it is sum(w F) / sum(w^2), the least-squares solution, which undoes them.
+    With CTFs among the `wedges` (see `align`) it is sum(w F) / sum(w^2), the least-squares solution, which undoes them; but for the coarsest
+    detail, of which the CTF leaves so little that mostly neighbours and noise would be brought back.
 
     Returns
     -------
@@ -275,8 +274,7 @@ def average(
         wedge = to_tensor(wedges[i % len(wedges)], device)
         total += turn_back(to_tensor(volume, device), wedge, band, rotation, torch.from_numpy(alignment.shifts[i]).to(device))
         weight += turn_weights(wedge.square(), band, rotation)
-    least = LEAST_WEIGHT * weight.mean() * (STRONG_DETAIL * band.vectors.norm(dim=1)).square().clamp_max(1)
-    mean = total / torch.maximum(weight, least)
+    mean = total / weight.clamp_min(LEAST_WEIGHT * float(weight.mean()))
     return to_density(mean, band, volumes.shape[-1]), spread(weight, band, volumes.shape[-1]).cpu().numpy()
 
 
