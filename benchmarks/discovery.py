@@ -123,16 +123,20 @@ def prepare(work: Path, particles: int, snr: float, seed: int, model: Path) -> t
     if not store.exists():
         settings = SimulateConfig(structures=make_references(work), classes=classes, particles=particles * len(classes), seed=seed)
         simulate(store, settings.model_copy(update={"none_share": 0.0, "tile_share": 0.0, "snr": (snr, snr)}))
-    seconds = timed(lambda: predictions.exists() or predict(store, predictions, model, PredictConfig(write_masks=False)))
+    seconds = timed(predictions, lambda: predict(store, predictions, model, PredictConfig(write_masks=False)))
     data, given = open_store(store), read_predictions(predictions)
     name = np.array(data.class_names)[data["label"][:]]
     return Mixture(data, given, name, np.isin(name, list(PARTS))), seconds
 
 
-def timed(do: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    do()
-    return round(time.perf_counter() - started, 1)
+def timed(output: Path, make: Callable[[], object]) -> float:
+    """Seconds that making an output took, which is not made again; they are kept beside it."""
+    kept = output.with_name(f"{output.name}.seconds")
+    if not output.exists():
+        started = time.perf_counter()
+        make()
+        kept.write_text(json.dumps(round(time.perf_counter() - started, 1)))
+    return float(json.loads(kept.read_text()))
 
 
 # ----------------------------------------------------------------------------------------------------- found and grouped
@@ -188,13 +192,13 @@ def judge_average(mixture: Mixture, folder: Path, membership: NDArray[np.int64],
     turned = align(read_mrc(folder / "average_filtered.mrc").data[None], structure, voxel_size, AlignConfig(), mask=mask)
     placed, _ = average(density.data[None], turned, voxel_size, config=AlignConfig(resolution=2 * voxel_size))
     frequencies, correlation = fourier_shell_correlation(placed * mask, structure * mask, voxel_size)
-    _, in_true_poses = fourier_shell_correlation(average_in_true_poses(mixture.store, own) * mask, structure * mask, voxel_size)
     symmetries = find_symmetry(structure, voxel_size)
     group = turns_of_ring(structure, *RINGS[name]) if name in RINGS else symmetries[0].rotations if symmetries else None
     table = particles_from_relion(folder / "particles.star")
     assert table.rotations is not None
     mine = np.isin(rows, own)
-    truth = np.asarray(mixture.store["rotation"][:], np.float64)[own]
+    store = mixture.store
+    truth = np.asarray(store["rotation"][:], np.float64)[own]
     errors = angular_errors(table.rotations[mine] @ turned.rotations[0], truth, group)
     return {
         "group": about["group"],
@@ -208,22 +212,24 @@ def judge_average(mixture: Mixture, folder: Path, membership: NDArray[np.int64],
         "half_set_resolution": about["resolution"],
         "resolution": resolution_at(frequencies, correlation, 0.5),
         "fsc": correlation.tolist(),
-        "resolution_in_true_poses": resolution_at(frequencies, in_true_poses, 0.5),
+        "resolution_in_true_poses": resolution_in_true_poses(store, own, structure, mask),
+        "resolution_of_all_in_true_poses": resolution_in_true_poses(store, np.flatnonzero(mixture.name == name), structure, mask),
         "median_angular_error": median(errors),
         "share_within_10_degrees": float((errors < 10).mean()),
         "matches": [match["name"] for match in about["matches"]],
     }
 
 
-def average_in_true_poses(store: Store, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """What the average of some particles would be if nothing of their poses were left to find."""
+def resolution_in_true_poses(store: Store, rows: NDArray[np.int64], structure: NDArray[np.float32], mask: NDArray[np.float32]) -> float:
+    """FSC 0.5 with the structure that an average of some particles would reach if nothing of their poses were left to find."""
     size, voxel_size, transfers = store.box_size, store.voxel_size, stored_transfers(store)
     assert transfers is not None
     limits = zip(store["tilt_min"][:][rows], store["tilt_max"][:][rows], strict=True)
     wedges = np.stack([wedge_weights((size,) * 3, float(low), float(high)) for low, high in limits])
     wedges *= np.stack([transfers.of(int(row), size, voxel_size) for row in rows])
     truth = Alignment(*(np.asarray(store[name][:], np.float64)[rows] for name in ("rotation", "shift")), np.ones(len(rows), np.float32))
-    return average(standardise(store.read_rows("subtomogram", rows).astype(np.float32)), truth, voxel_size, wedges)[0]
+    best, _ = average(standardise(store.read_rows("subtomogram", rows).astype(np.float32)), truth, voxel_size, wedges)
+    return resolution_at(*fourier_shell_correlation(best * mask, structure * mask, voxel_size), 0.5)
 
 
 def turns_of_ring(structure: NDArray[np.float32], fold: int, axis: tuple[float, float, float] | None) -> NDArray[np.float64]:
@@ -324,7 +330,7 @@ def main() -> None:
     mixture, predicting = prepare(work, arguments.particles, snr, arguments.seed, arguments.model)
     folder = work / f"discovery_{snr:g}"
     config = DiscoverConfig(library=make_references(work), seed=arguments.seed)
-    discovering = timed(lambda: folder.exists() or discover(work / f"predictions_{snr:g}", folder, config))
+    discovering = timed(folder, lambda: discover(work / f"predictions_{snr:g}", folder, config))
     membership = read_star(folder / "particles.star")["particles"]["triptychGroup"].to_numpy(np.int64)
     structures = {structure.name: structure for structure in load_library(make_references(work))}
     groups = sorted((folder / "groups").iterdir(), key=lambda path: int(path.name))

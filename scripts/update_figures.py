@@ -598,7 +598,7 @@ def averages() -> str:
             share = f"{row['particles']} ({100 * row['purity']:.0f} %)"
             pose = f"{row['median_angular_error']:.1f}°, {100 * row['share_within_10_degrees']:.0f} %"
             match = f"{row['matches'][0]}{'' if row['matches'][0] == row['structure'] else ' (wrong)'}"
-            keys = ("half_set_resolution", "resolution", "resolution_in_true_poses")
+            keys = ("half_set_resolution", "resolution", "resolution_in_true_poses", "resolution_of_all_in_true_poses")
             resolutions = ("–" if row[key] is None else f"{row[key]:.1f} Å" for key in keys)
             rows.append([f"{run['snr']:g}", row["structure"], "no" if row["new"] else "yes", share, pose, *resolutions, match])
         found, seconds = run["groups"], run["seconds"]["discover"]
@@ -608,7 +608,8 @@ def averages() -> str:
             f"called unknown, {found['ari_of_new_grouped']:.2f} over those in a group. {source(run['benchmark'], run)}"
         )
     header = ["SNR", "most are", "known", "particles (of these)", "angular error: median, within 10°"]
-    header += ["half-set FSC 0.143", "FSC 0.5 with the structure", "the same in the true poses", "best match"]
+    header += ["half-set FSC 0.143", "FSC 0.5 with the structure", "in the true poses", "of all there are, in the true poses"]
+    header += ["best match"]
     return f"{table(header, rows)}\n\n" + "\n\n".join(notes)
 
 
