@@ -212,6 +212,10 @@ def test_resolution_is_where_the_correlation_falls() -> None:
     assert resolution_at(frequencies, np.array([1, 1, 0.9, 0.7, 0.3, 0.9]), 0.5) == pytest.approx(1 / 0.035)
     assert resolution_at(frequencies, np.ones(6), 0.5) == pytest.approx(20)
     assert resolution_at(frequencies, np.zeros(6), 0.5) == np.inf
+    coarse_is_noise = np.array([1, 0, 0.9, 0.7, 0.3, 0.9])
+    assert resolution_at(frequencies, coarse_is_noise, 0.5) == np.inf
+    assert resolution_at(frequencies, coarse_is_noise, 0.5, coarsest=50) == pytest.approx(1 / 0.035)
+    assert resolution_at(frequencies, np.zeros(6), 0.5, coarsest=50) == np.inf
 
 
 def test_wedges_hold_the_share_of_the_tilt_range() -> None:

@@ -276,6 +276,19 @@ def test_correction_takes_away_what_the_mask_brings() -> None:
     assert alike.corrected[3] == pytest.approx(1, abs=0.05)
 
 
+def test_what_is_longer_than_the_mask_does_not_count() -> None:
+    rng = np.random.default_rng(0)
+    density = make_structure(0, 32).density.data
+    wave = 0.2 * np.sin(2 * np.pi * np.arange(len(density), dtype=np.float32) / len(density))[:, None, None]  # as long as the box
+    everywhere = np.ones_like(density)
+    inside = np.zeros_like(density)
+    inside[1:-1, 1:-1, 1:-1] = 1
+    apart = [compare_half_maps(density + wave, density - wave, VOXEL_SIZE, mask, rng) for mask in (everywhere, inside)]
+    assert all(correlation.corrected[1] < 0 for correlation in apart)
+    assert apart[0].resolution == np.inf
+    assert apart[1].resolution < 100
+
+
 def test_scrambled_phases_keep_the_power() -> None:
     rng = np.random.default_rng(0)
     data = rng.normal(size=(12, 12, 12)).astype(np.float32)

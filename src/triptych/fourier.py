@@ -255,16 +255,18 @@ def fourier_shell_correlation(
     return frequencies, np.divide(cross, norm, out=np.zeros_like(cross), where=norm > 0)
 
 
-def resolution_at(frequencies: NDArray[np.float64], correlation: NDArray[np.float64], threshold: float) -> float:
+def resolution_at(frequencies: NDArray[np.float64], correlation: NDArray[np.float64], threshold: float, coarsest: float = np.inf) -> float:
     """Å at which a Fourier shell correlation first falls below a threshold (0.143 between half maps, 0.5 against the truth).
 
-    Linear between shells; the finest shell's resolution where it never falls, infinity where it is below from the first shell on.
+    Linear between shells; the finest shell's resolution where it never falls, infinity where it is below from the first shell on. The mean and
+    the shells coarser than `coarsest` (Å) do not count.
     """
-    below = np.flatnonzero(correlation[1:] < threshold) + 1  # the first shell is the mean and tells nothing
+    first = max(1, int(np.searchsorted(frequencies, (1 - 1e-6) / coarsest)))
+    below = np.flatnonzero(correlation[first:] < threshold) + first
     if not below.size:
         return float(1 / frequencies[-1])
     i = int(below[0])
-    if i == 1:
+    if i == first:
         return float("inf")
     share = (correlation[i - 1] - threshold) / (correlation[i - 1] - correlation[i])
     return float(1 / (frequencies[i - 1] + share * (frequencies[i] - frequencies[i - 1])))

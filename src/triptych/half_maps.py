@@ -35,7 +35,8 @@ class HalfMapCorrelation(NamedTuple):
     unmasked : of the whole boxes
     masked : within the mask
     corrected : less what the mask alone brings (Chen et al. 2013, Ultramicroscopy 135:24)
-    resolution : Å, where `corrected` falls below 0.143; infinity where it does so from the first shell on
+    resolution : Å, where `corrected` falls below 0.143; infinity where it does so from the first shell on. Shells whose wavelength is
+        longer than the mask is wide do not count: they tell of the particle's surroundings, and the CTF leaves little of them
     """
 
     frequency: FloatArray
@@ -60,7 +61,14 @@ def compare_half_maps(first: Map, second: Map, voxel_size: float, mask: Map, rng
     beyond = frequency > 1 / start + 2 * frequency[1]  # not the shells that the mask mixes with those before
     by_mask = np.clip(randomised, 0, 1 - 1e-6)  # a correlation below 0 is chance, and must not make the maps look better
     corrected = np.where(beyond, (masked - by_mask) / (1 - by_mask), masked)
-    return HalfMapCorrelation(frequency, unmasked, masked, corrected, resolution_at(frequency, corrected, THRESHOLD))
+    resolution = resolution_at(frequency, corrected, THRESHOLD, width(mask, voxel_size))
+    return HalfMapCorrelation(frequency, unmasked, masked, corrected, resolution)
+
+
+def width(mask: Map, voxel_size: float) -> float:
+    """Å, of what a mask lets through by half or more, along the axis where this is widest."""
+    inside = np.argwhere(mask >= 0.5)
+    return voxel_size * float(max(np.ptp(inside, axis=0) + 1)) if len(inside) else np.inf
 
 
 def soft_mask(density: Map, voxel_size: float) -> Map:
