@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,14 @@ def test_dynamo_counts_from_the_corner_of_the_first_voxel(tmp_path: Path) -> Non
     np.testing.assert_allclose(row[23:26], [11, 20.5, 30.5])
     assert row[35] == 10
     assert (tmp_path / "b.doc").read_text() == "1 TS_07\n"
+
+
+@pytest.mark.parametrize("target", ["dynamo", "em"])
+def test_large_numbers_stay_apart(tmp_path: Path, target: str) -> None:
+    """Names of more digits than "%g" shows."""
+    particles = replace(make_particles(3), tomograms=["1234567", "1234568", "16777215"], classes=["1000001", "1000002", "3"])
+    write_particles(tmp_path / OUTPUT[target], particles, target, KNOWN)
+    assert_same(read_particles(tmp_path / OUTPUT[target], KNOWN), particles)
 
 
 def test_dynamo_of_a_turn_about_z(tmp_path: Path) -> None:

@@ -73,7 +73,12 @@ def number_classes(names: Sequence[str] | None, count: int, *, keeps_names: bool
 
 def class_names(numbers: NDArray[np.float64]) -> list[str] | None:
     """The numbers as names; None where all are 0."""
-    return [f"{number:g}" for number in numbers] if numbers.any() else None
+    return [name_number(number) for number in numbers] if numbers.any() else None
+
+
+def name_number(number: float) -> str:
+    """A number with all its digits, so that no two become one name."""
+    return str(int(number)) if float(number).is_integer() else repr(float(number))
 
 
 def index_path(path: Path) -> Path:
@@ -103,7 +108,7 @@ def tomogram_names(path: Path, numbers: NDArray[np.float64]) -> list[str] | None
     missing = sorted({int(number) for number in numbers} - set(names)) if names else []
     if missing:
         raise InputError(f"{path} names the tomogram {missing[0]}, which is not in {index_path(path)}: add it there")
-    return [names.get(int(number), f"{number:g}") for number in numbers]
+    return [names.get(int(number), name_number(number)) for number in numbers]
 
 
 def _read_index(path: Path) -> dict[int, str]:
