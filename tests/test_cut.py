@@ -97,6 +97,35 @@ def test_list_alone_draws_balls(folder: Path) -> None:
     assert not (folder / "other.zarr").exists()
 
 
+@pytest.mark.parametrize("with_maps", [False, True])
+def test_listed_rows_that_are_no_particles_are_left_out(with_maps: bool, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A membrane in the list changes nothing but for a warning."""
+    particles = write_list(folder / "particles.csv")
+    config = CONFIG.model_copy(update={"radius": {"small": 50.0, "large": 50.0}})
+    labels = folder / "labels" if with_maps else None
+    plain = open_store(cut([folder / "tomograms"], folder / "plain.zarr", labels=labels, particles=particles, config=config))
+    assert "not_particles" not in caplog.text
+    head, *rows = particles.read_text().splitlines()
+    particles.write_text("\n".join([head, "t0,500,440,200,membrane", *rows, "t1,500,440,200,membrane"]) + "\n")
+    store = open_store(cut([folder / "tomograms"], folder / "own.zarr", labels=labels, particles=particles, config=config))
+    assert caplog.text.count("not_particles") == 1
+    assert store.class_names == plain.class_names
+    for name in ("subtomogram", "mask", "label", "position"):
+        assert np.array_equal(store[name][:], plain[name][:])
+
+
+def test_listed_places_outside_the_tomogram_are_refused(folder: Path) -> None:
+    """Wholly outside, and only by the width of a box: at the edge a particle may be half seen."""
+    particles = write_list(folder / "particles.csv")
+    text, config = particles.read_text(), CONFIG.model_copy(update={"radius": {"small": 50.0, "large": 50.0}})
+    particles.write_text(text + "t1,5000,100,100,small\n")
+    with pytest.raises(InputError, match=r"row 7 of .*particles\.csv .* lies outside .*t1\.mrc, at voxel \(500, 10, 10\) of \(64, 56, 32\)"):
+        cut([folder / "tomograms"], folder / "own.zarr", particles=particles, config=config)
+    assert not (folder / ".own.zarr.part").exists()
+    particles.write_text(text + "t1,660,100,100,small\n")
+    cut([folder / "tomograms"], folder / "own.zarr", particles=particles, config=config)
+
+
 def test_another_voxel_size(folder: Path) -> None:
     config = CONFIG.model_copy(update={"model_voxel_size": 12.5})
     store = open_store(cut([folder / "tomograms"], folder / "own.zarr", labels=folder / "labels", config=config))

@@ -238,7 +238,7 @@ def test_numbered_images_of_stacks(tmp_path: Path) -> None:
     assert source.names == ["a_000003", "a_000001"]
     assert np.array_equal(open_it(tmp_path / "a.mrcs").read(1).data, data[1])
     with pytest.raises(InputError, match="volume 4"):
-        open_it(write_particles(tmp_path / "a.star", rlnImageName=["4@a.mrcs"])).read(0)
+        open_it(write_particles(tmp_path / "a.star", rlnImageName=["1@a.mrcs", "4@a.mrcs"]))
 
 
 @pytest.mark.parametrize(("settings", "warns"), [({}, True), ({"voxel_size": 10.0}, False)])
@@ -369,6 +369,21 @@ def test_particle_outside_its_tomogram(tmp_path: Path, caplog: pytest.LogCapture
     with caplog.at_level(logging.WARNING):
         open_it(write_coordinates(tmp_path, [-8.0], [10.0], [10.0]))
     assert "centres of 1 of 1" in caplog.text
+
+
+@pytest.mark.parametrize("x", [-4.6, -4.4, -3.6, -3.4, 3.0])
+@pytest.mark.parametrize("from_the_end", [False, True])
+def test_what_opens_can_be_read(x: float, from_the_end: bool, tmp_path: Path) -> None:
+    """A box of 8 voxels at each edge of a tomogram: it is refused at once where it has no voxel in common with it."""
+    width = make_tomogram(tmp_path).shape[2]
+    middle = width - 1 - x if from_the_end else x
+    path = write_coordinates(tmp_path, [40.0, 4 * middle], [40.0] * 2, [40.0] * 2)
+    low = int(np.floor(middle + 0.5)) - 4
+    if low + 8 <= 0 or low >= width:
+        with pytest.raises(InputError, match=r"row 2 .* lies outside"):
+            open_it(path)
+    else:
+        assert open_it(path).read(1).shape == (8, 8, 8)
 
 
 def test_one_tomogram_at_a_time(tmp_path: Path) -> None:

@@ -26,9 +26,9 @@ from triptych.errors import InputError
 from triptych.fourier import resample
 from triptych.io.convert import read_particles
 from triptych.io.manifest import installed_version, recognise_input, write_manifest
-from triptych.io.mrc import are_valid, check_values, read_mrc, read_sections
+from triptych.io.mrc import are_valid, check_values, read_header, read_mrc, read_sections, usable_voxel_size
 from triptych.io.relion import numbers
-from triptych.io.source import called, cut_box, find_tomogram, mrc_files
+from triptych.io.source import called, check_inside, cut_box, find_tomogram, mrc_files
 from triptych.io.star import read_star
 from triptych.io.store import Rows, create_store, open_store, remove_leftovers
 from triptych.io.tomogram import find_tomograms, is_zarr, open_tomogram, tomogram_name
@@ -59,7 +59,7 @@ class Annotations:
     numbers : the label map's number of each name
     maps : label map of each tomogram, by the tomogram's name
     particles : the list, if there is one
-    inside : for each particle of the list the name of its tomogram, "" where that is none of those that are cut
+    inside : for each row of the list the name of its tomogram, "" where that is none of those that are cut, or where the row is no particle
     """
 
     names: tuple[str, ...]
@@ -68,6 +68,10 @@ class Annotations:
     maps: dict[str, Path]
     particles: Particles | None = None
     inside: tuple[str, ...] = ()
+
+    def rows_in(self, name: str) -> NDArray[np.int64]:
+        """Rows of the list whose particles are in a tomogram."""
+        return np.array([row for row, tomogram in enumerate(self.inside) if tomogram == name], dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +123,9 @@ def cut(
     paths = find_tomograms(tomograms)
     known = read_annotations(paths, labels, particles, config)
     inputs = [*paths, *(Path(path) for path in (labels, particles) if path is not None)]
-    size = config.model_voxel_size or open_volume(paths[0], config).voxel_size
+    size = config.model_voxel_size or read_frame(paths[0], config)[1]
+    if particles is not None:
+        check_places(Path(particles), paths, size * config.box_size, known, config)
     settings = {"version": installed_version(), "inputs": [recognise_input(path) for path in inputs], **config.model_dump(mode="json")}
     workspace = open_workspace(Path(out), settings, partial(create_empty, len(paths), size, known, config))
     with workspace.until_finished():
@@ -180,12 +186,12 @@ def read_annotations(paths: Sequence[Path], labels: Path | str | None, particles
         raise InputError(f"a class is called '{NONE_CLASS}', which here means that there is no particle: rename it")
     others = [name for name in names.values() if name in config.not_particles]
     every = (*classes, *others)
-    inside = () if listed is None else locate_particles(listed, paths, particles)
+    inside = () if listed is None else locate_particles(listed, paths, particles, config.not_particles)
     return Annotations(every, len(classes), {number: every.index(name) for number, name in names.items()}, maps, listed, inside)
 
 
-def locate_particles(listed: Particles, paths: Sequence[Path], source: Path | str | None) -> tuple[str, ...]:
-    """For each particle of a list the name of its tomogram, "" where that is none of `paths`; InputError where all are so."""
+def locate_particles(listed: Particles, paths: Sequence[Path], source: Path | str | None, others: Sequence[str]) -> tuple[str, ...]:
+    """The attribute `inside` of Annotations, `others` being what is no particle; InputError where no row is in any of the tomograms `paths`."""
     files = [Path(tomogram_name(path)) for path in paths]
     found: dict[str, str] = {}
     for name in dict.fromkeys(listed.tomograms or ()):
@@ -198,7 +204,23 @@ def locate_particles(listed: Particles, paths: Sequence[Path], source: Path | st
         raise InputError(f"{source} names no particle in {', '.join(map(str, files[:3]))}, but in {', '.join(missing[:3])}: give those tomograms")
     if missing:
         logger.warning("%s names %d more tomograms (%s ...), whose particles are left out", source, len(missing), missing[0])
-    return tuple(found[name] for name in listed.tomograms or ())
+    no_particles = sorted(set(listed.classes or ()) & set(others))
+    if no_particles:
+        logger.warning("%s lists %s too, which not_particles says are no particles: these rows are left out", source, ", ".join(no_particles))
+    rows = zip(listed.tomograms or (), listed.classes or (), strict=True)
+    return tuple("" if kind in others else found[name] for name, kind in rows)
+
+
+def check_places(source: Path, paths: Sequence[Path], box_size_angstrom: float, known: Annotations, config: CutConfig) -> None:
+    """InputError where a listed particle is so far outside its tomogram that nothing of it can be seen."""
+    assert known.particles is not None
+    assert known.particles.positions is not None
+    for path in paths:
+        rows = known.rows_in(tomogram_name(path))
+        shape, voxel_size, origin = read_frame(path, config)
+        nearest = np.floor((known.particles.positions[rows] - origin) / voxel_size + 0.5).astype(np.int64)
+        how = "check the pixel size in which the list counts and the tomogram's voxel size (--set voxel_size=)"
+        check_inside(nearest, shape, math.ceil(box_size_angstrom / voxel_size), rows, source, path, how)
 
 
 def numbers_in(path: Path) -> set[int]:
@@ -219,6 +241,15 @@ def stated_names(folder: Path) -> dict[int, str]:
                 found = numbers(table, "rlnClassNumber", path)
                 return {round(number): str(name) for number, name in zip(found, table["triptychClass"], strict=True)}
     return {}
+
+
+def read_frame(path: Path, config: CutConfig) -> tuple[tuple[int, int, int], float, tuple[float, float, float]]:
+    """Shape, voxel size and origin of a tomogram, without its values."""
+    if is_zarr(path):
+        tomogram = open_tomogram(path, config.voxel_size)
+        return tomogram.shape, tomogram.voxel_size, tomogram.origin
+    header = read_header(path)
+    return header.shape, usable_voxel_size(header, config.voxel_size, path), header.origin
 
 
 def open_volume(path: Path, config: CutConfig) -> Volume:
@@ -259,7 +290,7 @@ def listed_particles(name: str, known: Annotations, volume: Volume) -> tuple[NDA
         return np.empty((0, 3)), np.empty(0, np.int64), np.empty((0, 3, 3))
     assert particles.positions is not None
     assert particles.classes is not None
-    rows = [row for row, tomogram in enumerate(known.inside) if tomogram == name]
+    rows = known.rows_in(name)
     label = np.array([known.names.index(particles.classes[i]) for i in rows], dtype=np.int64)
     unturned = np.broadcast_to(np.eye(3), (len(rows), 3, 3))
     places = (particles.positions[rows] - volume.origin)[:, ::-1] / volume.voxel_size

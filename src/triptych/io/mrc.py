@@ -231,7 +231,8 @@ def stated_voxel_size(header: MrcHeader) -> float | None:
     return round(size, 6)
 
 
-def _voxel_size(header: MrcHeader, given: float | None, setting: str, path: Path) -> float:
+def usable_voxel_size(header: MrcHeader, given: float | None, path: Path, setting: str = "voxel_size") -> float:
+    """Å per voxel: as given, else as the header states it; InputError, which names the setting, where neither will do."""
     if given is not None:
         return given
     size = stated_voxel_size(header)
@@ -257,8 +258,8 @@ def check_values(data: NDArray[Any], path: Path | str) -> None:
         raise InputError(f"{path} holds {count} values that are NaN, infinite or beyond {LARGEST_VALUE:g}: make the file again without them")
 
 
-def _one_volume(header: MrcHeader, number: int | None, path: Path) -> tuple[int, tuple[int, int, int]]:
-    """Index of the first section and stored shape of volume ``number`` (from 1) of a file."""
+def locate_volume(header: MrcHeader, number: int | None, path: Path) -> tuple[int, tuple[int, int, int]]:
+    """Index of the first section and stored shape of volume ``number`` (from 1) of a file; InputError where it holds no such."""
     sections, rows, columns = header.stored_shape
     if number is None and header.volumes == 1:
         return 0, header.stored_shape
@@ -295,8 +296,8 @@ def read_mrc(path: Path | str, voxel_size: float | None = None, *, number: int |
     path = Path(path)
     file, header = _start(path)
     with file:
-        size = _voxel_size(header, voxel_size, setting, path)
-        first, stored = _one_volume(header, number, path)
+        size = usable_voxel_size(header, voxel_size, path, setting)
+        first, stored = locate_volume(header, number, path)
         count = stored[0] * stored[1] * stored[2] * header.dtype.itemsize
         skip = header.offset - HEADER_BYTES + first * stored[1] * stored[2] * header.dtype.itemsize
         _skip(file, skip, header, path)
@@ -318,8 +319,8 @@ def mmap_mrc(path: Path | str, voxel_size: float | None = None, *, setting: str 
     file.close()
     if header.compression:
         raise InputError(f"{path} is compressed, but a tomogram is read in pieces: decompress it first")
-    _one_volume(header, None, path)
-    size = _voxel_size(header, voxel_size, setting, path)
+    locate_volume(header, None, path)
+    size = usable_voxel_size(header, voxel_size, path, setting)
     data = np.memmap(path, header.dtype, "r", header.offset, header.stored_shape).transpose(header.transpose)
     return Volume(cast(NDArray[np.float32], data), size, header.origin)
 

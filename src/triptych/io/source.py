@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from triptych.config import Contrast, PredictConfig
 from triptych.errors import InputError
-from triptych.io.mrc import MrcHeader, bare_stem, check_values, is_mrc_name, mmap_mrc, read_header, read_mrc, stated_voxel_size
+from triptych.io.mrc import MrcHeader, bare_stem, check_values, is_mrc_name, locate_volume, mmap_mrc, read_header, read_mrc, stated_voxel_size
 from triptych.io.relion import CENTERED, COORDINATES, RECONSTRUCTED, RelionFile, bare_tomogram_name, find_file, read_relion, search_folders
 from triptych.io.star import Block
 from triptych.io.stated import find_stated
@@ -40,6 +40,7 @@ READS_PER_MAP = 16
 """Boxes cut out of a tomogram before it is mapped anew."""
 LONGEST_NAME = 120
 VOXEL_SIZE_TOLERANCE = 0.002
+CHECK_SIZES = "check the pixel size of the coordinates (--set coordinate_pixel_size=) and the tomogram's voxel size (--set tomogram_voxel_size=)"
 _NUMBERED = re.compile(r"(\d+)@(.+)")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -275,6 +276,7 @@ def _check_images(
         if header.image_stack and counts[index] is None:
             raise InputError(f"{path} is a stack of 2-D images, but a 3-D subtomogram was expected: export 3-D subtomograms")
         _check_box(_volume_shape(header, counts[index]), path)
+        locate_volume(header, counts[index], Path(path))
         own = stated_voxel_size(header)
         if size is None and given is None and own is None:
             read_mrc(path, number=counts[index])  # says what is wrong with the header's voxel size
@@ -480,8 +482,8 @@ def _open_star_coordinates(file: RelionFile, config: PredictConfig, box_size_ang
         if centered:
             local = local + (np.array(volume.shape[::-1]) / 2 * volume.voxel_size if centers is None else centers[rows])
         exact = local / volume.voxel_size
-        _check_inside(exact, volume.shape, box, file, path, rows)
         nearest = np.floor(exact + 0.5).astype(np.int64)
+        check_inside(nearest, volume.shape, box, rows, file.path, path, CHECK_SIZES)
         indices[rows] = nearest[:, ::-1]
         offsets[rows] = (exact - nearest) * volume.voxel_size
         sizes.append(volume.voxel_size)
@@ -525,19 +527,26 @@ def _box_voxels(width: float, voxel_size: float, path: Path) -> int:
     return box
 
 
-def _check_inside(exact: NDArray[np.float64], shape: tuple[int, int, int], box: int, file: RelionFile, path: Path, rows: NDArray[np.int64]) -> None:
-    """InputError where a box lies wholly outside its tomogram; a warning where only the centre does."""
+def check_inside(
+    nearest: NDArray[np.int64], shape: tuple[int, int, int], box: int, rows: NDArray[np.int64], listed: Path, path: Path, how: str
+) -> None:
+    """InputError where a box has no voxel in common with its tomogram; a warning where only the centre lies outside.
+
+    Parameters
+    ----------
+    nearest : (n, 3), voxel x, y, z that becomes index ``box // 2`` of each axis
+    shape : (nz, ny, nx), of the tomogram `path`
+    rows : (n,), of the particles in the file `listed`, from 0
+    how : what to do about it
+    """
     size = np.array(shape[::-1])
-    outside = ((exact + box / 2 < 0) | (exact - box / 2 > size)).any(axis=1)
+    start = nearest - box // 2
+    outside = ((start + box <= 0) | (start >= size)).any(axis=1)
     if outside.any():
         first = int(np.argmax(outside))
-        place = ", ".join(f"{value:.6g}" for value in exact[first])
-        raise InputError(
-            f"row {rows[first] + 1} of {file.path} ({int(outside.sum())} of its rows in all) lies outside {path}, at voxel ({place}) "
-            f"of {tuple(size.tolist())} (x, y, z): check the pixel size of the coordinates (--set coordinate_pixel_size=) "
-            "and the tomogram's voxel size (--set tomogram_voxel_size=)"
-        )
-    beyond = int(((exact < -0.5) | (exact > size - 0.5)).any(axis=1).sum())
+        place = f"at voxel {tuple(nearest[first].tolist())} of {tuple(size.tolist())} (x, y, z)"
+        raise InputError(f"row {rows[first] + 1} of {listed} ({int(outside.sum())} of its rows in all) lies outside {path}, {place}: {how}")
+    beyond = int(((nearest < 0) | (nearest >= size)).any(axis=1).sum())
     if beyond:
         log.warning("the centres of %d of %d particles lie outside %s: check pixel size and tomogram", beyond, len(rows), path)
 
