@@ -23,7 +23,7 @@ from triptych.io.mrc import write_mrc
 from triptych.io.source import open_particles
 from triptych.io.star import read_star, write_star
 from triptych.io.store import open_store, particle_name
-from triptych.io.transfers import stored_transfers
+from triptych.io.transfers import CtfVolumes, stored_transfers
 from triptych.rotations import angles_between
 from triptych.simulate import simulate
 from triptych.transfer import CtfTransfers, sample_ctf_volume
@@ -122,6 +122,17 @@ def test_both_layouts_of_a_ctf_volume_say_the_same() -> None:
         np.testing.assert_allclose(sample_ctf_volume(data, VOXEL_SIZE, SIZE, VOXEL_SIZE), half / np.abs(half).max(), atol=1e-5)
 
 
+def test_relions_weights_are_the_ctf_with_multiplicities_behind(tmp_path: Path) -> None:
+    """As relion_tomo_subtomo writes <particle>_weights.mrc: squared CTFs, then how many tilts reach each term; the header's size is in 1/Å."""
+    half = make_transfers(4).of(3, SIZE, VOXEL_SIZE)
+    multiplicity = np.random.default_rng(0).random(half.shape, dtype=np.float32) * 40
+    write_mrc(tmp_path / "1_ctf.mrc", Volume(half, 1 / VOXEL_SIZE))
+    write_mrc(tmp_path / "1_weights.mrc", Volume(np.concatenate([half, multiplicity]), 1 / VOXEL_SIZE))
+    volumes = CtfVolumes(tmp_path / "a.star", ["1_ctf.mrc", "1_weights.mrc"], [tmp_path], np.full(2, VOXEL_SIZE))
+    for size in (SIZE, 12):
+        np.testing.assert_array_equal(*(volumes.of(row, size, VOXEL_SIZE) for row in range(2)))
+
+
 def test_a_ctf_volume_is_sampled_for_another_box() -> None:
     fine = make_transfers(2).of(1, 96, VOXEL_SIZE)
     wanted = make_transfers(2).of(1, 24, 2 * VOXEL_SIZE)
@@ -193,3 +204,11 @@ def test_ctf_volumes_that_are_gone_are_named(with_volumes: Path, tmp_path: Path)
             discover(with_volumes, tmp_path / "out", ONE_GROUP)
     finally:
         kept.rename(gone)
+
+
+def test_ctf_volumes_of_another_shape_are_refused_when_they_are_looked_for(tmp_path: Path) -> None:
+    """Before any is read, which may be hours later."""
+    write_mrc(tmp_path / "a.mrc", Volume(np.ones((SIZE, SIZE, SIZE - 3), np.float32), VOXEL_SIZE))
+    volumes = CtfVolumes(tmp_path / "a.star", ["a.mrc"] * 2, [tmp_path], np.full(2, VOXEL_SIZE))
+    with pytest.raises(InputError, match="13 x 16 x 16 voxels"):
+        _ = volumes.paths

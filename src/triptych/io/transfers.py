@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from triptych.config import AcquisitionConfig, CtfCorrection
 from triptych.errors import InputError
-from triptych.io.mrc import read_mrc
+from triptych.io.mrc import read_header, read_mrc
 from triptych.io.relion import RelionFile, find_file
 from triptych.io.store import Store
 from triptych.transfer import CtfTransfers, sample_ctf_volume
@@ -66,6 +66,8 @@ class CtfVolumes:
                 where = f"neither under {self.folders[0]} nor under a folder above it"
                 how = "copy the CTF volumes there, or leave them aside with --set ctf=false"
                 raise InputError(f"row {row} of {self.file} names the CTF volume {name}, which is {where}: {how}")
+            if not known:  # one that cannot be used shows in the first already
+                _find_side(read_header(found).shape, found)
             known[name] = found
         return [known[name] for name in self.names]
 
@@ -73,11 +75,18 @@ class CtfVolumes:
         """As `CtfTransfers.of`."""
         own = None if self.voxel_sizes is None else float(self.voxel_sizes[row])
         volume = read_mrc(self.paths[row], own)
-        d = volume.shape[0]
-        if volume.shape not in ((d, d, d), (d, d, d // 2 + 1)):
-            sides = " x ".join(map(str, volume.shape[::-1]))
-            raise InputError(f"{self.paths[row]} has {sides} voxels (x, y, z), but a CTF volume is a cube or half of one; or say --set ctf=false")
-        return sample_ctf_volume(volume.data, volume.voxel_size, box_size, voxel_size)
+        side = _find_side(volume.shape, self.paths[row])
+        return sample_ctf_volume(volume.data[:side], volume.voxel_size, box_size, voxel_size)
+
+
+def _find_side(shape: tuple[int, int, int], path: Path) -> int:
+    """Sections of a CTF volume (nz, ny, nx): a cube, or half of one; RELION's _weights.mrc have the multiplicities of the terms behind these."""
+    depth, side, width = shape
+    if (depth, width) not in ((side, side), (side, side // 2 + 1), (2 * side, side // 2 + 1)):
+        sides = " x ".join(map(str, shape[::-1]))
+        what = "a CTF volume is a cube or half of one, or RELION's half with its multiplicities"
+        raise InputError(f"{path} has {sides} voxels (x, y, z), but {what}: export it again, or say --set ctf=false")
+    return side
 
 
 Transfers = CtfTransfers | CtfVolumes
