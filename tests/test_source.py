@@ -168,7 +168,7 @@ def test_origins_in_pixels_of_relion_3(tmp_path: Path) -> None:
 def write_centered(folder: Path, **columns: Any) -> Path:
     """A RELION 5 particle in a tomogram of 400 x 300 x 200 unbinned pixels of 2.5 Å."""
     sizes = {"rlnTomoSizeX": [400], "rlnTomoSizeY": [300], "rlnTomoSizeZ": [200]}
-    write_star(folder / "tomograms.star", {"global": pd.DataFrame({"rlnTomoName": ["a"], "rlnTomoTiltSeriesPixelSize": [2.5], **sizes, **columns})})
+    write_star(folder / "tomograms.star", {"global": pd.DataFrame({"rlnTomoName": ["a"], "rlnTomoTiltSeriesPixelSize": [2.5], **(sizes | columns)})})
     place = {"rlnCenteredCoordinateXAngst": [10.0], "rlnCenteredCoordinateYAngst": [-20.0], "rlnCenteredCoordinateZAngst": [0.0]}
     return write_particles(folder / "particles.star", rlnTomoName=["a"], **place)
 
@@ -183,6 +183,17 @@ def test_relion_5_counts_from_half_the_size(tmp_path: Path) -> None:
     (tmp_path / "tomograms.star").unlink()
     with pytest.raises(InputError, match=r"tomograms\.star"):
         particles_from_relion(path)
+
+
+def test_relion_5_with_sizes_that_are_not_known(tmp_path: Path) -> None:
+    """RELION writes -999 for them: no centre is made from that. To cut boxes out, the tomogram's own header will do."""
+    path = write_centered(tmp_path, rlnTomoSizeX=[-999], rlnTomoSizeY=[-999], rlnTomoSizeZ=[-999])
+    with pytest.raises(InputError, match="states the sizes of all"):
+        particles_from_relion(path)
+    assert read_relion(path).tomogram_centers() is None
+    data = write_cube(tmp_path / "a.mrc", n=40, voxel_size=2.5)
+    source = open_particles(path, PredictConfig(), 20.0)
+    np.testing.assert_array_equal(source.read(0).data, data[16:24, 8:16, 20:28])
 
 
 @pytest.mark.parametrize(

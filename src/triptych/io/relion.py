@@ -255,12 +255,11 @@ class RelionFile:
         return {} if self.tomograms is None else read_tilts(self.tomograms, self.tomogram_blocks, self.tomograms_file or self.path)
 
     def tomogram_centers(self) -> NDArray[np.float64] | None:
-        """Å from the first voxel to the tomogram's centre (N / 2 unbinned pixels), (n, 3); None where no table states it."""
-        sizes = [self.values(f"rlnTomoSize{axis}") for axis in AXES]
-        pixel = self.values("rlnTomoTiltSeriesPixelSize")
-        if pixel is None or any(size is None for size in sizes):
+        """Å from the first voxel to the tomogram's centre (N / 2 unbinned pixels), (n, 3); None unless a table states the sizes of all."""
+        names, frames = self.tomogram_names, read_frames(self.tomograms, self.path)
+        if names is None or any(name not in frames for name in names):
             return None
-        return np.stack([size for size in sizes if size is not None], axis=1) / 2 * pixel[:, None]
+        return np.stack([frames[name].center for name in names])
 
 
 def read_tilts(tomograms: pd.DataFrame, blocks: Mapping[str, Block], file: Path) -> dict[str, pd.DataFrame]:
@@ -479,8 +478,8 @@ def _positions(file: RelionFile, pixel_size: float | None, find_frames: FrameFin
     centers = file.tomogram_centers()
     if centers is None:
         raise InputError(
-            f"{file.path} counts positions from the tomograms' centres, but no tomograms.star with rlnTomoSizeX/Y/Z is beside it: put it there, "
-            "or give convert the tomograms with --tomograms"
+            f"{file.path} counts positions from the tomograms' centres, but no tomograms.star beside it states the sizes of all (rlnTomoSizeX/Y/Z, "
+            "above 0, and rlnTomoTiltSeriesPixelSize): put it there, or give convert the tomograms with --tomograms"
         )
     return positions + centers
 
