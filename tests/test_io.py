@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import starfile
+import zarr
 from numpy.typing import NDArray
 
 from triptych.config import ReportConfig
@@ -22,6 +23,7 @@ from triptych.errors import InputError
 from triptych.io.manifest import describe_input, hash_file, output_file, output_folder, read_manifest, write_manifest
 from triptych.io.mrc import bare_stem, mmap_mrc, read_header, read_mrc, read_sections, write_mrc
 from triptych.io.star import read_star, write_star
+from triptych.io.tomogram import open_tomogram
 from triptych.volume import Volume
 
 
@@ -249,6 +251,51 @@ def test_nothing_wrong_is_written(tmp_path: Path) -> None:
 
 def test_stems() -> None:
     assert [bare_stem(name) for name in ("x/TS_1.mrc", "a.rec.gz", "b_10.00Apx.mrc", "c.star")] == ["TS_1", "a", "b_10.00Apx", "c.star"]
+
+
+# ------------------------------------------------------------------------------------------------------------- OME-Zarr
+
+
+def scale(*values: float) -> dict[str, Any]:
+    return {"type": "scale", "scale": list(values)}
+
+
+def shift(*values: float) -> dict[str, Any]:
+    return {"type": "translation", "translation": list(values)}
+
+
+@pytest.mark.parametrize(
+    ("unit", "of_level", "of_image", "size", "origin"),
+    [
+        ("nanometer", [scale(1, 1, 1), shift(3, 2, 1)], [], 10.0, (10.0, 20.0, 30.0)),
+        ("angstrom", [scale(1, 1, 1)], [scale(13.48, 13.48, 13.48)], 13.48, (0.0, 0.0, 0.0)),
+        ("nanometer", [scale(2, 2, 2), shift(1, 1, 1)], [scale(0.5, 0.5, 0.5), shift(7, 8, 9)], 10.0, (95.0, 85.0, 75.0)),
+        (None, [scale(12, 12, 12)], [], 12.0, (0.0, 0.0, 0.0)),
+        (None, [scale(1, 1, 1)], [], None, (0.0, 0.0, 0.0)),
+        ("angstrom", [scale(1, 1, 1)], [], 1.0, (0.0, 0.0, 0.0)),
+        ("angstrom", [scale(13.48, 13.480001, 13.48)], [], 13.48, (0.0, 0.0, 0.0)),
+        ("angstrom", [scale(13, 13.48, 13.48)], [], None, (0.0, 0.0, 0.0)),
+        ("angstrom", [], [], None, (0.0, 0.0, 0.0)),
+        ("second", [scale(5, 5, 5)], [], None, (0.0, 0.0, 0.0)),
+    ],
+)
+def test_frame_of_an_ome_zarr_image(
+    tmp_path: Path, unit: str | None, of_level: list[Any], of_image: list[Any], size: float | None, origin: tuple[float, float, float]
+) -> None:
+    """The transformations of the level, then those of all levels; 1 in no unit is what writers put there that know nothing."""
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    group.create_array("0", data=np.zeros((4, 4, 4), np.float32))
+    axes = [{"name": name, "type": "space", **({"unit": unit} if unit else {})} for name in "zyx"]
+    levels = [{"path": "0", "coordinateTransformations": of_level}]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": levels, "coordinateTransformations": of_image}]}
+    if size is None:
+        with pytest.raises(InputError, match="does not say its voxel size"):
+            open_tomogram(tmp_path / "a.zarr")
+        assert open_tomogram(tmp_path / "a.zarr", 7.0).voxel_size == 7
+    else:
+        tomogram = open_tomogram(tmp_path / "a.zarr")
+        assert tomogram.voxel_size == pytest.approx(size, rel=1e-6)
+        assert tomogram.origin == pytest.approx(origin)
 
 
 # ----------------------------------------------------------------------------------------------------------------- STAR

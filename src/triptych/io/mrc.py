@@ -21,7 +21,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from triptych.errors import InputError
 from triptych.io.files import reserve
@@ -219,16 +219,19 @@ def read_header(path: Path | str) -> MrcHeader:
     return header
 
 
-def stated_voxel_size(header: MrcHeader) -> float | None:
-    """Å per voxel, if the header states a believable one (finite, above 0, not exactly 1, the same along the axes)."""
-    size = float(np.mean(header.voxel_size))
-    if not np.isfinite(size) or not 0.05 < size < 10_000:
-        return None
-    if max(header.voxel_size) - min(header.voxel_size) > 1e-3 * size:
-        return None
-    if abs(size - 1) < 1e-6 and LABEL not in header.labels:
+def common_voxel_size(sizes: ArrayLike) -> float | None:
+    """Å per voxel along all axes, if sizes along them are believable (finite, neither tiny nor huge) and the same."""
+    sizes = np.asarray(sizes, np.float64)
+    size = float(np.mean(sizes))
+    if not np.isfinite(size) or not 0.05 < size < 10_000 or np.ptp(sizes) > 1e-3 * size:
         return None
     return round(size, 6)
+
+
+def stated_voxel_size(header: MrcHeader) -> float | None:
+    """Å per voxel, if the header states a believable one, the same along the axes; exactly 1 is one only where we wrote it."""
+    size = common_voxel_size(header.voxel_size)
+    return None if size == 1 and LABEL not in header.labels else size
 
 
 def usable_voxel_size(header: MrcHeader, given: float | None, path: Path, setting: str = "voxel_size") -> float:

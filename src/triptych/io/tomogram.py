@@ -11,7 +11,7 @@ import zarr
 from numpy.typing import NDArray
 
 from triptych.errors import InputError
-from triptych.io.mrc import bare_stem, is_mrc_name, mmap_mrc
+from triptych.io.mrc import bare_stem, common_voxel_size, is_mrc_name, mmap_mrc
 from triptych.io.source import mrc_files
 from triptych.io.zarr_files import CheckedArray, zarr_errors
 from triptych.volume import Volume
@@ -78,7 +78,7 @@ def open_tomogram(path: Path, voxel_size: float | None = None) -> Volume:
         image = attributes.get("ome", attributes)["multiscales"][0]
         level = str(image["datasets"][0]["path"])
         array = group[level]
-        stated, origin = _stated_voxel_size(image), _stated_origin(image)
+        stated, origin = _stated_frame(image)
     if not isinstance(array, zarr.Array) or array.ndim != 3 or 0 in array.shape or array.dtype.kind not in "fiu":
         raise InputError(f"the finest level of {path} is no array of numbers with 3 axes: an image with the axes z, y, x was expected")
     if voxel_size is None and stated is None:
@@ -87,23 +87,20 @@ def open_tomogram(path: Path, voxel_size: float | None = None) -> Volume:
     return Volume(cast(NDArray[np.float32], data), voxel_size or cast(float, stated), origin)
 
 
-def _stated_voxel_size(image: dict[str, Any]) -> float | None:
-    """Å per voxel of the finest level, None where it is not stated or differs between the axes."""
-    scale = _stated_lengths(image, "scale")
-    return scale[0] if scale and len(set(scale)) == 1 else None
-
-
-def _stated_origin(image: dict[str, Any]) -> tuple[float, float, float]:
-    """x, y, z in Å of the centre of voxel [0, 0, 0] of the finest level; zeros where it is not stated."""
-    z, y, x = _stated_lengths(image, "translation") or (0.0, 0.0, 0.0)
-    return x, y, z
-
-
-def _stated_lengths(image: dict[str, Any], kind: str) -> tuple[float, float, float] | None:
-    """What a transformation of the finest level says along z, y, x, in Å; None where it, or the unit of an axis, is not known."""
-    values = [step[kind] for step in image["datasets"][0].get("coordinateTransformations", ()) if step.get("type") == kind]
-    units = [UNITS.get(str(axis.get("unit", "angstrom")).lower()) for axis in image.get("axes", ()) if isinstance(axis, dict)] or [1.0] * 3
-    if not values or None in units or not len(values[0]) == len(units) == 3:
-        return None
-    z, y, x = (float(value) * cast(float, unit) for value, unit in zip(values[0], units, strict=True))
-    return z, y, x
+def _stated_frame(image: dict[str, Any]) -> tuple[float | None, tuple[float, float, float]]:
+    """Å per voxel of the finest level, None where not stated or not the same along the axes; x, y, z in Å of its first voxel, or zeros."""
+    axes = [axis for axis in image.get("axes", ()) if isinstance(axis, dict)]
+    units = np.array([UNITS.get(str(axis.get("unit", "angstrom")).lower(), np.nan) for axis in axes] or [1.0] * 3)
+    # Those of the level come first, then those of all levels (OME-NGFF 0.4 and 0.5, "multiscales" metadata).
+    steps = [*image["datasets"][0].get("coordinateTransformations", ()), *image.get("coordinateTransformations", ())]
+    steps = [(step["type"], step[step["type"]]) for step in steps if step.get("type") in ("scale", "translation")]
+    if np.isnan(units).any() or not all(len(values) == len(units) == 3 for _, values in steps):
+        return None, (0.0, 0.0, 0.0)
+    scale, start = np.ones(3), np.zeros(3)
+    for kind, values in steps:
+        scale, start = (scale * values, start * values) if kind == "scale" else (scale, start + values)
+    size = common_voxel_size(scale * units)
+    # A scale of 1 in no unit says no more than a header's 1 Å.
+    is_stated = any(kind == "scale" for kind, _ in steps) and (size != 1 or any("unit" in axis for axis in axes))
+    z, y, x = (start * units).tolist()
+    return size if is_stated else None, (x, y, z)
