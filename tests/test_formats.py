@@ -316,6 +316,20 @@ def test_binned_tomograms_tell_the_size_of_unbinned_ones(known: dict[str, Any], 
     np.testing.assert_allclose(again.positions, read_particles(source).positions, atol=1e-3)
 
 
+@pytest.mark.parametrize(("target", "expected"), [("relion3.1", 2.0), ("relion4", 2.0), ("dynamo", 16.0), ("em", 16.0)])
+def test_binned_tomograms_leave_relion_its_unbinned_pixels(target: str, expected: float, tmp_path: Path) -> None:
+    """Coordinates of RELION 3.1 and 4 count pixels of the tilt series; the others' count voxels of the tomograms that are given."""
+    source = write_relion_4(tmp_path)
+    for name in "ab":
+        write_mrc(tmp_path / "tomograms" / f"{name}.mrc", Volume(np.zeros((75, 62, 50), np.float32), 16.0))
+    out = tmp_path / "out" / OUTPUT[target]
+    before = convert_particles(source, out, target, Known(tomograms=tmp_path / "tomograms"))
+    after = read_particles(out, Known(input_voxel_size=expected if target == "em" else None))
+    assert after.pixel_sizes is not None
+    np.testing.assert_allclose(after.pixel_sizes, expected)
+    np.testing.assert_allclose(after.positions, before.positions, atol=1e-3)
+
+
 def test_tomograms_that_contradict_the_table_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = write_relion_4(tmp_path)
     convert_particles(source, tmp_path / "five", "relion5", Known(voxel_size=2.0, tomogram_size=(400, 500, 600)))

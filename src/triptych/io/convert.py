@@ -45,7 +45,8 @@ LIST_ENDINGS = {".star": "star", ".tbl": "dynamo", ".em": "em", ".mod": "imod", 
 """What a list of particles is by its file's ending."""
 NEARLY_THE_SAME = 0.25
 """Voxel sizes that differ by less are hardly those of a binned tomogram and of its tilt series: one of them is wrong."""
-COUNTS_PIXELS = ("relion3.1", "relion4", "warp", "dynamo", "em", "imod")
+COUNTS_UNBINNED = ("relion3.1", "relion4")
+COUNTS_PIXELS = (*COUNTS_UNBINNED, "warp", "dynamo", "em", "imod")
 
 
 @dataclass(frozen=True)
@@ -223,11 +224,13 @@ def in_unbinned_pixels(frames: Mapping[str, Frame], particles: Particles) -> dic
 
 
 def find_pixel_sizes(particles: Particles, known: Known, target: str) -> NDArray[np.float64]:
-    """Å per pixel in which to write each particle: as given, else of the given tomograms, else as in the input."""
+    """Å per pixel in which to write each particle: as given, else of the given tomograms, unbinned for RELION, else as in the input."""
     if known.voxel_size is not None:
         return np.full(len(particles), known.voxel_size)
     if known.tomograms is not None and particles.tomograms is not None:
         frames = _given_frames(particles.tomograms, known)
+        if target in COUNTS_UNBINNED:
+            frames = in_unbinned_pixels(frames, particles)
         return np.array([frames[name].voxel_size for name in particles.tomograms])
     images = _image_pixel_sizes(particles) if target == "warp" else None
     sizes = particles.pixel_sizes if images is None else images
