@@ -377,6 +377,15 @@ def test_relion_5_keeps_what_its_tomograms_say(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_particles(tmp_path / "out").positions, [[510, 355, 250]])
 
 
+@pytest.mark.parametrize("input_voxel_size", [None, 5.0])
+def test_the_size_of_a_tomogram_counts_its_own_voxels(input_voxel_size: float | None, tmp_path: Path) -> None:
+    """Those of --voxel-size, for RELION 5 counts in Å from the centre of 100 x 90 x 50 voxels of 10 Å."""
+    place = {f"rlnCenteredCoordinate{axis}Angst": [0.0] for axis in "XYZ"}
+    write_star(tmp_path / "in.star", {"particles": pd.DataFrame({"rlnTomoName": ["a"]} | place)})
+    found = read_particles(tmp_path / "in.star", Known(tomogram_size=(100, 90, 50), voxel_size=10.0, input_voxel_size=input_voxel_size))
+    np.testing.assert_allclose(found.positions, [[500, 450, 250]])
+
+
 def test_optics_groups_are_split_by_pixel_size(tmp_path: Path) -> None:
     particles = make_particles(4)
     sizes = np.array([2.0, 2.0, 3.0, 2.0])

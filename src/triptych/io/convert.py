@@ -58,7 +58,7 @@ class Known:
     input_voxel_size: float | None = None
     """Å per pixel in which the input counts."""
     tomogram_size: tuple[int, int, int] | None = None
-    """Voxels along x, y, z, of the voxel size that is given with it."""
+    """Voxels along x, y, z, of the size `voxel_size`."""
     tomograms: Path | None = None
     """A folder of MRC files, or a STAR file of tomograms."""
     tomogram: str | None = None
@@ -143,8 +143,7 @@ def _read(path: Path, known: Known) -> Particles:
 def _frame_finder(known: Known) -> FrameFinder | None:
     if known.tomograms is None and known.tomogram_size is None:
         return None
-    given = replace(known, voxel_size=known.input_voxel_size or known.voxel_size)
-    return lambda names: _given_frames(names, given)
+    return lambda names: _given_frames(names, known)
 
 
 # -------------------------------------------------------------------------------------------------- sizes of tomograms
