@@ -235,6 +235,16 @@ def peak_memory() -> dict[str, float | None]:
     return {"process_gb": round(own, 2), "largest_child_gb": round(child, 2), "gpu_gb": gpu and round(gpu, 2)}
 
 
+def timed(output: Path, make: Callable[[], object]) -> float:
+    """Seconds that making an output took, which is not made again; they are kept beside it."""
+    kept = output.with_name(f"{output.name}.seconds")
+    if not output.exists():
+        started = time.perf_counter()
+        make()
+        kept.write_text(json.dumps(round(time.perf_counter() - started, 1)))
+    return float(json.loads(kept.read_text()))
+
+
 def run_apart(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function in a process of its own, so that the memory of one cell is not that of another."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=keep_freed_memory) as pool:

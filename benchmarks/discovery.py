@@ -15,8 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +22,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from alignment import MASK_REACH
-from cells import peak_memory
+from cells import peak_memory, timed
 from numpy.typing import NDArray
 from results import write_result
 from scipy.spatial.transform import Rotation
@@ -129,16 +127,6 @@ def prepare(work: Path, particles: int, snr: float, seed: int, model: Path) -> t
     return Mixture(data, given, name, np.isin(name, list(PARTS))), seconds
 
 
-def timed(output: Path, make: Callable[[], object]) -> float:
-    """Seconds that making an output took, which is not made again; they are kept beside it."""
-    kept = output.with_name(f"{output.name}.seconds")
-    if not output.exists():
-        started = time.perf_counter()
-        make()
-        kept.write_text(json.dumps(round(time.perf_counter() - started, 1)))
-    return float(json.loads(kept.read_text()))
-
-
 # ----------------------------------------------------------------------------------------------------- found and grouped
 
 
@@ -187,7 +175,7 @@ def judge_average(mixture: Mixture, folder: Path, membership: NDArray[np.int64],
     name, own = str(names[counts.argmax()]), rows[mixture.name[rows] == names[counts.argmax()]]
     density = read_mrc(folder / "average.mrc")
     size, voxel_size = density.shape[0], density.voxel_size
-    structure = resample_to_box(structures[name].density, voxel_size, size)
+    structure = resample_to_box(structures[name].density, voxel_size, size, fill=0)
     mask = soften(structure > structures[name].contour, voxel_size, MASK_REACH, MASK_REACH)
     turned = align(read_mrc(folder / "average_filtered.mrc").data[None], structure, voxel_size, AlignConfig(), mask=mask)
     placed, _ = average(density.data[None], turned, voxel_size, config=AlignConfig(resolution=2 * voxel_size))
@@ -247,7 +235,7 @@ def draw_averages(folders: list[Path], judged: list[dict[str, Any]], structures:
     figure, axes = plt.subplots(3, len(folders), figsize=(1.6 * len(folders), 5.2), layout="constrained", squeeze=False)
     for column, folder, group in zip(axes.T, folders, judged, strict=True):
         density, recovered = read_mrc(folder / "average_filtered.mrc"), read_mrc(folder / "recovered.mrc")
-        structure = resample_to_box(structures[group["structure"]].density, density.voxel_size, density.shape[0])
+        structure = resample_to_box(structures[group["structure"]].density, density.voxel_size, density.shape[0], fill=0)
         turned = align(structure[None], density.data, density.voxel_size, AlignConfig())
         placed, _ = average(structure[None], turned, density.voxel_size, config=AlignConfig(resolution=2 * density.voxel_size))
         for axis, box in zip(column, (density.data, recovered.data, placed), strict=True):

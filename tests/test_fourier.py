@@ -8,17 +8,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 from torch_fourier_shell_correlation import fourier_shell_correlation as torch_fsc
 
 from triptych.errors import InputError
 from triptych.fourier import (
     band_pass,
     fourier_shell_correlation,
+    frequency_grid,
     low_pass,
     radial_power_spectrum,
     resample,
     resample_back,
     resample_to_box,
+    wedge_weights,
 )
 from triptych.volume import Volume, clip_box, crop_or_pad
 
@@ -177,3 +180,18 @@ def test_shell_correlation_agrees_with_torch_fourier_shell_correlation() -> None
     assert mean[1] > 0.9
     assert abs(mean[-1]) < 0.1
     np.testing.assert_allclose(mean[3:], other[3:], atol=0.05)
+
+
+def test_wedge_of_a_box_that_is_turned_against_the_tomogram() -> None:
+    shape = (16, 16, 16)
+    plain = wedge_weights(shape, -60, 40)
+    assert np.array_equal(wedge_weights(shape, -60, 40, np.eye(3)), plain)
+    # the box's x is the tomogram's y: what a wave measures is told by its axes in the tomogram
+    quarter = Rotation.from_euler("z", 90, degrees=True).as_matrix()
+    turned, wave = wedge_weights(shape, -60, 40, quarter), np.array([1, 5, 2])  # x, y, z in the box
+    assert turned[wave[2], wave[1], wave[0]] == 1  # x, z of the tomogram: -5, 2, which lies at -22 degrees
+    assert turned[5, 2, 1] == 0  # -2, 5: -68 degrees
+    assert turned[3, -3, 1] == 0  # 3, 3: 45 degrees
+    any_turn = Rotation.from_euler("ZYZ", [20, 50, 80], degrees=True).as_matrix()
+    ball = frequency_grid((32, 32, 32), 1.0) < 0.5
+    assert wedge_weights((32, 32, 32), -60, 60, any_turn)[ball].mean() == pytest.approx(120 / 180, abs=0.02)

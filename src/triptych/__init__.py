@@ -16,6 +16,7 @@ __all__ = [
     "CalibrateConfig",
     "DiscoverConfig",
     "InputError",
+    "OrientConfig",
     "PredictConfig",
     "ReportConfig",
     "SimulateConfig",
@@ -28,6 +29,7 @@ __all__ = [
     "discover",
     "load_library",
     "load_model",
+    "orient",
     "predict",
     "read_structure",
     "report",
@@ -40,6 +42,7 @@ _HOME = {
     "CalibrateConfig": "config",
     "DiscoverConfig": "config",
     "InputError": "errors",
+    "OrientConfig": "config",
     "PredictConfig": "config",
     "ReportConfig": "config",
     "SimulateConfig": "config",
@@ -51,6 +54,7 @@ _HOME = {
     "discover": "discover",
     "load_library": "structures",
     "load_model": "model",
+    "orient": "orient",
     "predict": "predict",
     "read_structure": "structures",
     "report": "report",
@@ -65,10 +69,20 @@ if TYPE_CHECKING:
 
     from triptych.add_class import add_classes
     from triptych.calibrate import calibrate
-    from triptych.config import CalibrateConfig, DiscoverConfig, PredictConfig, ReportConfig, SimulateConfig, TomogramConfig, TrainConfig
+    from triptych.config import (
+        CalibrateConfig,
+        DiscoverConfig,
+        OrientConfig,
+        PredictConfig,
+        ReportConfig,
+        SimulateConfig,
+        TomogramConfig,
+        TrainConfig,
+    )
     from triptych.discover import discover
     from triptych.errors import InputError
     from triptych.model import load_model
+    from triptych.orient import orient
     from triptych.predict import predict
     from triptych.report import report
     from triptych.simulate import simulate

@@ -66,7 +66,7 @@ class Commands(TyperGroup):
         except KeyboardInterrupt as interrupt:
             if ctx.invoked_subcommand == "train":
                 how = "give the same command with --resume to go on from the last checkpoint"
-            elif ctx.invoked_subcommand in ("simulate", "simulate-tomograms", "cut", "predict", "pick", "discover"):
+            elif ctx.invoked_subcommand in ("simulate", "simulate-tomograms", "cut", "predict", "pick", "orient", "discover"):
                 how = "what is finished is kept; give the same command again to go on"
             else:
                 how = "nothing half-made is left under the output's name; give the same command again to start over"
@@ -330,6 +330,26 @@ def pick(
 
 
 @app.command()
+def orient(
+    predictions: PredictionFolder,
+    output: NewFolder,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    part: Part = None,
+    scheduler: Scheduler = None,
+) -> None:
+    """The pose of every particle of a known structure, and an average of each class; the same command goes on after an interruption."""
+    numbers = parse_part(part)
+    settings = load_settings("orient", config, overrides)
+
+    from triptych.orient import orient as stage
+
+    with show_progress("orient", "particles", device_name(settings.align.device, scheduler), resumed=True) as on_progress:
+        path = stage(predictions, output, settings, on_progress=on_progress, part=numbers, scheduler=scheduler)
+    print_oriented(path, part)
+
+
+@app.command()
 def discover(predictions: PredictionFolder, output: NewFolder, config: ConfigFile = None, overrides: Overrides = None) -> None:
     """Groups of unknown particles, their averages and what they may be; the same command goes on after an interruption."""
     settings = load_settings("discover", config, overrides)
@@ -453,7 +473,7 @@ def info(file: Annotated[Path, typer.Argument(metavar="FILE", help="Any file or 
 @app.command("config")
 def print_config(
     stage: Annotated[
-        str, typer.Argument(metavar="STAGE", help="simulate, simulate-tomograms, cut, train, calibrate, predict, pick, discover or report.")
+        str, typer.Argument(metavar="STAGE", help="simulate, simulate-tomograms, cut, train, calibrate, predict, pick, orient, discover or report.")
     ],
 ) -> None:
     """The annotated defaults of a stage, as YAML to save and edit."""
@@ -550,6 +570,23 @@ def print_predicted(what: str, path: Path, part: str | None) -> None:
         return
     print_classes(path)
     print_path(what, path)
+
+
+def print_oriented(path: Path, part: str | None) -> None:
+    """How many particles of each class have a pose, and how well they fit."""
+    if not path.exists():
+        out.print(f"part {part} is done; others are still missing")
+        return
+    from triptych.io.star import read_star
+
+    table = make_table("class", "particles", "median score", "agrees to, Å", numbers=(1, 2, 3))
+    columns = read_star(path / "classes.star")["classes"]
+    for name, particles, score, resolution in zip(
+        *(columns[f"triptych{name}"] for name in ("Class", "Particles", "AlignmentScore", "Resolution")), strict=True
+    ):
+        table.add_row(escape(str(name)), str(particles), figure(score, 2), figure(resolution, 0))
+    out.print(table)
+    print_path("poses", path / "particles.star")
 
 
 def print_classes(predictions: Path) -> None:

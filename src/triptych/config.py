@@ -391,21 +391,38 @@ class AlignConfig(Settings):
     device: Annotated[Device, Field(description="where to compute")] = "auto"
 
 
-class DiscoverConfig(Settings):
+class PoseSettings(Settings):
+    """What stages that find poses have in common."""
+
+    tilt_range: Annotated[TiltRange | None, Field(description=f"lowest and highest tilt, degrees: what lies outside was not measured; none: as the files say, else {ASSUMED_TILT_RANGE[0]:g} to {ASSUMED_TILT_RANGE[1]:g}")] = None
+    ctf: Annotated[bool, Field(description="undo the CTF in the averages, and allow for it where subtomograms are aligned, if files say what it is: CTF volumes that the STAR file names (rlnCtfImage), or the columns of a simulated dataset")] = True
+    align: Annotated[AlignConfig, Field(description="how particles are aligned")] = AlignConfig()
+
+
+class OrientConfig(PoseSettings):
+    """`triptych orient`: predictions -> the pose of each particle of a known structure, and that structure put there."""
+
+    library: Annotated[Path | None, Field(description="structures of the classes, by name: a library that `structures make` wrote, a folder of PDB, mmCIF and map files, or one such file; none: the built-in library")] = None
+    classes: Annotated[tuple[str, ...] | None, Field(min_length=1, description="only particles that were called so; none: all classes that the library has")] = None
+    unknown: Annotated[bool, Field(description='also particles whose verdict is "unknown", as what they resemble most')] = False
+    refine: Annotated[bool, Field(description="refine the poses found through recovered densities by the subtomograms themselves")] = True
+    write_masks: Annotated[bool, Field(description="write masks/<name>.mrc: where the structure is in this pose")] = True
+    write_densities: Annotated[bool, Field(description="write densities/<name>.mrc: the structure in this pose")] = True
+    workers: Annotated[int, Field(ge=0, description="processes on this machine, which share its cores; 0: one per CPU core")] = 1
+
+
+class DiscoverConfig(PoseSettings):
     """`triptych discover`: predictions -> groups of like particles, aligned averages, what they may be."""
 
     particles: Annotated[Literal["unknown", "all"], Field(description='particles to group: those whose verdict is "unknown", or all but those of the class "none"')] = "unknown"
     classes: Annotated[tuple[str, ...] | None, Field(min_length=1, description="group the particles that were called so instead")] = None
     one_group: Annotated[bool, Field(description="take these particles as one group instead of looking for several")] = False
-    tilt_range: Annotated[TiltRange | None, Field(description=f"lowest and highest tilt, degrees: what lies outside was not measured; none: as the files say, else {ASSUMED_TILT_RANGE[0]:g} to {ASSUMED_TILT_RANGE[1]:g}")] = None
-    ctf: Annotated[bool, Field(description="undo the CTF in the averages, and allow for it where subtomograms are aligned, if files say what it is: CTF volumes that the STAR file names (rlnCtfImage), or the columns of a simulated dataset")] = True
     voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of the averages; none: as the first particle")] = None
     library: Annotated[Path | None, Field(description="what averages are compared with: a library that `structures make` wrote, a folder of PDB, mmCIF and map files, or one such file; none: the built-in library")] = None
     matches: Annotated[int, Field(gt=0, description="best matches that are listed for each group")] = 5
     group: Annotated[GroupConfig, Field(description="how particles are grouped")] = GroupConfig()
     align_by: Annotated[Literal["recovered", "subtomograms"], Field(description="what particles are aligned through: recovered densities, without noise and wedge; or the subtomograms themselves, where the model recovers too little")] = "recovered"
     refine: Annotated[bool, Field(description="refine the poses found through recovered densities by the subtomograms themselves, against the recovered average of their half")] = True
-    align: Annotated[AlignConfig, Field(description="how particles are aligned")] = AlignConfig()
     layout: Annotated[Literal["tsne", "pca"], Field(description="how the map of the embedding is drawn: t-SNE keeps neighbours together, PCA distances")] = "tsne"
     panels: Annotated[int, Field(ge=0, description="particles whose panels the page shows, drawn at random where there are more")] = 1000
     seed: Annotated[int, Field(ge=0, description="of half sets, starts of the alignment, resampling of the groups, and the map")] = 0
@@ -426,6 +443,7 @@ STAGES: dict[str, type[Settings]] = {
     "calibrate": CalibrateConfig,
     "predict": PredictConfig,
     "pick": PickConfig,
+    "orient": OrientConfig,
     "discover": DiscoverConfig,
     "report": ReportConfig,
 }

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,29 +20,26 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from triptych.align import Alignment, align, average, consensus, split_halves
-from triptych.config import ASSUMED_TILT_RANGE, NONE_CLASS, UNKNOWN, DiscoverConfig
+from triptych.align import Alignment, align, average, consensus, merge_averages, split_halves
+from triptych.boxes import Boxes, Grid, even, open_boxes
+from triptych.config import NONE_CLASS, UNKNOWN, DiscoverConfig
 from triptych.device import choose_device, name_device
 from triptych.discovery_page import write_page
 from triptych.errors import InputError
-from triptych.fourier import low_pass, resample_to_box, wedge_weights
+from triptych.fourier import low_pass
 from triptych.grouping import Groups, group
 from triptych.half_maps import COARSEST, HalfMapCorrelation, compare_half_maps, soft_mask
 from triptych.identify import Match, identify, load_references
-from triptych.io.files import new_array
-from triptych.io.manifest import describe_input, installed_version, manifest_entry, write_json, write_manifest
+from triptych.io.manifest import describe_input, installed_version, write_json, write_manifest
 from triptych.io.mrc import read_mrc, write_mrc
-from triptych.io.particle_star import add_poses
-from triptych.io.predictions import Predicted, find_model, open_input, read_predictions
-from triptych.io.source import ParticleSource
+from triptych.io.predictions import Predicted, find_model, read_predictions
 from triptych.io.star import write_star
-from triptych.io.transfers import CTF_VOLUME, CtfVolumes, Transfers
 from triptych.io.workspace import Workspace, open_workspace
 from triptych.model import load_model
 from triptych.shape import describe_shapes
 from triptych.structures import Structure, hash_structures
 from triptych.symmetry import Symmetry, find_symmetry
-from triptych.volume import Volume, standardise
+from triptych.volume import Volume
 
 log = logging.getLogger(__name__)
 
@@ -53,21 +49,8 @@ STEPS = 3
 AGREEING = 0.8
 """Share of the time of a half that its consensus takes, about; refinement takes the rest."""
 GROUPS = "groups"
-ASSUMED = "assumed, since no file states them"
 FINER, LEAST_BOX = 4, 16
 """Averages are at most so many times finer than the particles, and have so many voxels along each side at least."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A cube of voxels."""
-
-    voxel_size: float
-    box_size: int
-
-    def bring(self, volume: Volume) -> NDArray[np.float32]:
-        """A volume on this grid, centre on centre."""
-        return resample_to_box(volume, self.voxel_size, self.box_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,11 +95,10 @@ def discover(
     """
     config = config or DiscoverConfig()
     given = read_predictions(Path(predictions))
-    source = open_source(given)
-    transfers = find_transfers(source, config)
+    boxes = open_boxes(given, config)
     library = load_references(config.library, float(given.manifest["model"]["voxel_size"]))
     rows = choose_particles(given, config)
-    grids = choose_grids(given, source.read(0), config)
+    grids = choose_grids(boxes, config)
     groups = find_groups(given, rows, config)
     settings = {
         "version": installed_version(),
@@ -127,7 +109,7 @@ def discover(
     }
     workspace = open_workspace(Path(out), settings, make_folders)
     progress = Progress(on_progress)
-    explorer = Explorer(workspace, given, source, transfers, grids, rows, groups, library, config, progress)
+    explorer = Explorer(workspace, boxes, grids, rows, groups, library, config, progress)
     with workspace.until_finished():
         workspace.fill(range(STEPS * len(explorer.members)), explorer.do, explorer.count, 1, None, progress)
         workspace.finish(explorer.finish)
@@ -139,19 +121,6 @@ def make_folders(folder: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- input
-
-
-def open_source(given: Predicted) -> ParticleSource:
-    """The particles that the predictions were made from; InputError where they, or their densities, are gone."""
-    if given.densities is None:
-        raise InputError(f"{given.folder} holds no recovered densities, which particles are aligned by: predict with write_densities=true")
-    source, trouble = open_input(given)
-    if source is None:
-        raise InputError(f"the particles that {given.folder} was predicted from cannot be read again ({trouble}), but they are what is averaged")
-    if source.names != given.names:
-        path = manifest_entry(given.manifest, "particles", "path")
-        raise InputError(f"{path} holds other particles than {given.folder} tells of, or in another order: predict again")
-    return source
 
 
 def choose_particles(given: Predicted, config: DiscoverConfig) -> IntArray:
@@ -212,46 +181,16 @@ def none_probability(given: Predicted, rows: IntArray) -> NDArray[np.float32] | 
     return np.asarray(given.probabilities[rows, given.class_names.index(NONE_CLASS)], dtype=np.float32)
 
 
-def find_transfers(source: ParticleSource, config: DiscoverConfig) -> Transfers | None:
-    """What is known of the CTF, unless it is to be left aside; InputError where files that hold it are gone."""
-    if not config.ctf:
-        return None
-    if isinstance(source.transfers, CtfVolumes):
-        source.transfers.paths  # noqa: B018  looks for them
-    return source.transfers
-
-
-def find_tilt_ranges(source: ParticleSource, transfers: Transfers | None, config: DiscoverConfig) -> tuple[NDArray[np.float64], str]:
-    """Lowest and highest tilt of each particle, (n, 2), and where they come from."""
-    if config.tilt_range is not None:
-        return np.tile(config.tilt_range, (len(source), 1)), "as set"
-    if transfers is not None and transfers.holds_wedge:
-        return np.tile((-90.0, 90.0), (len(source), 1)), f"as in {transfers.origin}"
-    if source.tilt_ranges is not None:
-        return source.tilt_ranges, "as the particles' files state"
-    return np.tile(ASSUMED_TILT_RANGE, (len(source), 1)), ASSUMED
-
-
-def choose_grids(given: Predicted, first: Volume, config: DiscoverConfig) -> tuple[Grid, Grid]:
-    """Where densities are aligned and where subtomograms are averaged.
-
-    Recovered densities hold no more than the model's voxels do, so they are aligned on these, unless the input is coarser still.
-    """
-    model = given.manifest["model"]
+def choose_grids(boxes: Boxes, config: DiscoverConfig) -> tuple[Grid, Grid]:
+    """Where densities are aligned and where subtomograms are averaged."""
+    first = boxes.source.read(0)
     voxel_size = config.voxel_size or first.voxel_size
     width = first.shape[0] * first.voxel_size
-    coarse = max(float(model["voxel_size"]), first.voxel_size)
     finest, coarsest = first.voxel_size / FINER, width / LEAST_BOX
     if not finest <= voxel_size <= coarsest:
         what = f"voxel_size is {voxel_size:g}, but particles of {first.voxel_size:g} Å per voxel, {width:g} Å wide,"
         raise InputError(f"{what} can be averaged at {finest:g} to {coarsest:g}: choose one of these")
-    seen = min(width, float(model["box_size"]) * float(model["voxel_size"]))
-    return Grid(coarse, even(seen / coarse)), Grid(voxel_size, even(width / voxel_size))
-
-
-def even(number: float) -> int:
-    """The largest even number that is no larger, but for rounding errors."""
-    return 2 * int(number / 2 + 1e-6)
+    return boxes.alignment_grid(first), Grid(voxel_size, even(width / voxel_size))
 
 
 # ------------------------------------------------------------------------------------------------------------- groups
@@ -281,9 +220,7 @@ class Explorer:
     def __init__(
         self,
         workspace: Workspace,
-        given: Predicted,
-        source: ParticleSource,
-        transfers: Transfers | None,
+        boxes: Boxes,
         grids: tuple[Grid, Grid],
         rows: IntArray,
         groups: Groups,
@@ -291,23 +228,11 @@ class Explorer:
         config: DiscoverConfig,
         progress: Progress,
     ) -> None:
-        self.workspace, self.given, self.source, self.library, self.config, self.progress = workspace, given, source, library, config, progress
+        self.workspace, self.boxes, self.library, self.config, self.progress = workspace, boxes, library, config, progress
         self.coarse, self.fine = grids
         self.rows, self.groups = rows, groups
         self.members = [rows[groups.members(number)] for number in range(groups.count)]
         self.halves = [split_halves(len(members), self.rng(number)) for number, members in enumerate(self.members)]
-        self.transfers = transfers
-        self.tilt_ranges, self.tilts_from = find_tilt_ranges(source, transfers, config)
-        if self.tilts_from == ASSUMED:
-            low, high = ASSUMED_TILT_RANGE
-            log.warning("no file states the tilt range: tilts from %g to %g degrees are assumed (--set tilt_range= says otherwise)", low, high)
-
-    @property
-    def ctf_from(self) -> str:
-        """What was done about the CTF, in words."""
-        if self.transfers is None:
-            return "left as it is" if self.config.ctf else "left as it is, as set"
-        return f"undone, by {self.transfers.origin}"
 
     def rng(self, *numbers: int) -> np.random.Generator:
         """A random stream of its own for each step, so that a resumed run repeats it."""
@@ -332,14 +257,14 @@ class Explorer:
         by_density = self.config.align_by == "recovered"
         agreeing, refining = (self.progress.part_of(len(rows), *shares) for shares in ((0, AGREEING), (AGREEING, 1)))
         with self.workspace.desk() as desk:
-            volumes = stack(desk / "volumes.npy", rows, grid, self.read_density if by_density else self.read_subtomogram)
-            wedges = None if by_density else self.wedges(desk, rows, grid)
+            volumes = self.boxes.densities(desk, rows, grid) if by_density else self.boxes.subtomograms(desk, rows, grid)
+            wedges = None if by_density else self.boxes.wedges(desk, rows, grid)
             reference, poses = consensus(
                 volumes, grid.voxel_size, self.rng(number, half), self.config.align, wedges=wedges, on_progress=agreeing
             )  # fmt: skip
             if by_density and self.config.refine:
-                subtomograms = stack(desk / "subtomograms.npy", rows, grid, self.read_subtomogram)
-                own = self.wedges(desk, rows, grid)
+                subtomograms = self.boxes.subtomograms(desk, rows, grid)
+                own = self.boxes.wedges(desk, rows, grid)
                 poses = align(subtomograms, reference, grid.voxel_size, self.config.align, wedges=own, start=poses, on_progress=refining)
                 reference, _ = average(volumes, poses, grid.voxel_size, config=self.config.align)
             np.savez(desk / "half.npz", reference=reference, **poses._asdict())
@@ -357,9 +282,10 @@ class Explorer:
             folder.mkdir()
             write_maps(folder, found)
             final = self.workspace.out / GROUPS / str(number + 1)
-            write_star(folder / "particles.star", self.source.blocks_with(self.group_table(number, poses, final)))
-            np.save(folder / "embedding.npy", self.given.embedding[self.members[number]])
-            np.save(folder / "shape.npy", read_shapes(self.given, self.members[number]))
+            table = self.boxes.posed_table(final, self.members[number], poses).assign(triptychGroup=number + 1)
+            write_star(folder / "particles.star", self.boxes.source.blocks_with(table))
+            np.save(folder / "embedding.npy", self.boxes.given.embedding[self.members[number]])
+            np.save(folder / "shape.npy", read_shapes(self.boxes.given, self.members[number]))
             write_json(folder / "group.json", self.describe(number, found, matches, symmetries))
             target = self.workspace.result / GROUPS / str(number + 1)
             if not target.exists():  # of a run that was killed before it could mark it
@@ -384,9 +310,7 @@ class Explorer:
         """The averages of the subtomograms of both halves, and what they agree on."""
         grid = self.fine
         halves = [self.average_rows(self.members[number][half], take_poses(poses, half)) for half in self.halves[number]]
-        weight = np.maximum(halves[0][1] + halves[1][1], 1e-6)
-        sums = sum(np.fft.rfftn(density) * own for density, own in halves)
-        density = np.asarray(np.fft.irfftn(sums / weight, s=(grid.box_size,) * 3, axes=(0, 1, 2)), dtype=np.float32)
+        density = merge_averages(halves)
         recovered = grid.bring(Volume(reference, self.coarse.voxel_size))
         mask = soft_mask(recovered, grid.voxel_size)
         correlation = compare_half_maps(halves[0][0], halves[1][0], grid.voxel_size, mask, self.rng(number, STEPS))
@@ -398,42 +322,12 @@ class Explorer:
     def average_rows(self, rows: IntArray, poses: Alignment) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Average of the subtomograms of some particles, each Fourier term over those that measured it, and how many these are."""
         with self.workspace.desk() as desk:
-            volumes = stack(desk / "subtomograms.npy", rows, self.fine, self.read_subtomogram)
-            return average(volumes, poses, self.fine.voxel_size, self.wedges(desk, rows, self.fine), self.config.align)
-
-    def wedges(self, desk: Path, rows: IntArray, grid: Grid) -> NDArray[np.float32]:
-        """By what the Fourier terms of each of some particles came out multiplied: one array for all of them where there is no difference."""
-        ranges, kind = np.unique(self.tilt_ranges[rows], axis=0, return_inverse=True)
-        wedges = [wedge_weights((grid.box_size,) * 3, low, high) for low, high in ranges]
-        if self.transfers is None and len(wedges) == 1:
-            return wedges[0][None]
-        own = new_array(desk / "wedges.npy", np.float32, (len(rows), *wedges[0].shape))
-        for place, (row, number) in enumerate(zip(rows, kind.ravel(), strict=True)):
-            own[place] = wedges[number] if self.transfers is None else wedges[number] * self.transfers.of(int(row), grid.box_size, grid.voxel_size)
-        return own
-
-    def read_density(self, row: int) -> Volume:
-        assert self.given.densities is not None  # open_source made sure
-        return read_mrc(self.given.densities[row])
-
-    def read_subtomogram(self, row: int) -> Volume:
-        """Protein bright, mean 0 and standard deviation 1."""
-        volume = self.source.read(row)
-        return volume.with_data(standardise(np.float32(self.given.sign) * volume.data))
-
-    def group_table(self, number: int, poses: Alignment, folder: Path) -> pd.DataFrame:
-        """Rows of the particles of a group, with their poses, for a STAR file in a folder."""
-        rows = self.members[number]
-        table = refer_from(folder, self.given, self.source).iloc[rows].assign(triptychGroup=number + 1, triptychAlignmentScore=poses.scores)
-        offsets, origins = (None if values is None else values[rows] for values in (self.source.offsets, self.source.origins))
-        return add_poses(
-            table, poses.rotations, poses.shifts, lies_as_tomogram=self.source.lies_as_tomogram, offsets=offsets, origins=origins
-        )  # fmt: skip
+            volumes, wedges = self.boxes.subtomograms(desk, rows, self.fine), self.boxes.wedges(desk, rows, self.fine)
+            return average(volumes, poses, self.fine.voxel_size, wedges, self.config.align)
 
     def describe(self, number: int, found: Average, matches: list[Match], symmetries: list[Symmetry]) -> dict[str, Any]:
         """What group.json says."""
-        rows, ranges = self.members[number], np.unique(self.tilt_ranges[self.members[number]], axis=0)
-        given = self.given
+        rows, given = self.members[number], self.boxes.given
         return {
             "group": number + 1,
             "particles": len(rows),
@@ -445,9 +339,9 @@ class Explorer:
             "resolution": found.correlation.resolution,
             "shell_correlation": found.correlation._asdict(),
             "half_particles": [len(half) for half in self.halves[number]],
-            "tilt_ranges": ranges,
-            "tilt_ranges_are": self.tilts_from,
-            "ctf_is": self.ctf_from,
+            "tilt_ranges": np.unique(self.boxes.tilt_ranges[rows], axis=0),
+            "tilt_ranges_are": self.boxes.tilts_from,
+            "ctf_is": self.boxes.ctf_from,
             "voxel_size": self.fine.voxel_size,
             "symmetries": [
                 {"name": item.name, "axis": item.axis, "correlation": item.correlation, "background": item.background} for item in symmetries
@@ -461,36 +355,29 @@ class Explorer:
     def finish(self, folder: Path) -> None:
         """The tables of all groups, the page and the manifest."""
         described = [json.loads((self.workspace.result / GROUPS / str(i + 1) / "group.json").read_text()) for i in range(len(self.members))]
-        membership = np.zeros(len(self.given), dtype=np.int64)
+        given, source = self.boxes.given, self.boxes.source
+        membership = np.zeros(len(given), dtype=np.int64)
         membership[self.rows] = self.groups.labels + 1
-        table = refer_from(self.workspace.out, self.given, self.source).assign(triptychGroup=membership)
-        write_star(folder / "particles.star", self.source.blocks_with(table))
+        table = self.boxes.refer_from(self.workspace.out).assign(triptychGroup=membership)
+        write_star(folder / "particles.star", source.blocks_with(table))
         write_star(folder / "groups.star", {"groups": groups_table(described)})
         device = name_device(choose_device(self.config.align.device))
         about = {
-            "model": {"path": str(find_model(self.given) or ""), **{key: self.given.manifest["model"].get(key) for key in ("name", "sha256")}},
+            "model": {"path": str(find_model(given) or ""), **{key: given.manifest["model"].get(key) for key in ("name", "sha256")}},
             "particles": {
-                "in_all": len(self.given),
+                "in_all": len(given),
                 "grouped": int((membership > 0).sum()),
                 "chosen": len(self.rows),
                 "choice": describe_choice(self.config),
             },
             "groups": len(described),
-            "tilt_ranges_are": self.tilts_from,
-            "ctf_is": self.ctf_from,
+            "tilt_ranges_are": self.boxes.tilts_from,
+            "ctf_is": self.boxes.ctf_from,
             "device": device,
         }
-        write_page(folder / "report.html", self.workspace.result / GROUPS, self.given, self.source, membership, described, about, self.config)
-        inputs = [self.given.folder / name for name in ("particles.star", "embedding.npy", "manifest.json")]
-        write_manifest(folder, "discover", self.config, inputs, self.config.seed, about, {"predictions": self.given.folder})
-
-
-def stack(path: Path, rows: IntArray, grid: Grid, read: Callable[[int], Volume]) -> NDArray[np.float32]:
-    """Volumes of some particles on a grid, in a file that is mapped into memory: a group may be larger than that."""
-    volumes = new_array(path, np.float32, (len(rows), *(grid.box_size,) * 3))
-    for place, row in enumerate(rows):
-        volumes[place] = grid.bring(read(int(row)))
-    return volumes
+        write_page(folder / "report.html", self.workspace.result / GROUPS, given, source, membership, described, about, self.config)
+        inputs = [given.folder / name for name in ("particles.star", "embedding.npy", "manifest.json")]
+        write_manifest(folder, "discover", self.config, inputs, self.config.seed, about, {"predictions": given.folder})
 
 
 def join_poses(a: Alignment, b: Alignment) -> Alignment:
@@ -512,18 +399,6 @@ def write_maps(folder: Path, found: Average) -> None:
     }
     for name, volume in maps.items():
         write_mrc(folder / f"{name}.mrc", volume)
-
-
-def refer_from(folder: Path, given: Predicted, source: ParticleSource) -> pd.DataFrame:
-    """The table of the predictions for a STAR file in another folder, from which images, masks and densities are found."""
-    table = given.table
-    there = [name for name in ("rlnImageName", CTF_VOLUME) if name in table and name in source.table]
-    if there:
-        named = source.table_for(folder)
-        table = table.assign(**{name: named[name].to_numpy() for name in there})
-    way = os.path.relpath(given.folder.absolute(), folder)
-    moved = {name: [f"{way}/{path}" for path in table[name]] for name in ("triptychMask", "triptychDensity") if name in table}
-    return table.assign(**moved)
 
 
 def groups_table(described: list[dict[str, Any]]) -> pd.DataFrame:

@@ -94,7 +94,7 @@ def _resample_into(data: NDArray[np.float32], ratio: float, shape: tuple[int, in
     return crop_or_pad(_resample_array(data, ratio, (nz, ny, nx)), shape, fill)
 
 
-def resample_to_box(volume: Volume, voxel_size: float, box_size: int) -> NDArray[np.float32]:
+def resample_to_box(volume: Volume, voxel_size: float, box_size: int, fill: float | None = None) -> NDArray[np.float32]:
     """Resample a volume and crop or pad it to a cube, centre on centre (index ``n // 2``).
 
     Parameters
@@ -102,17 +102,18 @@ def resample_to_box(volume: Volume, voxel_size: float, box_size: int) -> NDArray
     volume : Volume, shape (nz, ny, nx)
     voxel_size : new size in Å
     box_size : voxels along each side of the cube
+    fill : value of the voxels around the volume; default: its mean
 
     Returns
     -------
-    float32 array (box_size, box_size, box_size). New voxels get the mean of the volume.
+    float32 array (box_size, box_size, box_size)
     """
-    return resample_to_shape(volume, voxel_size, (box_size, box_size, box_size))
+    return resample_to_shape(volume, voxel_size, (box_size, box_size, box_size), fill)
 
 
-def resample_to_shape(volume: Volume, voxel_size: float, shape: tuple[int, int, int]) -> NDArray[np.float32]:
+def resample_to_shape(volume: Volume, voxel_size: float, shape: tuple[int, int, int], fill: float | None = None) -> NDArray[np.float32]:
     """As `resample_to_box`, for a box with sides of their own."""
-    fill = float(np.mean(volume.data, dtype=np.float64))
+    fill = float(np.mean(volume.data, dtype=np.float64)) if fill is None else fill
     return _resample_into(volume.data, _ratio(voxel_size, volume.voxel_size), shape, fill)
 
 
@@ -143,13 +144,14 @@ def frequency_grid(shape: tuple[int, ...], voxel_size: float) -> NDArray[np.floa
     return np.asarray(np.sqrt(kz**2 + ky**2 + kx**2), dtype=np.float32)
 
 
-def wedge_weights(shape: tuple[int, int, int], tilt_min: float, tilt_max: float) -> NDArray[np.float32]:
+def wedge_weights(shape: tuple[int, int, int], tilt_min: float, tilt_max: float, frame: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
     """1 where `rfftn` of a box has terms that the tilt range about y measures, 0 in the missing wedge.
 
     Parameters
     ----------
     shape : (nz, ny, nx) of the box, of cubic voxels
     tilt_min, tilt_max : degrees; the tilt theta measures the plane that holds ky and the direction (cos theta, sin theta) of kx and kz
+    frame : (3, 3), matrix box -> tomogram on (x, y, z), where the box's axes are not those of the tomogram
 
     Returns
     -------
@@ -157,10 +159,14 @@ def wedge_weights(shape: tuple[int, int, int], tilt_min: float, tilt_max: float)
     """
     if not -90 <= tilt_min < tilt_max <= 90:
         raise InputError(f"the tilt range is {tilt_min} to {tilt_max} degrees, but it must ascend and lie within -90 to 90")
-    kz, kx = np.fft.fftfreq(shape[0])[:, None, None], np.fft.rfftfreq(shape[2])
+    kz, ky, kx = np.fft.fftfreq(shape[0])[:, None, None], np.fft.fftfreq(shape[1])[:, None], np.fft.rfftfreq(shape[2])
+    whole = (shape[0], shape[1], len(kx))
+    if frame is not None:
+        kx, kz = (row[0] * kx + row[1] * ky + row[2] * kz for row in (frame[0], frame[2]))
+        kz, kx = np.where(kx < 0, -kz, kz), np.abs(kx)  # a term and its complex conjugate are measured together
     angle = np.degrees(np.arctan2(kz, kx))
     measured = ((angle >= tilt_min) & (angle <= tilt_max)).astype(np.float32)
-    return np.ascontiguousarray(np.broadcast_to(measured, (shape[0], shape[1], len(kx))))
+    return np.ascontiguousarray(np.broadcast_to(measured, whole))
 
 
 def _filter(data: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:

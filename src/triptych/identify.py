@@ -85,7 +85,7 @@ def identify(
     matches: list[Match] = []
     for first in range(0, len(library), STRUCTURES_AT_ONCE):
         part = library[first : first + STRUCTURES_AT_ONCE]
-        boxes = [match_amplitudes(resample_to_box(item.density, voxel_size, density.shape[0]), density) for item in part]
+        boxes = [match_amplitudes(resample_to_box(item.density, voxel_size, density.shape[0], fill=0), density) for item in part]
         images = np.stack([*boxes, *(mirror(box) for box in boxes)])
         found = align(images, density, voxel_size, config, mask=inside)
         for row, structure in enumerate(part):

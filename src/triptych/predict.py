@@ -200,7 +200,7 @@ def write_block(workspace: Workspace, predictor: Predictor, contrast: Contrast, 
             result = predictor.model.predict_batch(volumes, contrast, config.half_turns)
             write_maps(desk, [names[row] for row in batch], volumes, result, config)
             results.append(result)
-        move_maps(desk, workspace.result)
+        workspace.take_in(desk)
         found: dict[str, Any] = {"embedding": np.concatenate([result.embedding for result in results]), "empty": np.array(empty, dtype=np.int64)}
         if results[0].probabilities is not None:
             found["probabilities"] = np.concatenate([result.probabilities for result in results])
@@ -256,14 +256,6 @@ def write_maps(folder: Path, names: list[str], volumes: list[Volume], result: Pr
             write_mrc(make_path(folder, "masks", name), volume.with_data(mask))  # type: ignore[arg-type]
         if config.write_densities and result.densities is not None:
             write_mrc(make_path(folder, "densities", name), volume.with_data(result.densities[i]))
-
-
-def move_maps(desk: Path, result: Path) -> None:
-    """Put the maps on a desk into the folders of the result."""
-    for folder in [path for path in desk.iterdir() if path.is_dir()]:
-        (result / folder.name).mkdir(exist_ok=True)
-        for file in folder.iterdir():
-            file.replace(result / folder.name / file.name)
 
 
 def make_path(folder: Path, kind: str, name: str) -> Path:

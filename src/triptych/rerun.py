@@ -19,6 +19,7 @@ from triptych.errors import InputError
 from triptych.io.compare import Comparison, compare_folders
 from triptych.io.manifest import describe_input, hash_file, installed_version, manifest_entry, read_manifest
 from triptych.model import BUILT_IN_MODEL, WEIGHTS
+from triptych.orient import orient
 from triptych.pick import pick
 from triptych.predict import predict
 from triptych.report import report
@@ -35,6 +36,7 @@ RUN: dict[str, Callable[..., Path]] = {
     "calibrate": calibrate,
     "predict": predict,
     "pick": pick,
+    "orient": orient,
     "discover": discover,
     "report": report,
 }

@@ -51,7 +51,8 @@ UNDERSTOOD = {
 _SCORE = "rlnAutopickFigureOfMerit"
 
 
-def _subtomogram_matrices(table: pd.DataFrame) -> NDArray[np.float64]:
+def subtomogram_matrices(table: pd.DataFrame) -> NDArray[np.float64]:
+    """Matrices (n, 3, 3) of rlnTomoSubtomogramRot/Tilt/Psi, the axes of RELION's 3-D images -> those of the tomogram; 1 without these columns."""
     if not set(SUBTOMOGRAM_ANGLES) <= set(table):
         return np.broadcast_to(np.eye(3), (len(table), 3, 3))
     return rotations_from_angles(table[list(SUBTOMOGRAM_ANGLES)].to_numpy(dtype=np.float64))
@@ -71,7 +72,7 @@ def _start_table(particles: Particles, knows_subtomograms: bool = True) -> pd.Da
             if label in table:
                 table[label] = 0.0
     if particles.rotations is not None:
-        missing = _subtomogram_matrices(table).swapaxes(1, 2) @ particles.rotations
+        missing = subtomogram_matrices(table).swapaxes(1, 2) @ particles.rotations
         table[list(ANGLES)] = angles_from_rotations(missing)
     if particles.classes is not None and not set(CLASSES) & set(table):
         table["rlnClassNumber"] = number_classes(particles.classes, len(particles), keeps_names=True)
@@ -102,7 +103,7 @@ def add_poses(
     offsets : (n, 3), x, y, z in Å from the centre of the box to the position that the table states; default: 0
     origins : (n, 3), rlnOriginX/Y/ZAngst that this position has applied; default: 0
     """
-    frames = _subtomogram_matrices(table) if lies_as_tomogram else np.broadcast_to(np.eye(3), (len(table), 3, 3))
+    frames = subtomogram_matrices(table) if lies_as_tomogram else np.broadcast_to(np.eye(3), (len(table), 3, 3))
     to_frames = frames.swapaxes(1, 2)
     # position = coordinate - A_subtomogram . origin, so what is to be added to a position is taken from the origin.
     moved = (0 if offsets is None else offsets) - shifts

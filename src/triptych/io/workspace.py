@@ -67,6 +67,13 @@ class Workspace:
         finally:
             shutil.rmtree(desk, ignore_errors=True)
 
+    def take_in(self, desk: Path) -> None:
+        """Put the files in the folders of a desk into the folders of the same names in the result."""
+        for folder in [path for path in desk.iterdir() if path.is_dir()]:
+            (self.result / folder.name).mkdir(exist_ok=True)
+            for file in folder.iterdir():
+                file.replace(self.result / folder.name / file.name)
+
     def mark(self, item: int, note: Path | None = None) -> None:
         """Say that all of an item is in the result; a note, a file on a desk, becomes what is kept of it."""
         if note is None:

@@ -1,0 +1,311 @@
+"""Stage `orient`: predictions -> the pose of each particle of a known structure, that structure put there, and an average of each class.
+
+The structure is aligned to the recovered density, which has neither noise nor a missing wedge, and the pose refined by the subtomogram itself.
+A block of particles of one class is what is finished at once: a killed run goes on there, and blocks may be spread over processes and machines.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property, lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from triptych.align import Alignment, align, average, merge_averages
+from triptych.boxes import ASSUMED, Boxes, Grid, IntArray, open_boxes
+from triptych.config import NONE_CLASS, UNKNOWN, OrientConfig
+from triptych.device import choose_device, name_device, share_cores
+from triptych.errors import InputError
+from triptych.fourier import fourier_shell_correlation, resolution_at
+from triptych.half_maps import soft_mask
+from triptych.identify import load_references
+from triptych.io.manifest import hash_file, installed_version, is_made, write_manifest
+from triptych.io.mrc import write_mrc
+from triptych.io.predictions import EMBEDDING_ROW, read_predictions
+from triptych.io.star import write_star
+from triptych.io.workspace import Workspace, choose_items, open_workspace
+from triptych.pages import draw_panel, render_page
+from triptych.parallel import said_already
+from triptych.physics import pose
+from triptych.specimen import OVERSAMPLING, make_template
+from triptych.structures import Structure, hash_structures
+from triptych.volume import Volume, crop_or_pad
+
+log = logging.getLogger(__name__)
+
+STAGE = "orient"
+BLOCK = 64
+"""Particles that are finished at once."""
+AGREEING = 0.5
+"""Shell correlation of average and structure down to which they are said to agree."""
+
+
+class ClassAverage(NamedTuple):
+    """The particles of a class, averaged in their poses, beside its structure.
+
+    Attributes
+    ----------
+    name : of the class
+    particles : how many
+    score : their median alignment score
+    density, structure : (d, d, d), solvent about 0 in the structure
+    resolution : Å, where their shell correlation falls below 0.5
+    """
+
+    name: str
+    particles: int
+    score: float
+    density: Volume
+    structure: Volume
+    resolution: float
+
+
+@dataclass(frozen=True, eq=False)
+class Orienter:
+    """Predictions and the structures of their classes; another process is told their names, and opens them once."""
+
+    predictions: Path
+    config: OrientConfig
+    boxes: Boxes = field(repr=False)
+    structures: dict[str, Structure] = field(repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        library = self.config.library and self.config.library.absolute()
+        return open_again, (self.predictions.absolute(), self.config.model_copy(update={"library": library}), tuple(self.inputs))
+
+    @cached_property
+    def inputs(self) -> list[str]:
+        """What predictions and structures are recognised by."""
+        return [*(hash_file(self.predictions / name) for name in ("particles.star", "manifest.json")), hash_structures(self.structures.values())]
+
+    @cached_property
+    def grid(self) -> Grid:
+        """Where particles are aligned and averaged."""
+        return self.boxes.alignment_grid(self.boxes.source.read(0))
+
+    @cached_property
+    def blocks(self) -> list[tuple[str, IntArray]]:
+        """Class and rows of the particles that are finished together."""
+        rows_of = {name: choose_rows(self.boxes, name, self.config) for name in self.structures}
+        return [(name, rows[i : i + BLOCK]) for name, rows in rows_of.items() for i in range(0, len(rows), BLOCK)]
+
+    def size(self, number: int) -> int:
+        return len(self.blocks[number][1])
+
+
+def open_orienter(predictions: Path, config: OrientConfig) -> Orienter:
+    """Open the predictions, and the structures of their classes."""
+    given = read_predictions(predictions)
+    if given.label is None:
+        raise InputError(f"{predictions} does not say of which class its particles are: predict with a model that has the task class")
+    strange = sorted(set(config.classes or ()) - set(given.class_names))
+    if strange:
+        raise InputError(f"classes names {strange[0]!r}, but the model knows {', '.join(given.class_names)}: correct it")
+    boxes = open_boxes(given, config)
+    library = {structure.name: structure for structure in load_references(config.library, float(given.manifest["model"]["voxel_size"]))}
+    wanted = [name for name in config.classes or given.class_names if name != NONE_CLASS and len(choose_rows(boxes, name, config))]
+    missing = [name for name in wanted if name not in library]
+    what = f"{', '.join(missing)}, and particles were called so" if missing else ""
+    if missing and (config.classes or len(missing) == len(wanted)):
+        raise InputError(f"the library has no structure called {what}: give one that has, with --set library=")
+    if missing:
+        log.warning("the library has no structure called %s: they get no pose (--set library= takes another one)", what)
+    if not wanted:
+        left = "" if config.unknown else ' whose verdict is not "unknown" (to take these too, say --set unknown=true)'
+        raise InputError(f"{predictions} has no particle of these classes{left}, so there is nothing to orient")
+    return Orienter(predictions, config, boxes, {name: library[name] for name in wanted if name in library})
+
+
+def choose_rows(boxes: Boxes, name: str, config: OrientConfig) -> IntArray:
+    """Rows of the particles of a class that are to be oriented."""
+    given = boxes.given
+    chosen = given.label == given.class_names.index(name)
+    if given.verdicts is not None and not config.unknown:
+        chosen &= np.array(given.verdicts) != UNKNOWN
+    return np.flatnonzero(chosen)
+
+
+@lru_cache(maxsize=1)
+def open_again(predictions: Path, config: OrientConfig, inputs: tuple[str, ...]) -> Orienter:
+    """What another process has opened, once for each state of the inputs."""
+    share_cores(config.workers)
+    with said_already():
+        orienter = open_orienter(predictions, config)
+    if tuple(orienter.inputs) != inputs:
+        raise InputError(f"{predictions} or the library has changed since the run was started: start it anew")
+    return orienter
+
+
+def orient(
+    predictions: Path | str,
+    out: Path | str,
+    config: OrientConfig | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    part: tuple[int, int] | None = None,
+    scheduler: str | None = None,
+) -> Path:
+    """Find the pose of every particle whose class is a structure of the library.
+
+    Finished particles are kept in a working folder beside `out`: the same call goes on after a kill. With `part`, `out` exists when the last
+    part is done.
+
+    Parameters
+    ----------
+    predictions : folder that `predict` wrote, with densities
+    out : folder to make, with particles.star (of the particles that have a pose), masks/ and densities/ (the structures in their poses),
+        averages/, classes.star, report.html and manifest.json
+    on_progress : called with (particles done, particles in all), first with those that an earlier run has finished
+    part : (k, n) to do only the k-th of n parts (k from 1), each perhaps on a machine of its own that sees the same folders
+    scheduler : address of a Dask scheduler whose workers do it instead of processes on this machine
+    """
+    config, out = config or OrientConfig(), Path(out)
+    arguments = {"predictions": Path(predictions)}
+    if part and is_made(out, STAGE, config, arguments):
+        return out
+    orienter = open_orienter(Path(predictions), config)
+    wanted = choose_items(len(orienter.blocks), part)
+    settings = {
+        "version": installed_version(),
+        "inputs": orienter.inputs,
+        **config.model_dump(mode="json", exclude={"align": {"device"}, "workers": True}),
+    }
+    workspace = open_workspace(out, settings, Path.mkdir)
+    with workspace.until_finished(keep=part is not None):
+        workspace.fill(wanted, partial(write_block, workspace, orienter), orienter.size, config.workers, scheduler, on_progress)
+        if len(workspace.done()) == len(orienter.blocks):
+            workspace.finish(partial(finish_run, workspace, orienter))
+    return out
+
+
+# -------------------------------------------------------------------------------------------------------------- blocks
+
+
+def write_block(workspace: Workspace, orienter: Orienter, number: int) -> int:
+    """Find the poses of a block of particles, put its maps into the result, and keep poses and average until all are there."""
+    boxes, grid, config = orienter.boxes, orienter.grid, orienter.config
+    name, rows = orienter.blocks[number]
+    structure = orienter.structures[name]
+    reference = grid.bring(structure.density, fill=0)
+    with workspace.desk() as desk:
+        densities = boxes.densities(desk, rows, grid)
+        subtomograms, wedges = boxes.subtomograms(desk, rows, grid), boxes.wedges(desk, rows, grid)
+        poses = align(densities, reference, grid.voxel_size, config.align)
+        if config.refine:
+            poses = align(subtomograms, reference, grid.voxel_size, config.align, wedges=wedges, start=poses)
+        density, weight = average(subtomograms, poses, grid.voxel_size, wedges, config.align)
+        write_placed(desk, boxes, rows, poses, structure, config)
+        workspace.take_in(desk)
+        np.savez(desk / "note.npz", density=density, weight=weight, **poses._asdict())
+        workspace.mark(number, desk / "note.npz")
+    return len(rows)
+
+
+def write_placed(desk: Path, boxes: Boxes, rows: IntArray, poses: Alignment, structure: Structure, config: OrientConfig) -> None:
+    """Write the structure in the pose of each particle, on the voxels and in the box of its subtomogram."""
+    kinds = [kind for kind, wanted in (("masks", config.write_masks), ("densities", config.write_densities)) if wanted]
+    if not kinds:
+        return
+    for kind in kinds:
+        (desk / kind).mkdir()
+    template = cache(lambda voxel_size: make_template(structure, voxel_size).fine)
+    for row, rotation, shift in zip(rows, poses.rotations, poses.shifts, strict=True):
+        box = boxes.source.read(int(row))
+        density = place(template(box.voxel_size), rotation, shift / box.voxel_size, box.shape)
+        maps = {"masks": (density > structure.contour).astype(np.uint8), "densities": density}
+        for kind in kinds:
+            write_mrc(desk / kind / f"{boxes.given.names[row]}.mrc", box.with_data(maps[kind]))  # type: ignore[arg-type]
+
+
+def place(template: torch.Tensor, rotation: NDArray[np.float64], shift: NDArray[np.float64], shape: tuple[int, int, int]) -> NDArray[np.float32]:
+    """A template, `OVERSAMPLING` times finer than the result, turned and shifted (voxels) from the middle of a box."""
+    cube = pose(template, OVERSAMPLING, torch.from_numpy(rotation), torch.from_numpy(shift), max(shape))
+    return crop_or_pad(cube.numpy(), shape, 0.0)
+
+
+# ---------------------------------------------------------------------------------------------------------------- end
+
+
+def finish_run(workspace: Workspace, orienter: Orienter, folder: Path) -> None:
+    """The tables, averages, the page and the manifest."""
+    notes = []
+    for number in range(len(orienter.blocks)):
+        with np.load(workspace.note(number), allow_pickle=False) as note:
+            notes.append(dict(note))
+    averages = [average_class(orienter, name, notes) for name in orienter.structures]
+    write_averages(workspace, averages)
+    table = posed_table(workspace.out, orienter, notes)
+    write_star(folder / "particles.star", orienter.boxes.source.blocks_with(table))
+    write_star(folder / "classes.star", {"classes": classes_table(averages)})
+    about = {
+        "particles": {"in_all": len(orienter.boxes.given), "oriented": len(table)},
+        "tilt_ranges_are": orienter.boxes.tilts_from,
+        "ctf_is": orienter.boxes.ctf_from,
+        "device": name_device(choose_device(orienter.config.align.device)),
+    }
+    write_page(folder / "report.html", orienter, averages, about)
+    inputs = [orienter.predictions / name for name in ("particles.star", "manifest.json")]
+    write_manifest(folder, STAGE, orienter.config, inputs, None, about, {"predictions": orienter.predictions})
+
+
+def average_class(orienter: Orienter, name: str, notes: Sequence[dict[str, Any]]) -> ClassAverage:
+    """All blocks of a class as one average, and how far it agrees with the structure."""
+    grid, own = orienter.grid, [note for (of, _), note in zip(orienter.blocks, notes, strict=True) if of == name]
+    density = merge_averages([(note["density"], note["weight"]) for note in own])
+    structure = grid.bring(orienter.structures[name].density, fill=0)
+    mask = soft_mask(structure, grid.voxel_size)
+    frequencies, correlation = fourier_shell_correlation(density * mask, structure * mask, grid.voxel_size)
+    resolution = resolution_at(frequencies, correlation, AGREEING)
+    scores = np.concatenate([note["scores"] for note in own])
+    seen, known = (Volume(data, grid.voxel_size) for data in (density, structure))
+    return ClassAverage(name, len(scores), float(np.median(scores)), seen, known, resolution)
+
+
+def write_averages(workspace: Workspace, averages: Sequence[ClassAverage]) -> None:
+    with workspace.desk() as desk:
+        (desk / "averages").mkdir()
+        for item in averages:
+            write_mrc(desk / "averages" / f"{item.name}.mrc", item.density)
+        workspace.take_in(desk)
+
+
+def posed_table(out: Path, orienter: Orienter, notes: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """The rows of all particles that have a pose, in the order of the predictions."""
+    boxes, config = orienter.boxes, orienter.config
+    rows = np.concatenate([rows for _, rows in orienter.blocks])
+    order = np.argsort(rows)
+    poses = Alignment(*(np.concatenate([note[name] for note in notes])[order] for name in Alignment._fields))
+    table = boxes.posed_table(out, rows[order], poses).drop(columns=EMBEDDING_ROW, errors="ignore")
+    names = [boxes.given.names[row] for row in rows[order]]
+    for column, kind, written in (("triptychMask", "masks", config.write_masks), ("triptychDensity", "densities", config.write_densities)):
+        if written:
+            table[column] = [f"{kind}/{name}.mrc" for name in names]
+    return table
+
+
+def classes_table(averages: Sequence[ClassAverage]) -> pd.DataFrame:
+    """One row for each class: how many particles, how well they fit, and how far average and structure agree."""
+    columns = ("triptychClass", "triptychParticles", "triptychAlignmentScore", "triptychResolution", "triptychAverage")
+    rows = [(item.name, item.particles, item.score, item.resolution, f"averages/{item.name}.mrc") for item in averages]
+    return pd.DataFrame(rows, columns=list(columns))
+
+
+def write_page(path: Path, orienter: Orienter, averages: Sequence[ClassAverage], about: dict[str, Any]) -> None:
+    """Write report.html: the average of each class beside its structure."""
+    panels = [
+        (draw_panel("Average", item.density.data, scale=item.density.voxel_size), draw_panel("Structure", item.structure.data)) for item in averages
+    ]
+    page = render_page(
+        "orient.html.jinja",
+        name=orienter.predictions.name,
+        about=about,
+        assumed=about["tilt_ranges_are"] == ASSUMED,
+        classes=list(zip(averages, panels, strict=True)),
+    )
+    path.write_text(page, encoding="utf-8")

@@ -1,0 +1,242 @@
+"""`orient` on make-believe predictions: poses against the truth, and what is left out, refused, interrupted or divided."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fake_predictions import VOXEL_SIZE, draw_balls, make_fake, make_shape
+from scipy.spatial.transform import Rotation
+from test_report import Page
+from tiny import hashes, write_model, write_mrc
+from typer.testing import CliRunner
+
+from triptych.boxes import open_boxes
+from triptych.cli import app
+from triptych.config import AlignConfig, OrientConfig, PredictConfig
+from triptych.errors import InputError
+from triptych.io.mrc import read_mrc
+from triptych.io.predictions import read_predictions
+from triptych.io.relion import ANGLES, rotations_from_angles
+from triptych.io.star import read_star, write_star
+from triptych.io.store import open_store
+from triptych.metrics import density_correlation, intersection_over_union
+from triptych.orient import orient, place
+from triptych.predict import predict
+from triptych.rotations import angular_errors
+from triptych.specimen import OVERSAMPLING
+from triptych.structures import Structure, write_library
+from triptych.volume import Volume
+
+SIZE = 24
+CLASSES = ("ribosome_70s", "proteasome_20s", "none")
+ALIGN = AlignConfig(step=30, candidates=2, resolution=30, coarse_resolution=45, max_shift=30)
+
+
+def make_structure(name: str, index: int) -> Structure:
+    density = draw_balls(make_shape(index, np.random.default_rng(index)), SIZE).astype(np.float32)
+    return Structure(name, Volume(density, VOXEL_SIZE), 500.0, 0.35, "made for a test")
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("structures") / "library"
+    write_library([make_structure(name, index) for index, name in enumerate(CLASSES[:2])], folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_fake(tmp_path_factory.mktemp("fake"), count=18, size=SIZE, class_names=CLASSES, snr=(1.0, 2.0)).predictions
+
+
+@pytest.fixture(scope="module")
+def settings(library: Path) -> OrientConfig:
+    return OrientConfig(library=library, align=ALIGN, tilt_range=(-60, 60), refine=False)  # the fake neighbours lie in the way of refinement
+
+
+@pytest.fixture(scope="module")
+def posed(predictions: Path, settings: OrientConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return orient(predictions, tmp_path_factory.mktemp("posed") / "poses", settings)
+
+
+def with_verdicts(predictions: Path, folder: Path, verdicts: list[str]) -> Path:
+    """The same predictions, whose model had a novelty."""
+    folder.mkdir()
+    for item in predictions.iterdir():
+        if item.name != "particles.star":
+            (folder / item.name).symlink_to(item)
+    table = read_star(predictions / "particles.star")["particles"].assign(triptychVerdict=verdicts, triptychNovelty=0.5)
+    write_star(folder / "particles.star", {"particles": table})
+    return folder
+
+
+# -------------------------------------------------------------------------------------------------------------- poses
+
+
+def test_structures_lie_where_the_particles_are(posed: Path, predictions: Path) -> None:
+    table = read_star(posed / "particles.star")["particles"]
+    given, truth = read_predictions(predictions), open_store(predictions.parent / "truth.zarr")
+    assert given.label is not None
+    assert table["triptychName"].tolist() == [name for name, label in zip(given.names, given.label, strict=True) if CLASSES[label] != "none"]
+    rows = np.array([given.names.index(name) for name in table["triptychName"]])
+    right = given.label[rows] == truth["label"][:][rows]
+    assert right.mean() > 0.8  # the fake network errs now and then
+    masks, densities = (np.stack([read_mrc(posed / path).data for path in table[f"triptych{kind}"]]) for kind in ("Mask", "Density"))
+    iou = intersection_over_union(masks > 0.5, truth.read_rows("mask", rows))
+    correlation = density_correlation(densities, truth.read_rows("density", rows))
+    assert np.median(iou[right]) > 0.9
+    assert np.median(correlation[right]) > 0.97
+    assert (correlation[right] > 0.9).mean() > 0.8
+    assert np.isfinite(table[["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "triptychAlignmentScore"]].to_numpy()).all()
+    assert "triptychEmbeddingRow" not in table  # there is no embedding.npy here
+
+
+def test_poses_are_refined_by_the_subtomograms(posed: Path, predictions: Path, settings: OrientConfig, tmp_path: Path) -> None:
+    refined = orient(predictions, tmp_path / "refined", settings.model_copy(update={"refine": True, "classes": (CLASSES[0],)}))
+    after = read_star(refined / "particles.star")["particles"]
+    before = read_star(posed / "particles.star")["particles"]
+    before = before[before["triptychName"].isin(after["triptychName"])].reset_index(drop=True)
+    assert (after["rlnAngleTilt"] != before["rlnAngleTilt"]).all()
+    turned = angular_errors(*(rotations_from_angles(table[list(ANGLES)].to_numpy(np.float64)) for table in (before, after)))
+    assert np.median(turned) < 25  # it stays near where it began
+    # the score is that of the subtomogram now, which holds noise and neighbours
+    assert after["triptychAlignmentScore"].median() < before["triptychAlignmentScore"].median()
+
+
+def test_averages_agree_with_their_structures(posed: Path, library: Path) -> None:
+    table = read_star(posed / "classes.star")["classes"]
+    assert table["triptychClass"].tolist() == list(CLASSES[:2])
+    assert (table["triptychResolution"] < 60).all()
+    assert table["triptychParticles"].sum() == len(read_star(posed / "particles.star")["particles"])
+    for path in table["triptychAverage"]:
+        volume = read_mrc(posed / path)
+        assert (volume.shape, volume.voxel_size) == ((SIZE,) * 3, VOXEL_SIZE)
+
+
+def test_page_needs_nothing_but_itself(posed: Path) -> None:
+    page = Page(posed / "report.html")
+    assert "script" not in page.tags
+    assert all(link.startswith("data:") for link in page.links)
+    text = " ".join(page.words)
+    assert all(name.split("_")[0] in text for name in CLASSES[:2])
+
+
+def test_what_is_placed_is_turned_and_moved() -> None:
+    template = torch.zeros((2 * OVERSAMPLING * 8,) * 3)
+    middle = OVERSAMPLING * 8
+    template[middle, middle, middle + OVERSAMPLING * 3] = 1  # three voxels along x
+    turn = Rotation.from_euler("z", 90, degrees=True).as_matrix()
+    assert np.argwhere(place(template, np.eye(3), np.zeros(3), (12, 14, 16))).tolist() == [[6, 7, 11]]
+    assert np.argwhere(place(template, turn, np.array([1.0, 0, -2]), (12, 14, 16))).tolist() == [[4, 10, 9]]
+
+
+def test_tables_name_the_tomograms_so_that_they_are_found(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    write_mrc(tmp_path / "tomograms/a.mrc", np.random.default_rng(0).normal(size=(40, 40, 40)), VOXEL_SIZE)
+    place = {f"rlnCoordinate{axis}": [20.0, 22.0] for axis in "XYZ"}
+    table = pd.DataFrame({"rlnTomoName": ["a", "a"], **place, "rlnTomoTiltSeriesPixelSize": VOXEL_SIZE})
+    write_star(tmp_path / "particles.star", {"particles": table})
+    out = predict(tmp_path / "particles.star", tmp_path / "run/predictions", model, PredictConfig(tomograms=tmp_path / "tomograms"))
+    boxes = open_boxes(read_predictions(out), OrientConfig(tilt_range=(-60, 60)))
+    elsewhere = tmp_path / "far/away/poses"
+    for name in boxes.refer_from(elsewhere)["rlnTomoReconstructedTomogram"]:
+        assert (elsewhere / name).resolve() == tmp_path / "tomograms/a.mrc"
+
+
+# ------------------------------------------------------------------------------------------- what is left out or refused
+
+
+def test_unknown_particles_are_left_out_unless_wanted(predictions: Path, settings: OrientConfig, tmp_path: Path) -> None:
+    called = read_star(predictions / "particles.star")["particles"]["triptychClass"].tolist()
+    first = called.index(CLASSES[0])
+    verdicts = [name if place != first else "unknown" for place, name in enumerate(called)]
+    doubted = with_verdicts(predictions, tmp_path / "doubted", verdicts)
+    quick = settings.model_copy(update={"classes": (CLASSES[0],), "write_masks": False, "write_densities": False})
+    found = [
+        len(read_star(orient(doubted, tmp_path / str(unknown), quick.model_copy(update={"unknown": unknown})) / "particles.star")["particles"])
+        for unknown in (False, True)
+    ]
+    assert found == [called.count(CLASSES[0]) - 1, called.count(CLASSES[0])]
+    assert not (tmp_path / "True/masks").exists()
+    table = read_star(tmp_path / "True/particles.star")["particles"]
+    assert (tmp_path / "True" / table["triptychMask"][0]).is_file()  # the network's own
+
+
+def test_classes_without_a_structure_get_no_pose(predictions: Path, settings: OrientConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_library([make_structure(CLASSES[1], 1)], tmp_path / "one")
+    quick = settings.model_copy(update={"library": tmp_path / "one", "write_masks": False, "write_densities": False})
+    with caplog.at_level(logging.WARNING):
+        orient(predictions, tmp_path / "poses", quick)
+    assert f"no structure called {CLASSES[0]}" in caplog.text
+    assert set(read_star(tmp_path / "poses/particles.star")["particles"]["triptychClass"]) == {CLASSES[1]}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"library": Path("nowhere")}, "the library nowhere does not exist"),
+        ({"library": None, "classes": ("ribosme",)}, "the model knows ribosome_70s"),
+        ({"classes": ("none",)}, "nothing to orient"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_and_leaves_nothing(
+    change: dict[str, object], sentence: str, predictions: Path, settings: OrientConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        orient(predictions, tmp_path / "poses", settings.model_copy(update=change))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_library_without_any_of_the_classes_is_refused(predictions: Path, settings: OrientConfig, tmp_path: Path) -> None:
+    write_library([make_structure("spike", 1)], tmp_path / "other")
+    with pytest.raises(InputError, match="no structure called ribosome_70s, proteasome_20s"):
+        orient(predictions, tmp_path / "poses", settings.model_copy(update={"library": tmp_path / "other"}))
+
+
+# ----------------------------------------------------------------------------------------------- interrupted, divided
+
+
+class Stop(Exception):
+    pass
+
+
+def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(posed: Path, predictions: Path, settings: OrientConfig, tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def stop(done: int, total: int) -> None:
+        if 0 < done < total:
+            raise Stop
+
+    with pytest.raises(Stop):
+        orient(predictions, tmp_path / "poses", settings, stop)
+    assert not (tmp_path / "poses").exists()
+    with pytest.raises(InputError, match="another unknown"):
+        orient(predictions, tmp_path / "poses", settings.model_copy(update={"unknown": True}))
+    orient(predictions, tmp_path / "poses", settings, lambda done, total: seen.append(done))
+    assert seen[0] > 0  # a block was finished
+    assert hashes(tmp_path / "poses") == hashes(posed)
+
+
+def test_parts_make_the_whole(posed: Path, predictions: Path, settings: OrientConfig, tmp_path: Path) -> None:
+    orient(predictions, tmp_path / "poses", settings, part=(2, 2))
+    assert not (tmp_path / "poses").exists()
+    orient(predictions, tmp_path / "poses", settings.model_copy(update={"workers": 2}), part=(1, 2))
+    assert hashes(tmp_path / "poses") == hashes(posed)
+    assert orient(predictions, tmp_path / "poses", settings, part=(2, 2)) == tmp_path / "poses"  # finds it done
+
+
+def test_command_says_what_it_found(predictions: Path, library: Path, tmp_path: Path) -> None:
+    options = [f"library={library}", "align.step=45", "align.candidates=1", "write_densities=false", "tilt_range=[-60, 60]"]
+    words = [word for option in options for word in ("--set", option)]
+    result = CliRunner().invoke(app, ["orient", str(predictions), str(tmp_path / "poses"), *words])
+    assert result.exit_code == 0, result.output
+    assert "proteasome_20s" in result.output
+    assert not (tmp_path / "poses/densities").exists()
+    again = CliRunner().invoke(app, ["orient", str(predictions), str(tmp_path / "poses")])
+    assert again.exit_code == 2
+    assert "exists" in again.output
