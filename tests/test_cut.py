@@ -126,6 +126,21 @@ def test_listed_places_outside_the_tomogram_are_refused(folder: Path) -> None:
     cut([folder / "tomograms"], folder / "own.zarr", particles=particles, config=config)
 
 
+@pytest.mark.parametrize("listed", [("t0", "t1"), ("t1",)])
+def test_nothing_is_not_where_the_label_map_shows_an_unlisted_particle(listed: tuple[str, ...], folder: Path) -> None:
+    """A list of one class only, or of one tomogram only, does not make the others' particles background; a membrane is."""
+    labels = np.zeros(SHAPE)
+    labels[:8, :8, :8], labels[8:], labels[:8, 30:, 30:] = 1, 2, 7
+    for number in range(2):
+        write_mrc(folder / f"labels/t{number}_labels.mrc", labels, 10.0)
+    (folder / "list.csv").write_text("tomogram,x,y,z,class\n" + "".join(f"{name},40,40,40,small\n" for name in listed))
+    config = CONFIG.model_copy(update={"none_share": 0.8})
+    store = open_store(cut([folder / "tomograms"], folder / "own.zarr", labels=folder / "labels", particles=folder / "list.csv", config=config))
+    centres = np.round(store["position"][:][store["label"][:] == 2] / 10).astype(int)
+    assert len(centres) >= 32
+    assert set(labels[tuple(centres.T[::-1])]) == {0, 7}
+
+
 def test_another_voxel_size(folder: Path) -> None:
     config = CONFIG.model_copy(update={"model_voxel_size": 12.5})
     store = open_store(cut([folder / "tomograms"], folder / "own.zarr", labels=folder / "labels", config=config))

@@ -443,11 +443,11 @@ def none_row(rng: np.random.Generator, annotated: Annotated, config: CutConfig, 
     """A box whose middle belongs to no particle: the farthest from them of many, or nearly."""
     volume = annotated.volume
     centers = rng.integers(0, volume.shape, (NONE_TRIES, 3))
-    if len(annotated.places):
-        distance = cKDTree(annotated.places).query(centers)[0]
-        far = np.flatnonzero((distance * volume.voxel_size > config.none_distance) & (annotated.owner[tuple(centers.T)] == 0))
-        centers = centers[far] if len(far) else centers[[distance.argmax()]]
-    view = draw_view(rng, centers[0].astype(np.int64), config)
+    label = annotated.labels[tuple(centers.T)]
+    free = (label == 0) | (label > classes)  # a list may lack particles that the label map has
+    distance = cKDTree(annotated.places).query(centers)[0] * volume.voxel_size if len(annotated.places) else np.full(NONE_TRIES, np.inf)
+    far = np.flatnonzero(free & (distance > config.none_distance))
+    view = draw_view(rng, centers[far[0] if len(far) else np.lexsort((distance, free))[-1]].astype(np.int64), config)
     return {
         "subtomogram": view.grey(volume.data, config.box_size),
         "mask": np.zeros((config.box_size,) * 3, dtype=bool),
