@@ -397,6 +397,15 @@ def test_optics_groups_are_split_by_pixel_size(tmp_path: Path) -> None:
     assert found.pixel_sizes.tolist() == sizes.tolist()
 
 
+def test_an_optics_group_that_is_in_no_table_is_named(tmp_path: Path) -> None:
+    place = {"rlnTomoName": ["t"] * 2, **{f"rlnCoordinate{axis}": [1.0, 2.0] for axis in "XYZ"}, "rlnTomoTiltSeriesPixelSize": [2.0] * 2}
+    optics = pd.DataFrame({"rlnOpticsGroup": [1], "rlnVoltage": [300.0]})
+    write_star(tmp_path / "in.star", {"optics": optics, "particles": pd.DataFrame({**place, "rlnOpticsGroup": [1, 2]})})
+    with pytest.raises(InputError, match="row 2 of the particles names the optics group 2"):
+        convert_particles(tmp_path / "in.star", tmp_path / "out.star", "relion4")
+    assert not (tmp_path / "out.star").exists()
+
+
 def test_warp_counts_in_pixels_of_the_images(tmp_path: Path) -> None:
     source = write_relion_4(tmp_path)
     table = read_star(source)

@@ -130,6 +130,10 @@ def _optics(particles: Particles, groups: NDArray[np.int64], sizes: NDArray[np.f
     old = particles.blocks.get("optics")
     if not isinstance(old, pd.DataFrame) or "rlnOpticsGroup" not in old:
         old = pd.DataFrame({"rlnOpticsGroup": np.unique(groups)})
+    missing = np.flatnonzero(~np.isin(groups, old["rlnOpticsGroup"]))
+    if len(missing):
+        what = f"row {missing[0] + 1} of the particles names the optics group {groups[missing[0]]}"
+        raise InputError(f"{what}, which data_optics of the input does not have: export the file again")
     keys = list(dict.fromkeys(zip(groups.tolist(), sizes.tolist(), strict=True)))
     keeps = len({group for group, _ in keys}) == len(keys)
     rows, numbers = [], {}
