@@ -1,6 +1,6 @@
 """How well `orient` finds poses, and what masks and densities gain where the structure is put in its pose.
 
-    python benchmarks/orient.py WORK [--particles 270] [--snrs 0.1 0.03]
+    python benchmarks/orient.py WORK [--particles 270] [--snrs 0.1 0.03] [--picture docs/images/orienting.png]
 
 Particles of the 18 built-in structures, simulated with the default settings (neighbours, missing wedge, CTF, noise) and predicted with the shipped
 model, are oriented with and without the refinement by the subtomograms. Poses are judged where the class is right, up to the symmetry that the
@@ -14,11 +14,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 from cells import timed
 from results import write_result
 
 from triptych.config import NONE_CLASS, OrientConfig, PredictConfig, SimulateConfig
+from triptych.fourier import resample_to_box
 from triptych.io.mrc import read_mrc
 from triptych.io.predictions import read_predictions
 from triptych.io.relion import ANGLES, AXES, rotations_from_angles
@@ -36,6 +38,8 @@ from triptych.symmetry import find_symmetry
 NEAR = 10.0
 """Degrees: a pose is right within them."""
 SEED = 2026
+SHOWN = ("ribosome_70s", "ribosome_30s", "proteasome_20s", "tric", "groel_groes", "rna_polymerase_2", "nucleosome", "hsp90_sba1", "spike")
+"""Classes in the picture."""
 
 
 def symmetry_groups(structures: list[Structure]) -> dict[str, np.ndarray | None]:
@@ -98,16 +102,38 @@ def run_test(work: Path, particles: int, snr: float, groups: dict[str, np.ndarra
     return {"particles": len(given), "called_none": int((given.table["triptychClass"] == NONE_CLASS).sum()), **result}
 
 
+def draw_averages(folder: Path, path: Path) -> None:
+    """Central slices of the averages of some classes, and of the structures that they should look like."""
+    names = read_star(folder / "classes.star")["classes"]["triptychClass"]
+    structures = {item.name: item.density for item in load_library()}
+    figure, axes = plt.subplots(4, len(SHOWN), figsize=(1.35 * len(SHOWN), 5.6), facecolor="white", layout="constrained")
+    for column, name in zip(axes.T, [name for name in SHOWN if name in set(names)], strict=True):
+        average = read_mrc(folder / "averages" / f"{name}.mrc")
+        structure = resample_to_box(structures[name], average.voxel_size, average.shape[0], fill=0)
+        middle = average.shape[0] // 2
+        for i, data in enumerate((average.data, structure)):
+            for k, plane in enumerate((data[middle], data[:, middle])):
+                column[2 * i + k].imshow(plane, cmap="gray", origin="lower")
+                column[2 * i + k].set(xticks=[], yticks=[])
+        column[0].set_title(name.replace("_", " "), fontsize=7.5)
+    for row, text in zip(axes[:, 0], ("average, xy", "average, xz", "structure, xy", "structure, xz"), strict=True):
+        row.set_ylabel(text, fontsize=8)
+    figure.savefig(path, dpi=130)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
     parser.add_argument("--particles", type=int, default=270)
     parser.add_argument("--snrs", type=float, nargs="+", default=[0.1, 0.03])
+    parser.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     groups = symmetry_groups(load_library())
     tests = {f"{snr:g}": run_test(arguments.work, arguments.particles, snr, groups) for snr in arguments.snrs}
     write_result("orient", SEED, {"tests": tests}, load_model())
+    if arguments.picture:
+        draw_averages(arguments.work / f"recovered_then_refined_{arguments.snrs[0]:g}", arguments.picture)
 
 
 if __name__ == "__main__":

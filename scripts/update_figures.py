@@ -22,7 +22,7 @@ from scaling_costs import costs_table
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 CARD = "src/triptych/data/models/base/README.md"
-DOCS = ("real_data", "simulation", "picking", "benchmarks", "discovery", "reliability", "scaling")
+DOCS = ("real_data", "simulation", "picking", "benchmarks", "discovery", "orienting", "reliability", "scaling")
 PAGES = tuple(ROOT / name for name in ("README.md", *(f"docs/{name}.md" for name in DOCS), CARD))
 BLOCK = re.compile(r"<!-- figures: (\w+) -->\n.*?<!-- end of figures -->", re.DOTALL)
 
@@ -408,6 +408,26 @@ def temperatures() -> str:
     return f"{table(header, rows)}\n\nOne for all: {one['value']:.2f}; of each: {rule}.\n\n{source('temperature', content)}"
 
 
+def orient() -> str:
+    """Poses of known structures, and what masks and densities gain where the structure is put there."""
+    if not (RESULTS / "orient.json").exists():
+        return "No results yet."
+    content = read("orient")
+    ways = {"recovered": "recovered densities", "recovered_then_refined": "recovered densities, then subtomograms"}
+    rows, second = [], []
+    for snr, test in content["tests"].items():
+        for key, text in ways.items():
+            way = test[key]
+            poses = [f"{way['median_angular_error']:.1f}°", f"{100 * way['share_within_10_degrees']:.0f} %", f"{way['median_shift_error']:.1f} Å"]
+            rate = way["oriented"] / way["seconds"]
+            rows.append([snr, text, f"{way['oriented']} of {test['particles']}", str(way["named_rightly"]), *poses, f"{rate:.1f}"])
+        drawn = {"the network": test["recovered"]["network"]} | {f"the structure, by {text}": test[key]["placed"] for key, text in ways.items()}
+        second += [[snr, text, f"{maps['mean_iou']:.3f}", f"{maps['mean_density_correlation']:.3f}"] for text, maps in drawn.items()]
+    header = ["SNR", "pose by", "oriented", "named rightly", "median error", "within 10°", "median shift", "particles/s"]
+    maps = table(["SNR", "drawn by", "IoU", "correlation"], second)
+    return f"{table(rows=rows, header=header)}\n\n{maps}\n\n{source('orient', content)}"
+
+
 NOVELTY = ("near", "far", "mixed", "ribosomes")
 NOVELTY_SCORES = {
     "probability": "maximum probability",
@@ -779,7 +799,7 @@ def memory() -> str:
 
 TABLES = (demo, simulated, goals, classes, real, recovered, hand, poses, simulator, spectra)
 TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, temperatures, novelty, alignment, ablation)
-TABLES += (picking, rivals, labelled, real_tomograms)
+TABLES += (picking, rivals, labelled, real_tomograms, orient)
 TABLES += (strangers, averages, learned, growth, real_novel, kills, faults, fuzzing, scaling, spread_out, memory)
 FIGURES: dict[str, Callable[[], str]] = {f.__name__: f for f in TABLES}
 

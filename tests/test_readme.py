@@ -24,6 +24,7 @@ SMALLER = {
     "simulate": tiny.set_options(tiny.SIMULATE),
     "train": tiny.set_options(tiny.TRAIN),
     "discover": tiny.set_options(tiny.DISCOVER),
+    "orient": tiny.set_options(tiny.ORIENT),
 }
 
 
@@ -58,7 +59,7 @@ def run_command(line: str) -> None:
 def test_readme_shows_every_command() -> None:
     lines = " ".join(step.text for step in read_steps() if step.language != "python")
     ours = ("demo", "structures list", "structures make", "structures fetch", "simulate", "train", "predict", "pick", "report", "info", "config")
-    ours += ("simulate-tomograms", "convert", "cut", "calibrate", "discover", "add-class")
+    ours += ("simulate-tomograms", "convert", "cut", "calibrate", "orient", "discover", "add-class")
     for command in ours:
         assert f"triptych {command}" in lines, f"the README doesn't show {command}"
 

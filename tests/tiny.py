@@ -47,6 +47,8 @@ DISCOVER = [
     "align.candidates=1",
 ]
 
+ORIENT = ["unknown=true", "align.step=45", "align.candidates=1"]
+
 
 def set_options(settings: list[str]) -> list[str]:
     """``--set`` options of a command line."""
