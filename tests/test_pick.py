@@ -27,10 +27,12 @@ from triptych.io.tomogram import open_tomogram
 from triptych.model import Model, ModelCard
 from triptych.network import Network, PickOutput, TaskOutput
 from triptych.novelty import Traits, fit_novelty
-from triptych.pick import pick
+from triptych.pick import Job, Picker, pick
 from triptych.settings import load_config
 from triptych.simulate import simulate
+from triptych.tiling import Cutout
 from triptych.train import train
+from triptych.view import labels_layer
 from triptych.volume import Volume
 
 SHAPE = (48, 70, 60)
@@ -112,6 +114,23 @@ def test_what_is_unknown_keeps_its_best_class(monkeypatch: pytest.MonkeyPatch, t
     assert set(table["triptychClass"]) == {"blob"}
     assert set(table["triptychVerdict"]) == {"unknown"}
     assert (table["triptychNovelty"] >= 0.5).all()
+
+
+@pytest.mark.parametrize("count", [0xFFFF, 0xFFFF + 5])
+def test_instances_of_very_many_particles(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than 16 bits count: each voxel of the map keeps the number of its particle, and napari can show it as labels."""
+    monkeypatch.setattr(sys.modules["triptych.pick"], "paint", lambda volume, _, value, start: volume.__setitem__(tuple(start), value))  # quicker
+    shape = (41, 40, 40)
+    job = Job(tmp_path / "a.mrc", "a", shape, 10.0, (0.0, 0.0, 0.0), [], 0)
+    places = np.stack(np.unravel_index(np.arange(count), shape), 1)
+    masks = [Cutout(place, (1, 1, 1), np.full(1, 128, np.uint8), 1) for place in places]
+    picker = Picker.__new__(Picker)
+    picker.model, picker.config = seeing_model(), PickConfig()
+    picker.write_maps(job, tmp_path, masks, places, np.tile(np.float32([1, 0]), (count, 1)))
+    data = read_mrc(tmp_path / "instances.mrc").data
+    assert np.array_equal(data.ravel()[:count], np.arange(1, count + 1))
+    assert not data.ravel()[count:].any()
+    assert labels_layer(mrc.mmap_mrc(tmp_path / "instances.mrc"), {})[0].dtype.kind == "u"
 
 
 @pytest.mark.usefixtures("sees_blobs")

@@ -51,7 +51,7 @@ SAMPLE = 8
 LOOK_STEPS = 0.5
 """What looking at a tomogram's centres counts in the progress, over its number of tiles."""
 MAPS = {"labels": "u2", "instances": "u2", "densities": "f4"}
-"""Folders of the output, and the type of the values in their files."""
+"""Folders of the output, and the type of the values in their files, unless that is too narrow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +200,7 @@ class Picker:
                 if label:
                     paint(labels, mask.mask, label, mask.start)
         if self.config.write_instances:
-            with new_map(desk, "instances", job) as instances:
+            with new_map(desk, "instances", job, len(masks)) as instances:
                 for number, mask in reversed(list(enumerate(masks, start=1))):
                     paint(instances, mask.mask, number, mask.start)
         if self.config.write_densities and "density" in self.model.card.network.tasks:
@@ -216,9 +216,10 @@ class Picker:
         return [numbers.get(self.model.card.class_names[best], 0) for best in best_classes(probabilities, self.model.card.class_names)]
 
 
-def new_map(desk: Path, kind: str, job: Job) -> AbstractContextManager[NDArray[Any]]:
-    """A map to fill that lies where the tomogram lies."""
-    return new_mrc(desk / f"{kind}.mrc", job.shape, MAPS[kind], job.voxel_size, job.origin)
+def new_map(desk: Path, kind: str, job: Job, largest: int = 0) -> AbstractContextManager[NDArray[Any]]:
+    """A map to fill that lies where the tomogram lies; in floats where its type does not hold the largest number, for MRC has no wider integers."""
+    dtype = MAPS[kind] if np.can_cast(np.min_scalar_type(largest), MAPS[kind]) else "f4"
+    return new_mrc(desk / f"{kind}.mrc", job.shape, dtype, job.voxel_size, job.origin)
 
 
 @lru_cache(maxsize=1)

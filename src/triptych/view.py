@@ -138,7 +138,8 @@ def density_layer(densities: Volume) -> Layer:
 
 
 def labels_layer(volume: Volume, settings: dict[str, Any]) -> Layer:
-    return volume.data, {**in_angstrom(volume), **settings}, "labels"
+    data = volume.data if volume.data.dtype.kind in "iu" else volume.data.astype(np.uint32)  # napari takes no others for labels
+    return data, {**in_angstrom(volume), **settings}, "labels"
 
 
 def particles_layer(path: Path, tomogram: str, colours: dict[str, tuple[float, float, float, float]]) -> Layer:
