@@ -142,6 +142,21 @@ def test_large_numbers_stay_apart(tmp_path: Path, target: str) -> None:
     assert_same(read_particles(tmp_path / OUTPUT[target], KNOWN), particles)
 
 
+@pytest.mark.parametrize("target", ["dynamo", "em", "relion3.1", "relion4", "relion5"])
+def test_zero_is_a_number_beside_others(tmp_path: Path, target: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Class 0 and tomogram 0 stay what they are, and so do the others; alone they get another number, since all 0 means not known."""
+    particles = replace(make_particles(3), tomograms=["0", "0", "1"], classes=["0", "1", "2"])
+    write_particles(tmp_path / OUTPUT[target], particles, target, KNOWN)
+    found = read_particles(tmp_path / OUTPUT[target], KNOWN)
+    assert_same(found, particles)
+    assert "triptychClass" not in found.table
+    assert not list(tmp_path.glob("*.doc"))
+    assert "the classes became numbers" not in caplog.text
+    alone = replace(particles, classes=["0"] * 3)
+    write_particles(tmp_path / "alone" / OUTPUT[target], alone, target, KNOWN)
+    assert read_particles(tmp_path / "alone" / OUTPUT[target], KNOWN).classes == (["0"] * 3 if target.startswith("relion") else ["1"] * 3)
+
+
 def test_dynamo_of_a_turn_about_z(tmp_path: Path) -> None:
     """A quarter turn from x to y: narot counts the other way round."""
     quarter = Rotation.from_euler("z", 90, degrees=True).as_matrix()

@@ -22,7 +22,7 @@ from triptych.io.relion import bare_tomogram_name
 
 log = logging.getLogger(__name__)
 
-_WHOLE = re.compile(r"[1-9]\d{0,7}")
+_WHOLE = re.compile(r"0|[1-9]\d{0,7}")
 LONGEST_NAME = 200
 """Bytes of a name to which an ending may still be added."""
 LARGEST = 2**24
@@ -51,8 +51,8 @@ def _is_file_name(text: str) -> bool:
 
 
 def are_numbers(names: Sequence[str]) -> bool:
-    """Whether every name is a whole number above 0, written as such, that a table can hold."""
-    return all(_WHOLE.fullmatch(name) and int(name) <= LARGEST for name in names)
+    """Whether every name is a whole number, written as such, that a table can hold; one with nothing but 0 says that none is known."""
+    return set(names) != {"0"} and all(_WHOLE.fullmatch(name) and int(name) <= LARGEST for name in names)
 
 
 def number_names(names: Sequence[str]) -> dict[str, int]:
