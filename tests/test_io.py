@@ -59,6 +59,16 @@ def test_written_volumes_are_what_mrcfile_reads(tmp_path: Path, dtype: str, mode
     assert [path.name for path in tmp_path.iterdir()] == ["a.mrc"]
 
 
+@pytest.mark.parametrize(("stamp", "flags", "kind"), [(1146047817, 0, "u1"), (1146047817, 2, "u1"), (1146047817, 13, "i1"), (0, 0, "i1")])
+def test_bytes_of_imod(tmp_path: Path, stamp: int, flags: int, kind: str) -> None:
+    """Mode 0 is signed, unless IMOD's stamp is there and the bit of its flags that says so is not."""
+    data = np.arange(256, dtype=np.uint8).reshape(4, 8, 8)
+    write_mrc(tmp_path / "a.mrc", Volume(data.view(np.int8), 10.0))
+    patch(tmp_path / "a.mrc", 152, int32(stamp) + int32(flags))
+    assert np.array_equal(read_mrc(tmp_path / "a.mrc").data, data.view(kind))
+    assert np.array_equal(mmap_mrc(tmp_path / "a.mrc").data, data.view(kind))
+
+
 def test_same_volume_same_bytes(tmp_path: Path) -> None:
     for name in "ab":
         write_mrc(tmp_path / name, Volume(make_data(), 10.0))

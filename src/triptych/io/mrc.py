@@ -1,7 +1,7 @@
 """MRC volumes (MRC2014, modes 0, 1, 2, 6, 12), plain or compressed with gzip or bzip2.
 
 The header is not trusted: its dimensions are compared with the file's size before anything is allocated, and a
-voxel size of 0 or 1 Å, which usually means "not set", is refused. Mode 0 is signed, as in mrcfile.
+voxel size of 0 or 1 Å, which usually means "not set", is refused. Mode 0 is signed, as in mrcfile, but for files of IMOD whose flags say otherwise.
 Axes in another order than x, y, z (mapc, mapr, maps) are transposed to ``[z, y, x]``.
 """
 
@@ -36,6 +36,7 @@ HEADER_BYTES = 1024
 MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 LABEL = "triptych: the voxel size is stated"  # lets a voxel size of exactly 1 Å be believed when we read it back
 VOLUME_STACK = 401  # space group number of a stack of volumes
+IMOD_STAMP, IMOD_SIGNED, IMOD_OFFSET = 1146047817, 1, 152  # IMOD's imodStamp, bit of its imodFlags, and the byte at which both begin
 LARGEST_VALUE = 1e30  # beyond it sums and squares overflow; data that are meant hold no such values
 _PIECE = 1 << 20
 _NOT_SET = "which usually means that it was never set"
@@ -174,12 +175,18 @@ def _parse_header(raw: bytes | bytearray, path: Path, compression: str) -> MrcHe
         labels=tuple(labels),
         stored_shape=stored,
         transpose=transpose,
-        dtype=np.dtype(order + MODES[mode]),
+        dtype=np.dtype(order + ("u1" if _is_unsigned(raw, order, mode) else MODES[mode])),
         offset=HEADER_BYTES + extended,
         volumes=stored[0] // depth if is_stack else 1,
         image_stack=int(head["ispg"]) == 0 and depth == 1 and stored[0] > 1,
         compression=compression,
     )
+
+
+def _is_unsigned(raw: bytes | bytearray, order: str, mode: int) -> bool:
+    """Whether bytes are unsigned, as IMOD's flags say it (its mrc_format.txt)."""
+    stamp, flags = np.frombuffer(raw, order + "i4", 2, IMOD_OFFSET)
+    return mode == 0 and stamp == IMOD_STAMP and not flags & IMOD_SIGNED
 
 
 def _check_size(header: MrcHeader, path: Path) -> None:
