@@ -438,6 +438,15 @@ def test_warp_counts_in_pixels_of_the_images(tmp_path: Path) -> None:
     convert_particles(tmp_path / "warp.star", tmp_path / "four.star", "relion4")
     assert read_particles(tmp_path / "four.star").tomograms == ["a", "b"]
     np.testing.assert_allclose(read_particles(tmp_path / "four.star").positions, read_particles(source).positions)
+    # RELION counts in the pixels of the tilt series, which WarpTools states beside those of its export
+    table = read_star(tmp_path / "warp.star")
+    table["optics"]["rlnTomoTiltSeriesPixelSize"] = 1.6  # type: ignore[index]
+    write_star(tmp_path / "both.star", table)
+    convert_particles(tmp_path / "both.star", tmp_path / "unbinned.star", "relion4")
+    np.testing.assert_allclose(read_relion(tmp_path / "unbinned.star").coordinate_pixel_size(), 1.6)
+    np.testing.assert_allclose(read_particles(tmp_path / "unbinned.star").positions, read_particles(source).positions)
+    convert_particles(tmp_path / "both.star", tmp_path / "again.star", "warp")
+    np.testing.assert_allclose(read_relion(tmp_path / "again.star").coordinate_pixel_size(), 8)
 
 
 def test_sizes_come_from_the_tomograms(tmp_path: Path) -> None:

@@ -145,7 +145,8 @@ def open_boxes(given: Predicted, config: PoseSettings) -> Boxes:
 
 def open_source(given: Predicted) -> ParticleSource:
     if given.densities is None:
-        raise InputError(f"{given.folder} holds no recovered densities, which particles are aligned by: predict with write_densities=true")
+        how = "predict with write_densities=true, by a model that has the task density"
+        raise InputError(f"{given.folder} holds no recovered densities, which particles are aligned by: {how}")
     source, trouble = open_input(given)
     if source is None:
         raise InputError(f"the particles that {given.folder} was predicted from cannot be read again ({trouble}), but they are what is averaged")

@@ -236,6 +236,7 @@ def cut(
 ) -> None:
     """Training data from tomograms that somebody has annotated; the same command goes on after an interruption."""
     settings = load_settings("cut", config, overrides)
+    check_there(*tomograms)
 
     from triptych.cut import cut as stage
 
@@ -246,7 +247,7 @@ def cut(
 
 @app.command()
 def train(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Zarr store made by simulate.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Zarr store made by simulate or cut.")],
     output: NewModel,
     config: ConfigFile = None,
     overrides: Overrides = None,
@@ -300,6 +301,8 @@ def predict(
     """Class, mask and density of every particle; the same command goes on after an interruption."""
     numbers = parse_part(part)
     settings = load_settings("predict", config, overrides)
+    if not set("*?[") & set(particles):
+        check_there(Path(particles))
 
     from triptych.predict import predict as stage
 
@@ -321,6 +324,7 @@ def pick(
     """Particles of whole tomograms; the same command goes on after an interruption."""
     numbers = parse_part(part)
     settings = load_settings("pick", config, overrides)
+    check_there(*tomograms)
 
     from triptych.pick import pick as stage
 
@@ -341,6 +345,7 @@ def orient(
     """The pose of every particle of a known structure, and an average of each class; the same command goes on after an interruption."""
     numbers = parse_part(part)
     settings = load_settings("orient", config, overrides)
+    check_there(predictions)
 
     from triptych.orient import orient as stage
 
@@ -353,6 +358,7 @@ def orient(
 def discover(predictions: PredictionFolder, output: NewFolder, config: ConfigFile = None, overrides: Overrides = None) -> None:
     """Groups of unknown particles, their averages and what they may be; the same command goes on after an interruption."""
     settings = load_settings("discover", config, overrides)
+    check_there(predictions)
 
     from triptych.discover import discover as stage
 
@@ -490,6 +496,13 @@ def load_settings(stage: str, file: Path | None, overrides: Sequence[str] | None
     from triptych.settings import load_config, stage_settings
 
     return load_config(stage_settings(stage), file, overrides or ())
+
+
+def check_there(*paths: Path) -> None:
+    """InputError for what does not exist: said before anything is imported that takes seconds."""
+    for path in paths:
+        if not os.path.lexists(path):
+            raise InputError(f"{path} does not exist: check the path, which is taken from {Path.cwd()} unless it begins with a slash")
 
 
 def parse_part(text: str | None) -> tuple[int, int] | None:

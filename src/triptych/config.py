@@ -364,7 +364,7 @@ class PickConfig(Settings):
     voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of the tomograms; none: as the files say")] = None
     contrast: Annotated[Contrast | Literal["auto"], Field(description="sign of the particles' grey values in the tomograms; auto: decide from the data of each")] = DEFAULT_CONTRAST
     threshold: Annotated[float, Field(gt=0, lt=1, description="least probability of a particle's centre that is looked at")] = 0.15
-    min_score: Annotated[float, Field(ge=0, le=1, description="least score (probability of the centre x probability of being a particle at all) of a particle that is written")] = 0.1
+    min_score: Annotated[float, Field(ge=0, le=1, description="least score (probability of the centre x probability of being a particle at all) of a particle that is written; lower it to choose among more by their scores")] = 0.2
     max_overlap: Annotated[float, Field(ge=0, le=1, description="most of a particle's mask that a better one may cover")] = 0.3
     tile_size: Annotated[int, Field(ge=16, le=512, description="most voxels (of the model) along each side that are scanned at once, without the margin")] = 64
     margin: Annotated[int, Field(ge=0, le=128, description="voxels (of the model) around them that are seen too")] = 16

@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 MASK_LEVEL = 0.5
 """A voxel belongs to the particle from this probability on."""
-COARSEST = 1.5
+COARSEST, HOPELESS = 1.5, 5.0
 """Times the model's voxel size: the input's may be so large."""
 WEIGHTS = "weights.safetensors"
 BUILT_IN_MODEL = Path(__file__).parent / "data" / "models" / "base"
@@ -253,7 +253,10 @@ class Model:
         )
 
     def check_voxel_size(self, voxel_size: float, name: str) -> None:
-        """Log a warning if voxels of `voxel_size` Å cannot hold the detail that the model was trained on."""
+        """Log a warning if voxels of `voxel_size` Å cannot hold the detail that the model was trained on; InputError where they hold next to none."""
+        if voxel_size > HOPELESS * self.card.voxel_size:
+            what = f"{name} has {voxel_size:.4g} Å per voxel, but the model was trained at {self.card.voxel_size:.4g} Å"
+            raise InputError(f"{what}: give the right voxel size with --set voxel_size=, or data of finer voxels")
         if voxel_size > COARSEST * self.card.voxel_size:
             text = "%s has %.4g Å per voxel, but the model was trained at %.4g Å: detail that it needs is missing"
             logger.warning(text, name, voxel_size, self.card.voxel_size)

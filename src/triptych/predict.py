@@ -181,8 +181,11 @@ def read_sample(source: ParticleSource) -> list[Volume]:
 
 
 def check_box(name: str, first: Volume, model: Model) -> None:
-    """Warn if most of the first box lies beyond what the model looks at: it may be a whole tomogram."""
+    """Warn if most of the first box lies beyond what the model looks at: it may be a whole tomogram; or if it shows little of that."""
     width, seen = max(first.shape) * first.voxel_size, model.card.box_size * model.card.voxel_size
+    if min(first.shape) * first.voxel_size < seen / 2:
+        text = "%s is %.0f Å wide, but the model looks at %.0f Å: what is missing is filled in, and means nothing; extract larger boxes"
+        logger.warning(text, name, min(first.shape) * first.voxel_size, seen)
     if width > 2 * seen:
         text = "%s is %.0f Å wide, but the model looks at the %.0f Å in its middle only: a tomogram needs a list of particles"
         logger.warning(text, name, width, seen)

@@ -485,10 +485,14 @@ def _positions(file: RelionFile, pixel_size: float | None, find_frames: FrameFin
 
 
 def _pixel_sizes(file: RelionFile, given: float | None) -> NDArray[np.float64] | None:
+    """Å per pixel of the unbinned tilt series of each particle, where the file states them; else what its coordinates count in."""
     labels = set(file.table.columns)
     if set(CENTERED) <= labels:
-        return file.values("rlnTomoTiltSeriesPixelSize")
-    return file.coordinate_pixel_size(given) if set(COORDINATES) <= labels else None
+        return file.values(UNBINNED_PIXEL_SIZES[0])
+    if not set(COORDINATES) <= labels:
+        return None
+    unbinned = file.values(UNBINNED_PIXEL_SIZES[0]) if file.is_warp else None  # Warp counts in the pixels of its export
+    return file.coordinate_pixel_size(given) if unbinned is None else unbinned
 
 
 def particles_from_relion(path: Path | str, coordinate_pixel_size: float | None = None, find_frames: FrameFinder | None = None) -> Particles:
