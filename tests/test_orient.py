@@ -17,8 +17,10 @@ from typer.testing import CliRunner
 
 from triptych.boxes import open_boxes
 from triptych.cli import app
-from triptych.config import AlignConfig, OrientConfig, PredictConfig
+from triptych.config import AlignConfig, DiscoverConfig, OrientConfig, PredictConfig
+from triptych.discover import choose_particles
 from triptych.errors import InputError
+from triptych.fit import fit_levels
 from triptych.io.mrc import read_mrc
 from triptych.io.predictions import read_predictions
 from triptych.io.relion import ANGLES, rotations_from_angles
@@ -196,6 +198,44 @@ def test_a_library_without_any_of_the_classes_is_refused(predictions: Path, sett
     write_library([make_structure("spike", 1)], tmp_path / "other")
     with pytest.raises(InputError, match="no structure called ribosome_70s, proteasome_20s"):
         orient(predictions, tmp_path / "poses", settings.model_copy(update={"library": tmp_path / "other"}))
+
+
+# ------------------------------------------------------------------------------------------------------- second opinion
+
+
+def test_particles_that_do_not_fit_are_unknown(posed: Path, predictions: Path, settings: OrientConfig, tmp_path: Path) -> None:
+    """The library's names are exchanged, so that no particle is what it is called; known ones are of the right library."""
+    write_library([make_structure(name, 1 - index) for index, name in enumerate(CLASSES[:2])], tmp_path / "exchanged")
+    quick = settings.model_copy(update={"known": posed, "write_masks": False, "write_densities": False})
+    same = read_star(orient(predictions, tmp_path / "same", quick) / "particles.star")["particles"]
+    other = quick.model_copy(update={"library": tmp_path / "exchanged"})
+    wrong = read_star(orient(predictions, tmp_path / "wrong", other) / "particles.star")["particles"]
+    assert (same["triptychVerdict"] == "unknown").mean() < 0.2
+    assert (wrong["triptychVerdict"] == "unknown").mean() > 0.8
+    assert (wrong["triptychStructureFit"] < same["triptychStructureFit"]).mean() > 0.8
+    config = DiscoverConfig(poses=tmp_path / "wrong", align=ALIGN, group={"smallest": 2})
+    chosen = choose_particles(read_predictions(predictions), config)
+    assert len(chosen) == (wrong["triptychVerdict"] == "unknown").sum()
+    with pytest.raises(InputError, match="with its setting known, was expected"):
+        choose_particles(read_predictions(predictions), config.model_copy(update={"poses": posed}))
+
+
+def test_known_particles_must_be_what_orient_wrote(predictions: Path, settings: OrientConfig, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="was written by `triptych predict`"):
+        orient(predictions, tmp_path / "poses", settings.model_copy(update={"known": predictions}))
+    assert not list(tmp_path.iterdir())
+
+
+def test_levels_accept_the_share_that_they_were_fitted_for() -> None:
+    rng = np.random.default_rng(0)
+    names = ["tight"] * 300 + ["loose"] * 300 + ["rare"] * 2
+    fits = np.concatenate([rng.normal(0.95, 0.005, 300), rng.normal(0.8, 0.05, 300), [0.9, 0.9]])
+    levels = fit_levels(names, fits, 0.9)
+    assert (levels.novelty(names, fits) < 0.5).mean() == pytest.approx(0.9, abs=0.01)
+    assert levels.novelty(["tight", "loose"], np.array([0.9, 0.9])).tolist() == pytest.approx([1, 0], abs=0.1)
+    assert "rare" not in levels.classes  # judged by what is common to all
+    falling = levels.novelty(["rare"] * 3, np.array([0.9, 0.6, -0.2]))
+    assert (np.diff(falling) > 0).all()
 
 
 # ----------------------------------------------------------------------------------------------- interrupted, divided

@@ -405,6 +405,8 @@ class OrientConfig(PoseSettings):
     library: Annotated[Path | None, Field(description="structures of the classes, by name: a library that `structures make` wrote, a folder of PDB, mmCIF and map files, or one such file; none: the built-in library")] = None
     classes: Annotated[tuple[str, ...] | None, Field(min_length=1, description="only particles that were called so; none: all classes that the library has")] = None
     unknown: Annotated[bool, Field(description='also particles whose verdict is "unknown", as what they resemble most')] = False
+    known: Annotated[Path | None, Field(description="folder that orient wrote of particles that are what they are called, such as simulated ones: particles that fit their structure less well than these do are unknown; none: verdicts stay")] = None
+    accepted_share: Annotated[float, Field(gt=0, le=1, description="share of those particles that is not to be called unknown")] = 0.97
     refine: Annotated[bool, Field(description="refine the poses found through recovered densities by the subtomograms themselves")] = True
     write_masks: Annotated[bool, Field(description="write masks/<name>.mrc: where the structure is in this pose")] = True
     write_densities: Annotated[bool, Field(description="write densities/<name>.mrc: the structure in this pose")] = True
@@ -416,6 +418,7 @@ class DiscoverConfig(PoseSettings):
 
     particles: Annotated[Literal["unknown", "all"], Field(description='particles to group: those whose verdict is "unknown", or all but those of the class "none"')] = "unknown"
     classes: Annotated[tuple[str, ...] | None, Field(min_length=1, description="group the particles that were called so instead")] = None
+    poses: Annotated[Path | None, Field(description="folder that orient wrote of the same predictions, with its setting known: what it calls unknown is grouped too")] = None
     one_group: Annotated[bool, Field(description="take these particles as one group instead of looking for several")] = False
     voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of the averages; none: as the first particle")] = None
     library: Annotated[Path | None, Field(description="what averages are compared with: a library that `structures make` wrote, a folder of PDB, mmCIF and map files, or one such file; none: the built-in library")] = None

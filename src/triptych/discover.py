@@ -30,10 +30,10 @@ from triptych.fourier import low_pass
 from triptych.grouping import Groups, group
 from triptych.half_maps import COARSEST, HalfMapCorrelation, compare_half_maps, soft_mask
 from triptych.identify import Match, identify, load_references
-from triptych.io.manifest import describe_input, installed_version, write_json, write_manifest
+from triptych.io.manifest import describe_input, installed_version, read_manifest, write_json, write_manifest
 from triptych.io.mrc import read_mrc, write_mrc
 from triptych.io.predictions import Predicted, find_model, read_predictions
-from triptych.io.star import write_star
+from triptych.io.star import read_star, write_star
 from triptych.io.workspace import Workspace, open_workspace
 from triptych.model import load_model
 from triptych.shape import describe_shapes
@@ -135,6 +135,9 @@ def choose_particles(given: Predicted, config: DiscoverConfig) -> IntArray:
         chosen = np.isin(called, config.classes)
     elif config.particles == "all":
         chosen = called != NONE_CLASS
+    elif config.poses is not None:
+        unknown_before = np.zeros(len(given), bool) if given.verdicts is None else np.array(given.verdicts) == UNKNOWN
+        chosen = unknown_before | np.isin(given.names, read_doubted(config.poses, given))
     elif given.verdicts is None:
         how = "group all with --set particles=all, or give the model a novelty reference with `triptych calibrate` and predict again"
         raise InputError(f"{given.folder} does not say which particles are unknown: {how}")
@@ -147,11 +150,24 @@ def choose_particles(given: Predicted, config: DiscoverConfig) -> IntArray:
     return np.flatnonzero(chosen)
 
 
+def read_doubted(folder: Path, given: Predicted) -> list[str]:
+    """Names of the particles that `orient` has called unknown; InputError unless the folder is of the same predictions."""
+    manifest = read_manifest(folder)
+    table = read_star(folder / "particles.star").get("particles") if manifest["stage"] == "orient" else None
+    if not isinstance(table, pd.DataFrame) or not {"triptychVerdict", "triptychName"} <= set(table):
+        raise InputError(f"poses is {folder}, but a folder that `triptych orient` wrote, with its setting known, was expected: give that one")
+    names = table["triptychName"].astype(str)
+    if not set(names) <= set(given.names):
+        raise InputError(f"poses is {folder}, but its particles are not those of {given.folder}: give one that was made from that")
+    return [name for name, verdict in zip(names, table["triptychVerdict"], strict=True) if verdict == UNKNOWN]
+
+
 def describe_choice(config: DiscoverConfig) -> str:
     """Which particles are grouped, in words."""
     if config.classes is not None:
         return f"called {' or '.join(config.classes)}"
-    return f'all but those called "{NONE_CLASS}"' if config.particles == "all" else f'those whose verdict is "{UNKNOWN}"'
+    doubted = "" if config.poses is None else ", also by the fit to their structures"
+    return f'all but those called "{NONE_CLASS}"' if config.particles == "all" else f'those whose verdict is "{UNKNOWN}"{doubted}'
 
 
 def find_groups(given: Predicted, rows: IntArray, config: DiscoverConfig) -> Groups:

@@ -23,14 +23,16 @@ from triptych.boxes import ASSUMED, Boxes, Grid, IntArray, open_boxes
 from triptych.config import NONE_CLASS, UNKNOWN, OrientConfig
 from triptych.device import choose_device, name_device, share_cores
 from triptych.errors import InputError
+from triptych.fit import FitLevels, fit_levels
 from triptych.fourier import fourier_shell_correlation, resolution_at
 from triptych.half_maps import soft_mask
 from triptych.identify import load_references
-from triptych.io.manifest import hash_file, installed_version, is_made, write_manifest
+from triptych.io.manifest import MANIFEST, hash_file, installed_version, is_made, read_manifest, write_manifest
 from triptych.io.mrc import write_mrc
 from triptych.io.predictions import EMBEDDING_ROW, read_predictions
-from triptych.io.star import write_star
+from triptych.io.star import read_star, write_star
 from triptych.io.workspace import Workspace, choose_items, open_workspace
+from triptych.novelty import give_verdicts
 from triptych.pages import draw_panel, render_page
 from triptych.parallel import said_already
 from triptych.physics import pose
@@ -43,6 +45,7 @@ log = logging.getLogger(__name__)
 STAGE = "orient"
 BLOCK = 64
 """Particles that are finished at once."""
+FIT = "triptychStructureFit"
 AGREEING = 0.5
 """Shell correlation of average and structure down to which they are said to agree."""
 
@@ -75,15 +78,18 @@ class Orienter:
     config: OrientConfig
     boxes: Boxes = field(repr=False)
     structures: dict[str, Structure] = field(repr=False)
+    levels: FitLevels | None = field(repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        library = self.config.library and self.config.library.absolute()
-        return open_again, (self.predictions.absolute(), self.config.model_copy(update={"library": library}), tuple(self.inputs))
+        there = {name: path and path.absolute() for name, path in (("library", self.config.library), ("known", self.config.known))}
+        return open_again, (self.predictions.absolute(), self.config.model_copy(update=there), tuple(self.inputs))
 
     @cached_property
     def inputs(self) -> list[str]:
         """What predictions and structures are recognised by."""
-        return [*(hash_file(self.predictions / name) for name in ("particles.star", "manifest.json")), hash_structures(self.structures.values())]
+        known = [] if self.config.known is None else [self.config.known / "particles.star"]
+        read = [self.predictions / "particles.star", self.predictions / MANIFEST, *known]
+        return [*map(hash_file, read), hash_structures(self.structures.values())]
 
     @cached_property
     def grid(self) -> Grid:
@@ -120,7 +126,19 @@ def open_orienter(predictions: Path, config: OrientConfig) -> Orienter:
     if not wanted:
         left = "" if config.unknown else ' whose verdict is not "unknown" (to take these too, say --set unknown=true)'
         raise InputError(f"{predictions} has no particle of these classes{left}, so there is nothing to orient")
-    return Orienter(predictions, config, boxes, {name: library[name] for name in wanted if name in library})
+    levels = None if config.known is None else read_levels(config.known, config.accepted_share)
+    return Orienter(predictions, config, boxes, {name: library[name] for name in wanted if name in library}, levels)
+
+
+def read_levels(folder: Path, accepted_share: float) -> FitLevels:
+    """How well particles that are what they are called fit their structures; InputError unless `orient` has written the folder."""
+    stage = read_manifest(folder)["stage"]
+    if stage != STAGE:
+        raise InputError(f"{folder} was written by `triptych {stage}`, but known wants a folder that `triptych {STAGE}` wrote: give that one")
+    table = read_star(folder / "particles.star").get("particles")
+    if not isinstance(table, pd.DataFrame) or not {FIT, "triptychClass"} <= set(table):
+        raise InputError(f"{folder / 'particles.star'} has no columns _{FIT} and _triptychClass, as `triptych {STAGE}` writes them: orient anew")
+    return fit_levels(table["triptychClass"].astype(str).tolist(), table[FIT].to_numpy(np.float64), accepted_share)
 
 
 def choose_rows(boxes: Boxes, name: str, config: OrientConfig) -> IntArray:
@@ -197,12 +215,13 @@ def write_block(workspace: Workspace, orienter: Orienter, number: int) -> int:
         densities = boxes.densities(desk, rows, grid)
         subtomograms, wedges = boxes.subtomograms(desk, rows, grid), boxes.wedges(desk, rows, grid)
         poses = align(densities, reference, grid.voxel_size, config.align)
+        fits = poses.scores
         if config.refine:
             poses = align(subtomograms, reference, grid.voxel_size, config.align, wedges=wedges, start=poses)
         density, weight = average(subtomograms, poses, grid.voxel_size, wedges, config.align)
         write_placed(desk, boxes, rows, poses, structure, config)
         workspace.take_in(desk)
-        np.savez(desk / "note.npz", density=density, weight=weight, **poses._asdict())
+        np.savez(desk / "note.npz", density=density, weight=weight, fits=fits, **poses._asdict())
         workspace.mark(number, desk / "note.npz")
     return len(rows)
 
@@ -245,12 +264,13 @@ def finish_run(workspace: Workspace, orienter: Orienter, folder: Path) -> None:
     write_star(folder / "classes.star", {"classes": classes_table(averages)})
     about = {
         "particles": {"in_all": len(orienter.boxes.given), "oriented": len(table)},
+        "called_unknown": None if orienter.levels is None else int((table["triptychVerdict"] == UNKNOWN).sum()),
         "tilt_ranges_are": orienter.boxes.tilts_from,
         "ctf_is": orienter.boxes.ctf_from,
         "device": name_device(choose_device(orienter.config.align.device)),
     }
     write_page(folder / "report.html", orienter, averages, about)
-    inputs = [orienter.predictions / name for name in ("particles.star", "manifest.json")]
+    inputs = [orienter.predictions / name for name in ("particles.star", MANIFEST)] + ([orienter.config.known] if orienter.config.known else [])
     write_manifest(folder, STAGE, orienter.config, inputs, None, about, {"predictions": orienter.predictions})
 
 
@@ -282,11 +302,23 @@ def posed_table(out: Path, orienter: Orienter, notes: Sequence[dict[str, Any]]) 
     order = np.argsort(rows)
     poses = Alignment(*(np.concatenate([note[name] for note in notes])[order] for name in Alignment._fields))
     table = boxes.posed_table(out, rows[order], poses).drop(columns=EMBEDDING_ROW, errors="ignore")
+    table[FIT] = np.concatenate([note["fits"] for note in notes])[order]
+    if orienter.levels is not None:
+        table = judge_anew(table, orienter.levels)
     names = [boxes.given.names[row] for row in rows[order]]
     for column, kind, written in (("triptychMask", "masks", config.write_masks), ("triptychDensity", "densities", config.write_densities)):
         if written:
             table[column] = [f"{kind}/{name}.mrc" for name in names]
     return table
+
+
+def judge_anew(table: pd.DataFrame, levels: FitLevels) -> pd.DataFrame:
+    """The table with the larger of two novelties: the model's own, where it has one, and that of the fit to the structure."""
+    classes = table["triptychClass"].astype(str).tolist()
+    novelty = levels.novelty(classes, table[FIT].to_numpy(np.float64))
+    if "triptychNovelty" in table:
+        novelty = np.maximum(novelty, table["triptychNovelty"].to_numpy(np.float64))
+    return table.assign(triptychNovelty=novelty, triptychVerdict=give_verdicts(classes, novelty))
 
 
 def classes_table(averages: Sequence[ClassAverage]) -> pd.DataFrame:
