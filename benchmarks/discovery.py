@@ -4,9 +4,10 @@
 
 The unknown ones are parts of entries whose whole the model knows, which is harder than strangers would be: the subunits of the eukaryotic
 ribosome, one ring of GroEL with its cap, of TRiC and of the proteasome, and one protomer of the spike. Their files are those of
-../shared/data/structures. A mixture of twelve known structures and these six is simulated with full physics, predicted, and discovered as a
-user would do it; averages are compared with a library of all built-in structures and the six. Then new classes are added from few of their
-particles, whose names are taken from the truth, and tried on the others (`add-class` without grouping).
+../shared/data/structures. A mixture of twelve known structures and these six is simulated with full physics, predicted, oriented (by the side
+of particles of the 18 built-in structures, simulated anew, which are what they are called), and discovered as a user would do it; averages are
+compared with a library of all built-in structures and the six. Then new classes are added from few of their particles, whose names are taken
+from the truth, and tried on the others (`add-class` without grouping).
 Each step is kept in WORK, and what is there is not made again. Writes benchmarks/results/discovery_SNR.json.
 """
 
@@ -30,7 +31,7 @@ from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
 from triptych.add_class import Newcomer, grow
 from triptych.align import Alignment, align, average
-from triptych.config import UNKNOWN, AlignConfig, DiscoverConfig, PredictConfig, SimulateConfig
+from triptych.config import UNKNOWN, AlignConfig, DiscoverConfig, OrientConfig, PredictConfig, SimulateConfig
 from triptych.discover import discover
 from triptych.fourier import fourier_shell_correlation, resample_to_box, resolution_at, wedge_weights
 from triptych.io.mrc import read_mrc
@@ -42,6 +43,7 @@ from triptych.io.transfers import stored_transfers
 from triptych.metrics import median
 from triptych.model import BUILT_IN_MODEL, Model, load_model
 from triptych.novelty import Traits, give_verdicts, score_novelty
+from triptych.orient import orient
 from triptych.predict import predict
 from triptych.rotations import angular_errors
 from triptych.shape import describe_shapes
@@ -70,6 +72,9 @@ RINGS: dict[str, tuple[int, tuple[float, float, float] | None]] = {
     "proteasome_half": (7, None),
 }
 """Subunits of their rings (those of TRiC differ, but not at 10 Å per voxel), and the axis in the file; None: a principal axis of inertia."""
+KNOWN_PARTICLES = 720
+JUDGING = OrientConfig(write_masks=False, write_densities=False, refine=False)
+"""What `orient` needs not do for its second opinion."""
 EXAMPLES, DRAWS = (5, 20), 5
 """Particles that a class is added from, and how often they are drawn."""
 
@@ -81,12 +86,17 @@ class Mixture(NamedTuple):
     ----------
     name : (n,), true class of each particle
     new : (n,), whether the model has never seen it
+    poses : folder that `orient` wrote of them
+    novelty, unknown : (n,), with the second opinion of `orient`
     """
 
     store: Store
     given: Predicted
     name: NDArray[np.str_]
     new: NDArray[np.bool_]
+    poses: Path
+    novelty: NDArray[np.float64]
+    unknown: NDArray[np.bool_]
 
 
 # ------------------------------------------------------------------------------------------------------------------ data
@@ -114,36 +124,52 @@ def make_references(work: Path) -> Path:
     return folder
 
 
-def prepare(work: Path, particles: int, snr: float, seed: int, model: Path) -> tuple[Mixture, float]:
-    """The mixture, predicted, and the seconds that this took."""
+def orient_known(work: Path, snr: float, seed: int, model: Path) -> Path:
+    """Poses of simulated particles of the built-in structures, by which others are judged."""
+    store, predictions, poses = (work / f"{kind}_{snr:g}" for kind in ("known", "predictions_known", "poses_known"))
+    if not store.exists():
+        settings = SimulateConfig(particles=KNOWN_PARTICLES, none_share=0.0, tile_share=0.0, snr=(snr, snr), seed=seed + 1)
+        simulate(store, settings)
+    timed(predictions, lambda: predict(store, predictions, model, PredictConfig(write_masks=False)))
+    timed(poses, lambda: orient(predictions, poses, JUDGING))
+    return poses
+
+
+def prepare(work: Path, particles: int, snr: float, seed: int, model: Path) -> tuple[Mixture, dict[str, float]]:
+    """The mixture, predicted and oriented, and the seconds that this took."""
     classes = (*KNOWN, *PARTS)
     store, predictions = work / f"mixture_{snr:g}.zarr", work / f"predictions_{snr:g}"
     if not store.exists():
         settings = SimulateConfig(structures=make_references(work), classes=classes, particles=particles * len(classes), seed=seed)
         simulate(store, settings.model_copy(update={"none_share": 0.0, "tile_share": 0.0, "snr": (snr, snr)}))
-    seconds = timed(predictions, lambda: predict(store, predictions, model, PredictConfig(write_masks=False)))
+    seconds = {"predict": timed(predictions, lambda: predict(store, predictions, model, PredictConfig(write_masks=False)))}
+    known, poses = orient_known(work, snr, seed, model), work / f"poses_{snr:g}"
+    seconds["orient"] = timed(poses, lambda: orient(predictions, poses, JUDGING.model_copy(update={"known": known})))
     data, given = open_store(store), read_predictions(predictions)
+    assert given.novelty is not None
+    assert given.verdicts is not None
+    judged = read_star(poses / "particles.star")["particles"].set_index("triptychName")
+    novelty = np.maximum(given.novelty, judged["triptychNovelty"].reindex(given.names).fillna(0).to_numpy(np.float64))
+    doubted = judged["triptychVerdict"].reindex(given.names).to_numpy() == UNKNOWN
     name = np.array(data.class_names)[data["label"][:]]
-    return Mixture(data, given, name, np.isin(name, list(PARTS))), seconds
+    unknown = doubted | (np.array(given.verdicts) == UNKNOWN)
+    return Mixture(data, given, name, np.isin(name, list(PARTS)), poses, novelty, unknown), seconds
 
 
 # ----------------------------------------------------------------------------------------------------- found and grouped
 
 
-def judge_novelty(mixture: Mixture) -> dict[str, Any]:
-    """AUROC of the novelty score, and the share of each structure that is called unknown."""
-    assert mixture.given.novelty is not None
-    assert mixture.given.verdicts is not None
-    unknown = np.array(mixture.given.verdicts) == UNKNOWN
-    known = mixture.given.novelty[~mixture.new]
+def judge_novelty(mixture: Mixture, novelty: NDArray[np.float64], unknown: NDArray[np.bool_]) -> dict[str, Any]:
+    """AUROC of a novelty, and the share of each structure that is called unknown."""
+    known = novelty[~mixture.new]
     of_each = {}
     for name in (*KNOWN, *PARTS):
         own = mixture.name == name
-        values = mixture.given.novelty[own]
+        values = novelty[own]
         auroc = roc_auc_score(np.repeat([0, 1], [len(known), len(values)]), [*known, *values]) if name in PARTS else None
         of_each[name] = {"called_unknown": float(unknown[own].mean()), "auroc": auroc}
     return {
-        "auroc": roc_auc_score(mixture.new, mixture.given.novelty),
+        "auroc": roc_auc_score(mixture.new, novelty),
         "new_called_unknown": float(unknown[mixture.new].mean()),
         "known_called_unknown": float(unknown[~mixture.new].mean()),
         "structures": of_each,
@@ -152,7 +178,7 @@ def judge_novelty(mixture: Mixture) -> dict[str, Any]:
 
 def judge_groups(mixture: Mixture, membership: NDArray[np.int64]) -> dict[str, Any]:
     """How well the groups of what was called unknown agree with the true structures; 0 is no group, and counts as one more."""
-    unknown = np.array(mixture.given.verdicts) == UNKNOWN
+    unknown = mixture.unknown
     new, grouped = unknown & mixture.new, membership > 0
     return {
         "groups": int(membership.max()),
@@ -315,10 +341,10 @@ def main() -> None:
     if not DATA.is_dir():
         sys.exit(f"the structures are not at {DATA}: this benchmark needs them")
     work, snr = arguments.work, arguments.snr
-    mixture, predicting = prepare(work, arguments.particles, snr, arguments.seed, arguments.model)
+    mixture, seconds = prepare(work, arguments.particles, snr, arguments.seed, arguments.model)
     folder = work / f"discovery_{snr:g}"
-    config = DiscoverConfig(library=make_references(work), seed=arguments.seed)
-    discovering = timed(folder, lambda: discover(work / f"predictions_{snr:g}", folder, config))
+    config = DiscoverConfig(library=make_references(work), seed=arguments.seed, poses=mixture.poses)
+    seconds["discover"] = timed(folder, lambda: discover(work / f"predictions_{snr:g}", folder, config))
     membership = read_star(folder / "particles.star")["particles"]["triptychGroup"].to_numpy(np.int64)
     structures = {structure.name: structure for structure in load_library(make_references(work))}
     groups = sorted((folder / "groups").iterdir(), key=lambda path: int(path.name))
@@ -330,9 +356,10 @@ def main() -> None:
         "particles": len(mixture.given),
         "known": KNOWN,
         "new": tuple(PARTS),
-        "seconds": {"predict": predicting, "discover": discovering},
+        "seconds": seconds,
         "peak_memory_mb": peak_memory(),
-        "novelty": judge_novelty(mixture),
+        "novelty": judge_novelty(mixture, np.asarray(mixture.given.novelty), np.array(mixture.given.verdicts) == UNKNOWN),
+        "second_opinion": judge_novelty(mixture, mixture.novelty, mixture.unknown),
         "groups": judge_groups(mixture, membership),
         "averages": judged,
         "learning": judge_learning(mixture, arguments.model, arguments.seed),

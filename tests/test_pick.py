@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from triptych.io import mrc
 from triptych.io.manifest import read_manifest
 from triptych.io.mrc import read_mrc
 from triptych.io.relion import particles_from_relion
-from triptych.io.source import open_particles
+from triptych.io.source import cut_box, open_particles
 from triptych.io.star import read_star
 from triptych.io.tomogram import open_tomogram
 from triptych.model import Model, ModelCard
@@ -278,3 +279,24 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="does not say its voxel size"):
             pick([tmp_path / "c.zarr"], tmp_path / "picks")
     assert not (tmp_path / "picks").exists()
+
+
+def test_a_compressed_tomogram_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = np.random.default_rng(0).normal(size=(12, 14, 16)).astype(np.float32)
+    data[0, 0, 0] = 3
+    plain = write_mrc(tmp_path / "plain.mrc", data, 10.0)
+    packed = tmp_path / "packed.mrc.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    assert np.array_equal(open_tomogram(packed).data, open_tomogram(plain).data)
+    monkeypatch.setattr("triptych.io.tomogram.LARGEST_UNPACKED", 1000)
+    assert open_tomogram(packed).shape == data.shape  # it is kept
+    with pytest.raises(InputError, match="decompress the file first"):
+        open_tomogram(packed, 12.0)
+
+
+def test_bad_values_do_not_spread_over_the_border_of_a_box() -> None:
+    data = np.ones((8, 8, 8), np.float32)
+    data[2, 3, 4] = np.nan
+    box = cut_box(data, np.array([0, 4, 4]), (8, 8, 8))
+    assert np.isnan(box).sum() == 1
+    assert (box[np.isfinite(box)] == 1).all()

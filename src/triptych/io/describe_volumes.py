@@ -15,7 +15,7 @@ from triptych.io.description import Description
 from triptych.io.mrc import MrcHeader, are_valid, mmap_mrc, read_header, read_mrc, read_sections, stated_voxel_size
 from triptych.io.source import ParticleSource, mrc_files, open_particles
 from triptych.io.stated import StatedTomogram, find_stated
-from triptych.io.tomogram import open_tomogram
+from triptych.io.tomogram import LARGEST_UNPACKED, open_tomogram
 from triptych.missing_wedge import AXES, MissingWedge, find_missing_wedge
 from triptych.volume import MAX_BOX, Volume, spread_boxes
 
@@ -24,8 +24,6 @@ ASSUMED_VOXEL_SIZE = 10.0
 """Å, where none is stated: the sign of the contrast depends on it a little."""
 WIDEST_BOX, LARGEST_BOX = 800.0, 96
 """A cube is a subtomogram up to so many Å along a side, or so many voxels where their size is not known."""
-LARGEST_UNPACKED = 2**31
-"""Bytes of values in a compressed file that are read to look at the grey values."""
 THIN = 0.75
 """A tomogram is this much thinner along the beam than it is wide, at most."""
 MOST_LABELS = 64

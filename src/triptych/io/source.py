@@ -218,9 +218,10 @@ def cut_box(data: NDArray[Any], center: NDArray[np.int64], shape: tuple[int, int
     if any(side.start == side.stop for side in there):
         size = shape[0] if len(set(shape)) == 1 else shape
         raise InputError(f"a box of {size} voxels around voxel {tuple(int(c) for c in center)} lies outside a tomogram of shape {data.shape}")
-    with np.errstate(invalid="ignore"):  # NaN is the caller's to find
+    with np.errstate(invalid="ignore"):  # NaN is the caller's to find, and is not to spread
         inside = np.array(data[there], dtype=np.float32)
-        box = np.full(shape, inside.mean(dtype=np.float64) if fill is None else fill, dtype=np.float32)
+        level = inside.mean(dtype=np.float64, where=np.isfinite(inside)) if fill is None else fill
+        box = np.full(shape, level, dtype=np.float32)
     box[own] = inside
     return box
 

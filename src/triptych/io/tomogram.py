@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ import zarr
 from numpy.typing import NDArray
 
 from triptych.errors import InputError
-from triptych.io.mrc import bare_stem, common_voxel_size, is_mrc_name, mmap_mrc
+from triptych.io.mrc import bare_stem, common_voxel_size, is_mrc_name, mmap_mrc, read_header, read_mrc
 from triptych.io.source import mrc_files
 from triptych.io.zarr_files import CheckedArray, zarr_errors
 from triptych.volume import Volume
@@ -19,6 +20,8 @@ from triptych.volume import Volume
 ZARR_SUFFIX = ".zarr"
 UNITS = {"angstrom": 1.0, "nanometer": 10.0, "micrometer": 1e4}
 """Å per unit of length."""
+LARGEST_UNPACKED = 2**31
+"""Bytes of values of a compressed tomogram that are unpacked into memory."""
 
 
 def find_tomograms(inputs: Sequence[Path | str]) -> list[Path]:
@@ -60,17 +63,28 @@ def tomogram_name(path: Path) -> str:
     return bare_stem(path.name.removesuffix(ZARR_SUFFIX).removesuffix(".ome"))
 
 
+@lru_cache(maxsize=1)
+def unpack_tomogram(path: Path, _changed: int, voxel_size: float | None) -> Volume:
+    """A compressed tomogram as a whole, once for each state of the file."""
+    if read_header(path).data_bytes > LARGEST_UNPACKED:
+        size = f"{LARGEST_UNPACKED / 1e9:.1f} GB"
+        raise InputError(f"{path} is compressed and holds more than {size}, which would be unpacked into memory: decompress the file first")
+    return read_mrc(path, voxel_size)
+
+
 def open_tomogram(path: Path, voxel_size: float | None = None) -> Volume:
     """A tomogram whose data are read when they are sliced.
 
     Parameters
     ----------
-    path : uncompressed MRC file, or OME-Zarr group (version 0.4 or 0.5), of which the finest level is taken
+    path : MRC file, or OME-Zarr group (version 0.4 or 0.5), of which the finest level is taken; a compressed file is unpacked into memory
     voxel_size : Å; None: as the file says
     """
     if not is_zarr(path):
         if not is_mrc_name(path):
             raise InputError(f"{path} is no tomogram that triptych reads: an MRC file (.mrc, .rec, .map) or an OME-Zarr group was expected")
+        if read_header(path).compression:
+            return unpack_tomogram(path, path.stat().st_mtime_ns, voxel_size)
         return mmap_mrc(path, voxel_size)
     with zarr_errors(f"{path} is not an OME-Zarr image", "a group with 'multiscales' was expected"):
         group = zarr.open_group(path, mode="r")
