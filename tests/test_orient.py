@@ -220,10 +220,19 @@ def test_particles_that_do_not_fit_are_unknown(posed: Path, predictions: Path, s
         choose_particles(read_predictions(predictions), config.model_copy(update={"poses": posed}))
 
 
-def test_known_particles_must_be_what_orient_wrote(predictions: Path, settings: OrientConfig, tmp_path: Path) -> None:
+def test_known_particles_must_be_what_orient_wrote(posed: Path, predictions: Path, settings: OrientConfig, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="was written by `triptych predict`"):
         orient(predictions, tmp_path / "poses", settings.model_copy(update={"known": predictions}))
     assert not list(tmp_path.iterdir())
+    spoiled = tmp_path / "spoiled"
+    spoiled.mkdir()
+    (spoiled / "manifest.json").write_text((posed / "manifest.json").read_text())
+    table = read_star(posed / "particles.star")["particles"]
+    for fit, sentence in (("high", "triptychStructureFit"), (None, "has no particles with _triptychStructureFit")):
+        changed = table.drop(columns="triptychStructureFit") if fit is None else table.assign(triptychStructureFit=fit)
+        write_star(spoiled / "particles.star", {"particles": changed})
+        with pytest.raises(InputError, match=sentence):
+            orient(predictions, tmp_path / "poses", settings.model_copy(update={"known": spoiled}))
 
 
 def test_levels_accept_the_share_that_they_were_fitted_for() -> None:

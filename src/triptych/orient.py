@@ -30,6 +30,7 @@ from triptych.identify import load_references
 from triptych.io.manifest import MANIFEST, hash_file, installed_version, is_made, read_manifest, write_manifest
 from triptych.io.mrc import write_mrc
 from triptych.io.predictions import EMBEDDING_ROW, read_predictions
+from triptych.io.relion import numbers
 from triptych.io.star import read_star, write_star
 from triptych.io.workspace import Workspace, choose_items, open_workspace
 from triptych.novelty import give_verdicts
@@ -135,10 +136,11 @@ def read_levels(folder: Path, accepted_share: float) -> FitLevels:
     stage = read_manifest(folder)["stage"]
     if stage != STAGE:
         raise InputError(f"{folder} was written by `triptych {stage}`, but known wants a folder that `triptych {STAGE}` wrote: give that one")
-    table = read_star(folder / "particles.star").get("particles")
-    if not isinstance(table, pd.DataFrame) or not {FIT, "triptychClass"} <= set(table):
-        raise InputError(f"{folder / 'particles.star'} has no columns _{FIT} and _triptychClass, as `triptych {STAGE}` writes them: orient anew")
-    return fit_levels(table["triptychClass"].astype(str).tolist(), table[FIT].to_numpy(np.float64), accepted_share)
+    star = folder / "particles.star"
+    table = read_star(star).get("particles")
+    if not isinstance(table, pd.DataFrame) or table.empty or not {FIT, "triptychClass"} <= set(table):
+        raise InputError(f"{star} has no particles with _{FIT} and _triptychClass, as `triptych {STAGE}` writes them: orient anew")
+    return fit_levels(table["triptychClass"].astype(str).tolist(), numbers(table, FIT, star), accepted_share)
 
 
 def choose_rows(boxes: Boxes, name: str, config: OrientConfig) -> IntArray:
