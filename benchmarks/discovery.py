@@ -131,7 +131,7 @@ def orient_known(work: Path, snr: float, seed: int, model: Path) -> Path:
         settings = SimulateConfig(particles=KNOWN_PARTICLES, none_share=0.0, tile_share=0.0, snr=(snr, snr), seed=seed + 1)
         simulate(store, settings)
     timed(predictions, lambda: predict(store, predictions, model, PredictConfig(write_masks=False)))
-    timed(poses, lambda: orient(predictions, poses, JUDGING))
+    timed(poses, lambda: orient(predictions, poses, JUDGING.model_copy(update={"unknown": True})))
     return poses
 
 

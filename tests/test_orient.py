@@ -88,6 +88,7 @@ def test_structures_lie_where_the_particles_are(posed: Path, predictions: Path) 
     rows = np.array([given.names.index(name) for name in table["triptychName"]])
     right = given.label[rows] == truth["label"][:][rows]
     assert right.mean() > 0.8  # the fake network errs now and then
+    assert table["triptychTrueClass"].tolist() == [CLASSES[label] for label in truth["label"][:][rows]]
     masks, densities = (np.stack([read_mrc(posed / path).data for path in table[f"triptych{kind}"]]) for kind in ("Mask", "Density"))
     iou = intersection_over_union(masks > 0.5, truth.read_rows("mask", rows))
     correlation = density_correlation(densities, truth.read_rows("density", rows))
@@ -243,6 +244,11 @@ def test_levels_accept_the_share_that_they_were_fitted_for() -> None:
     assert (levels.novelty(names, fits) < 0.5).mean() == pytest.approx(0.9, abs=0.01)
     assert levels.novelty(["tight", "loose"], np.array([0.9, 0.9])).tolist() == pytest.approx([1, 0], abs=0.1)
     assert "rare" not in levels.classes  # judged by what is common to all
+    mixed = names + ["tight"] * 200  # as many of another kind, called the same
+    right = np.arange(len(mixed)) < len(names)
+    blind, told = (fit_levels(mixed, np.append(fits, rng.normal(0.7, 0.05, 200)), 0.9, known) for known in (None, right))
+    assert told.classes["tight"] == levels.classes["tight"]
+    assert blind.classes["tight"] != levels.classes["tight"]
     falling = levels.novelty(["rare"] * 3, np.array([0.9, 0.6, -0.2]))
     assert (np.diff(falling) > 0).all()
 

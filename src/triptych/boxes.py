@@ -24,6 +24,7 @@ from triptych.io.particle_star import add_poses, subtomogram_matrices
 from triptych.io.predictions import Predicted, open_input
 from triptych.io.relion import RECONSTRUCTED, SUBTOMOGRAM_ANGLES
 from triptych.io.source import ParticleSource
+from triptych.io.store import open_store
 from triptych.io.transfers import CTF_VOLUME, CtfVolumes, Transfers
 from triptych.volume import Volume, standardise
 
@@ -71,6 +72,14 @@ class Boxes:
     tilts_from: str
     frames: NDArray[np.float64] | None
     ctf_from: str
+
+    @property
+    def true_classes(self) -> list[str] | None:
+        """Class of each particle where a dataset says it."""
+        if self.source.kind != "store":
+            return None
+        store = open_store(self.source.files[0])
+        return [store.class_names[label] for label in store["label"][:]]
 
     def alignment_grid(self, first: Volume) -> Grid:
         """Where recovered densities are aligned: they hold no more than the model's voxels do, unless the input is coarser still."""

@@ -405,7 +405,7 @@ class OrientConfig(PoseSettings):
     library: Annotated[Path | None, Field(description="structures of the classes, by name: a library that `structures make` wrote, a folder of PDB, mmCIF and map files, or one such file; none: the built-in library")] = None
     classes: Annotated[tuple[str, ...] | None, Field(min_length=1, description="only particles that were called so; none: all classes that the library has")] = None
     unknown: Annotated[bool, Field(description='also particles whose verdict is "unknown", as what they resemble most')] = False
-    known: Annotated[Path | None, Field(description="folder that orient wrote of particles that are what they are called, such as simulated ones: particles that fit their structure less well than these do are unknown; none: verdicts stay")] = None
+    known: Annotated[Path | None, Field(description="folder that orient wrote of particles that are what they are called, such as simulated ones: particles that fit their structure less well than these do are unknown, and all are judged; none: verdicts stay")] = None
     accepted_share: Annotated[float, Field(gt=0, le=1, description="share of those particles that is not to be called unknown")] = 0.97
     refine: Annotated[bool, Field(description="refine the poses found through recovered densities by the subtomograms themselves")] = True
     write_masks: Annotated[bool, Field(description="write masks/<name>.mrc: where the structure is in this pose")] = True

@@ -55,7 +55,7 @@ def log_fits(fits: FloatArray) -> FloatArray:
     return np.log(np.maximum(fits, LEAST_FIT))
 
 
-def fit_levels(names: Sequence[str], fits: FloatArray, accepted_share: float) -> FitLevels:
+def fit_levels(names: Sequence[str], fits: FloatArray, accepted_share: float, right: NDArray[np.bool_] | None = None) -> FitLevels:
     """Levels by which a share of these particles is accepted.
 
     Median and median absolute deviation are taken, since a few of them may have the wrong name.
@@ -64,10 +64,12 @@ def fit_levels(names: Sequence[str], fits: FloatArray, accepted_share: float) ->
     ----------
     names : classes of n particles, as a model calls them
     fits : (n,) correlation of each recovered density with the structure of its class, in the best pose
+    right : (n,) which are what they are called: levels are those of these, since a class that takes in others tells little; default: all
     """
-    called = np.array(names)
-    own = {str(name): robust(log_fits(fits[called == name])) for name in np.unique(called) if (called == name).sum() >= FEWEST}
-    levels = FitLevels(own, robust(log_fits(fits)), 0.0, 1.0)
+    called, sure = np.array(names), np.ones(len(fits), bool) if right is None or not right.any() else right
+    of_class = {str(name): log_fits(fits[sure & (called == name)]) for name in np.unique(called)}
+    own = {name: robust(values) for name, values in of_class.items() if len(values) >= FEWEST}
+    levels = FitLevels(own, robust(log_fits(fits[sure])), 0.0, 1.0)
     depth = levels.depth(names, fits)
     return FitLevels(own, levels.common, float(np.quantile(depth, accepted_share)), spread(depth))
 

@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 STAGE = "orient"
 BLOCK = 64
 """Particles that are finished at once."""
-FIT = "triptychStructureFit"
+FIT, TRUE_CLASS = "triptychStructureFit", "triptychTrueClass"
 AGREEING = 0.5
 """Shell correlation of average and structure down to which they are said to agree."""
 
@@ -132,7 +132,7 @@ def open_orienter(predictions: Path, config: OrientConfig) -> Orienter:
 
 
 def read_levels(folder: Path, accepted_share: float) -> FitLevels:
-    """How well particles that are what they are called fit their structures; InputError unless `orient` has written the folder."""
+    """How well known particles fit their structures; InputError unless `orient` has written the folder."""
     stage = read_manifest(folder)["stage"]
     if stage != STAGE:
         raise InputError(f"{folder} was written by `triptych {stage}`, but known wants a folder that `triptych {STAGE}` wrote: give that one")
@@ -140,14 +140,15 @@ def read_levels(folder: Path, accepted_share: float) -> FitLevels:
     table = read_star(star).get("particles")
     if not isinstance(table, pd.DataFrame) or table.empty or not {FIT, "triptychClass"} <= set(table):
         raise InputError(f"{star} has no particles with _{FIT} and _triptychClass, as `triptych {STAGE}` writes them: orient anew")
-    return fit_levels(table["triptychClass"].astype(str).tolist(), numbers(table, FIT, star), accepted_share)
+    right = (table[TRUE_CLASS] == table["triptychClass"]).to_numpy() if TRUE_CLASS in table else None
+    return fit_levels(table["triptychClass"].astype(str).tolist(), numbers(table, FIT, star), accepted_share, right)
 
 
 def choose_rows(boxes: Boxes, name: str, config: OrientConfig) -> IntArray:
-    """Rows of the particles of a class that are to be oriented."""
+    """Rows of the particles of a class that are to be oriented; all of them where they are to be judged anew."""
     given = boxes.given
     chosen = given.label == given.class_names.index(name)
-    if given.verdicts is not None and not config.unknown:
+    if given.verdicts is not None and not config.unknown and config.known is None:
         chosen &= np.array(given.verdicts) != UNKNOWN
     return np.flatnonzero(chosen)
 
@@ -305,6 +306,9 @@ def posed_table(out: Path, orienter: Orienter, notes: Sequence[dict[str, Any]]) 
     poses = Alignment(*(np.concatenate([note[name] for note in notes])[order] for name in Alignment._fields))
     table = boxes.posed_table(out, rows[order], poses).drop(columns=EMBEDDING_ROW, errors="ignore")
     table[FIT] = np.concatenate([note["fits"] for note in notes])[order]
+    truth = boxes.true_classes
+    if truth is not None:
+        table[TRUE_CLASS] = [truth[row] for row in rows[order]]
     if orienter.levels is not None:
         table = judge_anew(table, orienter.levels)
     names = [boxes.given.names[row] for row in rows[order]]
