@@ -219,6 +219,9 @@ def test_particles_that_do_not_fit_are_unknown(posed: Path, predictions: Path, s
     assert len(chosen) == (wrong["triptychVerdict"] == "unknown").sum()
     with pytest.raises(InputError, match="with its setting known, was expected"):
         choose_particles(read_predictions(predictions), config.model_copy(update={"poses": posed}))
+    others = make_fake(tmp_path / "others", count=18, size=SIZE, class_names=CLASSES, seed=1).predictions  # called the same, as all simulated ones
+    with pytest.raises(InputError, match="was not made from"):
+        choose_particles(read_predictions(others), config)
 
 
 def test_known_particles_must_be_what_orient_wrote(posed: Path, predictions: Path, settings: OrientConfig, tmp_path: Path) -> None:

@@ -161,7 +161,8 @@ def open_source(given: Predicted) -> ParticleSource:
         raise InputError(f"the particles that {given.folder} was predicted from cannot be read again ({trouble}), but they are what is averaged")
     if source.names != given.names:
         path = manifest_entry(given.manifest, "particles", "path")
-        raise InputError(f"{path} holds other particles than {given.folder} tells of, or in another order: predict again")
+        what = f"{given.folder / 'particles.star'} and {path} hold other particles, or the same in another order"
+        raise InputError(f"{what}: give the predictions as `triptych predict` wrote them, or predict the particles that you have chosen")
     return source
 
 

@@ -30,7 +30,7 @@ from triptych.fourier import low_pass
 from triptych.grouping import Groups, group
 from triptych.half_maps import COARSEST, HalfMapCorrelation, compare_half_maps, soft_mask
 from triptych.identify import Match, identify, load_references
-from triptych.io.manifest import describe_input, installed_version, read_manifest, write_json, write_manifest
+from triptych.io.manifest import describe_input, hash_file, installed_version, manifest_entry, read_manifest, write_json, write_manifest
 from triptych.io.mrc import read_mrc, write_mrc
 from triptych.io.predictions import Predicted, find_model, read_predictions
 from triptych.io.star import read_star, write_star
@@ -153,12 +153,14 @@ def choose_particles(given: Predicted, config: DiscoverConfig) -> IntArray:
 def read_doubted(folder: Path, given: Predicted) -> list[str]:
     """Names of the particles that `orient` has called unknown; InputError unless the folder is of the same predictions."""
     manifest = read_manifest(folder)
-    table = read_star(folder / "particles.star").get("particles") if manifest["stage"] == "orient" else None
+    judged = manifest["stage"] == "orient" and manifest_entry(manifest, "config", "known") is not None
+    table = read_star(folder / "particles.star").get("particles") if judged else None
     if not isinstance(table, pd.DataFrame) or not {"triptychVerdict", "triptychName"} <= set(table):
         raise InputError(f"poses is {folder}, but a folder that `triptych orient` wrote, with its setting known, was expected: give that one")
     names = table["triptychName"].astype(str)
-    if not set(names) <= set(given.names):
-        raise InputError(f"poses is {folder}, but its particles are not those of {given.folder}: give one that was made from that")
+    oriented = {manifest_entry(entry, "sha256") for entry in manifest.get("inputs") or ()}
+    if hash_file(given.folder / "particles.star") not in oriented or not set(names) <= set(given.names):
+        raise InputError(f"poses is {folder}, which was not made from {given.folder} as that is now: orient these predictions, and give that folder")
     return [name for name, verdict in zip(names, table["triptychVerdict"], strict=True) if verdict == UNKNOWN]
 
 

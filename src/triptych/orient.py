@@ -123,7 +123,7 @@ def open_orienter(predictions: Path, config: OrientConfig) -> Orienter:
     if missing and (config.classes or len(missing) == len(wanted)):
         raise InputError(f"the library has no structure called {what}: give one that has, with --set library=")
     if missing:
-        log.warning("the library has no structure called %s: they get no pose (--set library= takes another one)", what)
+        log.warning("the library has no structure called %s: they get no pose (--set library= takes another one, of all classes)", what)
     if not wanted:
         left = "" if config.unknown else ' whose verdict is not "unknown" (to take these too, say --set unknown=true)'
         raise InputError(f"{predictions} has no particle of these classes{left}, so there is nothing to orient")
