@@ -7,7 +7,7 @@ Bright particles on both sides: invert dark ones first. A pose is that of `tript
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -278,11 +278,17 @@ def average(
     return to_density(mean, band, volumes.shape[-1]), spread(weight, band, volumes.shape[-1]).cpu().numpy()
 
 
-def merge_averages(parts: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> NDArray[np.float32]:
-    """The mean of averages (d, d, d) of different particles, each Fourier term by how many of them measured it, as `average` gives both."""
-    weight = np.maximum(sum(own for _, own in parts), 1e-6)
-    sums = sum(np.fft.rfftn(density) * own for density, own in parts)
-    return np.asarray(np.fft.irfftn(sums / weight, s=parts[0][0].shape, axes=(0, 1, 2)), dtype=np.float32)
+def merge_averages(parts: Iterable[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> NDArray[np.float32]:
+    """The mean of averages (d, d, d) of different particles, each Fourier term by how many of them measured it, as `average` gives both.
+
+    The parts are taken one by one, so that there may be any number of them.
+    """
+    rest = iter(parts)
+    density, weight = next(rest)
+    shape, sums = density.shape, np.fft.rfftn(density) * weight
+    for density, own in rest:
+        sums, weight = sums + np.fft.rfftn(density) * own, weight + own
+    return np.asarray(np.fft.irfftn(sums / np.maximum(weight, 1e-6), s=shape, axes=(0, 1, 2)), dtype=np.float32)
 
 
 def turn_back(volume: Tensor, wedge: Tensor, band: Band, rotation: Tensor, shift: Tensor) -> Tensor:

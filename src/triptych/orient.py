@@ -29,7 +29,7 @@ from triptych.half_maps import soft_mask
 from triptych.identify import load_references
 from triptych.io.manifest import MANIFEST, hash_file, installed_version, is_made, read_manifest, write_manifest
 from triptych.io.mrc import write_mrc
-from triptych.io.predictions import EMBEDDING_ROW, read_predictions
+from triptych.io.predictions import EMBEDDING_ROW, Predicted, read_predictions
 from triptych.io.relion import numbers
 from triptych.io.star import read_star, write_star
 from triptych.io.workspace import Workspace, choose_items, open_workspace
@@ -79,6 +79,7 @@ class Orienter:
     config: OrientConfig
     boxes: Boxes = field(repr=False)
     structures: dict[str, Structure] = field(repr=False)
+    rows: dict[str, IntArray] = field(repr=False)
     levels: FitLevels | None = field(repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -100,8 +101,7 @@ class Orienter:
     @cached_property
     def blocks(self) -> list[tuple[str, IntArray]]:
         """Class and rows of the particles that are finished together."""
-        rows_of = {name: choose_rows(self.boxes, name, self.config) for name in self.structures}
-        return [(name, rows[i : i + BLOCK]) for name, rows in rows_of.items() for i in range(0, len(rows), BLOCK)]
+        return [(name, self.rows[name][i : i + BLOCK]) for name in self.structures for i in range(0, len(self.rows[name]), BLOCK)]
 
     def size(self, number: int) -> int:
         return len(self.blocks[number][1])
@@ -117,7 +117,8 @@ def open_orienter(predictions: Path, config: OrientConfig) -> Orienter:
         raise InputError(f"classes names {strange[0]!r}, but the model knows {', '.join(given.class_names)}: correct it")
     boxes = open_boxes(given, config)
     library = {structure.name: structure for structure in load_references(config.library, float(given.manifest["model"]["voxel_size"]))}
-    wanted = [name for name in config.classes or given.class_names if name != NONE_CLASS and len(choose_rows(boxes, name, config))]
+    rows = choose_rows(given, config)
+    wanted = [name for name in config.classes or given.class_names if name != NONE_CLASS and len(rows[name])]
     missing = [name for name in wanted if name not in library]
     what = f"{', '.join(missing)}, and particles were called so" if missing else ""
     if missing and (config.classes or len(missing) == len(wanted)):
@@ -128,7 +129,7 @@ def open_orienter(predictions: Path, config: OrientConfig) -> Orienter:
         left = "" if config.unknown else ' whose verdict is not "unknown" (to take these too, say --set unknown=true)'
         raise InputError(f"{predictions} has no particle of these classes{left}, so there is nothing to orient")
     levels = None if config.known is None else read_levels(config.known, config.accepted_share)
-    return Orienter(predictions, config, boxes, {name: library[name] for name in wanted if name in library}, levels)
+    return Orienter(predictions, config, boxes, {name: library[name] for name in wanted if name in library}, rows, levels)
 
 
 def read_levels(folder: Path, accepted_share: float) -> FitLevels:
@@ -144,13 +145,12 @@ def read_levels(folder: Path, accepted_share: float) -> FitLevels:
     return fit_levels(table["triptychClass"].astype(str).tolist(), numbers(table, FIT, star), accepted_share, right)
 
 
-def choose_rows(boxes: Boxes, name: str, config: OrientConfig) -> IntArray:
-    """Rows of the particles of a class that are to be oriented; all of them where they are to be judged anew."""
-    given = boxes.given
-    chosen = given.label == given.class_names.index(name)
+def choose_rows(given: Predicted, config: OrientConfig) -> dict[str, IntArray]:
+    """Rows of the particles of each class that are to be oriented; all of them where they are to be judged anew."""
+    doubted = np.zeros(len(given), bool)
     if given.verdicts is not None and not config.unknown and config.known is None:
-        chosen &= np.array(given.verdicts) != UNKNOWN
-    return np.flatnonzero(chosen)
+        doubted = np.array(given.verdicts) == UNKNOWN
+    return {name: np.flatnonzero((given.label == k) & ~doubted) for k, name in enumerate(given.class_names)}
 
 
 @lru_cache(maxsize=1)
@@ -256,11 +256,8 @@ def place(template: torch.Tensor, rotation: NDArray[np.float64], shift: NDArray[
 
 def finish_run(workspace: Workspace, orienter: Orienter, folder: Path) -> None:
     """The tables, averages, the page and the manifest."""
-    notes = []
-    for number in range(len(orienter.blocks)):
-        with np.load(workspace.note(number), allow_pickle=False) as note:
-            notes.append(dict(note))
-    averages = [average_class(orienter, name, notes) for name in orienter.structures]
+    notes = [read_note(workspace, number, (*Alignment._fields, "fits")) for number in range(len(orienter.blocks))]
+    averages = [average_class(workspace, orienter, name, notes) for name in orienter.structures]
     write_averages(workspace, averages)
     table = posed_table(workspace.out, orienter, notes)
     write_star(folder / "particles.star", orienter.boxes.source.blocks_with(table))
@@ -277,15 +274,22 @@ def finish_run(workspace: Workspace, orienter: Orienter, folder: Path) -> None:
     write_manifest(folder, STAGE, orienter.config, inputs, None, about, {"predictions": orienter.predictions})
 
 
-def average_class(orienter: Orienter, name: str, notes: Sequence[dict[str, Any]]) -> ClassAverage:
+def read_note(workspace: Workspace, number: int, names: Sequence[str]) -> dict[str, Any]:
+    """Some of what was kept of a block."""
+    with np.load(workspace.note(number), allow_pickle=False) as note:
+        return {name: note[name] for name in names}
+
+
+def average_class(workspace: Workspace, orienter: Orienter, name: str, notes: Sequence[dict[str, Any]]) -> ClassAverage:
     """All blocks of a class as one average, and how far it agrees with the structure."""
-    grid, own = orienter.grid, [note for (of, _), note in zip(orienter.blocks, notes, strict=True) if of == name]
-    density = merge_averages([(note["density"], note["weight"]) for note in own])
+    grid, own = orienter.grid, [number for number, (of, _) in enumerate(orienter.blocks) if of == name]
+    parts = (read_note(workspace, number, ("density", "weight")) for number in own)
+    density = merge_averages((part["density"], part["weight"]) for part in parts)
     structure = grid.bring(orienter.structures[name].density, fill=0)
     mask = soft_mask(structure, grid.voxel_size)
     frequencies, correlation = fourier_shell_correlation(density * mask, structure * mask, grid.voxel_size)
     resolution = resolution_at(frequencies, correlation, AGREEING)
-    scores = np.concatenate([note["scores"] for note in own])
+    scores = np.concatenate([notes[number]["scores"] for number in own])
     seen, known = (Volume(data, grid.voxel_size) for data in (density, structure))
     return ClassAverage(name, len(scores), float(np.median(scores)), seen, known, resolution)
 
