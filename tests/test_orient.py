@@ -80,6 +80,17 @@ def with_verdicts(predictions: Path, folder: Path, verdicts: list[str]) -> Path:
 # -------------------------------------------------------------------------------------------------------------- poses
 
 
+def test_rows_may_be_sorted_and_taken_out(posed: Path, predictions: Path, settings: OrientConfig, tmp_path: Path) -> None:
+    some = with_verdicts(predictions, tmp_path / "some", ["known"] * 18)
+    table = read_star(some / "particles.star")["particles"]
+    write_star(some / "particles.star", {"particles": table.iloc[::-2]})
+    found = read_star(orient(some, tmp_path / "poses", settings) / "particles.star")["particles"].set_index("triptychName")
+    every = read_star(posed / "particles.star")["particles"].set_index("triptychName")
+    assert sorted(found.index) == sorted(set(table["triptychName"].iloc[::-2]) & set(every.index))
+    kept = [*ANGLES, "rlnOriginXAngst", "triptychTrueClass", "triptychAlignmentScore"]
+    pd.testing.assert_frame_equal(found[kept], every.loc[found.index, kept])
+
+
 def test_structures_lie_where_the_particles_are(posed: Path, predictions: Path) -> None:
     table = read_star(posed / "particles.star")["particles"]
     given, truth = read_predictions(predictions), open_store(predictions.parent / "truth.zarr")

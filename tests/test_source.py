@@ -516,6 +516,49 @@ def test_dataset_store(tmp_path: Path) -> None:
     assert source.names[0] == "particle_000000"
 
 
+def check_take(source: ParticleSource) -> None:
+    """Some particles, the last first, are what they are among all."""
+    rows = np.array([len(source) - 1, 0])
+    some = source.take(rows)
+    assert some.names == [source.names[row] for row in rows]
+    pd.testing.assert_frame_equal(some.table, source.table.iloc[rows].reset_index(drop=True))
+    for place, row in enumerate(rows):
+        ours, its = some.read(place), source.read(int(row))
+        np.testing.assert_array_equal(ours.data, its.data)
+        assert (ours.voxel_size, ours.origin) == (its.voxel_size, its.origin)
+        assert (some.transfers is None) == (source.transfers is None)
+        if some.transfers is not None and source.transfers is not None:
+            np.testing.assert_array_equal(some.transfers.of(place, 8, 10.0), source.transfers.of(int(row), 8, 10.0))
+    for kind in ("offsets", "origins", "tilt_ranges"):
+        values, every = getattr(some, kind), getattr(source, kind)
+        assert (values is None) == (every is None)
+        assert values is None or np.array_equal(values, every[rows])
+
+
+def test_some_of_the_particles(tmp_path: Path) -> None:
+    for index in range(3):
+        write_cube(tmp_path / f"ctf{index}.mrc", index)
+        write_cube(tmp_path / f"image{index}.mrc", index)
+    names = {label: [f"{kind}{index}.mrc" for index in range(3)] for label, kind in (("rlnImageName", "image"), ("rlnCtfImage", "ctf"))}
+    check_take(open_it(write_particles(tmp_path / "a.star", {"rlnOpticsGroup": 1, "rlnImagePixelSize": 10.0}, rlnOpticsGroup=[1] * 3, **names)))
+    check_take(open_it(tmp_path / "image*.mrc"))
+
+    for name, voxel_size in (("TS_1.mrc", 10.0), ("TS_2.mrc", 20.0)):
+        make_tomogram(tmp_path / "project", name, voxel_size)
+    origins = {f"rlnOrigin{axis}Angst": [1.0, 2.0, 3.0] for axis in "XYZ"}
+    path = write_coordinates(tmp_path / "project", [50, 61, 40], [40, 48, 20], [30, 39, 21], ["TS_1", "TS_2", "TS_1"], **origins)
+    check_take(open_it(path))
+
+    store = create_store(tmp_path / "a.zarr", Rows(3, 2), Rows(0, 0), 10.0, 16, ("x", "none"), {"config": {"acquisition": {}}})
+    fill_with_zeros(store)
+    store.write("subtomogram", 0, np.random.default_rng(0).normal(size=(3, 16, 16, 16)).astype("f2"))
+    for column, values in (("tilt_min", [-60, -50, -40]), ("tilt_max", [60, 50, 40]), ("defocus_um", [2, 3, 4])):
+        store.write(column, 0, np.array(values, np.float32))
+    source = open_it(tmp_path / "a.zarr")
+    assert source.transfers is not None
+    check_take(source)
+
+
 def test_tomograms_are_found_from_another_folder(tmp_path: Path) -> None:
     make_tomogram(tmp_path / "project")
     source = open_it(write_coordinates(tmp_path / "project", [50.0, 60.0], [40.0, 40.0], [30.0, 30.0]))
@@ -543,6 +586,7 @@ def test_real_tilt_stacks(shared_data: Path, name: str) -> None:
     stacks, volumes = open_it(path), open_it(shared_data / "ribosome_70s_real" / "particles.star")
     assert (len(stacks), voxel_sizes(stacks, stacks.read(0))) == (20, [12.0])
     assert stacks.description == "Warp (RELION 5 columns) STAR file of 20 stacks of tilt images"
+    check_take(stacks)
     found = {row: stacks.read(row) for row in (0, 9, 10, 19)}
     assert found[0].shape == (32, 32, 32)
     own = [-correlate(found[row].data, volumes.read(row).data) for row in found]

@@ -18,7 +18,6 @@ from triptych.config import ASSUMED_TILT_RANGE, PoseSettings
 from triptych.errors import InputError
 from triptych.fourier import resample_to_box, wedge_weights
 from triptych.io.files import new_array
-from triptych.io.manifest import manifest_entry
 from triptych.io.mrc import read_mrc
 from triptych.io.particle_star import add_poses, subtomogram_matrices
 from triptych.io.predictions import Predicted, open_input
@@ -79,7 +78,7 @@ class Boxes:
         if self.source.kind != "store":
             return None
         store = open_store(self.source.files[0])
-        return [store.class_names[label] for label in store["label"][:]]
+        return [store.class_names[label] for label in store["label"][:][self.given.rows]]
 
     def alignment_grid(self, first: Volume) -> Grid:
         """Where recovered densities are aligned: they hold no more than the model's voxels do, unless the input is coarser still."""
@@ -159,10 +158,6 @@ def open_source(given: Predicted) -> ParticleSource:
     source, trouble = open_input(given)
     if source is None:
         raise InputError(f"the particles that {given.folder} was predicted from cannot be read again ({trouble}), but they are what is averaged")
-    if source.names != given.names:
-        path = manifest_entry(given.manifest, "particles", "path")
-        what = f"{given.folder / 'particles.star'} and {path} hold other particles, or the same in another order"
-        raise InputError(f"{what}: give the predictions as `triptych predict` wrote them, or predict the particles that you have chosen")
     return source
 
 

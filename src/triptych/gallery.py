@@ -118,7 +118,6 @@ class Gallery:
     def __init__(self, given: Predicted, known: Truth | None, scores: Scores | None) -> None:
         self.given, self.known, self.scores = given, known, scores
         self.source, self.trouble = open_input(given)
-        self.index = {} if self.source is None else {name: i for i, name in enumerate(self.source.names)}
 
     def card(self, i: int, why: str) -> Card:
         given, known = self.given, self.known
@@ -136,10 +135,10 @@ class Gallery:
 
     def read_input(self, i: int, like: Volume | None) -> Volume | None:
         """The particle's subtomogram, protein bright; None where it cannot be read any more or has another shape."""
-        if self.source is None or self.given.names[i] not in self.index:
+        if self.source is None:
             return None
         try:
-            volume = self.source.read(self.index[self.given.names[i]])
+            volume = self.source.read(i)
         except InputError as error:
             self.trouble = self.trouble or str(error)
             return None

@@ -19,7 +19,7 @@ from triptych import metrics
 from triptych.config import NONE_CLASS
 from triptych.errors import InputError
 from triptych.fourier import fourier_shell_correlation
-from triptych.io.manifest import describe_input
+from triptych.io.manifest import describe_input, manifest_entry
 from triptych.io.mrc import read_mrc
 from triptych.io.predictions import Predicted
 from triptych.io.store import Store, known_labels, open_store, particle_name
@@ -70,9 +70,9 @@ class Truth:
 def match_truth(given: Predicted, path: Path) -> Truth:
     """Find each particle (particle_000123) in the store and translate its label into the model's classes, and others after them."""
     store = open_store(path)
-    count = len(store)
-    if count != len(given):
-        raise InputError(f"{path} holds {count} particles, but {given.folder} has predictions of {len(given)}; {SAME_STORE}")
+    count, predicted = len(store), manifest_entry(given.manifest, "particles", "count") or len(given)  # rows may have been taken out since
+    if count != predicted:
+        raise InputError(f"{path} holds {count} particles, but {given.folder} was predicted from {predicted}; {SAME_STORE}")
     found = [re.fullmatch(r"particle_(\d+)", name) for name in given.names]
     strange = [name for name, match in zip(given.names, found, strict=True) if match is None or int(match[1]) >= count]
     if strange:

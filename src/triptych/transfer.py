@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,10 @@ class CtfTransfers:
         k2 = np.square(frequency_grid((box_size,) * 3, voxel_size), dtype=np.float64)
         phase = contrast_phase(k2, self.defocus[row], self.voltage_kv, self.spherical_aberration_mm, self.amplitude_contrast)
         return np.asarray(treat(np.sin(phase), self.correction[row], float(self.constant[row])), np.float32)
+
+    def take(self, rows: NDArray[np.int64]) -> CtfTransfers:
+        """Those of these subtomograms only, in that order."""
+        return replace(self, defocus=self.defocus[rows], correction=[self.correction[row] for row in rows], constant=self.constant[rows])
 
 
 def treat(ctf: FloatArray, correction: CtfCorrection, constant: float) -> FloatArray:

@@ -39,6 +39,7 @@ class Predicted:
     folder, manifest : the folder and its manifest.json
     table : the particles block of particles.star
     names : (n,)
+    rows : (n,), which of the particles that were predicted each is, from 0: the table may have been sorted, or rows taken out of it
     class_names : the model's, in its order
     label : (n,), index of the predicted class; None without the class task
     probability : (n,), of the predicted class; None without the class task
@@ -53,6 +54,7 @@ class Predicted:
     manifest: dict[str, Any]
     table: pd.DataFrame
     names: list[str]
+    rows: IntArray
     class_names: tuple[str, ...]
     label: IntArray | None
     probability: FloatArray | None
@@ -96,9 +98,9 @@ def read_predictions(folder: Path) -> Predicted:
         raise InputError(f"{star} has no column _triptychClass, _triptychMask or _triptychDensity, so there is nothing to report; {AGAIN}")
     novelty = _numbers(star, table, "triptychNovelty") if "triptychNovelty" in table else None
     verdicts = [str(verdict) for verdict in table["triptychVerdict"]] if "triptychVerdict" in table else None
-    embedding = _read_embedding(folder, star, table)
+    rows, embedding = _read_embedding(folder, star, table)
     classes = (label, probability, probabilities)
-    return Predicted(folder, manifest, table, names, class_names, *classes, novelty, verdicts, masks, densities, embedding)
+    return Predicted(folder, manifest, table, names, rows, class_names, *classes, novelty, verdicts, masks, densities, embedding)
 
 
 def _first_repeated(names: Sequence[str]) -> str:
@@ -151,8 +153,8 @@ def _read_paths(folder: Path, table: pd.DataFrame, column: str) -> list[Path] | 
     return paths
 
 
-def _read_embedding(folder: Path, star: Path, table: pd.DataFrame) -> NDArray[np.float32]:
-    """The rows of embedding.npy in the order of the table."""
+def _read_embedding(folder: Path, star: Path, table: pd.DataFrame) -> tuple[IntArray, NDArray[np.float32]]:
+    """Row of each particle in embedding.npy, from 0, and the embeddings in the order of the table."""
     path = folder / "embedding.npy"
     embedding = map_array(path, f"copy the whole folder or {AGAIN}")
     every = np.arange(len(embedding))
@@ -161,7 +163,8 @@ def _read_embedding(folder: Path, star: Path, table: pd.DataFrame) -> NDArray[np
         raise InputError(f"{path} has shape {embedding.shape}, but particles.star has {len(table)} particles; {AGAIN}")
     if len(np.unique(rows)) < len(rows) or not np.isin(rows, every).all():
         raise InputError(f"_{EMBEDDING_ROW} of {star} does not name a row of embedding.npy for each particle; {AGAIN}")
-    return embedding if np.array_equal(rows, every) else embedding[rows.astype(np.int64)]
+    rows = rows.astype(np.int64)
+    return rows, embedding if np.array_equal(rows, every) else embedding[rows]
 
 
 def find_model(given: Predicted) -> Path | None:
@@ -186,7 +189,7 @@ def described_inputs(given: Predicted) -> dict[Path, dict[str, Any]]:
 
 
 def open_input(given: Predicted) -> tuple[ParticleSource | None, str | None]:
-    """The particles that were predicted; where they are gone, None and the reason."""
+    """The particles that the predictions list, in their order; where they are gone, None and the reason."""
     path = manifest_entry(given.manifest, "particles", "path")
     box_size, voxel_size = manifest_entry(given.manifest, "model", "box_size"), manifest_entry(given.manifest, "model", "voxel_size")
     if path is None or box_size is None or voxel_size is None:
@@ -196,8 +199,15 @@ def open_input(given: Predicted) -> tuple[ParticleSource | None, str | None]:
         return None, f"{changed[0]} has changed since: predict again"
     try:
         config = PredictConfig.model_validate(given.manifest["config"] or {})
-        return open_particles(Path(path), config, float(box_size) * float(voxel_size)), None
+        source = open_particles(Path(path), config, float(box_size) * float(voxel_size))
     except (InputError, OSError) as error:
         return None, str(error)
     except ValidationError as error:
         return None, f"the settings in manifest.json are not understood ({error.errors()[0]['msg']})"
+    if len(source) <= given.rows.max():
+        return None, f"{path} holds {len(source)} particles now"
+    if not np.array_equal(given.rows, np.arange(len(source))):
+        source = source.take(given.rows)
+    if source.names != given.names:
+        return None, f"{path} holds other particles than {given.folder / 'particles.star'} lists, or in another order: {AGAIN}"
+    return source, None

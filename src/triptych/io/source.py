@@ -13,7 +13,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+IntArray = NDArray[np.int64]
+
 READS_PER_MAP = 16
 """Boxes cut out of a tomogram before it is mapped anew."""
 LONGEST_NAME = 120
@@ -50,6 +52,9 @@ class Reader(Protocol):
 
     def read(self, index: int) -> Volume:
         """The subtomogram of that row."""
+
+    def take(self, rows: IntArray) -> Reader:
+        """The reader of these rows only, in that order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +143,23 @@ class ParticleSource:
         """Grey values as stored, float32, of particle ``index``; its origin is that of the box where it was cut out of a tomogram."""
         return self.reader.read(index)
 
+    def take(self, rows: IntArray) -> ParticleSource:
+        """The particles of the given rows, in that order."""
+
+        def pick(values: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+            return None if values is None else values[rows]
+
+        return replace(
+            self,
+            names=[self.names[row] for row in rows],
+            blocks=self.blocks | {self.block: self.table.iloc[rows].reset_index(drop=True)},
+            reader=self.reader.take(rows),
+            offsets=pick(self.offsets),
+            origins=pick(self.origins),
+            tilt_ranges=pick(self.tilt_ranges),
+            transfers=None if self.transfers is None else self.transfers.take(rows),
+        )
+
 
 # ------------------------------------------------------------------------------------------------------------- readers
 
@@ -155,6 +177,10 @@ class _Images:
         volume = read_mrc(self.paths[index], size, number=self.numbers[index])
         _check_box(volume.shape, self.paths[index])
         return volume
+
+    def take(self, rows: IntArray) -> _Images:
+        sizes = None if self.voxel_sizes is None else self.voxel_sizes[rows]
+        return _Images([self.paths[row] for row in rows], [self.numbers[row] for row in rows], sizes)
 
 
 @dataclass(eq=False)
@@ -183,6 +209,9 @@ class _Crops:
         x, y, z = (float(place + start) for place, start in zip(tomogram.origin, low, strict=True))
         return Volume(cube, tomogram.voxel_size, (x, y, z))
 
+    def take(self, rows: IntArray) -> _Crops:
+        return _Crops(self.paths, self.tomogram[rows], self.voxel_sizes, self.centers[rows], self.box_sizes)
+
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "mapped": None}  # a mapped file stays in its process
 
@@ -193,11 +222,16 @@ class _Rows:
 
     store: Any  # a Store; Zarr only needs to be imported where there is one
     voxel_size: float
+    rows: IntArray
 
     def read(self, index: int) -> Volume:
-        data = self.store.read_rows("subtomogram", np.array([index]))[0].astype(np.float32)
-        check_values(data, f"subtomogram {index} of the dataset")
+        row = self.rows[index]
+        data = self.store.read_rows("subtomogram", np.array([row]))[0].astype(np.float32)
+        check_values(data, f"subtomogram {row} of the dataset")
         return Volume(data, self.voxel_size)
+
+    def take(self, rows: IntArray) -> _Rows:
+        return _Rows(self.store, self.voxel_size, self.rows[rows])
 
 
 def cut_box(data: NDArray[Any], center: NDArray[np.int64], shape: tuple[int, int, int], fill: float | None = None) -> NDArray[np.float32]:
@@ -602,7 +636,7 @@ def _open_zarr(path: Path, config: PredictConfig) -> ParticleSource:
         names=names,
         blocks={"particles": pd.DataFrame({"triptychName": names})},
         block="particles",
-        reader=_Rows(store, size),
+        reader=_Rows(store, size, np.arange(len(names))),
         contrast=store.contrast,
         files=[path],
         tilt_ranges=_stored_tilt_ranges(store),

@@ -59,6 +59,11 @@ class TiltStacks:
         size = float(self.voxel_sizes[index])
         return Volume(reconstruct(images, self.optics[index], size), size)
 
+    def take(self, rows: NDArray[np.int64]) -> TiltStacks:
+        """The reader of these rows only, in that order."""
+        paths, optics, visible = ([values[row] for row in rows] for values in (self.paths, self.optics, self.visible))
+        return TiltStacks(paths, self.voxel_sizes[rows], optics, visible)
+
 
 def open_tilt_stacks(file: RelionFile, paths: list[str]) -> TiltStacks:
     """The stacks of a STAR file, whose tomograms' table must hold the projections of every tilt."""

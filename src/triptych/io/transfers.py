@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
@@ -77,6 +77,11 @@ class CtfVolumes:
         volume = read_mrc(self.paths[row], own)
         side = _find_side(volume.shape, self.paths[row])
         return sample_ctf_volume(volume.data[:side], volume.voxel_size, box_size, voxel_size)
+
+    def take(self, rows: NDArray[np.int64]) -> CtfVolumes:
+        """Those of these particles only, in that order."""
+        sizes = None if self.voxel_sizes is None else self.voxel_sizes[rows]
+        return replace(self, names=[self.names[row] for row in rows], voxel_sizes=sizes)
 
 
 def _find_side(shape: tuple[int, int, int], path: Path) -> int:
