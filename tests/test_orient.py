@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +22,16 @@ from triptych.config import AlignConfig, DiscoverConfig, OrientConfig, PredictCo
 from triptych.discover import choose_particles
 from triptych.errors import InputError
 from triptych.fit import fit_levels
+from triptych.fourier import wedge_weights
 from triptych.io.mrc import read_mrc
 from triptych.io.predictions import read_predictions
 from triptych.io.relion import ANGLES, rotations_from_angles
-from triptych.io.star import read_star, write_star
+from triptych.io.star import probability_columns, read_star, write_star
 from triptych.io.store import open_store
 from triptych.metrics import density_correlation, intersection_over_union
-from triptych.orient import orient, place
+from triptych.orient import open_orienter, orient, place
 from triptych.predict import predict
+from triptych.rivals import INDEPENDENT, choose_trials, count_measured, weigh
 from triptych.rotations import angular_errors
 from triptych.specimen import OVERSAMPLING
 from triptych.structures import Structure, write_library
@@ -267,6 +270,73 @@ def test_levels_accept_the_share_that_they_were_fitted_for() -> None:
     assert (np.diff(falling) > 0).all()
 
 
+# ------------------------------------------------------------------------------------------------------------- rivals
+
+
+def test_the_structure_that_fits_the_subtomogram_names_the_particle(predictions: Path, settings: OrientConfig, tmp_path: Path) -> None:
+    confused = with_verdicts(predictions, tmp_path / "confused", ["known"] * 18)
+    table = read_star(confused / "particles.star")["particles"]
+    truth = open_store(predictions.parent / "truth.zarr")
+    names = np.array(CLASSES)[truth["label"][:]]
+    wrong = np.where(names == CLASSES[0], CLASSES[1], np.where(names == CLASSES[1], CLASSES[0], "none"))
+    columns = probability_columns(CLASSES)
+    for column, name in zip(columns, CLASSES, strict=True):
+        table[column] = np.where(wrong == name, 0.8, np.where(wrong == "none", 0.1, np.where(names == name, 0.15, 0.05)))
+    write_star(confused / "particles.star", {"particles": table.assign(triptychClass=wrong, triptychProbability=0.8, triptychNovelty=0.1)})
+    refined = settings.model_copy(update={"refine": True, "rivals": 1})
+    found = read_star(orient(confused, tmp_path / "named", refined) / "particles.star")["particles"]
+    assert (found["triptychNetworkClass"] == wrong[wrong != "none"]).all()
+    right = found["triptychClass"] == found["triptychTrueClass"]
+    assert right.mean() > 0.9
+    assert (found["rlnClassNumber"] == [CLASSES.index(name) + 1 for name in found["triptychClass"]]).all()
+    assert np.allclose(found[columns].sum(axis=1), 1, atol=1e-4)
+    own = found[columns].to_numpy()[np.arange(len(found)), found["rlnClassNumber"] - 1]
+    assert np.allclose(found["triptychProbability"], own)
+    assert (found["triptychVerdict"] == found["triptychClass"]).all()
+    page = (tmp_path / "named/report.html").read_text()
+    assert f"{right.sum()} of these fit the structure of another class" in page
+    kept = orient(confused, tmp_path / "kept", refined.model_copy(update={"rivals": 0}))
+    assert (read_star(kept / "particles.star")["particles"]["triptychClass"] == wrong[wrong != "none"]).all()
+
+
+def test_only_likely_rivals_with_a_structure_are_tried() -> None:
+    probabilities = np.array([[0.6, 0.25, 0.1, 0.045, 0.005], [0.3, 0.0, 0.1, 0.1, 0.5]])
+    there = np.array([True, False, True, True, True])
+
+    def choose(label: list[int] | None = None, **change: object) -> list[list[int]]:
+        chosen = choose_trials(probabilities, np.array(label or [0, 4]), there, OrientConfig().model_copy(update=change))
+        return [np.flatnonzero(row).tolist() for row in chosen]
+
+    assert choose() == [[0, 2, 3], [0, 2, 3, 4]]
+    assert choose(rivals=1) == [[0, 2], [0, 4]]
+    assert choose(rival_probability=0.0) == [[0, 2, 3, 4], [0, 2, 3, 4]]
+    assert choose(rivals=0) == choose(refine=False) == [[0], [4]]
+    assert choose(label=[4, 4], rivals=1) == [[0, 4], [0, 4]]  # what it was called, however unlikely
+
+
+def test_probabilities_follow_the_fit() -> None:
+    before = np.array([[0.5, 0.3, 0.2]] * 4)
+    scores = np.array([[0.2, 0.2, np.nan], [0.2, 0.25, np.nan], [-0.1, 0.0, np.nan], [1.0, 0.1, np.nan]])
+    after = weigh(before, scores, np.array([10_000.0]))
+    assert np.allclose(after.sum(axis=1), 1)
+    assert np.allclose(after[:, 2], 0.2)  # was not tried
+    assert np.allclose(after[[0, 2]], before[0])  # equal fits say nothing
+    odds = INDEPENDENT * 10_000 / 2 * (np.log1p(-(0.2**2)) - np.log1p(-(0.25**2)))
+    assert np.allclose(np.log(after[1, 1] / after[1, 0]), np.log(0.3 / 0.5) + odds)
+    assert after[3, 0] == pytest.approx(0.8)
+
+
+def test_every_measured_number_counts_once() -> None:
+    size, resolution = 16, 25.0
+    config = AlignConfig(resolution=resolution)
+    k = np.fft.fftfreq(size, VOXEL_SIZE)
+    radius = np.sqrt(sum(axis**2 for axis in np.meshgrid(k, k, k, indexing="ij")))
+    whole = count_measured(np.ones((1, size, size, size // 2 + 1), np.float32), VOXEL_SIZE, config)
+    assert whole == ((radius > 0) & (radius <= 1 / resolution)).sum()  # as many real numbers as terms, of which half are the others' conjugates
+    wedge = wedge_weights((size,) * 3, -60, 60)
+    assert 0.6 < count_measured(wedge[None], VOXEL_SIZE, config)[0] / whole[0] < 0.75
+
+
 # ----------------------------------------------------------------------------------------------- interrupted, divided
 
 
@@ -274,7 +344,14 @@ class Stop(Exception):
     pass
 
 
-def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(posed: Path, predictions: Path, settings: OrientConfig, tmp_path: Path) -> None:
+@pytest.fixture
+def in_blocks(predictions: Path, settings: OrientConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What an uninterrupted run writes, a few particles at once."""
+    monkeypatch.setattr(import_module("triptych.orient"), "BLOCK", 5)
+    return orient(predictions, tmp_path / "at_once", settings)
+
+
+def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(in_blocks: Path, predictions: Path, settings: OrientConfig, tmp_path: Path) -> None:
     seen: list[int] = []
 
     def stop(done: int, total: int) -> None:
@@ -288,15 +365,23 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(posed: Path, predict
         orient(predictions, tmp_path / "poses", settings.model_copy(update={"unknown": True}))
     orient(predictions, tmp_path / "poses", settings, lambda done, total: seen.append(done))
     assert seen[0] > 0  # a block was finished
-    assert hashes(tmp_path / "poses") == hashes(posed)
+    assert hashes(tmp_path / "poses") == hashes(in_blocks)
 
 
-def test_parts_make_the_whole(posed: Path, predictions: Path, settings: OrientConfig, tmp_path: Path) -> None:
+def test_parts_make_the_whole(in_blocks: Path, predictions: Path, settings: OrientConfig, tmp_path: Path) -> None:
     orient(predictions, tmp_path / "poses", settings, part=(2, 2))
     assert not (tmp_path / "poses").exists()
-    orient(predictions, tmp_path / "poses", settings.model_copy(update={"workers": 2}), part=(1, 2))
-    assert hashes(tmp_path / "poses") == hashes(posed)
+    orient(predictions, tmp_path / "poses", settings, part=(1, 2))
+    assert hashes(tmp_path / "poses") == hashes(in_blocks)
     assert orient(predictions, tmp_path / "poses", settings, part=(2, 2)) == tmp_path / "poses"  # finds it done
+
+
+def test_another_process_opens_the_same(predictions: Path, settings: OrientConfig) -> None:
+    orienter = open_orienter(predictions, settings)
+    reopen, arguments = orienter.__reduce__()[:2]  # what pickle does
+    again = reopen(*arguments)
+    assert again.inputs == orienter.inputs
+    assert np.array_equal(again.rows, orienter.rows)
 
 
 def test_command_says_what_it_found(predictions: Path, library: Path, tmp_path: Path) -> None:

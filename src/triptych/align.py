@@ -80,6 +80,10 @@ class Alignment(NamedTuple):
     shifts: FloatArray
     scores: NDArray[np.float32]
 
+    def take(self, rows: NDArray[np.int64] | slice) -> Alignment:
+        """The poses of the given rows, in that order."""
+        return Alignment(self.rotations[rows], self.shifts[rows], self.scores[rows])
+
 
 def align(
     volumes: NDArray[np.float32],
@@ -119,9 +123,8 @@ def align(
     parts = []
     for first in range(0, len(volumes), PARTICLES_AT_ONCE):
         rows = slice(first, first + PARTICLES_AT_ONCE)
-        own_wedges = wedges if len(wedges) == 1 else wedges[rows]
-        known = None if start is None else Alignment(start.rotations[rows], start.shifts[rows], start.scores[rows])
-        parts.append(align_some(matcher, volumes[rows], own_wedges, known))
+        known = None if start is None else start.take(rows)
+        parts.append(align_some(matcher, volumes[rows], of_particles(wedges, rows), known))
         if on_progress:
             on_progress(min(rows.stop, len(volumes)), len(volumes))
     rotations, shifts, scores = zip(*parts, strict=True)
@@ -139,6 +142,11 @@ def check_volumes(volumes: NDArray[np.float32], wedges: NDArray[np.float32] | No
     if wedges.shape not in ((len(volumes), *shape), (1, *shape)):
         raise InputError(f"wedges have shape {wedges.shape}, but {(len(volumes), *shape)} belongs to these volumes, or one wedge for all")
     return wedges
+
+
+def of_particles(wedges: NDArray[np.float32], rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:
+    """The wedges of some particles, where they may all have the same."""
+    return wedges if len(wedges) == 1 else wedges[rows]
 
 
 def check_reference(reference: NDArray[np.float32], mask: NDArray[np.float32] | None, volumes: NDArray[np.float32]) -> None:
@@ -365,17 +373,16 @@ def consensus(
         if on_progress:
             on_progress(rounds_done, total)
 
-    some_wedges = wedges if len(wedges) == 1 else wedges[some]
     quick = {"resolution": config.coarse_resolution, "step": max(config.step, TRIAL_STEP), "candidates": min(config.candidates, TRIAL_CANDIDATES)}
     coarse = config.model_copy(update=quick)
     first = [centre(volumes[i], voxel_size, config) for i in starts]
-    trials = [agree(volumes[some], some_wedges, reference, voxel_size, coarse, TRIAL_ROUNDS, count_round) for reference in first]
+    trials = [agree(volumes[some], of_particles(wedges, some), reference, voxel_size, coarse, TRIAL_ROUNDS, count_round) for reference in first]
     best = max(trials, key=lambda trial: float(trial[1].scores.mean()))
     many = np.sort(order[: config.agreeing])
     if len(many) == len(volumes):
         density, alignment = agree(volumes, wedges, best[0], voxel_size, config, config.rounds, count_round)
     else:
-        density, _ = agree(volumes[many], wedges if len(wedges) == 1 else wedges[many], best[0], voxel_size, config, config.rounds, count_round)
+        density, _ = agree(volumes[many], of_particles(wedges, many), best[0], voxel_size, config, config.rounds, count_round)
         density, alignment = average_centred(volumes, align(volumes, density, voxel_size, config, wedges=wedges), voxel_size, wedges, config)
     if on_progress:
         on_progress(total, total)

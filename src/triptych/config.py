@@ -408,6 +408,8 @@ class OrientConfig(PoseSettings):
     known: Annotated[Path | None, Field(description="folder that orient wrote of particles that are what they are called, such as simulated ones: particles that fit their structure less well than these do are unknown, and all are judged; none: verdicts stay")] = None
     accepted_share: Annotated[float, Field(gt=0, le=1, description="share of those particles that is not to be called unknown")] = 0.97
     refine: Annotated[bool, Field(description="refine the poses found through recovered densities by the subtomograms themselves")] = True
+    rivals: Annotated[int, Field(ge=0, description="other classes, the likeliest first, whose structures are tried on each particle too: the one that fits its subtomogram best names it (only with refine); 0: classes stay")] = 3
+    rival_probability: Annotated[float, Field(ge=0, le=1, description="least probability of such a class, as predict gave it")] = 0.01
     write_masks: Annotated[bool, Field(description="write masks/<name>.mrc: where the structure is in this pose")] = True
     write_densities: Annotated[bool, Field(description="write densities/<name>.mrc: the structure in this pose")] = True
     workers: Annotated[int, Field(ge=0, description="processes on this machine, which share its cores; 0: one per CPU core")] = 1

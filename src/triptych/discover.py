@@ -321,13 +321,13 @@ class Explorer:
         turned = align(references[1][None], references[0], self.coarse.voxel_size, self.config.align)
         second = Alignment(second.rotations @ turned.rotations[0], second.rotations @ turned.shifts[0] + second.shifts, second.scores)
         order = np.argsort(np.concatenate(self.halves[number]))
-        poses = take_poses(join_poses(first, second), order)
+        poses = join_poses(first, second).take(order)
         return poses, (references[0] + average(references[1][None], turned, self.coarse.voxel_size, config=self.config.align)[0]) / 2
 
     def average_members(self, number: int, poses: Alignment, reference: NDArray[np.float32]) -> Average:
         """The averages of the subtomograms of both halves, and what they agree on."""
         grid = self.fine
-        halves = [self.average_rows(self.members[number][half], take_poses(poses, half)) for half in self.halves[number]]
+        halves = [self.average_rows(self.members[number][half], poses.take(half)) for half in self.halves[number]]
         density = merge_averages(halves)
         recovered = grid.bring(Volume(reference, self.coarse.voxel_size))
         mask = soft_mask(recovered, grid.voxel_size)
@@ -400,10 +400,6 @@ class Explorer:
 
 def join_poses(a: Alignment, b: Alignment) -> Alignment:
     return Alignment(np.concatenate([a.rotations, b.rotations]), np.concatenate([a.shifts, b.shifts]), np.concatenate([a.scores, b.scores]))
-
-
-def take_poses(poses: Alignment, rows: IntArray) -> Alignment:
-    return Alignment(poses.rotations[rows], poses.shifts[rows], poses.scores[rows])
 
 
 def write_maps(folder: Path, found: Average) -> None:

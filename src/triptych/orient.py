@@ -1,7 +1,8 @@
 """Stage `orient`: predictions -> the pose of each particle of a known structure, that structure put there, and an average of each class.
 
 The structure is aligned to the recovered density, which has neither noise nor a missing wedge, and the pose refined by the subtomogram itself.
-A block of particles of one class is what is finished at once: a killed run goes on there, and blocks may be spread over processes and machines.
+So are those of the likeliest other classes, and the one that fits the subtomogram best names the particle. A block of particles is what is
+finished at once: a killed run goes on there, and blocks may be spread over processes and machines.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from triptych.align import Alignment, align, average, merge_averages
+from triptych.align import Alignment, average, merge_averages, of_particles
 from triptych.boxes import ASSUMED, Boxes, Grid, IntArray, open_boxes
 from triptych.config import NONE_CLASS, UNKNOWN, OrientConfig
 from triptych.device import choose_device, name_device, share_cores
@@ -31,12 +32,13 @@ from triptych.io.manifest import MANIFEST, hash_file, installed_version, is_made
 from triptych.io.mrc import write_mrc
 from triptych.io.predictions import EMBEDDING_ROW, Predicted, read_predictions
 from triptych.io.relion import numbers
-from triptych.io.star import read_star, write_star
+from triptych.io.star import probability_columns, read_star, write_star
 from triptych.io.workspace import Workspace, choose_items, open_workspace
 from triptych.novelty import give_verdicts
 from triptych.pages import draw_panel, render_page
 from triptych.parallel import said_already
 from triptych.physics import pose
+from triptych.rivals import Named, Seen, choose_trials, name_particles
 from triptych.specimen import OVERSAMPLING, make_template
 from triptych.structures import Structure, hash_structures
 from triptych.volume import Volume, crop_or_pad
@@ -44,9 +46,9 @@ from triptych.volume import Volume, crop_or_pad
 log = logging.getLogger(__name__)
 
 STAGE = "orient"
-BLOCK = 64
-"""Particles that are finished at once."""
-FIT, TRUE_CLASS = "triptychStructureFit", "triptychTrueClass"
+BLOCK = 128
+"""Particles that are finished at once: enough that it pays to make a structure ready for them."""
+FIT, TRUE_CLASS, NETWORK_CLASS = "triptychStructureFit", "triptychTrueClass", "triptychNetworkClass"
 AGREEING = 0.5
 """Shell correlation of average and structure down to which they are said to agree."""
 
@@ -73,13 +75,18 @@ class ClassAverage(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Orienter:
-    """Predictions and the structures of their classes; another process is told their names, and opens them once."""
+    """Predictions and the structures of their classes; another process is told their names, and opens them once.
+
+    Attributes
+    ----------
+    structures : by the number of their class in the model's order; rows : of the particles to orient, those of a class side by side
+    """
 
     predictions: Path
     config: OrientConfig
     boxes: Boxes = field(repr=False)
-    structures: dict[str, Structure] = field(repr=False)
-    rows: dict[str, IntArray] = field(repr=False)
+    structures: dict[int, Structure] = field(repr=False)
+    rows: IntArray = field(repr=False)
     levels: FitLevels | None = field(repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -98,13 +105,23 @@ class Orienter:
         """Where particles are aligned and averaged."""
         return self.boxes.alignment_grid(self.boxes.source.read(0))
 
-    @cached_property
-    def blocks(self) -> list[tuple[str, IntArray]]:
-        """Class and rows of the particles that are finished together."""
-        return [(name, self.rows[name][i : i + BLOCK]) for name in self.structures for i in range(0, len(self.rows[name]), BLOCK)]
+    @property
+    def blocks(self) -> int:
+        return -(-len(self.rows) // BLOCK)
+
+    def rows_of(self, number: int) -> IntArray:
+        """Rows of the particles that are finished together."""
+        return self.rows[number * BLOCK : (number + 1) * BLOCK]
 
     def size(self, number: int) -> int:
-        return len(self.blocks[number][1])
+        return len(self.rows_of(number))
+
+    def called(self, rows: IntArray) -> tuple[IntArray, NDArray[np.float64]]:
+        """Class (n,) and probabilities (n, k) of some particles, as the network gave them."""
+        given = self.boxes.given
+        assert given.label is not None  # open_orienter made sure
+        assert given.probabilities is not None
+        return given.label[rows], given.probabilities[rows]
 
 
 def open_orienter(predictions: Path, config: OrientConfig) -> Orienter:
@@ -117,8 +134,9 @@ def open_orienter(predictions: Path, config: OrientConfig) -> Orienter:
         raise InputError(f"classes names {strange[0]!r}, but the model knows {', '.join(given.class_names)}: correct it")
     boxes = open_boxes(given, config)
     library = {structure.name: structure for structure in load_references(config.library, float(given.manifest["model"]["voxel_size"]))}
-    rows = choose_rows(given, config)
-    wanted = [name for name in config.classes or given.class_names if name != NONE_CLASS and len(rows[name])]
+    chosen = choose_particles(given, config)
+    names = np.array(given.class_names)[given.label]
+    wanted = [name for name in config.classes or given.class_names if name != NONE_CLASS and (chosen & (names == name)).any()]
     missing = [name for name in wanted if name not in library]
     what = f"{', '.join(missing)}, and particles were called so" if missing else ""
     if missing and (config.classes or len(missing) == len(wanted)):
@@ -129,7 +147,9 @@ def open_orienter(predictions: Path, config: OrientConfig) -> Orienter:
         left = "" if config.unknown else ' whose verdict is not "unknown" (to take these too, say --set unknown=true)'
         raise InputError(f"{predictions} has no particle of these classes{left}, so there is nothing to orient")
     levels = None if config.known is None else read_levels(config.known, config.accepted_share)
-    return Orienter(predictions, config, boxes, {name: library[name] for name in wanted if name in library}, rows, levels)
+    structures = {k: library[name] for k, name in enumerate(given.class_names) if name in library and name != NONE_CLASS}
+    rows = np.flatnonzero(chosen & np.isin(names, wanted) & np.isin(given.label, list(structures)))
+    return Orienter(predictions, config, boxes, structures, rows[given.label[rows].argsort(kind="stable")], levels)
 
 
 def read_levels(folder: Path, accepted_share: float) -> FitLevels:
@@ -145,12 +165,11 @@ def read_levels(folder: Path, accepted_share: float) -> FitLevels:
     return fit_levels(table["triptychClass"].astype(str).tolist(), numbers(table, FIT, star), accepted_share, right)
 
 
-def choose_rows(given: Predicted, config: OrientConfig) -> dict[str, IntArray]:
-    """Rows of the particles of each class that are to be oriented; all of them where they are to be judged anew."""
-    doubted = np.zeros(len(given), bool)
-    if given.verdicts is not None and not config.unknown and config.known is None:
-        doubted = np.array(given.verdicts) == UNKNOWN
-    return {name: np.flatnonzero((given.label == k) & ~doubted) for k, name in enumerate(given.class_names)}
+def choose_particles(given: Predicted, config: OrientConfig) -> NDArray[np.bool_]:
+    """Which particles are to be oriented, whatever their class; all of them where they are to be judged anew."""
+    if given.verdicts is None or config.unknown or config.known is not None:
+        return np.ones(len(given), bool)
+    return np.not_equal(given.verdicts, UNKNOWN)
 
 
 @lru_cache(maxsize=1)
@@ -191,7 +210,7 @@ def orient(
     if part and is_made(out, STAGE, config, arguments):
         return out
     orienter = open_orienter(Path(predictions), config)
-    wanted = choose_items(len(orienter.blocks), part)
+    wanted = choose_items(orienter.blocks, part)
     settings = {
         "version": installed_version(),
         "inputs": orienter.inputs,
@@ -200,7 +219,7 @@ def orient(
     workspace = open_workspace(out, settings, Path.mkdir)
     with workspace.until_finished(keep=part is not None):
         workspace.fill(wanted, partial(write_block, workspace, orienter), orienter.size, config.workers, scheduler, on_progress)
-        if len(workspace.done()) == len(orienter.blocks):
+        if len(workspace.done()) == orienter.blocks:
             workspace.finish(partial(finish_run, workspace, orienter))
     return out
 
@@ -209,38 +228,46 @@ def orient(
 
 
 def write_block(workspace: Workspace, orienter: Orienter, number: int) -> int:
-    """Find the poses of a block of particles, put its maps into the result, and keep poses and average until all are there."""
-    boxes, grid, config = orienter.boxes, orienter.grid, orienter.config
-    name, rows = orienter.blocks[number]
-    structure = orienter.structures[name]
-    reference = grid.bring(structure.density, fill=0)
+    """Name a block of particles and find their poses, put its maps into the result, and keep the rest until all are there."""
+    boxes, grid, config, rows = orienter.boxes, orienter.grid, orienter.config, orienter.rows_of(number)
+    label, probabilities = orienter.called(rows)
+    there = np.isin(np.arange(probabilities.shape[1]), list(orienter.structures))
+    tried = choose_trials(probabilities, label, there, config)
+    references = {k: grid.bring(item.density, fill=0) for k, item in orienter.structures.items() if tried[:, k].any()}
     with workspace.desk() as desk:
-        densities = boxes.densities(desk, rows, grid)
-        subtomograms, wedges = boxes.subtomograms(desk, rows, grid), boxes.wedges(desk, rows, grid)
-        poses = align(densities, reference, grid.voxel_size, config.align)
-        fits = poses.scores
-        if config.refine:
-            poses = align(subtomograms, reference, grid.voxel_size, config.align, wedges=wedges, start=poses)
-        density, weight = average(subtomograms, poses, grid.voxel_size, wedges, config.align)
-        write_placed(desk, boxes, rows, poses, structure, config)
+        seen = Seen(boxes.densities(desk, rows, grid), boxes.subtomograms(desk, rows, grid), boxes.wedges(desk, rows, grid))
+        named = name_particles(seen, references, tried, probabilities, grid.voxel_size, config)
+        write_placed(desk, orienter, rows, named)
         workspace.take_in(desk)
-        np.savez(desk / "note.npz", density=density, weight=weight, fits=fits, **poses._asdict())
+        kept: dict[str, Any] = {"label": named.label, "probabilities": named.probabilities, "fits": named.fits, **named.poses._asdict()}
+        np.savez(desk / "note.npz", **kept, **average_classes(seen, named, grid, config))
         workspace.mark(number, desk / "note.npz")
     return len(rows)
 
 
-def write_placed(desk: Path, boxes: Boxes, rows: IntArray, poses: Alignment, structure: Structure, config: OrientConfig) -> None:
+def average_classes(seen: Seen, named: Named, grid: Grid, config: OrientConfig) -> dict[str, Any]:
+    """Average of the particles of each class in their poses, and how many of them measured each term: `density_<k>` and `weight_<k>`."""
+    found = {}
+    for k in np.unique(named.label):
+        rows = np.flatnonzero(named.label == k)
+        poses, wedges = named.poses.take(rows), of_particles(seen.wedges, rows)
+        found[f"density_{k}"], found[f"weight_{k}"] = average(seen.subtomograms[rows], poses, grid.voxel_size, wedges, config.align)
+    return found
+
+
+def write_placed(desk: Path, orienter: Orienter, rows: IntArray, named: Named) -> None:
     """Write the structure in the pose of each particle, on the voxels and in the box of its subtomogram."""
+    boxes, config = orienter.boxes, orienter.config
     kinds = [kind for kind, wanted in (("masks", config.write_masks), ("densities", config.write_densities)) if wanted]
     if not kinds:
         return
     for kind in kinds:
         (desk / kind).mkdir()
-    template = cache(lambda voxel_size: make_template(structure, voxel_size).fine)
-    for row, rotation, shift in zip(rows, poses.rotations, poses.shifts, strict=True):
+    template = cache(lambda k, voxel_size: make_template(orienter.structures[k], voxel_size).fine)
+    for row, k, rotation, shift in zip(rows, named.label.tolist(), named.poses.rotations, named.poses.shifts, strict=True):
         box = boxes.source.read(int(row))
-        density = place(template(box.voxel_size), rotation, shift / box.voxel_size, box.shape)
-        maps = {"masks": (density > structure.contour).astype(np.uint8), "densities": density}
+        density = place(template(k, box.voxel_size), rotation, shift / box.voxel_size, box.shape)
+        maps = {"masks": (density > orienter.structures[k].contour).astype(np.uint8), "densities": density}
         for kind in kinds:
             write_mrc(desk / kind / f"{boxes.given.names[row]}.mrc", box.with_data(maps[kind]))  # type: ignore[arg-type]
 
@@ -256,20 +283,22 @@ def place(template: torch.Tensor, rotation: NDArray[np.float64], shift: NDArray[
 
 def finish_run(workspace: Workspace, orienter: Orienter, folder: Path) -> None:
     """The tables, averages, the page and the manifest."""
-    notes = [read_note(workspace, number, (*Alignment._fields, "fits")) for number in range(len(orienter.blocks))]
-    averages = [average_class(workspace, orienter, name, notes) for name in orienter.structures]
+    notes = [read_note(workspace, number, ("label", "probabilities", "fits", *Alignment._fields)) for number in range(orienter.blocks)]
+    found = {name: np.concatenate([note[name] for note in notes]) for name in notes[0]}
+    averages = [average_class(workspace, orienter, k, found) for k in np.unique(found["label"]).tolist()]
     write_averages(workspace, averages)
-    table = posed_table(workspace.out, orienter, notes)
+    table = posed_table(workspace.out, orienter, found)
+    renamed = table[table["triptychClass"] != table[NETWORK_CLASS]]
     write_star(folder / "particles.star", orienter.boxes.source.blocks_with(table))
     write_star(folder / "classes.star", {"classes": classes_table(averages)})
     about = {
-        "particles": {"in_all": len(orienter.boxes.given), "oriented": len(table)},
+        "particles": {"in_all": len(orienter.boxes.given), "oriented": len(table), "renamed": len(renamed)},
         "called_unknown": None if orienter.levels is None else int((table["triptychVerdict"] == UNKNOWN).sum()),
         "tilt_ranges_are": orienter.boxes.tilts_from,
         "ctf_is": orienter.boxes.ctf_from,
         "device": name_device(choose_device(orienter.config.align.device)),
     }
-    write_page(folder / "report.html", orienter, averages, about)
+    write_page(folder / "report.html", orienter, averages, renamed, about)
     inputs = [orienter.predictions / name for name in ("particles.star", MANIFEST)] + ([orienter.config.known] if orienter.config.known else [])
     write_manifest(folder, STAGE, orienter.config, inputs, None, about, {"predictions": orienter.predictions})
 
@@ -280,18 +309,17 @@ def read_note(workspace: Workspace, number: int, names: Sequence[str]) -> dict[s
         return {name: note[name] for name in names}
 
 
-def average_class(workspace: Workspace, orienter: Orienter, name: str, notes: Sequence[dict[str, Any]]) -> ClassAverage:
-    """All blocks of a class as one average, and how far it agrees with the structure."""
-    grid, own = orienter.grid, [number for number, (of, _) in enumerate(orienter.blocks) if of == name]
-    parts = (read_note(workspace, number, ("density", "weight")) for number in own)
-    density = merge_averages((part["density"], part["weight"]) for part in parts)
-    structure = grid.bring(orienter.structures[name].density, fill=0)
+def average_class(workspace: Workspace, orienter: Orienter, k: int, found: dict[str, Any]) -> ClassAverage:
+    """The averages of a class of all blocks as one, and how far it agrees with the structure."""
+    grid, own = orienter.grid, found["label"] == k
+    parts = (read_note(workspace, number, (f"density_{k}", f"weight_{k}")) for number in np.unique(np.flatnonzero(own) // BLOCK))
+    density = merge_averages((part[f"density_{k}"], part[f"weight_{k}"]) for part in parts)
+    structure = grid.bring(orienter.structures[k].density, fill=0)
     mask = soft_mask(structure, grid.voxel_size)
     frequencies, correlation = fourier_shell_correlation(density * mask, structure * mask, grid.voxel_size)
     resolution = resolution_at(frequencies, correlation, AGREEING)
-    scores = np.concatenate([notes[number]["scores"] for number in own])
     seen, known = (Volume(data, grid.voxel_size) for data in (density, structure))
-    return ClassAverage(name, len(scores), float(np.median(scores)), seen, known, resolution)
+    return ClassAverage(orienter.structures[k].name, int(own.sum()), float(np.median(found["scores"][own])), seen, known, resolution)
 
 
 def write_averages(workspace: Workspace, averages: Sequence[ClassAverage]) -> None:
@@ -302,32 +330,45 @@ def write_averages(workspace: Workspace, averages: Sequence[ClassAverage]) -> No
         workspace.take_in(desk)
 
 
-def posed_table(out: Path, orienter: Orienter, notes: Sequence[dict[str, Any]]) -> pd.DataFrame:
+def posed_table(out: Path, orienter: Orienter, found: dict[str, Any]) -> pd.DataFrame:
     """The rows of all particles that have a pose, in the order of the predictions."""
     boxes, config = orienter.boxes, orienter.config
-    rows = np.concatenate([rows for _, rows in orienter.blocks])
-    order = np.argsort(rows)
-    poses = Alignment(*(np.concatenate([note[name] for note in notes])[order] for name in Alignment._fields))
-    table = boxes.posed_table(out, rows[order], poses).drop(columns=EMBEDDING_ROW, errors="ignore")
-    table[FIT] = np.concatenate([note["fits"] for note in notes])[order]
+    order = np.argsort(orienter.rows)
+    rows = orienter.rows[order]
+    found = {name: values[order] for name, values in found.items()}
+    table = boxes.posed_table(out, rows, Alignment(*(found[name] for name in Alignment._fields))).drop(columns=EMBEDDING_ROW, errors="ignore")
+    table = rename(table, boxes.given.class_names, found["label"], found["probabilities"])
+    table[FIT] = found["fits"]
     truth = boxes.true_classes
     if truth is not None:
-        table[TRUE_CLASS] = [truth[row] for row in rows[order]]
-    if orienter.levels is not None:
-        table = judge_anew(table, orienter.levels)
-    names = [boxes.given.names[row] for row in rows[order]]
+        table[TRUE_CLASS] = [truth[row] for row in rows]
+    table = judge_anew(table, orienter.levels)
+    names = [boxes.given.names[row] for row in rows]
     for column, kind, written in (("triptychMask", "masks", config.write_masks), ("triptychDensity", "densities", config.write_densities)):
         if written:
             table[column] = [f"{kind}/{name}.mrc" for name in names]
     return table
 
 
-def judge_anew(table: pd.DataFrame, levels: FitLevels) -> pd.DataFrame:
-    """The table with the larger of two novelties: the model's own, where it has one, and that of the fit to the structure."""
+def rename(table: pd.DataFrame, class_names: Sequence[str], label: IntArray, probabilities: NDArray[np.float64]) -> pd.DataFrame:
+    """The table with the classes that fit best, and what the network had called the particles."""
+    new: dict[str, Any] = {NETWORK_CLASS: table["triptychClass"], "triptychClass": np.array(class_names)[label]}
+    new["triptychProbability"] = probabilities[np.arange(len(label)), label]
+    new |= dict(zip(probability_columns(class_names), probabilities.T, strict=True))
+    if "rlnClassNumber" in table:
+        new["rlnClassNumber"] = label + 1
+    return table.assign(**new)
+
+
+def judge_anew(table: pd.DataFrame, levels: FitLevels | None) -> pd.DataFrame:
+    """The table with verdicts on its classes, by the larger of two novelties: the model's own, and that of the fit to the structure."""
     classes = table["triptychClass"].astype(str).tolist()
-    novelty = levels.novelty(classes, table[FIT].to_numpy(np.float64))
+    ways = [] if levels is None else [levels.novelty(classes, table[FIT].to_numpy(np.float64))]
     if "triptychNovelty" in table:
-        novelty = np.maximum(novelty, table["triptychNovelty"].to_numpy(np.float64))
+        ways.append(table["triptychNovelty"].to_numpy(np.float64))
+    if not ways:
+        return table
+    novelty = np.max(ways, axis=0)
     return table.assign(triptychNovelty=novelty, triptychVerdict=give_verdicts(classes, novelty))
 
 
@@ -338,8 +379,9 @@ def classes_table(averages: Sequence[ClassAverage]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(columns))
 
 
-def write_page(path: Path, orienter: Orienter, averages: Sequence[ClassAverage], about: dict[str, Any]) -> None:
-    """Write report.html: the average of each class beside its structure."""
+def write_page(path: Path, orienter: Orienter, averages: Sequence[ClassAverage], renamed: pd.DataFrame, about: dict[str, Any]) -> None:
+    """Write report.html: the average of each class beside its structure, and which classes were taken for which."""
+    pairs = renamed.groupby([NETWORK_CLASS, "triptychClass"]).size().sort_values(ascending=False, kind="stable")
     panels = [
         (draw_panel("Average", item.density.data, scale=item.density.voxel_size), draw_panel("Structure", item.structure.data)) for item in averages
     ]
@@ -349,5 +391,6 @@ def write_page(path: Path, orienter: Orienter, averages: Sequence[ClassAverage],
         about=about,
         assumed=about["tilt_ranges_are"] == ASSUMED,
         classes=list(zip(averages, panels, strict=True)),
+        renamed=[(*names, int(count)) for names, count in pairs.items()],
     )
     path.write_text(page, encoding="utf-8")

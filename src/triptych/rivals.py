@@ -1,0 +1,147 @@
+"""Which of several structures a particle shows: each is put into its best pose, and the subtomogram says which of them fits.
+
+A network that names what it sees mostly has the right class among its first few. To look at the subtomogram once more with each of these
+structures in hand tells them apart far better than the network alone, and costs a few searches instead of one for each structure that there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from triptych.align import Alignment, align, of_particles
+from triptych.config import AlignConfig, OrientConfig
+from triptych.matching import make_band, pick
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+INDEPENDENT = 0.3
+"""Share of the measured Fourier terms that speak for themselves; with it the probabilities of simulated particles are right."""
+HIGHEST = 1 - 1e-6
+"""Correlations above count as this."""
+LEAST = 1e-12
+"""Probabilities below count as this."""
+
+
+class Seen(NamedTuple):
+    """What there is of n particles, on one grid.
+
+    Attributes
+    ----------
+    densities, subtomograms : (n, d, d, d), bright
+    wedges : (n, d, d, d // 2 + 1) or (1, ...), as for `align`
+    """
+
+    densities: NDArray[np.float32]
+    subtomograms: NDArray[np.float32]
+    wedges: NDArray[np.float32]
+
+
+class Named(NamedTuple):
+    """The structure that fits each of n particles best.
+
+    Attributes
+    ----------
+    label : (n,), number of its class
+    probabilities : (n, k), of all classes, after the trial
+    poses : of that structure
+    fits : (n,), correlation of that structure with the recovered density
+    """
+
+    label: NDArray[np.int64]
+    probabilities: FloatArray
+    poses: Alignment
+    fits: NDArray[np.float32]
+
+
+def choose_trials(probabilities: FloatArray, label: NDArray[np.int64], there: BoolArray, config: OrientConfig) -> BoolArray:
+    """Which structures each particle is compared with, (n, k): that of its class, and its likeliest rivals.
+
+    Parameters
+    ----------
+    probabilities : (n, k)
+    label : (n,), the class that each was called
+    there : (k,), which classes have a structure
+    """
+    rows = np.arange(len(label))
+    others = np.where(there, probabilities, 0.0)
+    others[rows, label] = 0.0
+    rank = (-others).argsort(axis=1, kind="stable").argsort(axis=1)
+    # without refinement nothing is compared with the subtomogram, and recovered densities look like what the network has named
+    count = config.rivals if config.refine else 0
+    tried: BoolArray = (rank < count) & (others > 0) & (others >= config.rival_probability)
+    tried[rows, label] = True
+    return tried
+
+
+def name_particles(
+    seen: Seen, references: Mapping[int, NDArray[np.float32]], tried: BoolArray, probabilities: FloatArray, voxel_size: float, config: OrientConfig
+) -> Named:
+    """Try structures on particles, and keep the one that fits best.
+
+    Parameters
+    ----------
+    references : structures by the number of their class, on the grid of the particles
+    tried : (n, k), which of them each particle is compared with, one at least
+    probabilities : (n, k), before the trial
+    """
+    n = len(tried)
+    trials = {}
+    scores = np.full(tried.shape, np.nan)
+    for k in np.flatnonzero(tried.any(axis=0)).tolist():
+        rows = np.flatnonzero(tried[:, k])
+        trials[k] = rows, *try_structure(seen, rows, references[k], voxel_size, config)
+        scores[rows, k] = trials[k][1].scores
+    measured = count_measured(seen.wedges, voxel_size, config.align)
+    after = weigh(probabilities, scores, measured)
+    label = np.where(tried, after, -1.0).argmax(axis=1)
+    poses = Alignment(np.empty((n, 3, 3)), np.empty((n, 3)), np.empty(n, np.float32))
+    fits = np.empty(n, np.float32)
+    for k, (rows, own, own_fits) in trials.items():
+        best = label[rows] == k
+        fits[rows[best]] = own_fits[best]
+        poses.rotations[rows[best]], poses.shifts[rows[best]], poses.scores[rows[best]] = own.take(np.flatnonzero(best))
+    return Named(label, after, poses, fits)
+
+
+def try_structure(
+    seen: Seen, rows: NDArray[np.int64], reference: NDArray[np.float32], voxel_size: float, config: OrientConfig
+) -> tuple[Alignment, NDArray[np.float32]]:
+    """The best pose of a structure in each of some particles, and how well it fits their recovered densities."""
+    poses = align(seen.densities[rows], reference, voxel_size, config.align)
+    fits = poses.scores
+    if config.refine:
+        poses = align(seen.subtomograms[rows], reference, voxel_size, config.align, wedges=of_particles(seen.wedges, rows), start=poses)
+    return poses, fits
+
+
+def count_measured(wedges: NDArray[np.float32], voxel_size: float, config: AlignConfig) -> FloatArray:
+    """Real numbers (n,) or (1,) that were measured of each particle in the band that is compared: two for each pair k, -k."""
+    band = make_band(wedges.shape[-2], voxel_size, config.resolution, torch.device("cpu"))
+    return np.array([float(((pick(torch.from_numpy(np.ascontiguousarray(wedge)), band) != 0) * band.twins).sum()) for wedge in wedges])
+
+
+def weigh(probabilities: FloatArray, scores: FloatArray, measured: FloatArray) -> FloatArray:
+    """Probabilities (n, k) after structures were compared with the particles; classes that were not tried keep theirs.
+
+    With the scale of the structure and the strength of white noise left open, the likelihood of m numbers that correlate c with a structure is
+    proportional to (1 - c^2)^(-m / 2): what is left of their sum of squares, at the best scale and noise. But what a structure leaves over is
+    neighbours and what blurs them too, and these are not independent from one Fourier term to the next: m counts in part.
+
+    Parameters
+    ----------
+    probabilities : (n, k), before
+    scores : (n, k), correlation of structure and subtomogram in the best pose; NaN where it was not tried
+    measured : (n,) or (1,), how many numbers were compared
+    """
+    tried = np.isfinite(scores)
+    left = np.log1p(-np.square(np.clip(np.where(tried, scores, 0.0), 0.0, HIGHEST)))
+    likelihoods = -INDEPENDENT * measured[:, None] / 2 * left
+    share = softmax(np.where(tried, np.log(np.maximum(probabilities, LEAST)) + likelihoods, -np.inf), axis=1)
+    return np.where(tried, np.where(tried, probabilities, 0.0).sum(axis=1, keepdims=True) * share, probabilities)
