@@ -1,23 +1,27 @@
-"""How well `orient` finds poses, and what masks and densities gain where the structure is put in its pose.
+"""How well `orient` names particles and finds poses, and what masks and densities gain where the structure is put in its pose.
 
-    python benchmarks/orient.py WORK [--particles 270] [--snrs 0.1 0.03] [--picture docs/images/orienting.png]
+    python benchmarks/orient.py WORK [--library FOLDER] [--particles 1080] [--snrs 0.1 0.03] [--picture docs/images/orienting.png]
 
-Particles of the 18 built-in structures, simulated with the default settings (neighbours, missing wedge, CTF, noise) and predicted with the shipped
-model, are oriented with and without the refinement by the subtomograms. Poses are judged where the class is right, up to the symmetry that the
-structure has at this resolution; masks and densities of every particle that got a pose, rightly named or not, beside those that the network
-itself drew. Each step is kept in WORK, and what is there is not made again. Writes benchmarks/results/orient.json.
+Particles of the 18 built-in structures, or with --library (made by `triptych structures make`) of all that the model knows, and "none", simulated with
+the default settings (neighbours, missing wedge, CTF, noise) and predicted with the shipped model, are oriented without and with the refinement by the
+subtomograms, and with the trial of rivals. Poses are judged where the class is right, up to the symmetry that the structure has at this
+resolution; masks and densities of every particle that got a pose, rightly named or not, beside those that the network itself drew. In the end
+all particles are counted, those without a pose as the network had them. Each step is kept in WORK, and what is there is not made again. Writes
+benchmarks/results/orient.json, a block for each SNR, and leaves those of other SNRs there.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from cells import timed
-from results import write_result
+from results import FOLDER, write_result
 
 from triptych.config import NONE_CLASS, OrientConfig, PredictConfig, SimulateConfig
 from triptych.fourier import resample_to_box
@@ -26,7 +30,7 @@ from triptych.io.predictions import read_predictions
 from triptych.io.relion import ANGLES, AXES, rotations_from_angles
 from triptych.io.star import read_star
 from triptych.io.store import open_store
-from triptych.metrics import density_correlation, intersection_over_union, median
+from triptych.metrics import density_correlation, expected_calibration_error, intersection_over_union, median
 from triptych.model import load_model
 from triptych.orient import orient
 from triptych.predict import predict
@@ -40,6 +44,12 @@ NEAR = 10.0
 SEED = 2026
 SHOWN = ("ribosome_70s", "ribosome_30s", "proteasome_20s", "tric", "groel_groes", "rna_polymerase_2", "nucleosome", "hsp90_sba1", "spike")
 """Classes in the picture."""
+WAYS = {
+    "recovered": {"refine": False},
+    "recovered_then_refined": {"rivals": 0},
+    "rivals_tried": {},
+}
+"""Settings of orient."""
 
 
 def symmetry_groups(structures: list[Structure]) -> dict[str, np.ndarray | None]:
@@ -68,34 +78,48 @@ def judge_poses(table: Any, rows: np.ndarray, truth: Any, names: np.ndarray, gro
     }
 
 
-def judge_maps(folder: Path, table: Any, rows: np.ndarray, truth: Any) -> dict[str, float]:
-    """Mean IoU and correlation of the maps that a table lists, of the rows of a store."""
-    masks, densities = (np.stack([read_mrc(folder / path).data for path in table[f"triptych{kind}"]]) for kind in ("Mask", "Density"))
-    iou = intersection_over_union(masks > 0.5, truth.read_rows("mask", rows))
-    return {
-        "mean_iou": float(np.nanmean(iou)),
-        "mean_density_correlation": float(np.nanmean(density_correlation(densities, truth.read_rows("density", rows)))),
-    }
+def judge_maps(folder: Path, table: Any, rows: np.ndarray, truth: Any) -> pd.DataFrame:
+    """IoU and correlation of the maps that a table lists, of the rows of a store."""
+    found = []
+    for row, *paths in zip(rows, table["triptychMask"], table["triptychDensity"], strict=True):
+        mask, density = (read_mrc(folder / path).data for path in paths)
+        true_mask, true_density = (truth.read_rows(name, [row]) for name in ("mask", "density"))
+        found.append((intersection_over_union(mask[None] > 0.5, true_mask)[0], density_correlation(density[None], true_density)[0]))
+    return pd.DataFrame(found, index=table["triptychName"].to_list(), columns=["mean_iou", "mean_density_correlation"])
 
 
-def run_test(work: Path, particles: int, snr: float, groups: dict[str, np.ndarray | None]) -> dict[str, Any]:
+def judge_all(table: pd.DataFrame, maps: pd.DataFrame, names: np.ndarray) -> dict[str, Any]:
+    """Accuracy and calibration of all particles, means over the maps of those that are not "none"."""
+    right = table["triptychClass"].to_numpy() == names
+    error = expected_calibration_error(table["triptychProbability"].to_numpy(np.float64), right)
+    return {"accuracy": float(right.mean()), "expected_calibration_error": error, **maps.loc[names != NONE_CLASS].mean().to_dict()}
+
+
+def run_test(work: Path, library: Path | None, particles: int, snr: float, groups: dict[str, np.ndarray | None]) -> dict[str, Any]:
     store, predictions = work / f"data_{snr:g}.zarr", work / f"predictions_{snr:g}"
     if not store.exists():
-        simulate(store, SimulateConfig(particles=particles, none_share=0, tile_share=0, snr=(snr, snr), seed=SEED))
+        simulate(store, SimulateConfig(structures=library, particles=particles, tile_share=0, snr=(snr, snr), seed=SEED))
     timed(predictions, lambda: predict(store, predictions, config=PredictConfig()))
     truth, given = open_store(store), read_predictions(predictions)
     names = np.array(truth.class_names)[truth["label"][:]]
-    result: dict[str, Any] = {}
-    for way, refine in (("recovered", False), ("recovered_then_refined", True)):
+    drawn = judge_maps(predictions, given.table, np.arange(len(given)), truth)
+    result: dict[str, Any] = {"network": judge_all(given.table, drawn, names)}
+    for way, settings in WAYS.items():
         out = work / f"{way}_{snr:g}"
-        seconds = timed(out, lambda out=out, refine=refine: orient(predictions, out, OrientConfig(unknown=True, refine=refine)))  # type: ignore[misc]
+        config = OrientConfig.model_validate({"library": library, "unknown": True, **settings})
+        seconds = timed(out, lambda out=out, config=config: orient(predictions, out, config))  # type: ignore[misc]
         table = read_star(out / "particles.star")["particles"]
         rows = np.array([given.names.index(name) for name in table["triptychName"]])
-        own = given.table.iloc[rows]
+        placed = judge_maps(out, table, rows, truth)
+        whole, maps = given.table.set_index("triptychName"), drawn.copy()
+        columns = ["triptychClass", "triptychProbability"]
+        whole.loc[table["triptychName"], columns] = table[columns].to_numpy()
+        maps.loc[placed.index] = placed
         result[way] = {
             **judge_poses(table, rows, truth, names, groups),
-            "placed": judge_maps(out, table, rows, truth),
-            "network": judge_maps(predictions, own, rows, truth),
+            "placed": placed.mean().to_dict(),
+            "network": drawn.loc[placed.index].mean().to_dict(),
+            "all": judge_all(whole, maps, names),
             "oriented": len(table),
             "seconds": seconds,
         }
@@ -124,16 +148,20 @@ def draw_averages(folder: Path, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--particles", type=int, default=270)
+    parser.add_argument("--library", type=Path)
+    parser.add_argument("--particles", type=int, default=1080)
     parser.add_argument("--snrs", type=float, nargs="+", default=[0.1, 0.03])
     parser.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    groups = symmetry_groups(load_library())
-    tests = {f"{snr:g}": run_test(arguments.work, arguments.particles, snr, groups) for snr in arguments.snrs}
-    write_result("orient", SEED, {"tests": tests}, load_model())
+    groups = symmetry_groups(load_library(arguments.library))
+    path = FOLDER / "orient.json"
+    for snr in arguments.snrs:
+        found = run_test(arguments.work, arguments.library, arguments.particles, snr, groups)
+        tests = json.loads(path.read_text())["tests"] if path.exists() else {}
+        write_result("orient", SEED, {"structures": len(groups), "tests": {**tests, f"{snr:g}": found}}, load_model())
     if arguments.picture:
-        draw_averages(arguments.work / f"recovered_then_refined_{arguments.snrs[0]:g}", arguments.picture)
+        draw_averages(arguments.work / f"rivals_tried_{arguments.snrs[0]:g}", arguments.picture)
 
 
 if __name__ == "__main__":
