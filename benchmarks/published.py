@@ -1,6 +1,6 @@
 """Two networks and a method of others on the data of multitask.py: DSRF3D, SSN3D-ED and template matching.
 
-    python benchmarks/published.py WORK [--size cpu|gpu] [--seeds 0 1 2] [--cells dsrf3d ssn3d_ed ...] [--subset 60] [--rotations 2000]
+    python benchmarks/published.py WORK [--size cpu|gpu] [--seeds 0 1 2] [--cells dsrf3d ssn3d_ed ...] [--subset 60]
 
 The networks are written anew from their published descriptions:
 
@@ -11,7 +11,7 @@ The networks are written anew from their published descriptions:
 
 They see the samples of the cell `all` of multitask.py, in the same order, with the same optimiser and schedule, in as many updates; or, as
 *_equal_arithmetic, in as many as give them the arithmetic of that cell. They have no normalisation layers, so that their learning rate
-is lower. Template matching has the true structures and searches rotations and shifts on the first particles of each test set. The cell `rates`
+is lower. Template matching aligns every true structure to the first particles of each test set, wedge and CTF of each known. The cell `rates`
 compares how many particles per second triptych's network takes with DSRF3D, SSN3D-ED for masks and SSN3D-ED for densities one after another.
 Each cell writes benchmarks/results/published/CELL_SEED.json; one whose file exists is skipped.
 """
@@ -25,7 +25,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,26 +45,27 @@ from cells import (
     read_boxes,
     run_apart,
     training_store,
-    wedge,
 )
 from multitask import CELLS as MULTITASK
 from multitask import macs_per_particle, network_config, train_config
 from results import write_result
-from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from triptych.config import NONE_CLASS, AcquisitionConfig, AugmentConfig, CtfCorrection, SceneConfig
+from triptych.align import align
+from triptych.config import NONE_CLASS, AlignConfig, AugmentConfig, PredictConfig
 from triptych.dataset import Batch, PlannedBatches, SubtomogramDataset, keep_batch, split_rows
 from triptych.device import choose_device, choose_precision, name_device
-from triptych.fourier import frequency_grid
-from triptych.io.store import Store, open_store, unpack
+from triptych.fourier import resample_to_box, wedge_weights
+from triptych.io.source import open_particles
+from triptych.io.store import open_store, unpack
 from triptych.model import Model, load_model
 from triptych.network import Network
-from triptych.physics import contrast_transfer, pose
-from triptych.scene import prepare_templates
-from triptych.specimen import OVERSAMPLING, Template
+from triptych.orient import place
+from triptych.rotations import rotation_grid
+from triptych.specimen import make_template
+from triptych.structures import Structure, load_library
 
 NETWORKS = ("dsrf3d", "ssn3d_ed")
 CORE = ("dsrf3d", "ssn3d_ed_equal_arithmetic", "template_matching")
@@ -72,8 +73,6 @@ CELLS = (*CORE, "ssn3d_ed", "dsrf3d_equal_arithmetic", "rates")
 ONCE = ("template_matching", "rates")
 """Cells that are the same for all seeds."""
 TURNS = 5
-FINEST = 40.0
-"""Å: of finer detail rotations 15° apart keep nothing at the rim of a particle 300 Å wide."""
 LEARNING_RATE = 5e-4
 
 
@@ -278,89 +277,38 @@ def run_plainly(runner: Runner, boxes: np.ndarray) -> Tensor:
 # -------------------------------------------------------------------------------------------------- template matching
 
 
-def even_rotations(count: int) -> np.ndarray:
-    """(count, 3, 3), evenly spread over all rotations: a super-Fibonacci spiral (Alexa, CVPR 2022)."""
-    s = np.arange(count) + 0.5
-    inner, outer = np.sqrt(s / count), np.sqrt(1 - s / count)
-    a, b = 2 * np.pi * s / np.sqrt(2), 2 * np.pi * s / 1.533751168755204288118041413
-    return Rotation.from_quat(np.stack([inner * np.sin(a), inner * np.cos(a), outer * np.sin(b), outer * np.cos(b)], 1)).as_matrix()
+def match_structures(path: Path, rows: np.ndarray, structures: list[Structure]) -> list[tuple[Structure, np.ndarray, np.ndarray]]:
+    """Structure, rotation and shift (x, y, z, Å) of the highest constrained cross-correlation with each row of a store.
 
-
-def expected_transfer(store: Store, row: int) -> Tensor:
-    """Missing wedge and CTF of a particle, as far as the acquisition is known: tilt range, defocus, treatment of the CTF."""
-    numbers = {name: float(store[name][row]) for name in ("tilt_min", "tilt_max", "defocus_um", "ctf_correction", "deconvolution_constant")}
-    k = torch.from_numpy(frequency_grid((store.box_size,) * 3, store.voxel_size))
-    optics = AcquisitionConfig()
-    ctf = contrast_transfer(k, numbers["defocus_um"], optics.voltage_kv, optics.spherical_aberration_mm, optics.amplitude_contrast)
-    treated = {"none": ctf, "phase_flip": ctf.abs(), "deconvolve": ctf**2 / (ctf**2 + numbers["deconvolution_constant"])}
-    return treated[get_args(CtfCorrection)[int(numbers["ctf_correction"])]] * wedge(store.box_size, numbers["tilt_min"], numbers["tilt_max"])
-
-
-def whitening(spectrum: Tensor, measured: Tensor) -> Tensor:
-    """1 / mean power of each shell, of what is measured."""
-    n = spectrum.shape[0]
-    shell = torch.from_numpy(frequency_grid((n,) * 3, 1 / n)).round().long()
-    power, number = (torch.bincount(shell.flatten(), values.flatten()) for values in (spectrum.abs() ** 2 * measured, measured))
-    return measured / (power / number.clamp_min(1)).clamp_min(1e-12)[shell]
-
-
-def match_templates(
-    store: Store, rows: np.ndarray, templates: list[Template], rotations: np.ndarray, chunk: int = 64
-) -> list[tuple[int, int, np.ndarray]]:
-    """Template, rotation and shift (x, y, z in voxels) of the highest normalised correlation for each row.
-
-    The correlation is over the measured Fourier terms down to FINEST, whitened by the particle's own power spectrum; every template gets the
-    particle's wedge and CTF. Shifts go as far as the particles may lie off the centre.
+    Every structure gets the particle's wedge and CTF, and a search of its own over all rotations and shifts, refined to below a degree.
     """
-    device, n = choose_device("auto"), store.box_size
-    reach = round(store.attributes["config"]["max_shift"] / store.voxel_size)
-    near = torch.arange(-reach, reach + 1, device=device)
-    twice = torch.full((n // 2 + 1,), 2.0, device=device)  # rfftn leaves out the mirror images
-    twice[[0, -1]] = 1
-    coarse = torch.from_numpy(frequency_grid((n,) * 3, store.voxel_size)) < 1 / FINEST
-    particles, weights = [], []
-    for row, box in zip(rows, read_boxes(store, rows), strict=True):
-        transfer, spectrum = expected_transfer(store, int(row)), torch.fft.rfftn(torch.from_numpy(box))
-        white = whitening(spectrum, ((transfer != 0) & coarse).float())
-        particles.append((white * transfer * spectrum).to(device))
-        weights.append((white * transfer**2).to(device) * twice)
-    best: list[tuple[float, int, int, np.ndarray]] = [(-math.inf, 0, 0, np.zeros(3))] * len(rows)
-    centre = torch.zeros(3, device=device)
-    for label, template in enumerate(templates):
-        fine = template.fine.to(device)
-        for first in range(0, len(rotations), chunk):
-            turns = torch.from_numpy(rotations[first : first + chunk]).to(device)
-            posed = torch.fft.rfftn(torch.stack([pose(fine, OVERSAMPLING, turn, centre, n) for turn in turns]), dim=(-3, -2, -1))
-            power = posed.abs() ** 2
-            for i, (particle, weight) in enumerate(zip(particles, weights, strict=True)):
-                correlation = torch.fft.irfftn(particle * posed.conj(), s=(n, n, n), dim=(-3, -2, -1))
-                window = correlation[:, near][:, :, near][:, :, :, near].flatten(1)
-                scores = window / (power * weight).sum((-3, -2, -1)).sqrt()[:, None]
-                score, place = scores.flatten().max(0)
-                if float(score) > best[i][0]:
-                    number, shift = divmod(int(place), window.shape[1])
-                    z, y, x = np.unravel_index(shift, (len(near),) * 3)
-                    best[i] = (float(score), label, first + number, np.array([x, y, z]) - reach)
-    return [(label, number, shift) for _, label, number, shift in best]
+    store, source = open_store(path), open_particles(path, PredictConfig(), 0)
+    n, voxel_size = store.box_size, store.voxel_size
+    assert source.tilt_ranges is not None  # simulated
+    assert source.transfers is not None
+    wedges = np.stack([wedge_weights((n,) * 3, *source.tilt_ranges[row]) * source.transfers.of(int(row), n, voxel_size) for row in rows])
+    boxes = read_boxes(store, rows)
+    tried = [align(boxes, resample_to_box(item.density, voxel_size, n, fill=0), voxel_size, wedges=wedges) for item in structures]
+    best = np.argmax([found.scores for found in tried], axis=0)
+    return [(structures[k], tried[k].rotations[i], tried[k].shifts[i]) for i, k in enumerate(best)]
 
 
-def run_template_matching(work: Path, size: Size, seed: int, results: Path, subset: int, count: int) -> None:
+def run_template_matching(work: Path, size: Size, seed: int, results: Path, subset: int) -> None:
     tests: dict[str, Any] = {}
     same: dict[str, Any] = {}
-    templates, rotations = prepare_templates(SceneConfig()), even_rotations(count)
+    structures = load_library()
     rivals = work / f"model_all_{seed}"
     started = time.perf_counter()
     for snr in TEST_SNRS:
-        store = open_store(make_test_store(work, size, snr))
+        path = make_test_store(work, size, snr)
+        store = open_store(path)
         none = store.class_names.index(NONE_CLASS)
         rows = np.flatnonzero(np.asarray(store["label"][:]) != none)[:subset]  # correlation alone cannot say "none"
-        found = match_templates(store, rows, templates, rotations)
-        boxes = [
-            pose(templates[label].fine, OVERSAMPLING, torch.from_numpy(rotations[turn]), torch.from_numpy(shift), store.box_size).numpy()
-            for label, turn, shift in found
-        ]
-        masks = np.stack([box > templates[label].contour for box, (label, _, _) in zip(boxes, found, strict=True)])
-        labels = np.array([label for label, _, _ in found])
+        found = match_structures(path, rows, structures)
+        fine = {item.name: make_template(item, store.voxel_size).fine for item in structures}
+        boxes = [place(fine[item.name], turn, shift / store.voxel_size, (store.box_size,) * 3) for item, turn, shift in found]
+        masks = np.stack([box > item.contour for box, (item, _, _) in zip(boxes, found, strict=True)])
+        labels = np.array([store.class_names.index(item.name) for item, _, _ in found])
         tests[f"{snr:g}"] = judge_outputs(store, rows, None, masks, np.stack(boxes), labels)
         if rivals.exists():
             same[f"{snr:g}"] = judge_rows(load_model(rivals), store, rows)
@@ -368,7 +316,7 @@ def run_template_matching(work: Path, size: Size, seed: int, results: Path, subs
     figures = {
         "cell": "template_matching",
         "test_particles": subset,
-        "rotations": count,
+        "rotations": len(rotation_grid(AlignConfig().step)),
         "tests": tests,
         "triptych_on_the_same_particles": same or None,
         "particles_per_second": round(len(TEST_SNRS) * subset / seconds, 3),
@@ -381,7 +329,6 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=CORE)
     parser.add_argument("--subset", type=int, default=60, help="particles for template matching")
-    parser.add_argument("--rotations", type=int, default=2000, help="of each template; neighbours among 2000 are 15° apart")
     arguments, size = read_arguments(parser)
     for seed in arguments.seeds:
         for name in arguments.cells:
@@ -392,7 +339,7 @@ def main() -> None:
             elif seed == arguments.seeds[0] and name == "rates":
                 run_apart(run_rates, size, seed, arguments.results)
             elif seed == arguments.seeds[0]:
-                run_apart(run_template_matching, arguments.work, size, seed, arguments.results, arguments.subset, arguments.rotations)
+                run_apart(run_template_matching, arguments.work, size, seed, arguments.results, arguments.subset)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,9 @@ import pandas as pd
 import torch
 from cells import wedge
 from numpy.typing import NDArray
-from published import even_rotations
 from scipy import ndimage
 from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
 
 from triptych.config import NONE_CLASS, PredictConfig
 from triptych.fourier import band_pass, frequency_grid
@@ -45,6 +45,14 @@ APART = 60.0
 """Å between two picks at least."""
 TEMPLATE_RESOLUTION = 40.0
 PEAKS_PER_TEMPLATE = 400
+
+
+def even_rotations(count: int) -> np.ndarray:
+    """(count, 3, 3), evenly spread over all rotations: a super-Fibonacci spiral (Alexa, CVPR 2022)."""
+    s = np.arange(count) + 0.5
+    inner, outer = np.sqrt(s / count), np.sqrt(1 - s / count)
+    a, b = 2 * np.pi * s / np.sqrt(2), 2 * np.pi * s / 1.533751168755204288118041413
+    return Rotation.from_quat(np.stack([inner * np.sin(a), inner * np.cos(a), outer * np.sin(b), outer * np.cos(b)], 1)).as_matrix()
 
 
 def open_bright(path: Path) -> Volume:
