@@ -83,7 +83,7 @@ def judge_maps(folder: Path, table: Any, rows: np.ndarray, truth: Any) -> pd.Dat
     found = []
     for row, *paths in zip(rows, table["triptychMask"], table["triptychDensity"], strict=True):
         mask, density = (read_mrc(folder / path).data for path in paths)
-        true_mask, true_density = (truth.read_rows(name, [row]) for name in ("mask", "density"))
+        true_mask, true_density = (truth.read_rows(name, np.array([row])) for name in ("mask", "density"))
         found.append((intersection_over_union(mask[None] > 0.5, true_mask)[0], density_correlation(density[None], true_density)[0]))
     return pd.DataFrame(found, index=table["triptychName"].to_list(), columns=["mean_iou", "mean_density_correlation"])
 
