@@ -316,14 +316,14 @@ def test_only_likely_rivals_with_a_structure_are_tried() -> None:
 
 def test_probabilities_follow_the_fit() -> None:
     before = np.array([[0.5, 0.3, 0.2]] * 4)
-    scores = np.array([[0.2, 0.2, np.nan], [0.2, 0.25, np.nan], [-0.1, 0.0, np.nan], [1.0, 0.1, np.nan]])
-    after = weigh(before, scores, np.array([10_000.0]))
+    scores = np.array([[0.2, 0.2, np.nan], [0.2, 0.21, np.nan], [-0.1, 0.0, np.nan], [1.0, 0.1, np.nan], [0.3, np.nan, np.nan]])
+    after = weigh(np.concatenate([before, before[:1]]), scores, np.array([10_000.0]))
     assert np.allclose(after.sum(axis=1), 1)
-    assert np.allclose(after[:, 2], 0.2)  # was not tried
-    assert np.allclose(after[[0, 2]], before[0])  # equal fits say nothing
-    odds = INDEPENDENT * 10_000 / 2 * (np.log1p(-(0.2**2)) - np.log1p(-(0.25**2)))
+    assert np.allclose(after[[0, 2, 4]], before[0])  # equal fits say nothing, nor does one alone
+    odds = INDEPENDENT * 10_000 / 2 * (np.log1p(-(0.2**2)) - np.log1p(-(0.21**2)))
     assert np.allclose(np.log(after[1, 1] / after[1, 0]), np.log(0.3 / 0.5) + odds)
-    assert after[3, 0] == pytest.approx(0.8)
+    assert np.allclose(after[1, 2] / after[1, 0], 0.2 / 0.5)  # was not tried: as well as the second best
+    assert after[3, 0] == pytest.approx(1)
 
 
 def test_every_measured_number_counts_once() -> None:

@@ -590,6 +590,7 @@ def print_oriented(path: Path, part: str | None) -> None:
     if not path.exists():
         out.print(f"part {part} is done; others are still missing")
         return
+    from triptych.io.manifest import read_manifest
     from triptych.io.star import read_star
 
     table = make_table("class", "particles", "median score", "agrees to, Å", numbers=(1, 2, 3))
@@ -599,6 +600,9 @@ def print_oriented(path: Path, part: str | None) -> None:
     ):
         table.add_row(escape(str(name)), str(particles), figure(score, 2), figure(resolution, 0))
     out.print(table)
+    count = read_manifest(path)["particles"]
+    if count["renamed"]:
+        out.print(f"{count['renamed']:,} of {count['oriented']:,} particles fit another class better than the one that the network had named")
     print_path("poses", path / "particles.star")
 
 

@@ -214,6 +214,7 @@ def orient(
     settings = {
         "version": installed_version(),
         "inputs": orienter.inputs,
+        "particles in a block": BLOCK,
         **config.model_dump(mode="json", exclude={"align": {"device"}, "workers": True}),
     }
     workspace = open_workspace(out, settings, Path.mkdir)

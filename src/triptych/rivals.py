@@ -128,11 +128,12 @@ def count_measured(wedges: NDArray[np.float32], voxel_size: float, config: Align
 
 
 def weigh(probabilities: FloatArray, scores: FloatArray, measured: FloatArray) -> FloatArray:
-    """Probabilities (n, k) after structures were compared with the particles; classes that were not tried keep theirs.
+    """Probabilities (n, k) after structures were compared with the particles.
 
     With the scale of the structure and the strength of white noise left open, the likelihood of m numbers that correlate c with a structure is
     proportional to (1 - c^2)^(-m / 2): what is left of their sum of squares, at the best scale and noise. But what a structure leaves over is
-    neighbours and what blurs them too, and these are not independent from one Fourier term to the next: m counts in part.
+    neighbours and what blurs them too, and these are not independent from one Fourier term to the next: m counts in part. Classes that were not
+    tried are taken to fit as well as the second best of those that were: if one stands out, so it does among all.
 
     Parameters
     ----------
@@ -142,6 +143,7 @@ def weigh(probabilities: FloatArray, scores: FloatArray, measured: FloatArray) -
     """
     tried = np.isfinite(scores)
     left = np.log1p(-np.square(np.clip(np.where(tried, scores, 0.0), 0.0, HIGHEST)))
-    likelihoods = -INDEPENDENT * measured[:, None] / 2 * left
-    share = softmax(np.where(tried, np.log(np.maximum(probabilities, LEAST)) + likelihoods, -np.inf), axis=1)
-    return np.where(tried, np.where(tried, probabilities, 0.0).sum(axis=1, keepdims=True) * share, probabilities)
+    likelihoods = np.where(tried, -INDEPENDENT * measured[:, None] / 2 * left, -np.inf)
+    best, second = -np.sort(-likelihoods, axis=1)[:, :2].T
+    others = np.where(np.isfinite(second), second, best)[:, None]
+    return softmax(np.log(np.maximum(probabilities, LEAST)) + np.where(tried, likelihoods, others), axis=1)  # type: ignore[no-any-return]
