@@ -249,7 +249,7 @@ def about(runs: Runs) -> str:
         return "No results yet."
     counts = [f"{found[0][key]:,} {key.replace('_', ' ')}" for key in ("particles", "test_particles") if key in found[0]]
     seeds = count_seeds(runs)
-    devices = ", ".join(sorted({run["device"] for run in found}))
+    devices = ", ".join(sorted({run["device"] for run in found} - {"CPU"}) or ["CPU"])  # where there is no network, no threads are told
     return f"{', '.join(counts)} at each SNR, {seeds} (±: standard deviation), triptych {found[0]['triptych']}, {devices}."
 
 
@@ -333,7 +333,8 @@ def published(size: str = "cpu") -> str:
         size_of = [f"{first[key]:,}" if key in first else "–" for key in ("samples", "parameters")]
         macs = f"{first['macs_per_particle'] / 1e6:,.0f}" if "macs_per_particle" in first else "–"
         rate = spread([run["particles_per_second"] for run in items], ".3g").split(" ± ")[0]
-        rows.append([names[cell], *size_of, macs, rate, *over_snr(items)])
+        subset = f" ({first['test_particles']} particles)" if cell == "template_matching" else ""
+        rows.append([names[cell] + subset, *size_of, macs, rate, *over_snr(items)])
         same = first.get("triptych_on_the_same_particles")
         if same:
             rows.append([f"triptych on the same {first['test_particles']} particles", *["–"] * 4, *over_snr([{"tests": same}])])
