@@ -1,12 +1,13 @@
 """How many of the particles of whole simulated tomograms are found, and called by their name, and how long it takes.
 
     python benchmarks/picking.py WORK [--model FOLDER] [--library FOLDER] [--shape 200 512 512] [--snr 0.1 0.03] [--tomograms 1] [--name picking]
-        [--rivals dog templates] [--templates 6] [--rotations 500]
+        [--rivals dog templates oriented] [--templates 6] [--rotations 500]
 
 Full physics: crowded, in a cytosol, with membranes and gold. A pick is right where it lies nearer to the centre of a particle than half its
 radius (at least 40 Å), each particle being found once. Tomograms and picks are kept in WORK, where a run that was stopped goes on.
 With --rivals, other ways to pick (see rivals.py) are judged by the same rule; template matching on the particles of its own structures
-only, and triptych's picks of these beside it. Writes benchmarks/results/NAME.json.
+only, and triptych's picks of these beside it. "oriented" are triptych's picks again, with the classes that `triptych predict` and
+`triptych orient` give them. Writes benchmarks/results/NAME.json.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from results import write_result
-from rivals import choose_templates, run_dog, run_templates
+from rivals import choose_templates, run_dog, run_oriented, run_templates
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
@@ -164,6 +165,10 @@ def measure_rivals(
         out = picks.with_name(f"{picks.name}_dog")
         seconds = run_dog(tomograms, out, arguments.model)
         result["dog"] = {"seconds": seconds, **judge_rival(tomograms, out, radius, list(radius))}
+    if "oriented" in arguments.rivals:
+        out = picks.with_name(f"{picks.name}_oriented")
+        seconds = run_oriented(picks, out, arguments.model, arguments.library)
+        result["oriented"] = {"seconds": seconds, **judge_rival(tomograms, out, radius, list(radius))}
     if "templates" in arguments.rivals:
         chosen = choose_templates(templates, arguments.templates)
         names = [template.name for template in chosen]
@@ -229,7 +234,7 @@ def main() -> None:
     parser.add_argument("--snr", type=float, nargs="+", default=[0.1, 0.03])
     parser.add_argument("--tomograms", type=int, default=1)
     parser.add_argument("--name", default="picking")
-    parser.add_argument("--rivals", nargs="*", choices=("dog", "templates"), default=[])
+    parser.add_argument("--rivals", nargs="*", choices=("dog", "templates", "oriented"), default=[])
     parser.add_argument("--templates", type=int, default=6, help="structures for template matching")
     parser.add_argument("--rotations", type=int, default=500, help="of each template; neighbours among 500 are 24° apart")
     parser.add_argument("--picture", type=Path, help="PNG file of a slice at the first SNR")

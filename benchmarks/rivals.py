@@ -1,9 +1,10 @@
-"""Two classical ways to find particles in a tomogram, for picking.py to compare with.
+"""Two classical ways to find particles in a tomogram, and a second look at what was found, for picking.py to compare with.
 
 * dog: peaks of differences of Gaussians of several widths, then the classes that `triptych predict` gives the boxes around them
   (the pipeline of the lab whose network triptych implements)
 * templates: locally normalised cross-correlation (Roseman, Ultramicroscopy 94:225, 2003) with true structures in evenly spread rotations, low-passed,
   with the missing wedge, without CTF. Some structures only: the time grows with their number.
+* oriented: triptych's own picks, predicted as subtomograms and named by the structure that fits them best
 
 Each writes a folder with a particles.star as `triptych pick` does, of which picking.py reads names, classes, places and scores.
 """
@@ -18,18 +19,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from cells import wedge
+from cells import timed, wedge
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from triptych.config import NONE_CLASS, PredictConfig
+from triptych.config import NONE_CLASS, OrientConfig, PredictConfig
 from triptych.fourier import band_pass, frequency_grid
 from triptych.io.mrc import read_mrc
 from triptych.io.relion import particle_columns, read_relion
 from triptych.io.star import probability_columns, read_star, write_star
 from triptych.model import load_model
+from triptych.orient import orient
 from triptych.physics import pose
 from triptych.predict import predict
 from triptych.specimen import OVERSAMPLING, Template
@@ -209,3 +211,13 @@ def local_deviation(spectrum: torch.Tensor, data: torch.Tensor, ball: torch.Tens
     kernel = spread_kernel(ball / ball.sum(), data.shape).conj()
     mean, square = (torch.fft.irfftn(part * kernel, s=data.shape) for part in (spectrum, torch.fft.rfftn(data**2)))
     return (square - mean**2).clamp_min(1e-6).sqrt()
+
+
+def run_oriented(picks: Path, out: Path, model: Path, library: Path | None) -> float:
+    """The picks at the places that they have, named anew; seconds."""
+    predictions = out.with_name(f"{out.name}_predictions")
+    config = OrientConfig(library=library, unknown=True, write_masks=False, write_densities=False)
+    seconds = timed(predictions, lambda: predict(picks / "particles.star", predictions, model, PredictConfig(write_masks=False)))
+    seconds += timed(out, lambda: orient(predictions, out, config))
+    shutil.copy(picks / "tomograms.star", out)  # whose sizes the places count from
+    return round(seconds, 1)
