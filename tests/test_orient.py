@@ -324,6 +324,7 @@ def test_probabilities_follow_the_fit() -> None:
     assert np.allclose(np.log(after[1, 1] / after[1, 0]), np.log(0.3 / 0.5) + odds)
     assert np.allclose(after[1, 2] / after[1, 0], 0.2 / 0.5)  # was not tried: as well as the second best
     assert after[3, 0] == pytest.approx(1)
+    assert weigh(np.array([[1.0]]), np.array([[0.3]]), np.array([100.0])) == 1  # a model of one class
 
 
 def test_every_measured_number_counts_once() -> None:

@@ -144,6 +144,7 @@ def weigh(probabilities: FloatArray, scores: FloatArray, measured: FloatArray) -
     tried = np.isfinite(scores)
     left = np.log1p(-np.square(np.clip(np.where(tried, scores, 0.0), 0.0, HIGHEST)))
     likelihoods = np.where(tried, -INDEPENDENT * measured[:, None] / 2 * left, -np.inf)
-    best, second = -np.sort(-likelihoods, axis=1)[:, :2].T
-    others = np.where(np.isfinite(second), second, best)[:, None]
+    ordered = np.sort(likelihoods, axis=1)[:, ::-1]
+    second = ordered[:, min(1, tried.shape[1] - 1)]
+    others = np.where(np.isfinite(second), second, ordered[:, 0])[:, None]
     return softmax(np.log(np.maximum(probabilities, LEAST)) + np.where(tried, likelihoods, others), axis=1)  # type: ignore[no-any-return]
