@@ -52,11 +52,15 @@ def demo() -> str:
 
 
 def simulated() -> str:
-    """The shipped model on fresh simulated particles, a row per test."""
-    content = read("shipped_model")
+    """The shipped model on fresh simulated particles, a row per test; and where `orient` looks at them again."""
+    content, oriented = read("shipped_model"), read("orient")
     keys = ("accuracy", "mean_iou", "mean_density_correlation", "expected_calibration_error")
-    rows = [[name, str(test["particles"]), *(f"{test[key]:.3f}" for key in keys)] for name, test in content["tests"].items()]
-    return f"{table(['test', 'particles', 'accuracy', 'IoU', 'correlation', 'ECE'], rows)}\n\n{source('shipped_model', content)}"
+    tests = dict(content["tests"])
+    for snr, test in oriented["tests"].items():
+        tests[f"all, SNR {snr}, then `orient`"] = {"particles": test["particles"], **test["rivals_tried"]["all"]}
+    rows = [[name, str(test["particles"]), *(f"{test[key]:.3f}" for key in keys)] for name, test in tests.items()]
+    sources = f"{source('shipped_model', content)}\n{source('orient', oriented)}"
+    return f"{table(['test', 'particles', 'accuracy', 'IoU', 'correlation', 'ECE'], rows)}\n\n{sources}"
 
 
 def goals() -> str:

@@ -15,6 +15,7 @@ import torch
 from fake_predictions import VOXEL_SIZE, draw_balls, make_fake, make_shape
 from scipy.spatial.transform import Rotation
 from test_report import Page
+from tiny import hashes
 from typer.testing import CliRunner
 
 from triptych.add_class import add_classes
@@ -124,6 +125,11 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_maps(found: Path, predicti
     assert len(set(seen)) > 7  # of each half it is told how far it is, too: there are six steps
     for name in ("groups/1/average.mrc", "groups/2/half_2.mrc"):
         assert np.array_equal(read_mrc(tmp_path / "again" / name).data, read_mrc(found / name).data)
+
+
+def test_steps_done_by_other_processes_end_with_the_same_files(found: Path, predictions: Path, settings: DiscoverConfig, tmp_path: Path) -> None:
+    out = discover(predictions, tmp_path / "discovery", settings.model_copy(update={"workers": 2}))
+    assert hashes(out) == hashes(found)
 
 
 def test_other_settings_do_not_mix_with_a_stopped_run(predictions: Path, settings: DiscoverConfig, tmp_path: Path) -> None:

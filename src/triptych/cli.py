@@ -355,15 +355,17 @@ def orient(
 
 
 @app.command()
-def discover(predictions: PredictionFolder, output: NewFolder, config: ConfigFile = None, overrides: Overrides = None) -> None:
+def discover(
+    predictions: PredictionFolder, output: NewFolder, config: ConfigFile = None, overrides: Overrides = None, scheduler: Scheduler = None
+) -> None:
     """Groups of unknown particles, their averages and what they may be; the same command goes on after an interruption."""
     settings = load_settings("discover", config, overrides)
     check_there(predictions)
 
     from triptych.discover import discover as stage
 
-    with show_progress("discover", "particle steps", device_name(settings.align.device), resumed=True) as on_progress:
-        path = stage(predictions, output, settings, on_progress=on_progress)
+    with show_progress("discover", "particle steps", device_name(settings.align.device, scheduler), resumed=True) as on_progress:
+        path = stage(predictions, output, settings, on_progress=on_progress, scheduler=scheduler)
     print_groups(path)
     print_path("discovery", path / "report.html")
 

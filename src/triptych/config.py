@@ -429,6 +429,7 @@ class DiscoverConfig(PoseSettings):
     align_by: Annotated[Literal["recovered", "subtomograms"], Field(description="what particles are aligned through: recovered densities, without noise and wedge; or the subtomograms themselves, where the model recovers too little")] = "recovered"
     refine: Annotated[bool, Field(description="refine the poses found through recovered densities by the subtomograms themselves, against the recovered average of their half")] = True
     layout: Annotated[Literal["tsne", "pca"], Field(description="how the map of the embedding is drawn: t-SNE keeps neighbours together, PCA distances")] = "tsne"
+    workers: Annotated[int, Field(ge=0, description="processes on this machine, which share its cores; 0: one per CPU core")] = 1
     panels: Annotated[int, Field(ge=0, description="particles whose panels the page shows, drawn at random where there are more")] = 1000
     seed: Annotated[int, Field(ge=0, description="of half sets, starts of the alignment, resampling of the groups, and the map")] = 0
 

@@ -2,7 +2,8 @@
 
 Particles are aligned through their recovered densities, which have neither noise nor a missing wedge; the poses are refined by the
 subtomograms themselves, and these are what is averaged. Each half of a group is aligned on its own from the start. A group takes three
-steps (half, half, average); each that is finished is kept beside the output, so that a run goes on where it was stopped.
+steps (half, half, average); each that is finished is kept beside the output, so that a run goes on where it was stopped, and steps may be spread
+over processes and machines.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +25,20 @@ from numpy.typing import NDArray
 from triptych.align import Alignment, align, average, consensus, merge_averages, split_halves
 from triptych.boxes import Boxes, Grid, even, open_boxes
 from triptych.config import NONE_CLASS, UNKNOWN, DiscoverConfig
-from triptych.device import choose_device, name_device
+from triptych.device import choose_device, name_device, share_cores
 from triptych.discovery_page import write_page
 from triptych.errors import InputError
 from triptych.fourier import low_pass
 from triptych.grouping import Groups, group
 from triptych.half_maps import COARSEST, HalfMapCorrelation, compare_half_maps, soft_mask
 from triptych.identify import Match, identify, load_references
-from triptych.io.manifest import describe_input, hash_file, installed_version, manifest_entry, read_manifest, write_json, write_manifest
+from triptych.io.manifest import MANIFEST, describe_input, hash_file, installed_version, manifest_entry, read_manifest, write_json, write_manifest
 from triptych.io.mrc import read_mrc, write_mrc
 from triptych.io.predictions import Predicted, find_model, read_predictions
 from triptych.io.star import read_star, write_star
 from triptych.io.workspace import Workspace, open_workspace
 from triptych.model import load_model
+from triptych.parallel import said_already
 from triptych.shape import describe_shapes
 from triptych.structures import Structure, hash_structures
 from triptych.symmetry import Symmetry, find_symmetry
@@ -81,6 +84,7 @@ def discover(
     out: Path | str,
     config: DiscoverConfig | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    scheduler: str | None = None,
 ) -> Path:
     """Group particles by their embeddings, average each group, and compare the averages with known structures.
 
@@ -92,27 +96,25 @@ def discover(
     predictions : folder that `predict` wrote, with densities
     out : folder to make
     on_progress : called with (particles done, particles in all); each counts three times, for its half twice and for the average
+    scheduler : address of a Dask scheduler whose workers do the steps instead of processes on this machine
     """
     config = config or DiscoverConfig()
-    given = read_predictions(Path(predictions))
-    boxes = open_boxes(given, config)
-    library = load_references(config.library, float(given.manifest["model"]["voxel_size"]))
-    rows = choose_particles(given, config)
-    grids = choose_grids(boxes, config)
-    groups = find_groups(given, rows, config)
+    explorer = open_explorer(Path(predictions), config)
     settings = {
         "version": installed_version(),
-        "predictions": [describe_input(given.folder / name) for name in ("particles.star", "embedding.npy")],
-        "groups": hashlib.sha256(groups.labels.tobytes()).hexdigest(),
-        "content of the library": hash_structures(library),
-        **config.model_dump(mode="json", exclude={"align": {"device"}, "panels": True, "layout": True}),
+        "predictions": [describe_input(explorer.predictions / name) for name in ("particles.star", "embedding.npy")],
+        "groups": hashlib.sha256(explorer.groups.labels.tobytes()).hexdigest(),
+        "content of the library": hash_structures(explorer.library),
+        **config.model_dump(mode="json", exclude={"align": {"device"}, "panels": True, "layout": True, "workers": True}),
     }
     workspace = open_workspace(Path(out), settings, make_folders)
     progress = Progress(on_progress)
-    explorer = Explorer(workspace, boxes, grids, rows, groups, library, config, progress)
+    steps = range(STEPS * len(explorer.members))
+    halves, averages = ([step for step in steps if is_average(step) == wanted] for wanted in (False, True))
     with workspace.until_finished():
-        workspace.fill(range(STEPS * len(explorer.members)), explorer.do, explorer.count, 1, None, progress)
-        workspace.finish(explorer.finish)
+        do = partial(do_step, workspace, explorer, progress)
+        workspace.fill(halves, do, explorer.count, config.workers, scheduler, progress, then=averages)
+        workspace.finish(partial(explorer.finish, workspace))
     return Path(out)
 
 
@@ -220,6 +222,9 @@ class Progress:
     def __init__(self, pass_on: Callable[[int, int], None] | None) -> None:
         self.pass_on, self.done, self.total = pass_on or (lambda done, total: None), 0, 0
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Progress, (None,)  # what another process does shows when it is done
+
     def __call__(self, done: int, total: int) -> None:
         self.done, self.total = done, total
         self.pass_on(done, total)
@@ -232,25 +237,46 @@ class Progress:
         return lambda done, total: self.pass_on(self.done + min(int(size * (first + (last - first) * done / total)), size - 1), self.total)
 
 
+@dataclass(frozen=True, eq=False)
 class Explorer:
-    """Does the steps of the groups, each of which leaves its result in the working folder."""
+    """Does the steps of the groups; another process is told the names of what it reads, and the groups, and opens it once.
 
-    def __init__(
-        self,
-        workspace: Workspace,
-        boxes: Boxes,
-        grids: tuple[Grid, Grid],
-        rows: IntArray,
-        groups: Groups,
-        library: list[Structure],
-        config: DiscoverConfig,
-        progress: Progress,
-    ) -> None:
-        self.workspace, self.boxes, self.library, self.config, self.progress = workspace, boxes, library, config, progress
-        self.coarse, self.fine = grids
-        self.rows, self.groups = rows, groups
-        self.members = [rows[groups.members(number)] for number in range(groups.count)]
-        self.halves = [split_halves(len(members), self.rng(number)) for number, members in enumerate(self.members)]
+    Attributes
+    ----------
+    coarse, fine : where densities are aligned, and where subtomograms are averaged
+    rows : of the particles that were grouped
+    """
+
+    predictions: Path
+    config: DiscoverConfig
+    boxes: Boxes = field(repr=False)
+    coarse: Grid
+    fine: Grid
+    rows: IntArray = field(repr=False)
+    groups: Groups = field(repr=False)
+    library: list[Structure] = field(repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        there = {name: path and path.absolute() for name, path in (("library", self.config.library), ("poses", self.config.poses))}
+        labels, stability, junk = self.groups.labels.astype(np.int64), self.groups.stability.astype(np.float64), self.groups.junk.astype(np.bool_)
+        found = labels.tobytes(), stability.tobytes(), junk.tobytes()  # which can be told apart, as arrays cannot
+        return open_again, (self.predictions.absolute(), self.config.model_copy(update=there), found, tuple(self.inputs))
+
+    @cached_property
+    def inputs(self) -> list[str]:
+        """What predictions and structures are recognised by."""
+        read = [self.predictions / name for name in ("particles.star", MANIFEST)]
+        return [*map(hash_file, read), hash_structures(self.library)]
+
+    @cached_property
+    def members(self) -> list[IntArray]:
+        """Rows of the particles of each group."""
+        return [self.rows[self.groups.members(number)] for number in range(self.groups.count)]
+
+    @cached_property
+    def halves(self) -> list[tuple[IntArray, IntArray]]:
+        """The halves of each group, as places among its members."""
+        return [split_halves(len(members), self.rng(number)) for number, members in enumerate(self.members)]
 
     def rng(self, *numbers: int) -> np.random.Generator:
         """A random stream of its own for each step, so that a resumed run repeats it."""
@@ -260,21 +286,13 @@ class Explorer:
         number, step = divmod(item, STEPS)
         return len(self.members[number]) if step == STEPS - 1 else len(self.halves[number][step])
 
-    def do(self, item: int) -> int:
-        """Do one step of a group; returns its size."""
-        number, step = divmod(item, STEPS)
-        if step < STEPS - 1:
-            self.align_half(number, step, item)
-        else:
-            self.average_group(number, item)
-        return self.count(item)
-
-    def align_half(self, number: int, half: int, item: int) -> None:
+    def align_half(self, workspace: Workspace, progress: Progress, item: int) -> None:
         """Find the poses of half a group from nothing but its own particles."""
+        number, half = divmod(item, STEPS)
         rows, grid = self.members[number][self.halves[number][half]], self.coarse
         by_density = self.config.align_by == "recovered"
-        agreeing, refining = (self.progress.part_of(len(rows), *shares) for shares in ((0, AGREEING), (AGREEING, 1)))
-        with self.workspace.desk() as desk:
+        agreeing, refining = (progress.part_of(len(rows), *shares) for shares in ((0, AGREEING), (AGREEING, 1)))
+        with workspace.desk() as desk:
             volumes = self.boxes.densities(desk, rows, grid) if by_density else self.boxes.subtomograms(desk, rows, grid)
             wedges = None if by_density else self.boxes.wedges(desk, rows, grid)
             reference, poses = consensus(
@@ -286,36 +304,37 @@ class Explorer:
                 poses = align(subtomograms, reference, grid.voxel_size, self.config.align, wedges=own, start=poses, on_progress=refining)
                 reference, _ = average(volumes, poses, grid.voxel_size, config=self.config.align)
             np.savez(desk / "half.npz", reference=reference, **poses._asdict())
-            self.workspace.mark(item, desk / "half.npz")
+            workspace.mark(item, desk / "half.npz")
 
-    def average_group(self, number: int, item: int) -> None:
+    def average_group(self, workspace: Workspace, item: int) -> None:
         """Bring both halves into one frame, average, compare, and write the folder of the group."""
-        poses, reference = self.join_halves(number)
-        found = self.average_members(number, poses, reference)
+        number = item // STEPS
+        poses, reference = self.join_halves(workspace, number)
+        found = self.average_members(workspace, number, poses, reference)
         compared = self.config.align.model_copy(update={"resolution": max(self.config.align.resolution, found.resolution)})
         matches = identify(found.filtered.data, self.library, self.fine.voxel_size, compared)
         symmetries = find_symmetry(found.recovered.data, self.fine.voxel_size, self.config.align)
-        with self.workspace.desk() as desk:
+        with workspace.desk() as desk:
             folder = desk / "group"
             folder.mkdir()
             write_maps(folder, found)
-            final = self.workspace.out / GROUPS / str(number + 1)
+            final = workspace.out / GROUPS / str(number + 1)
             table = self.boxes.posed_table(final, self.members[number], poses).assign(triptychGroup=number + 1)
             write_star(folder / "particles.star", self.boxes.source.blocks_with(table))
             np.save(folder / "embedding.npy", self.boxes.given.embedding[self.members[number]])
             np.save(folder / "shape.npy", read_shapes(self.boxes.given, self.members[number]))
             write_json(folder / "group.json", self.describe(number, found, matches, symmetries))
-            target = self.workspace.result / GROUPS / str(number + 1)
+            target = workspace.result / GROUPS / str(number + 1)
             if not target.exists():  # of a run that was killed before it could mark it
                 folder.replace(target)
-        self.workspace.mark(item)
+        workspace.mark(item)
 
-    def join_halves(self, number: int) -> tuple[Alignment, NDArray[np.float32]]:
+    def join_halves(self, workspace: Workspace, number: int) -> tuple[Alignment, NDArray[np.float32]]:
         """Poses of all particles of a group in the frame of the first half, and the mean of the halves' references there.
 
         The frame of the second half is found by aligning its reference to the first's: the only thing that the halves learn of each other.
         """
-        notes = [dict(np.load(self.workspace.note(STEPS * number + half), allow_pickle=False)) for half in (0, 1)]
+        notes = [dict(np.load(workspace.note(STEPS * number + half), allow_pickle=False)) for half in (0, 1)]
         first, second = (Alignment(note["rotations"], note["shifts"], note["scores"]) for note in notes)
         references = [note["reference"] for note in notes]
         turned = align(references[1][None], references[0], self.coarse.voxel_size, self.config.align)
@@ -324,10 +343,10 @@ class Explorer:
         poses = join_poses(first, second).take(order)
         return poses, (references[0] + average(references[1][None], turned, self.coarse.voxel_size, config=self.config.align)[0]) / 2
 
-    def average_members(self, number: int, poses: Alignment, reference: NDArray[np.float32]) -> Average:
+    def average_members(self, workspace: Workspace, number: int, poses: Alignment, reference: NDArray[np.float32]) -> Average:
         """The averages of the subtomograms of both halves, and what they agree on."""
         grid = self.fine
-        halves = [self.average_rows(self.members[number][half], poses.take(half)) for half in self.halves[number]]
+        halves = [self.average_rows(workspace, self.members[number][half], poses.take(half)) for half in self.halves[number]]
         density = merge_averages(halves)
         recovered = grid.bring(Volume(reference, self.coarse.voxel_size))
         mask = soft_mask(recovered, grid.voxel_size)
@@ -337,9 +356,9 @@ class Explorer:
         first, second, whole, clean, soft = (Volume(data, grid.voxel_size) for data in (halves[0][0], halves[1][0], density, recovered, mask))
         return Average((first, second), whole, filtered, clean, soft, correlation, resolution)
 
-    def average_rows(self, rows: IntArray, poses: Alignment) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def average_rows(self, workspace: Workspace, rows: IntArray, poses: Alignment) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Average of the subtomograms of some particles, each Fourier term over those that measured it, and how many these are."""
-        with self.workspace.desk() as desk:
+        with workspace.desk() as desk:
             volumes, wedges = self.boxes.subtomograms(desk, rows, self.fine), self.boxes.wedges(desk, rows, self.fine)
             return average(volumes, poses, self.fine.voxel_size, wedges, self.config.align)
 
@@ -370,13 +389,13 @@ class Explorer:
 
     # ------------------------------------------------------------------------------------------------------------ end
 
-    def finish(self, folder: Path) -> None:
+    def finish(self, workspace: Workspace, folder: Path) -> None:
         """The tables of all groups, the page and the manifest."""
-        described = [json.loads((self.workspace.result / GROUPS / str(i + 1) / "group.json").read_text()) for i in range(len(self.members))]
+        described = [json.loads((workspace.result / GROUPS / str(i + 1) / "group.json").read_text()) for i in range(len(self.members))]
         given, source = self.boxes.given, self.boxes.source
         membership = np.zeros(len(given), dtype=np.int64)
         membership[self.rows] = self.groups.labels + 1
-        table = self.boxes.refer_from(self.workspace.out).assign(triptychGroup=membership)
+        table = self.boxes.refer_from(workspace.out).assign(triptychGroup=membership)
         write_star(folder / "particles.star", source.blocks_with(table))
         write_star(folder / "groups.star", {"groups": groups_table(described)})
         device = name_device(choose_device(self.config.align.device))
@@ -393,9 +412,45 @@ class Explorer:
             "ctf_is": self.boxes.ctf_from,
             "device": device,
         }
-        write_page(folder / "report.html", self.workspace.result / GROUPS, given, source, membership, described, about, self.config)
+        write_page(folder / "report.html", workspace.result / GROUPS, given, source, membership, described, about, self.config)
         inputs = [given.folder / name for name in ("particles.star", "embedding.npy", "manifest.json")]
         write_manifest(folder, "discover", self.config, inputs, self.config.seed, about, {"predictions": given.folder})
+
+
+def is_average(item: int) -> bool:
+    """Whether a step averages a group, for which its halves must have been aligned."""
+    return item % STEPS == STEPS - 1
+
+
+def do_step(workspace: Workspace, explorer: Explorer, progress: Progress, item: int) -> int:
+    """Do one step of a group; returns its size."""
+    if is_average(item):
+        explorer.average_group(workspace, item)
+    else:
+        explorer.align_half(workspace, progress, item)
+    return explorer.count(item)
+
+
+def open_explorer(predictions: Path, config: DiscoverConfig, groups: Groups | None = None) -> Explorer:
+    """Open the predictions and the library; the groups are found where they are not known."""
+    given = read_predictions(predictions)
+    boxes = open_boxes(given, config)
+    library = load_references(config.library, float(given.manifest["model"]["voxel_size"]))
+    rows = choose_particles(given, config)
+    grids = choose_grids(boxes, config)
+    return Explorer(predictions, config, boxes, *grids, rows, groups or find_groups(given, rows, config), library)
+
+
+@lru_cache(maxsize=1)
+def open_again(predictions: Path, config: DiscoverConfig, found: tuple[bytes, bytes, bytes], inputs: tuple[str, ...]) -> Explorer:
+    """What another process has opened, once for each state of the inputs."""
+    share_cores(config.workers)
+    labels, stability, junk = np.frombuffer(found[0], np.int64), np.frombuffer(found[1], np.float64), np.frombuffer(found[2], np.bool_)
+    with said_already():
+        explorer = open_explorer(predictions, config, Groups(labels, stability, junk, np.empty((len(labels), 0))))
+    if tuple(explorer.inputs) != inputs:
+        raise InputError(f"{predictions} or the library has changed since the run was started: start it anew")
+    return explorer
 
 
 def join_poses(a: Alignment, b: Alignment) -> Alignment:
