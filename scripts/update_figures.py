@@ -421,9 +421,9 @@ def orient() -> str:
         return "No results yet."
     content = read("orient")
     ways = {
-        "recovered": "recovered densities",
-        "recovered_then_refined": "recovered densities, then subtomograms",
-        "rivals_tried": "the same, with rivals tried",
+        "recovered": "by recovered densities",
+        "recovered_then_refined": "by recovered densities, then subtomograms",
+        "rivals_tried": "as it is by default: and rivals tried",
     }
     rows, second = [], []
     for snr, test in content["tests"].items():
@@ -432,10 +432,10 @@ def orient() -> str:
             poses = [f"{way['median_angular_error']:.1f}°", f"{100 * way['share_within_10_degrees']:.0f} %", f"{way['median_shift_error']:.1f} Å"]
             rate = way["oriented"] / way["seconds"]
             rows.append([snr, text, f"{way['oriented']} of {test['particles']}", str(way["named_rightly"]), *poses, f"{rate:.1f}"])
-        named = {"the network alone": test["network"], **{f"the structure, by {text}": test[key]["all"] for key, text in ways.items()}}
+        named = {"the network alone": test["network"], **{f"the structure, {text}": test[key]["all"] for key, text in ways.items()}}
         measures = ("accuracy", "expected_calibration_error", "mean_iou", "mean_density_correlation")
         second += [[snr, text, *(f"{found[key]:.3f}" for key in measures)] for text, found in named.items()]
-    header = ["SNR", "pose by", "oriented", "named rightly", "median error", "within 10°", "median shift", "particles/s"]
+    header = ["SNR", "pose", "oriented", "named rightly", "median error", "within 10°", "median shift", "particles/s"]
     maps = table(["SNR", "named and drawn by", "accuracy", "ECE", "IoU", "correlation"], second)
     return f"{table(rows=rows, header=header)}\n\n{maps}\n\n{source('orient', content)}"
 
