@@ -23,13 +23,14 @@ from triptych.discover import choose_particles
 from triptych.errors import InputError
 from triptych.fit import fit_levels
 from triptych.fourier import wedge_weights
+from triptych.io.manifest import hash_file
 from triptych.io.mrc import read_mrc
 from triptych.io.predictions import read_predictions
 from triptych.io.relion import ANGLES, rotations_from_angles
 from triptych.io.star import probability_columns, read_star, write_star
 from triptych.io.store import open_store
 from triptych.metrics import density_correlation, intersection_over_union
-from triptych.orient import open_orienter, orient, place
+from triptych.orient import BLOCK, orient, place
 from triptych.predict import predict
 from triptych.rivals import INDEPENDENT, choose_trials, count_measured, weigh
 from triptych.rotations import angular_errors
@@ -90,8 +91,10 @@ def test_rows_may_be_sorted_and_taken_out(posed: Path, predictions: Path, settin
     found = read_star(orient(some, tmp_path / "poses", settings) / "particles.star")["particles"].set_index("triptychName")
     every = read_star(posed / "particles.star")["particles"].set_index("triptychName")
     assert sorted(found.index) == sorted(set(table["triptychName"].iloc[::-2]) & set(every.index))
-    kept = [*ANGLES, "rlnOriginXAngst", "triptychTrueClass", "triptychAlignmentScore"]
+    kept = [*ANGLES, "rlnOriginXAngst", "triptychClass", "triptychTrueClass", "triptychAlignmentScore", *probability_columns(CLASSES)]
     pd.testing.assert_frame_equal(found[kept], every.loc[found.index, kept])
+    density = found["triptychDensity"].iloc[0]
+    assert hash_file(tmp_path / "poses" / density) == hash_file(posed / density)
 
 
 def test_structures_lie_where_the_particles_are(posed: Path, predictions: Path) -> None:
@@ -282,8 +285,10 @@ def test_the_structure_that_fits_the_subtomogram_names_the_particle(predictions:
     columns = probability_columns(CLASSES)
     for column, name in zip(columns, CLASSES, strict=True):
         table[column] = np.where(wrong == name, 0.8, np.where(wrong == "none", 0.1, np.where(names == name, 0.15, 0.05)))
-    write_star(confused / "particles.star", {"particles": table.assign(triptychClass=wrong, triptychProbability=0.8, triptychNovelty=0.1)})
-    refined = settings.model_copy(update={"refine": True, "rivals": 1})
+    unknown = table["triptychName"][np.flatnonzero(wrong != "none")[0]]
+    verdicts = np.where(table["triptychName"] == unknown, "unknown", wrong)
+    write_star(confused / "particles.star", {"particles": table.assign(triptychClass=wrong, triptychProbability=0.8, triptychVerdict=verdicts)})
+    refined = settings.model_copy(update={"refine": True, "rivals": 1, "unknown": True})
     found = read_star(orient(confused, tmp_path / "named", refined) / "particles.star")["particles"]
     assert (found["triptychNetworkClass"] == wrong[wrong != "none"]).all()
     right = found["triptychClass"] == found["triptychTrueClass"]
@@ -292,7 +297,7 @@ def test_the_structure_that_fits_the_subtomogram_names_the_particle(predictions:
     assert np.allclose(found[columns].sum(axis=1), 1, atol=1e-4)
     own = found[columns].to_numpy()[np.arange(len(found)), found["rlnClassNumber"] - 1]
     assert np.allclose(found["triptychProbability"], own)
-    assert (found["triptychVerdict"] == found["triptychClass"]).all()
+    assert (found["triptychVerdict"] == np.where(found["triptychName"] == unknown, "unknown", found["triptychClass"])).all()
     page = (tmp_path / "named/report.html").read_text()
     assert f"{right.sum()} of these fit the structure of another class" in page
     kept = orient(confused, tmp_path / "kept", refined.model_copy(update={"rivals": 0}))
@@ -349,10 +354,11 @@ class Stop(Exception):
 def in_blocks(predictions: Path, settings: OrientConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What an uninterrupted run writes, a few particles at once."""
     monkeypatch.setattr(import_module("triptych.orient"), "BLOCK", 5)
-    return orient(predictions, tmp_path / "at_once", settings)
+    return orient(predictions, tmp_path / "at_once", settings.model_copy(update={"refine": True}))
 
 
 def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(in_blocks: Path, predictions: Path, settings: OrientConfig, tmp_path: Path) -> None:
+    settings = settings.model_copy(update={"refine": True})
     seen: list[int] = []
 
     def stop(done: int, total: int) -> None:
@@ -370,6 +376,7 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(in_blocks: Path, pre
 
 
 def test_parts_make_the_whole(in_blocks: Path, predictions: Path, settings: OrientConfig, tmp_path: Path) -> None:
+    settings = settings.model_copy(update={"refine": True})
     orient(predictions, tmp_path / "poses", settings, part=(2, 2))
     assert not (tmp_path / "poses").exists()
     orient(predictions, tmp_path / "poses", settings, part=(1, 2))
@@ -377,12 +384,11 @@ def test_parts_make_the_whole(in_blocks: Path, predictions: Path, settings: Orie
     assert orient(predictions, tmp_path / "poses", settings, part=(2, 2)) == tmp_path / "poses"  # finds it done
 
 
-def test_another_process_opens_the_same(predictions: Path, settings: OrientConfig) -> None:
-    orienter = open_orienter(predictions, settings)
-    reopen, arguments = orienter.__reduce__()[:2]  # what pickle does
-    again = reopen(*arguments)
-    assert again.inputs == orienter.inputs
-    assert np.array_equal(again.rows, orienter.rows)
+def test_processes_make_the_whole(tmp_path: Path, settings: OrientConfig) -> None:
+    fake = make_fake(tmp_path / "fake", count=BLOCK + 40, size=16, class_names=CLASSES, snr=(1.0, 2.0))
+    quick = {"align": settings.align.model_copy(update={"step": 45, "candidates": 1}), "write_masks": False}
+    one, two = (settings.model_copy(update={**quick, "workers": workers}) for workers in (1, 2))
+    assert hashes(orient(fake.predictions, tmp_path / "two", two)) == hashes(orient(fake.predictions, tmp_path / "one", one))
 
 
 def test_command_says_what_it_found(predictions: Path, library: Path, tmp_path: Path) -> None:

@@ -78,7 +78,8 @@ class Boxes:
         if self.source.kind != "store":
             return None
         store = open_store(self.source.files[0])
-        return [store.class_names[label] for label in store["label"][:][self.given.rows]]
+        label = dict(zip(store.particle_names, store["label"][:].tolist(), strict=True))
+        return [store.class_names[label[name]] for name in self.given.names]
 
     def alignment_grid(self, first: Volume) -> Grid:
         """Where recovered densities are aligned: they hold no more than the model's voxels do, unless the input is coarser still."""

@@ -403,9 +403,9 @@ class OrientConfig(PoseSettings):
     """`triptych orient`: predictions -> the pose of each particle of a known structure, and that structure put there."""
 
     library: Annotated[Path | None, Field(description="structures of the classes, by name: a library that `structures make` wrote, a folder of PDB, mmCIF and map files, or one such file; none: the built-in library")] = None
-    classes: Annotated[tuple[str, ...] | None, Field(min_length=1, description="only particles that were called so; none: all classes that the library has")] = None
+    classes: Annotated[tuple[str, ...] | None, Field(min_length=1, description="only particles that were called so, which a rival may rename; none: all classes that the library has")] = None
     unknown: Annotated[bool, Field(description='also particles whose verdict is "unknown", as what they resemble most')] = False
-    known: Annotated[Path | None, Field(description="folder that orient wrote of particles that are what they are called, such as simulated ones: particles that fit their structure less well than these do are unknown, and all are judged; none: verdicts stay")] = None
+    known: Annotated[Path | None, Field(description="folder that orient wrote of particles that are what they are called, such as simulated ones: particles that fit their structure less well than these do are unknown, and all are judged; none: who was unknown stays so")] = None
     accepted_share: Annotated[float, Field(gt=0, le=1, description="share of those particles that is not to be called unknown")] = 0.97
     refine: Annotated[bool, Field(description="refine the poses found through recovered densities by the subtomograms themselves")] = True
     rivals: Annotated[int, Field(ge=0, description="other classes, the likeliest first, whose structures are tried on each particle too: the one that fits its subtomogram best names it (only with refine); 0: classes stay")] = 3

@@ -138,11 +138,13 @@ def open_orienter(predictions: Path, config: OrientConfig) -> Orienter:
     names = np.array(given.class_names)[given.label]
     wanted = [name for name in config.classes or given.class_names if name != NONE_CLASS and (chosen & (names == name)).any()]
     missing = [name for name in wanted if name not in library]
-    what = f"{', '.join(missing)}, and particles were called so" if missing else ""
     if missing and (config.classes or len(missing) == len(wanted)):
+        what = f"{', '.join(missing)}, and particles were called so"
         raise InputError(f"the library has no structure called {what}: give one that has, with --set library=")
-    if missing:
-        log.warning("the library has no structure called %s: they get no pose (--set library= takes another one, of all classes)", what)
+    absent = [name for name in given.class_names if name not in library and name != NONE_CLASS]
+    if absent:
+        text = "the library has no structure called %s: what is called so gets no pose, and no particle is compared with it (--set library= helps)"
+        log.warning(text, ", ".join(absent))
     if not wanted:
         left = "" if config.unknown else ' whose verdict is not "unknown" (to take these too, say --set unknown=true)'
         raise InputError(f"{predictions} has no particle of these classes{left}, so there is nothing to orient")
@@ -264,13 +266,20 @@ def write_placed(desk: Path, orienter: Orienter, rows: IntArray, named: Named) -
         return
     for kind in kinds:
         (desk / kind).mkdir()
-    template = cache(lambda k, voxel_size: make_template(orienter.structures[k], voxel_size).fine)
-    for row, k, rotation, shift in zip(rows, named.label.tolist(), named.poses.rotations, named.poses.shifts, strict=True):
-        box = boxes.source.read(int(row))
-        density = place(template(k, box.voxel_size), rotation, shift / box.voxel_size, box.shape)
-        maps = {"masks": (density > orienter.structures[k].contour).astype(np.uint8), "densities": density}
-        for kind in kinds:
-            write_mrc(desk / kind / f"{boxes.given.names[row]}.mrc", box.with_data(maps[kind]))  # type: ignore[arg-type]
+    for k in np.unique(named.label).tolist():
+        structure, own = orienter.structures[k], named.label == k
+        template = cache(partial(fine_template, structure))
+        for row, rotation, shift in zip(rows[own], named.poses.rotations[own], named.poses.shifts[own], strict=True):
+            box = boxes.source.read(int(row))
+            density = place(template(box.voxel_size), rotation, shift / box.voxel_size, box.shape)
+            maps = {"masks": (density > structure.contour).astype(np.uint8), "densities": density}
+            for kind in kinds:
+                write_mrc(desk / kind / f"{boxes.given.names[row]}.mrc", box.with_data(maps[kind]))  # type: ignore[arg-type]
+
+
+def fine_template(structure: Structure, voxel_size: float) -> torch.Tensor:
+    """The density of a structure, `OVERSAMPLING` times finer than voxels of so many Å."""
+    return make_template(structure, voxel_size).fine
 
 
 def place(template: torch.Tensor, rotation: NDArray[np.float64], shift: NDArray[np.float64], shape: tuple[int, int, int]) -> NDArray[np.float32]:
@@ -285,7 +294,7 @@ def place(template: torch.Tensor, rotation: NDArray[np.float64], shift: NDArray[
 def finish_run(workspace: Workspace, orienter: Orienter, folder: Path) -> None:
     """The tables, averages, the page and the manifest."""
     notes = [read_note(workspace, number, ("label", "probabilities", "fits", *Alignment._fields)) for number in range(orienter.blocks)]
-    found = {name: np.concatenate([note[name] for note in notes]) for name in notes[0]}
+    found = {name: np.concatenate([note.pop(name) for note in notes]) for name in list(notes[0])}
     averages = [average_class(workspace, orienter, k, found) for k in np.unique(found["label"]).tolist()]
     write_averages(workspace, averages)
     table = posed_table(workspace.out, orienter, found)
@@ -343,7 +352,8 @@ def posed_table(out: Path, orienter: Orienter, found: dict[str, Any]) -> pd.Data
     truth = boxes.true_classes
     if truth is not None:
         table[TRUE_CLASS] = [truth[row] for row in rows]
-    table = judge_anew(table, orienter.levels)
+    if orienter.levels is not None:
+        table = judge_anew(table, orienter.levels)
     names = [boxes.given.names[row] for row in rows]
     for column, kind, written in (("triptychMask", "masks", config.write_masks), ("triptychDensity", "densities", config.write_densities)):
         if written:
@@ -358,18 +368,17 @@ def rename(table: pd.DataFrame, class_names: Sequence[str], label: IntArray, pro
     new |= dict(zip(probability_columns(class_names), probabilities.T, strict=True))
     if "rlnClassNumber" in table:
         new["rlnClassNumber"] = label + 1
+    if "triptychVerdict" in table:
+        new["triptychVerdict"] = np.where(table["triptychVerdict"] == UNKNOWN, UNKNOWN, new["triptychClass"])
     return table.assign(**new)
 
 
-def judge_anew(table: pd.DataFrame, levels: FitLevels | None) -> pd.DataFrame:
-    """The table with verdicts on its classes, by the larger of two novelties: the model's own, and that of the fit to the structure."""
+def judge_anew(table: pd.DataFrame, levels: FitLevels) -> pd.DataFrame:
+    """The table with the larger of two novelties: the model's own, where it has one, and that of the fit to the structure."""
     classes = table["triptychClass"].astype(str).tolist()
-    ways = [] if levels is None else [levels.novelty(classes, table[FIT].to_numpy(np.float64))]
+    novelty = levels.novelty(classes, table[FIT].to_numpy(np.float64))
     if "triptychNovelty" in table:
-        ways.append(table["triptychNovelty"].to_numpy(np.float64))
-    if not ways:
-        return table
-    novelty = np.max(ways, axis=0)
+        novelty = np.maximum(novelty, table["triptychNovelty"].to_numpy(np.float64))
     return table.assign(triptychNovelty=novelty, triptychVerdict=give_verdicts(classes, novelty))
 
 

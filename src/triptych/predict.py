@@ -42,8 +42,8 @@ logger = logging.getLogger(__name__)
 STAGE = "predict"
 BLOCK = 64
 """Particles that are finished at once, where a batch has no more."""
-OF_A_MODEL = ("triptychProbability", "triptychNovelty", "triptychVerdict")
-"""Beginnings of the columns that an earlier model may have left in the table, and that this one may not have."""
+OF_A_MODEL = ("triptychProbability", "triptychNovelty", "triptychVerdict", "triptychNetworkClass", "triptychStructureFit", "triptychAlignmentScore")
+"""Beginnings of the columns that an earlier model, or the poses found by it, may have left in the table, and that this one may not have."""
 
 
 class Found(NamedTuple):

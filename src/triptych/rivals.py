@@ -55,7 +55,7 @@ class Named(NamedTuple):
     """
 
     label: NDArray[np.int64]
-    probabilities: FloatArray
+    probabilities: NDArray[np.float32]
     poses: Alignment
     fits: NDArray[np.float32]
 
@@ -101,13 +101,16 @@ def name_particles(
     measured = count_measured(seen.wedges, voxel_size, config.align)
     after = weigh(probabilities, scores, measured)
     label = np.where(tried, after, -1.0).argmax(axis=1)
+    named = after[np.arange(n), label][:, None]
+    after = np.where(tried, after, np.minimum(after, named))  # what was not tried cannot be likelier than what was found
+    after /= after.sum(axis=1, keepdims=True)
     poses = Alignment(np.empty((n, 3, 3)), np.empty((n, 3)), np.empty(n, np.float32))
     fits = np.empty(n, np.float32)
     for k, (rows, own, own_fits) in trials.items():
         best = label[rows] == k
         fits[rows[best]] = own_fits[best]
         poses.rotations[rows[best]], poses.shifts[rows[best]], poses.scores[rows[best]] = own.take(np.flatnonzero(best))
-    return Named(label, after, poses, fits)
+    return Named(label, after.astype(np.float32), poses, fits)
 
 
 def try_structure(

@@ -39,7 +39,6 @@ class Predicted:
     folder, manifest : the folder and its manifest.json
     table : the particles block of particles.star
     names : (n,)
-    rows : (n,), which of the particles that were predicted each is, from 0: the table may have been sorted, or rows taken out of it
     class_names : the model's, in its order
     label : (n,), index of the predicted class; None without the class task
     probability : (n,), of the predicted class; None without the class task
@@ -54,7 +53,6 @@ class Predicted:
     manifest: dict[str, Any]
     table: pd.DataFrame
     names: list[str]
-    rows: IntArray
     class_names: tuple[str, ...]
     label: IntArray | None
     probability: FloatArray | None
@@ -98,9 +96,9 @@ def read_predictions(folder: Path) -> Predicted:
         raise InputError(f"{star} has no column _triptychClass, _triptychMask or _triptychDensity, so there is nothing to report; {AGAIN}")
     novelty = _numbers(star, table, "triptychNovelty") if "triptychNovelty" in table else None
     verdicts = [str(verdict) for verdict in table["triptychVerdict"]] if "triptychVerdict" in table else None
-    rows, embedding = _read_embedding(folder, star, table)
+    embedding = _read_embedding(folder, star, table)
     classes = (label, probability, probabilities)
-    return Predicted(folder, manifest, table, names, rows, class_names, *classes, novelty, verdicts, masks, densities, embedding)
+    return Predicted(folder, manifest, table, names, class_names, *classes, novelty, verdicts, masks, densities, embedding)
 
 
 def _first_repeated(names: Sequence[str]) -> str:
@@ -153,8 +151,8 @@ def _read_paths(folder: Path, table: pd.DataFrame, column: str) -> list[Path] | 
     return paths
 
 
-def _read_embedding(folder: Path, star: Path, table: pd.DataFrame) -> tuple[IntArray, NDArray[np.float32]]:
-    """Row of each particle in embedding.npy, from 0, and the embeddings in the order of the table."""
+def _read_embedding(folder: Path, star: Path, table: pd.DataFrame) -> NDArray[np.float32]:
+    """The rows of embedding.npy in the order of the table."""
     path = folder / "embedding.npy"
     embedding = map_array(path, f"copy the whole folder or {AGAIN}")
     every = np.arange(len(embedding))
@@ -163,8 +161,7 @@ def _read_embedding(folder: Path, star: Path, table: pd.DataFrame) -> tuple[IntA
         raise InputError(f"{path} has shape {embedding.shape}, but particles.star has {len(table)} particles; {AGAIN}")
     if len(np.unique(rows)) < len(rows) or not np.isin(rows, every).all():
         raise InputError(f"_{EMBEDDING_ROW} of {star} does not name a row of embedding.npy for each particle; {AGAIN}")
-    rows = rows.astype(np.int64)
-    return rows, embedding if np.array_equal(rows, every) else embedding[rows]
+    return embedding if np.array_equal(rows, every) else embedding[rows.astype(np.int64)]
 
 
 def find_model(given: Predicted) -> Path | None:
@@ -204,10 +201,9 @@ def open_input(given: Predicted) -> tuple[ParticleSource | None, str | None]:
         return None, str(error)
     except ValidationError as error:
         return None, f"the settings in manifest.json are not understood ({error.errors()[0]['msg']})"
-    if len(source) <= given.rows.max():
-        return None, f"{path} holds {len(source)} particles now"
-    if not np.array_equal(given.rows, np.arange(len(source))):
-        source = source.take(given.rows)
-    if source.names != given.names:
-        return None, f"{path} holds other particles than {given.folder / 'particles.star'} lists, or in another order: {AGAIN}"
-    return source, None
+    if source.names == given.names:
+        return source, None
+    rows = pd.Index(source.names).get_indexer(given.names)  # the table may have been sorted, or rows taken out of it
+    if (rows < 0).any():
+        return None, f"{path} holds no particle called {given.names[int(rows.argmin())]}"
+    return source.take(rows.astype(np.int64)), None

@@ -204,7 +204,7 @@ class _Crops:
         self.reads += 1
         tomogram = self.mapped[1]
         cube = cut_box(tomogram.data, self.centers[index], (self.box_sizes[number],) * 3)
-        check_values(cube, f"{self.paths[number]} around particle {index + 1}")
+        check_values(cube, f"{self.paths[number]} around voxel {tuple(self.centers[index, ::-1].tolist())} (x, y, z)")
         low = (self.centers[index] - self.box_sizes[number] // 2)[::-1] * tomogram.voxel_size
         x, y, z = (float(place + start) for place, start in zip(tomogram.origin, low, strict=True))
         return Volume(cube, tomogram.voxel_size, (x, y, z))

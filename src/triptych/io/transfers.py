@@ -58,14 +58,14 @@ class CtfVolumes:
     @cached_property
     def paths(self) -> list[Path]:
         known: dict[str, Path] = {}
-        for row, name in enumerate(self.names, 1):
+        for name in self.names:
             if name in known:
                 continue
             found = find_file(name, self.folders)
             if found is None or not found.is_file():
                 where = f"neither under {self.folders[0]} nor under a folder above it"
                 how = "copy the CTF volumes there, or leave them aside with --set ctf=false"
-                raise InputError(f"row {row} of {self.file} names the CTF volume {name}, which is {where}: {how}")
+                raise InputError(f"{self.file} names the CTF volume {name}, which is {where}: {how}")
             if not known:  # one that cannot be used shows in the first already
                 _find_side(read_header(found).shape, found)
             known[name] = found
