@@ -2,20 +2,20 @@
 
     python benchmarks/growth.py WORK [--counts 250 1000 4000]
 
-Three structures in a mixture, simulated, predicted with the shipped model, and all of them discovered with the settings as they are, in a
-process of its own. Each count is a cell of its own in benchmarks/results/growth, which is not run again; what a stopped run has done is kept
-in WORK. Time of a run that was stopped counts from its last start, so give WORK a new name for figures to publish.
+Three structures in a mixture, simulated, predicted with the shipped model, and all of them discovered, with a process for each core and otherwise the
+settings as they are. Each count is a cell of its own in benchmarks/results/growth, which is not run again; what a stopped run has
+done is kept in WORK. Time of a run that was stopped counts from its last start, so give WORK a new name for figures to publish.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
+import os
 import time
 from pathlib import Path
 from typing import Any
 
-from cells import run_apart
+from cells import peak_memory, run_apart
 from results import FOLDER, write_result
 
 from triptych.config import DiscoverConfig, PredictConfig, SimulateConfig
@@ -41,16 +41,22 @@ def make_predictions(work: Path, count: int) -> tuple[Path, float]:
     return predictions, time.perf_counter() - started
 
 
+def peak_gb() -> float:
+    """The most that this process and its workers held, if all of these held as much as the largest."""
+    memory = peak_memory()
+    return round((memory["process_gb"] or 0) + (os.cpu_count() or 1) * (memory["largest_child_gb"] or 0), 2)
+
+
 def run_discover(predictions: Path, out: Path) -> dict[str, Any]:
     """Seconds until the groups were found and in all, peak memory, and what was found."""
     stamps: list[float] = []
     started = time.perf_counter()
-    discover(predictions, out, DiscoverConfig(particles="all"), lambda done, total: stamps.append(time.perf_counter() - started))
+    discover(predictions, out, DiscoverConfig(particles="all", workers=0), lambda done, total: stamps.append(time.perf_counter() - started))
     groups = read_star(out / "groups.star")["groups"]
     return {
         "seconds": round(time.perf_counter() - started, 1),
         "seconds_until_groups": round(stamps[0], 1),
-        "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2),
+        "peak_gb": peak_gb(),
         "groups": len(groups),
         "grouped": int(groups["triptychParticles"].astype(int).sum()),
     }

@@ -214,7 +214,7 @@ def local_deviation(spectrum: torch.Tensor, data: torch.Tensor, ball: torch.Tens
 
 
 def run_oriented(picks: Path, out: Path, model: Path, library: Path | None) -> float:
-    """The picks at the places that they have, named anew; seconds."""
+    """The picks, named anew and moved to where the structures are; seconds."""
     predictions = out.with_name(f"{out.name}_predictions")
     config = OrientConfig(library=library, unknown=True, write_masks=False, write_densities=False)
     seconds = timed(predictions, lambda: predict(picks / "particles.star", predictions, model, PredictConfig(write_masks=False)))

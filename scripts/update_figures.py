@@ -553,7 +553,8 @@ def second_look() -> str:
     rows = []
     for snr, test in content["tests"].items():
         oriented = test["rivals"]["oriented"]
-        ways = {"pick": test, "pick, predict, orient": {**oriented, "seconds": test["seconds"] + oriented["seconds"]}}
+        seconds = test["seconds"], test["seconds"] + oriented["seconds"]
+        ways = {"pick": {**oriented["picked"], "seconds": seconds[0]}, "pick, predict, orient": {**oriented, "seconds": seconds[1]}}
         for name, figures in ways.items():
             rows.append([snr, name, str(figures["particles"]), *(f"{figures[key]:.2f}" for key in PICKED), f"{figures['seconds']:.0f}"])
     return f"{table(['SNR', 'commands', 'particles', *PICKED.values(), 'seconds'], rows)}\n\n{picked_in(content)}"
