@@ -73,7 +73,7 @@ RINGS: dict[str, tuple[int, tuple[float, float, float] | None]] = {
 }
 """Subunits of their rings (those of TRiC differ, but not at 10 Å per voxel), and the axis in the file; None: a principal axis of inertia."""
 KNOWN_PARTICLES = 720
-JUDGING = OrientConfig(write_masks=False, write_densities=False, refine=False)
+JUDGING = OrientConfig(write_masks=False, write_densities=False, workers=0)
 """What `orient` needs not do for its second opinion."""
 EXAMPLES, DRAWS = (5, 20), 5
 """Particles that a class is added from, and how often they are drawn."""
@@ -343,7 +343,7 @@ def main() -> None:
     work, snr = arguments.work, arguments.snr
     mixture, seconds = prepare(work, arguments.particles, snr, arguments.seed, arguments.model)
     folder = work / f"discovery_{snr:g}"
-    config = DiscoverConfig(library=make_references(work), seed=arguments.seed, poses=mixture.poses)
+    config = DiscoverConfig(library=make_references(work), seed=arguments.seed, poses=mixture.poses, workers=0)
     seconds["discover"] = timed(folder, lambda: discover(work / f"predictions_{snr:g}", folder, config))
     membership = read_star(folder / "particles.star")["particles"]["triptychGroup"].to_numpy(np.int64)
     structures = {structure.name: structure for structure in load_library(make_references(work))}

@@ -273,6 +273,19 @@ def test_levels_accept_the_share_that_they_were_fitted_for() -> None:
     assert (np.diff(falling) > 0).all()
 
 
+def test_the_share_is_that_of_particles_which_the_levels_do_not_know() -> None:
+    kinds = np.array([f"kind_{i}" for i in range(12)])
+    known, others, shares = np.repeat(kinds, 8), np.repeat(kinds, 400), []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        level = dict(zip(kinds, rng.uniform(0.7, 0.95, 12), strict=True))
+        rng.shuffle(known)
+        first, second = (np.array([level[name] for name in names]) * np.exp(rng.normal(0, 0.02, len(names))) for names in (known, others))
+        levels = fit_levels(known.tolist(), first, 0.9)
+        shares.append((levels.novelty(others.tolist(), second) < 0.5).mean())
+    assert np.mean(shares) == pytest.approx(0.9, abs=0.03)  # 0.83 by the particles that the levels were taken from
+
+
 # ------------------------------------------------------------------------------------------------------------- rivals
 
 

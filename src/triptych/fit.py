@@ -7,7 +7,7 @@ of what is different. Turned onto the structure that it named, the density then 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ FloatArray = NDArray[np.float64]
 
 FEWEST = 5
 """Particles of a class from which its own level is taken; fewer are compared with all classes."""
+FOLDS = 5
+"""Parts of the known particles that take turns in being judged by the levels of the others."""
 LEAST_FIT = 1e-3
 """Correlations below count as this."""
 LEAST_DEVIATION = 1e-3
@@ -56,9 +58,10 @@ def log_fits(fits: FloatArray) -> FloatArray:
 
 
 def fit_levels(names: Sequence[str], fits: FloatArray, accepted_share: float, right: NDArray[np.bool_] | None = None) -> FitLevels:
-    """Levels by which a share of these particles is accepted.
+    """Levels by which a share of particles like these is accepted.
 
-    Median and median absolute deviation are taken, since a few of them may have the wrong name.
+    Median and median absolute deviation are taken, since a few of them may have the wrong name. The share is that of particles which the levels
+    do not know: those of some consecutive rows at a time, since neighbours in a table mostly come from one tomogram, and tomograms differ.
 
     Parameters
     ----------
@@ -66,12 +69,21 @@ def fit_levels(names: Sequence[str], fits: FloatArray, accepted_share: float, ri
     fits : (n,) correlation of each recovered density with the structure of its class, in the best pose
     right : (n,) which are what they are called: levels are those of these, since a class that takes in others tells little; default: all
     """
-    called, sure = np.array(names), np.ones(len(fits), bool) if right is None or not right.any() else right
+    called, every = np.array(names), np.arange(len(fits))
+    right = np.ones(len(fits), bool) if right is None else right
+    depth = np.empty(len(fits))
+    for part in np.array_split(every, min(FOLDS, len(fits))):
+        others = np.setdiff1d(every, part) if len(part) < len(every) else every
+        depth[part] = take_levels(called[others], fits[others], right[others]).depth(called[part].tolist(), fits[part])
+    return replace(take_levels(called, fits, right), threshold=float(np.quantile(depth, accepted_share)), scale=spread(depth))
+
+
+def take_levels(called: NDArray[np.str_], fits: FloatArray, right: NDArray[np.bool_]) -> FitLevels:
+    """The levels of n particles, of those that are right where any are, without a threshold."""
+    sure = right if right.any() else ~right
     of_class = {str(name): log_fits(fits[sure & (called == name)]) for name in np.unique(called)}
     own = {name: robust(values) for name, values in of_class.items() if len(values) >= FEWEST}
-    levels = FitLevels(own, robust(log_fits(fits[sure])), 0.0, 1.0)
-    depth = levels.depth(names, fits)
-    return FitLevels(own, levels.common, float(np.quantile(depth, accepted_share)), spread(depth))
+    return FitLevels(own, robust(log_fits(fits[sure])), 0.0, 1.0)
 
 
 def robust(values: FloatArray) -> tuple[float, float]:
