@@ -312,7 +312,7 @@ def test_the_structure_that_fits_the_subtomogram_names_the_particle(predictions:
     assert np.allclose(found["triptychProbability"], own)
     assert (found["triptychVerdict"] == np.where(found["triptychName"] == unknown, "unknown", found["triptychClass"])).all()
     page = (tmp_path / "named/report.html").read_text()
-    assert f"{right.sum()} of these fit the structure of another class" in page
+    assert f"{right.sum()} of these fit another structure better" in page
     kept = orient(confused, tmp_path / "kept", refined.model_copy(update={"rivals": 0}))
     assert (read_star(kept / "particles.star")["particles"]["triptychClass"] == wrong[wrong != "none"]).all()
 

@@ -49,6 +49,8 @@ STAGE = "orient"
 BLOCK = 128
 """Particles that are finished at once: enough that it pays to make a structure ready for them."""
 FIT, TRUE_CLASS, NETWORK_CLASS = "triptychStructureFit", "triptychTrueClass", "triptychNetworkClass"
+PAIRS = 20
+"""Of classes that were taken for each other: the page shows so many."""
 AGREEING = 0.5
 """Shell correlation of average and structure down to which they are said to agree."""
 
@@ -401,6 +403,7 @@ def write_page(path: Path, orienter: Orienter, averages: Sequence[ClassAverage],
         about=about,
         assumed=about["tilt_ranges_are"] == ASSUMED,
         classes=list(zip(averages, panels, strict=True)),
-        renamed=[(*names, int(count)) for names, count in pairs.items()],
+        renamed=[(*names, int(count)) for names, count in pairs.items()][:PAIRS],
+        others=max(len(pairs) - PAIRS, 0),
     )
     path.write_text(page, encoding="utf-8")
