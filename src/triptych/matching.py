@@ -25,8 +25,8 @@ DAMPING = (1e-2, 0.25, 8.0)
 """Levenberg and Marquardt's: at the start, factor after a step that helped, factor after one that did not."""
 LEAST_AMPLITUDE = 0.02
 """Least correlation that a step is computed for: below it the linear model promises too much."""
-STILL = (0.05, 0.1)
-"""Degrees and Å of a step below which a pose stands still."""
+STILL = (0.2, 0.4)
+"""Degrees and Å of a step below which a pose stands still: what the next one would bring is a small part of that."""
 BOX = (-3, -2, -1)
 
 
