@@ -7,7 +7,7 @@ again (for train: with --resume, as the first time). Compared are the bytes of e
 finished item (a tomogram, a row of tiles) is lost if the second run does it again. The faults are a full disk (a small tmpfs where it may be
 mounted, else a limit on the size of files), a read-only output, an input that disappears, and a worker process that is killed: each has to
 end with one sentence, and the same command afterwards with the same result. Stages run in forks of this process, so that torch is imported
-once. Writes faults.json; ends with 1 where a result differs.
+once. Writes faults.json, and leaves what it holds of other stages; ends with 1 where a result differs.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from triptych.config import (
     CutConfig,
     DiscoverConfig,
     NetworkConfig,
+    OrientConfig,
     PickConfig,
     PredictConfig,
     SimulateConfig,
@@ -55,6 +57,7 @@ from triptych.io.manifest import partial_name
 from triptych.io.workspace import Workspace
 from triptych.model import Model, ModelCard
 from triptych.network import Network
+from triptych.orient import orient
 from triptych.pick import pick
 from triptych.predict import BLOCK, predict
 from triptych.simulate import class_names, simulate
@@ -137,6 +140,12 @@ def discover_tiny(predictions: Path, out: Path, on_progress: Progress) -> None:
     discover(predictions, out, config, tell_steps)
 
 
+def orient_tiny(predictions: Path, out: Path, on_progress: Progress) -> None:
+    import_module("triptych.orient").BLOCK = 8  # in this process: so that a tiny job has several blocks
+    quick = AlignConfig(step=45, candidates=1, resolution=40, coarse_resolution=50, max_shift=20, device="cpu")
+    orient(predictions, out, OrientConfig(unknown=True, align=quick), on_progress)
+
+
 def say_nothing(done: int, total: int) -> None:
     pass
 
@@ -144,19 +153,21 @@ def say_nothing(done: int, total: int) -> None:
 def make_inputs(folder: Path, stages: set[str]) -> None:
     """What the stages need of a dataset, tomograms with labels, and a model that has learned nothing; made once."""
     # predict finishes many particles at once, so that it needs more of them
-    for name, users, particles in (("data.zarr", {"train", "discover"}, 48), ("many.zarr", {"predict"}, 4 * BLOCK)):
+    for name, users, particles in (("data.zarr", {"train", "orient", "discover"}, 48), ("many.zarr", {"predict"}, 4 * BLOCK)):
         if users & stages and not (folder / name).exists():
             tiny = {"particles_per_tomogram": 8, "box_size": 16, "max_shift": 10, "specimen": TINY, "classes": CLASSES, "workers": 1}
             simulate(folder / name, SimulateConfig(particles=particles, **tiny))
     if {"pick", "cut"} & stages and not (folder / "tomograms").exists():
         simulate_whole(folder / "tomograms", say_nothing)
-    if {"predict", "pick", "discover"} & stages and not (folder / "model").exists():
+    if {"predict", "pick", "orient", "discover"} & stages and not (folder / "model").exists():
         torch.manual_seed(0)
         network = NetworkConfig(channels=(8, 8, 8), blocks=(1, 1, 1), embedding_size=8)
         names = class_names([item for item in load_library() if item.name in CLASSES])
         card = ModelCard(network, names, 10.0, 16, "bright", label_names=names[:-1])
-        Model(Network(network, len(names), len(names) - 1), card, "cpu", "float32").save(folder / "model", TrainConfig(), [])
-    if "discover" in stages and not (folder / "predictions").exists():
+        untrained = Network(network, len(names), len(names) - 1)
+        untrained.classify[-1].bias.data[names.index(NONE_CLASS)] -= 10  # or it calls everything "none", which has no pose
+        Model(untrained, card, "cpu", "float32").save(folder / "model", TrainConfig(), [])
+    if {"orient", "discover"} & stages and not (folder / "predictions").exists():
         predict_tiny(folder / "data.zarr", folder / "model", folder / "predictions", say_nothing)
 
 
@@ -170,6 +181,7 @@ def make_stages(inputs: Path) -> dict[str, Stage]:
         "predict": Stage(partial(predict_tiny, many, model), many),
         "pick": Stage(partial(pick_tiny, tomograms, model), tomograms),
         "cut": Stage(partial(cut_tiny, tomograms, labels), tomograms),
+        "orient": Stage(partial(orient_tiny, predictions), predictions),
         "discover": Stage(partial(discover_tiny, predictions), predictions),
     }
 
@@ -417,7 +429,11 @@ def main() -> None:
         print(name, kills[name], flush=True)
         faults[name] = try_faults(name, stage, work / "fault", content(out), inputs)
         print(name, faults[name], flush=True)
-    write_result("faults", given.seed, {"stages": kills, "faults": faults}, folder=given.results)
+    path = given.results / "faults.json"
+    before = json.loads(path.read_text()) if path.exists() else {"stages": {}, "faults": {}}
+    found = {"stages": before["stages"] | kills, "faults": before["faults"] | faults}  # stages that were not run are left
+    ordered = {kind: {name: part[name] for name in make_stages(inputs) if name in part} for kind, part in found.items()}
+    write_result("faults", given.seed, ordered, folder=given.results)
     wrong = [name for name, figures in kills.items() if figures["matched"] < figures["kills"] or figures["items_lost"]]
     wrong += [name for name, found in faults.items() for fault in found.values() if fault["sentence"] is False or fault["matched"] is False]
     sys.exit(bool(wrong))
