@@ -747,7 +747,7 @@ def kills() -> str:
     rows = [[name, *(str(figures[key]) for key in keys), f"{figures['seconds']:.1f}"] for name, figures in content["stages"].items()]
     header = ["stage", "kills", "same result", "went on from what was finished", "items lost", "steps of a run", "steps done again, in all"]
     header.append("seconds of a run")
-    return f"{table(header, rows)}\n\n{source('faults', content)}"
+    return f"{table(header, rows)}\n\n{source('faults', content)}{earlier_stages(content)}"
 
 
 FAULTS = {"full_disk": "full disk", "read_only": "read-only output", "lost_input": "input gone", "dead_worker": "a worker process killed"}
@@ -762,7 +762,12 @@ def faults() -> str:
     for name, found in content["faults"].items():
         cells = [found.get(key, {"sentence": None, "ended": None, "matched": None}) for key in FAULTS]
         rows.append([name, *map(_told, cells)])
-    return f"{table(['stage', *FAULTS.values()], rows)}\n\n{source('faults', content)}"
+    return f"{table(['stage', *FAULTS.values()], rows)}\n\n{source('faults', content)}{earlier_stages(content)}"
+
+
+def earlier_stages(content: dict[str, Any]) -> str:
+    """Where the stages come from that the last command did not name."""
+    return " Stages that it does not name are from the same command without `--stages`." if "--stages" in content["command"] else ""
 
 
 def _told(fault: dict[str, Any]) -> str:
