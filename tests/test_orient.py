@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 from importlib import import_module
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from typer.testing import CliRunner
 
 from triptych.boxes import open_boxes
 from triptych.cli import app
-from triptych.config import AlignConfig, DiscoverConfig, OrientConfig, PredictConfig
+from triptych.config import AlignConfig, DiscoverConfig, OrientConfig, PredictConfig, ReportConfig
 from triptych.discover import choose_particles
 from triptych.errors import InputError
 from triptych.fit import fit_levels
@@ -32,6 +34,7 @@ from triptych.io.store import open_store
 from triptych.metrics import density_correlation, intersection_over_union
 from triptych.orient import BLOCK, orient, place
 from triptych.predict import predict
+from triptych.report import report
 from triptych.rivals import INDEPENDENT, choose_trials, count_measured, weigh
 from triptych.rotations import angular_errors
 from triptych.specimen import OVERSAMPLING
@@ -144,6 +147,26 @@ def test_page_needs_nothing_but_itself(posed: Path) -> None:
     assert all(link.startswith("data:") for link in page.links)
     text = " ".join(page.words)
     assert all(name.split("_")[0] in text for name in CLASSES[:2])
+
+
+def test_report_judges_what_was_placed(posed: Path, predictions: Path, tmp_path: Path) -> None:
+    truth, table = predictions.parent / "truth.zarr", read_star(posed / "particles.star")["particles"]
+    made = report(posed, tmp_path / "report", truth, ReportConfig(gallery=2))
+    found = json.loads((made / "metrics.json").read_text())
+    assert found["particles"] == len(table)
+    assert found["accuracy"] == pytest.approx((table["triptychClass"] == table["triptychTrueClass"]).mean())
+    assert found["mean_iou"] > 0.85
+    page = Page(made / "report.html")
+    assert "Structure in its pose" in page.text
+    assert "Low-passed" in page.text  # the subtomograms were found
+    with pytest.raises(InputError, match="written by `triptych orient`"):
+        orient(posed, tmp_path / "again")
+    moved = tmp_path / "moved"
+    shutil.copytree(posed, moved)
+    manifest = json.loads((moved / "manifest.json").read_text())
+    (moved / "manifest.json").write_text(json.dumps({**manifest, "arguments": {"predictions": str(tmp_path / "gone")}}))
+    with pytest.raises(InputError, match="made from predictions that cannot be read any more"):
+        report(moved, tmp_path / "none")
 
 
 def test_what_is_placed_is_turned_and_moved() -> None:

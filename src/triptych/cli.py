@@ -412,7 +412,7 @@ def view(
 
 @app.command()
 def report(
-    predictions: PredictionFolder,
+    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder written by predict, or by orient.")],
     output: NewFolder,
     truth: Annotated[Path | None, typer.Option(metavar="DATA", help="The Zarr store that the predictions were made from.")] = None,
     config: ConfigFile = None,

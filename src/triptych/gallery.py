@@ -103,10 +103,12 @@ def draw_input(subtomogram: Volume | None, mask: Volume | None, true_mask: NDArr
     ]
 
 
-def draw_densities(density: Volume | None, true_density: NDArray[np.float32] | None, true_mask: NDArray[np.bool_] | None) -> list[Panel]:
-    """Recovered and true density in one grey scale."""
+def draw_densities(
+    title: str, density: Volume | None, true_density: NDArray[np.float32] | None, true_mask: NDArray[np.bool_] | None
+) -> list[Panel]:
+    """A density and the true one in one grey scale."""
     limits = density_limits(density, true_density)
-    panels = [] if density is None else [draw_panel("Recovered density", density.data, limits)]
+    panels = [] if density is None else [draw_panel(title, density.data, limits)]
     if true_density is not None:
         panels.append(draw_panel("True density", true_density, limits, [] if true_mask is None else [("true", true_mask)]))
     return panels
@@ -131,7 +133,8 @@ class Gallery:
         density = None if self.given.densities is None else read_mrc(self.given.densities[i])
         true_mask, true_density = (None, None) if self.known is None else read_truth(self.known, i)
         subtomogram = self.read_input(i, density or mask)
-        return [*draw_input(subtomogram, mask, true_mask), *draw_densities(density, true_density, true_mask)]
+        title = "Structure in its pose" if self.given.placed else "Recovered density"
+        return [*draw_input(subtomogram, mask, true_mask), *draw_densities(title, density, true_density, true_mask)]
 
     def read_input(self, i: int, like: Volume | None) -> Volume | None:
         """The particle's subtomogram, protein bright; None where it cannot be read any more or has another shape."""

@@ -22,11 +22,11 @@ def report(
     config: ReportConfig | None = None,
     on_progress: Progress | None = None,
 ) -> Path:
-    """Judge and show what `predict` wrote.
+    """Judge and show what `predict` wrote, or what `orient` made of it.
 
     Parameters
     ----------
-    predictions : folder that `predict` wrote
+    predictions : folder that `predict` wrote; or `orient`, whose structures in their poses are then judged as masks and densities
     out : new folder; gets metrics.json, report.html, manifest.json and, with truth, particles.csv
     truth : dataset store (Zarr) that the predictions were made from
     config : settings; default: all defaults
@@ -37,7 +37,7 @@ def report(
     The folder `out`.
     """
     config = config or ReportConfig()
-    given = read_predictions(Path(predictions))
+    given = read_predictions(Path(predictions), oriented=True)
     known = None if truth is None else match_truth(given, Path(truth))
     if known is not None and not known.is_known.all():
         log.warning(describe_new_classes(given, known))

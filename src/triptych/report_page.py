@@ -67,6 +67,7 @@ def run_facts(given: Predicted, known: Truth | None) -> list[tuple[str, str]]:
         ("Voxel size", f"{_angstroms(particles['voxel_size'])} Å" if particles.get("voxel_size") else ""),
         ("Contrast", f"protein {particles['contrast']} in the input" if particles.get("contrast") else ""),
         ("Model", " · ".join(_model_words(model))),
+        ("Masks and densities", "known structures in the poses that triptych orient found" if given.placed else ""),
         ("Truth", "" if known is None else str(known.path)),
         ("Device", ", ".join(str(given.manifest[key]) for key in ("device", "precision") if given.manifest.get(key))),
         ("Speed", f"{rate:,.1f} particles per second" + (f", {seconds:,.1f} s in all" if seconds else "") if rate else ""),

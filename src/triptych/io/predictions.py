@@ -47,6 +47,7 @@ class Predicted:
     verdicts : n names of classes, or "unknown"; None where the model cannot tell
     masks, densities : n paths; None where that was not written
     embedding : (n, e), mapped into memory where the table is as it was written
+    placed : whether masks and densities are those of known structures, put there by `orient`
     """
 
     folder: Path
@@ -62,6 +63,7 @@ class Predicted:
     masks: list[Path] | None
     densities: list[Path] | None
     embedding: NDArray[np.float32]
+    placed: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
@@ -72,11 +74,14 @@ class Predicted:
         return -1.0 if manifest_entry(self.manifest, "particles", "contrast") == "dark" else 1.0
 
 
-def read_predictions(folder: Path) -> Predicted:
-    """Read and check a prediction folder."""
+def read_predictions(folder: Path, oriented: bool = False) -> Predicted:
+    """Read and check a prediction folder; with `oriented`, a folder that `orient` made of one will do as well."""
     if not folder.exists():
         raise InputError(f"{folder} does not exist, but a folder that `triptych predict` wrote was expected; check the path")
     manifest = read_manifest(folder)
+    origin = _read_origin(folder, manifest) if oriented and manifest["stage"] == "orient" else None
+    if origin is not None:
+        manifest = origin.manifest
     if manifest["stage"] != "predict":
         raise InputError(f"{folder} was written by `triptych {manifest['stage']}`, but one that `triptych predict` wrote was expected; give that one")
     star = folder / "particles.star"
@@ -96,9 +101,26 @@ def read_predictions(folder: Path) -> Predicted:
         raise InputError(f"{star} has no column _triptychClass, _triptychMask or _triptychDensity, so there is nothing to report; {AGAIN}")
     novelty = _numbers(star, table, "triptychNovelty") if "triptychNovelty" in table else None
     verdicts = [str(verdict) for verdict in table["triptychVerdict"]] if "triptychVerdict" in table else None
-    embedding = _read_embedding(folder, star, table)
+    embedding = _read_embedding(folder, star, table) if origin is None else origin.embedding[_find_names(names, origin)]
     classes = (label, probability, probabilities)
-    return Predicted(folder, manifest, table, names, class_names, *classes, novelty, verdicts, masks, densities, embedding)
+    return Predicted(folder, manifest, table, names, class_names, *classes, novelty, verdicts, masks, densities, embedding, origin is not None)
+
+
+def _read_origin(folder: Path, manifest: dict[str, Any]) -> Predicted:
+    """The predictions that `orient` made a folder of."""
+    place = Path(str(manifest.get("folder") or "")) / str(manifest_entry(manifest, "arguments", "predictions"))
+    try:
+        return read_predictions(place)
+    except InputError as error:
+        raise InputError(f"{folder} was made from predictions that cannot be read any more: {error}") from None
+
+
+def _find_names(names: list[str], origin: Predicted) -> IntArray:
+    """Rows of particles among the predictions that they come from."""
+    rows = pd.Index(origin.names).get_indexer(names)
+    if (rows < 0).any():
+        raise InputError(f"{origin.folder} holds no particle called {names[int(rows.argmin())]}, so the poses are not made from it: orient anew")
+    return np.asarray(rows, np.int64)
 
 
 def _first_repeated(names: Sequence[str]) -> str:
