@@ -138,7 +138,14 @@ def hand() -> str:
         difference += f" ± {item['difference_error']:.3f}" if "difference_error" in item else ""
         rows.append([name, f"{item['resolution']:.0f} Å", f"{item['correlation']:.3f}", f"{item['mirror_correlation']:.3f}", difference])
     header = ["density", "compared to", "correlation with the 70S ribosome", "with its mirror image", "difference"]
-    return f"{table(header, rows)}\n\n{source('real_hand', content)}"
+    second = []
+    for name, ways in content["told"].items():
+        for way, found in ways.items():
+            mirrored = ", mirrored" if way == "mirrored" else ""
+            fits = f"{found['better']} of {found['particles']}"
+            second.append([name + mirrored, fits, f"{found['score']:+.1f}", found["verdict"].split(":")[0]])
+    check = table(["particles", "fit the structure better", "standard errors", "hand, says `orient`"], second)
+    return f"{table(header, rows)}\n\n{check}\n\n{source('real_hand', content)}"
 
 
 POSES = ["median error", "within 20°", "FSC 0.5 of the average with the averaged density"]

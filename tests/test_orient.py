@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from fake_predictions import VOXEL_SIZE, draw_balls, make_fake, make_shape
+from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from test_report import Page
 from tiny import hashes, write_model, write_mrc
@@ -25,6 +26,8 @@ from triptych.discover import choose_particles
 from triptych.errors import InputError
 from triptych.fit import fit_levels
 from triptych.fourier import wedge_weights
+from triptych.hand import Hand, choose_sample, tell_hand
+from triptych.identify import mirror
 from triptych.io.manifest import hash_file
 from triptych.io.mrc import read_mrc
 from triptych.io.predictions import read_predictions
@@ -377,6 +380,60 @@ def test_every_measured_number_counts_once() -> None:
     assert whole == ((radius > 0) & (radius <= 1 / resolution)).sum()  # as many real numbers as terms, of which half are the others' conjugates
     wedge = wedge_weights((size,) * 3, -60, 60)
     assert 0.6 < count_measured(wedge[None], VOXEL_SIZE, config)[0] / whole[0] < 0.75
+
+
+# --------------------------------------------------------------------------------------------------------------- hand
+
+
+def test_structures_and_mirror_images_tell_the_hand() -> None:
+    rng = np.random.default_rng(0)
+    turns = np.linspace(0, 1.5 * np.pi, 8)
+    helix = np.stack([35 * np.cos(turns), 35 * np.sin(turns), 20 * turns - 45], axis=1)
+    volumes = np.stack([draw_balls(turn.apply(helix), 16, 10.0) for turn in Rotation.random(8, rng=rng)]).astype(np.float32)
+    volumes += rng.normal(0, 0.3, volumes.shape).astype(np.float32)
+    references = {4: draw_balls(helix, 16, 10.0).astype(np.float32)}
+    config = ALIGN.model_copy(update={"resolution": 25, "coarse_resolution": 30, "candidates": 4})
+
+    def tell(boxes: NDArray[np.float32]) -> Hand:
+        found = tell_hand(boxes, np.ones((1, 16, 16, 9), np.float32), np.full(8, 4), references, VOXEL_SIZE, config)
+        assert found is not None
+        return found
+
+    right, wrong = tell(volumes), tell(mirror(volumes))
+    assert right.verdict == "right: 8 of 8 particles fit their structures better than the mirror images of these"
+    assert not right.wrong
+    assert wrong.verdict.startswith("probably wrong: only 0 of 8")
+    assert wrong.wrong
+    assert Hand(8, 5, 1.0).verdict.startswith("not told: 5 of 8")
+
+
+def test_the_wrong_hand_is_said(
+    predictions: Path, settings: OrientConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(import_module("triptych.orient"), "tell_hand", lambda *_: Hand(12, 1, -6.0))
+    found = orient(predictions, tmp_path / "poses", settings)
+    assert "hand of the tomograms is probably wrong: only 1 of 12" in caplog.text
+    assert json.loads((found / "manifest.json").read_text())["hand"]["score"] == -6
+    assert "probably wrong" in (found / "report.html").read_text()
+    caplog.clear()
+    unasked = orient(predictions, tmp_path / "unasked", settings.model_copy(update={"hand_check": 0}))
+    assert json.loads((unasked / "manifest.json").read_text())["hand"] is None
+    assert "hand" not in caplog.text
+
+
+def test_what_looks_like_its_mirror_image_tells_no_hand() -> None:
+    ball = draw_balls(np.zeros((1, 3)), 16).astype(np.float32)
+    noise = np.random.default_rng(0).normal(size=(4, 16, 16, 16)).astype(np.float32)
+    wedges = np.ones((1, 16, 16, 9), np.float32)
+    assert tell_hand(ball + noise, wedges, np.zeros(4, np.int64), {0: ball}, VOXEL_SIZE, ALIGN) is None
+
+
+def test_the_surest_of_the_commonest_classes_tell_the_hand() -> None:
+    label = np.repeat([3, 5, 7, 8, 9], [10, 8, 6, 2, 1])
+    probability = np.arange(len(label)) / len(label)
+    chosen = choose_sample(label, probability, 8)
+    assert chosen.tolist() == [8, 9, 16, 17, 22, 23, 24, 25]  # two of each, not of the rarest
+    assert len(choose_sample(label, probability, 1000)) == 26
 
 
 # ----------------------------------------------------------------------------------------------- interrupted, divided

@@ -410,6 +410,7 @@ class OrientConfig(PoseSettings):
     refine: Annotated[bool, Field(description="refine the poses found through recovered densities by the subtomograms themselves")] = True
     rivals: Annotated[int, Field(ge=0, description="other classes, the likeliest first, whose structures are tried on each particle too: the one that fits its subtomogram best names it (only with refine); 0: classes stay")] = 3
     rival_probability: Annotated[float, Field(ge=0, le=1, description="least probability of such a class, as predict gave it")] = 0.01
+    hand_check: Annotated[int, Field(ge=0, description="particles, the surest, on which the mirror images of structures are tried too, to see whether the tomograms have the right hand; 0: none")] = 32
     write_masks: Annotated[bool, Field(description="write masks/<name>.mrc: where the structure is in this pose")] = True
     write_densities: Annotated[bool, Field(description="write densities/<name>.mrc: the structure in this pose")] = True
     workers: Annotated[int, Field(ge=0, description="processes on this machine, which share its cores; 0: one per CPU core")] = 1

@@ -27,6 +27,7 @@ from triptych.errors import InputError
 from triptych.fit import FitLevels, fit_levels
 from triptych.fourier import fourier_shell_correlation, resolution_at
 from triptych.half_maps import soft_mask
+from triptych.hand import Hand, choose_sample, tell_hand
 from triptych.identify import load_references
 from triptych.io.manifest import MANIFEST, hash_file, installed_version, is_made, read_manifest, write_manifest
 from triptych.io.mrc import write_mrc
@@ -300,12 +301,14 @@ def finish_run(workspace: Workspace, orienter: Orienter, folder: Path) -> None:
     averages = [average_class(workspace, orienter, k, found) for k in np.unique(found["label"]).tolist()]
     write_averages(workspace, averages)
     table = posed_table(workspace.out, orienter, found)
+    hand = check_hand(workspace, orienter, found)
     renamed = table[table["triptychClass"] != table[NETWORK_CLASS]]
     write_star(folder / "particles.star", orienter.boxes.source.blocks_with(table))
     write_star(folder / "classes.star", {"classes": classes_table(averages)})
     about = {
         "particles": {"in_all": len(orienter.boxes.given), "oriented": len(table), "renamed": len(renamed)},
         "called_unknown": None if orienter.levels is None else int((table["triptychVerdict"] == UNKNOWN).sum()),
+        "hand": None if hand is None else {**hand._asdict(), "verdict": hand.verdict},
         "tilt_ranges_are": orienter.boxes.tilts_from,
         "ctf_is": orienter.boxes.ctf_from,
         "device": name_device(choose_device(orienter.config.align.device)),
@@ -313,6 +316,23 @@ def finish_run(workspace: Workspace, orienter: Orienter, folder: Path) -> None:
     write_page(folder / "report.html", orienter, averages, renamed, about)
     inputs = [orienter.predictions / name for name in ("particles.star", MANIFEST)] + ([orienter.config.known] if orienter.config.known else [])
     write_manifest(folder, STAGE, orienter.config, inputs, None, about, {"predictions": orienter.predictions})
+
+
+def check_hand(workspace: Workspace, orienter: Orienter, found: dict[str, Any]) -> Hand | None:
+    """Whether structures or their mirror images fit a sample of the particles."""
+    boxes, grid, config = orienter.boxes, orienter.grid, orienter.config
+    if not config.hand_check:
+        return None
+    probability = found["probabilities"][np.arange(len(found["label"])), found["label"]]
+    sample = choose_sample(found["label"], probability, config.hand_check)
+    rows, label = orienter.rows[sample], found["label"][sample]
+    references = {k: grid.bring(orienter.structures[k].density, fill=0) for k in np.unique(label).tolist()}
+    with workspace.desk() as desk:
+        hand = tell_hand(boxes.subtomograms(desk, rows, grid), boxes.wedges(desk, rows, grid), label, references, grid.voxel_size, config.align)
+    if hand is not None and hand.wrong:
+        how = "a wrong sign of the tilt angles or a flipped axis does that: mirror them, and begin again from there"
+        log.warning("the hand of the tomograms is %s; %s", hand.verdict, how)
+    return hand
 
 
 def read_note(workspace: Workspace, number: int, names: Sequence[str]) -> dict[str, Any]:

@@ -130,13 +130,25 @@ def count_measured(wedges: NDArray[np.float32], voxel_size: float, config: Align
     return np.array([float(((pick(torch.from_numpy(np.ascontiguousarray(wedge)), band) != 0) * band.twins).sum()) for wedge in wedges])
 
 
-def weigh(probabilities: FloatArray, scores: FloatArray, measured: FloatArray) -> FloatArray:
-    """Probabilities (n, k) after structures were compared with the particles.
+def log_likelihoods(scores: FloatArray, measured: FloatArray) -> FloatArray:
+    """Of structures that correlate with particles as the scores (n, k) say; -inf where a score is NaN.
 
     With the scale of the structure and the strength of white noise left open, the likelihood of m numbers that correlate c with a structure is
     proportional to (1 - c^2)^(-m / 2): what is left of their sum of squares, at the best scale and noise. But what a structure leaves over is
-    neighbours and what blurs them too, and these are not independent from one Fourier term to the next: m counts in part. Classes that were not
-    tried are taken to fit as well as the second best of those that were: if one stands out, so it does among all.
+    neighbours and what blurs them too, and these are not independent from one Fourier term to the next: m counts in part.
+
+    Parameters
+    ----------
+    measured : (n,) or (1,), how many numbers were compared
+    """
+    left = np.log1p(-np.square(np.clip(np.nan_to_num(scores), 0.0, HIGHEST)))
+    return np.where(np.isfinite(scores), -INDEPENDENT * measured[:, None] / 2 * left, -np.inf)
+
+
+def weigh(probabilities: FloatArray, scores: FloatArray, measured: FloatArray) -> FloatArray:
+    """Probabilities (n, k) after structures were compared with the particles.
+
+    Classes that were not tried are taken to fit as well as the second best of those that were: if one stands out, so it does among all.
 
     Parameters
     ----------
@@ -144,9 +156,7 @@ def weigh(probabilities: FloatArray, scores: FloatArray, measured: FloatArray) -
     scores : (n, k), correlation of structure and subtomogram in the best pose; NaN where it was not tried
     measured : (n,) or (1,), how many numbers were compared
     """
-    tried = np.isfinite(scores)
-    left = np.log1p(-np.square(np.clip(np.where(tried, scores, 0.0), 0.0, HIGHEST)))
-    likelihoods = np.where(tried, -INDEPENDENT * measured[:, None] / 2 * left, -np.inf)
+    tried, likelihoods = np.isfinite(scores), log_likelihoods(scores, measured)
     ordered = np.sort(likelihoods, axis=1)[:, ::-1]
     second = ordered[:, min(1, tried.shape[1] - 1)]
     others = np.where(np.isfinite(second), second, ordered[:, 0])[:, None]
