@@ -28,6 +28,7 @@ from triptych.fit import fit_levels
 from triptych.fourier import wedge_weights
 from triptych.hand import Hand, choose_sample, tell_hand
 from triptych.identify import mirror
+from triptych.io.describe import describe_file
 from triptych.io.manifest import hash_file
 from triptych.io.mrc import read_mrc
 from triptych.io.predictions import read_predictions
@@ -415,6 +416,9 @@ def test_the_wrong_hand_is_said(
     assert "hand of the tomograms is probably wrong: only 1 of 12" in caplog.text
     assert json.loads((found / "manifest.json").read_text())["hand"]["score"] == -6
     assert "probably wrong" in (found / "report.html").read_text()
+    told = describe_file(found)
+    assert told.kind == "triptych poses"
+    assert any("probably mirrored" in warning for warning in told.warnings)
     caplog.clear()
     unasked = orient(predictions, tmp_path / "unasked", settings.model_copy(update={"hand_check": 0}))
     assert json.loads((unasked / "manifest.json").read_text())["hand"] is None

@@ -308,7 +308,7 @@ def finish_run(workspace: Workspace, orienter: Orienter, folder: Path) -> None:
     about = {
         "particles": {"in_all": len(orienter.boxes.given), "oriented": len(table), "renamed": len(renamed)},
         "called_unknown": None if orienter.levels is None else int((table["triptychVerdict"] == UNKNOWN).sum()),
-        "hand": None if hand is None else {**hand._asdict(), "verdict": hand.verdict},
+        "hand": None if hand is None else {**hand._asdict(), "wrong": hand.wrong, "verdict": hand.verdict},
         "tilt_ranges_are": orienter.boxes.tilts_from,
         "ctf_is": orienter.boxes.ctf_from,
         "device": name_device(choose_device(orienter.config.align.device)),

@@ -1,4 +1,4 @@
-"""What triptych writes: datasets, models, predictions and picks."""
+"""What triptych writes: datasets, models, predictions, picks and poses."""
 
 from __future__ import annotations
 
@@ -70,10 +70,11 @@ def describe_model(path: Path) -> Description:
 
 
 def describe_predictions(path: Path) -> Description:
-    """What predict or pick wrote."""
+    """What predict, pick or orient wrote."""
     manifest = read_manifest(path) if (path / MANIFEST).is_file() else None
-    picked = manifest is not None and manifest.get("stage") == "pick"
-    result = Description("triptych picks" if picked else "triptych predictions")
+    stage = None if manifest is None else manifest.get("stage")
+    picked = stage == "pick"
+    result = Description({"pick": "triptych picks", "orient": "triptych poses"}.get(str(stage), "triptych predictions"))
     table = read_star(path / "particles.star").get("particles")
     if not isinstance(table, pd.DataFrame):
         raise InputError(f"{path / 'particles.star'} holds no table of particles: predict or pick anew")
@@ -84,7 +85,8 @@ def describe_predictions(path: Path) -> Description:
     if "triptychClass" in table:
         counts = Counter(table["triptychClass"].astype(str))
         result.add("classes", ", ".join(f"{name} {count}" for name, count in counts.most_common()))
-    for label, column in (("median probability", "triptychProbability"), ("median score", "triptychScore")):
+    medians = {"probability": "triptychProbability", "score": "triptychScore", "alignment score": "triptychAlignmentScore"}
+    for label, column in ((f"median {name}", column) for name, column in medians.items()):
         if column in table and len(table):
             result.add(label, f"{np.median(numbers(table, column, path / 'particles.star')):.3f}")
     if manifest is not None:
@@ -95,8 +97,11 @@ def describe_predictions(path: Path) -> Description:
 
 
 def describe_result(path: Path) -> Description:
+    manifest = read_manifest(path)
+    if manifest["stage"] == "orient":
+        return describe_predictions(path)
     result = Description("result of triptych")
-    _add_manifest(result, read_manifest(path))
+    _add_manifest(result, manifest)
     return result
 
 
@@ -110,5 +115,12 @@ def _add_manifest(result: Description, manifest: dict[str, Any]) -> None:
         result.add("input", f"{particles.get('count')} particles, {particles.get('voxel_size')} Å, {particles.get('contrast')}")
         if particles.get("contrast_warning"):
             result.warn(str(particles["contrast_warning"]))
+    if isinstance(particles, dict) and particles.get("renamed"):
+        result.add("renamed", f"{particles['renamed']} particles fit another class better than the one that the network had named")
+    hand = manifest.get("hand")
+    if isinstance(hand, dict):
+        result.add("hand", hand.get("verdict"))
+        if hand.get("wrong") is True:
+            result.warn("The tomograms are probably mirrored: correct the sign of the tilt angles or the flipped axis, and begin again from there.")
     for warning in manifest.get("contrast_warnings") or ():
         result.warn(str(warning))
