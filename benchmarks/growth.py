@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cells import peak_memory, run_apart
+from cells import peak_memory, run_apart, timed
 from results import FOLDER, write_result
 
 from triptych.config import DiscoverConfig, PredictConfig, SimulateConfig
@@ -31,14 +31,11 @@ SEED = 0
 
 
 def make_predictions(work: Path, count: int) -> tuple[Path, float]:
-    """Predictions of so many particles, made once; seconds of the prediction, 0 where they were there."""
+    """Predictions of so many particles, made once; seconds of the prediction."""
     store, predictions = work / f"data_{count}.zarr", work / f"predictions_{count}"
     if not store.exists():
         simulate(store, SimulateConfig(particles=count, classes=CLASSES, none_share=0, tile_share=0, snr=(SNR, SNR), seed=SEED))
-    started = time.perf_counter()
-    if not predictions.exists():
-        predict(store, predictions, config=PredictConfig())
-    return predictions, time.perf_counter() - started
+    return predictions, timed(predictions, lambda: predict(store, predictions, config=PredictConfig()))
 
 
 def peak_gb() -> float:
