@@ -534,6 +534,12 @@ def picked_in(content: dict[str, Any]) -> str:
     return f"{shape} voxels of 10 Å, {content['tomograms']} tomogram(s) {source(content['benchmark'], content)}"
 
 
+def picked_row(snr: str, way: str, figures: dict[str, Any]) -> list[str]:
+    """How well one way picks."""
+    seconds = f"{figures['seconds']:.0f}" if "seconds" in figures else "–"
+    return [snr, way, str(figures["particles"]), *(f"{figures[key]:.2f}" for key in PICKED), seconds]
+
+
 def rivals() -> str:
     """Classical ways to pick, beside ours in the same tomograms."""
     if not (RESULTS / "rivals.json").exists():
@@ -546,9 +552,7 @@ def rivals() -> str:
         matched = f"template matching, {some}, {templates['rotations']} rotations"
         ways = {"triptych": test, "differences of Gaussians, then the classes of `predict`": test["rivals"]["dog"]}
         ways |= {f"triptych, particles {some}": templates["triptych_on_the_same_particles"], matched: templates}
-        for name, figures in ways.items():
-            seconds = f"{figures['seconds']:.0f}" if "seconds" in figures else "–"
-            rows.append([snr, name, str(figures["particles"]), *(f"{figures[key]:.2f}" for key in PICKED), seconds])
+        rows += [picked_row(snr, name, figures) for name, figures in ways.items()]
     return f"{table(['SNR', 'way', 'particles', *PICKED.values(), 'seconds'], rows)}\n\n{picked_in(content)}"
 
 
@@ -560,10 +564,8 @@ def second_look() -> str:
     rows = []
     for snr, test in content["tests"].items():
         oriented = test["rivals"]["oriented"]
-        seconds = test["seconds"], test["seconds"] + oriented["seconds"]
-        ways = {"pick": {**oriented["picked"], "seconds": seconds[0]}, "pick, predict, orient": {**oriented, "seconds": seconds[1]}}
-        for name, figures in ways.items():
-            rows.append([snr, name, str(figures["particles"]), *(f"{figures[key]:.2f}" for key in PICKED), f"{figures['seconds']:.0f}"])
+        rows.append(picked_row(snr, "pick", {**oriented["picked"], "seconds": test["seconds"]}))
+        rows.append(picked_row(snr, "pick, predict, orient", {**oriented, "seconds": test["seconds"] + oriented["seconds"]}))
     return f"{table(['SNR', 'commands', 'particles', *PICKED.values(), 'seconds'], rows)}\n\n{picked_in(content)}"
 
 

@@ -81,6 +81,10 @@ class Settings(BaseModel):
         """The settings on which the result depends, as JSON."""
         return self.model_dump(mode="json", exclude=set(self.MACHINE))
 
+    def from_anywhere(self) -> Self:
+        """The same settings with absolute paths, for a process that may work in another folder."""
+        return self.model_copy(update={name: value.absolute() for name, value in self if isinstance(value, Path)})
+
     @model_validator(mode="before")
     @classmethod
     def _no_truth_value_is_a_number(cls, data: Any) -> Any:

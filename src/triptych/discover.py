@@ -257,10 +257,9 @@ class Explorer:
     library: list[Structure] = field(repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        there = {name: path and path.absolute() for name, path in (("library", self.config.library), ("poses", self.config.poses))}
         labels, stability, junk = self.groups.labels.astype(np.int64), self.groups.stability.astype(np.float64), self.groups.junk.astype(np.bool_)
         found = labels.tobytes(), stability.tobytes(), junk.tobytes()  # which can be told apart, as arrays cannot
-        return open_again, (self.predictions.absolute(), self.config.model_copy(update=there), found, tuple(self.inputs))
+        return open_again, (self.predictions.absolute(), self.config.from_anywhere(), found, tuple(self.inputs))
 
     @cached_property
     def inputs(self) -> list[str]:

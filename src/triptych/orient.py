@@ -93,8 +93,7 @@ class Orienter:
     levels: FitLevels | None = field(repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        there = {name: path and path.absolute() for name, path in (("library", self.config.library), ("known", self.config.known))}
-        return open_again, (self.predictions.absolute(), self.config.model_copy(update=there), tuple(self.inputs))
+        return open_again, (self.predictions.absolute(), self.config.from_anywhere(), tuple(self.inputs))
 
     @cached_property
     def inputs(self) -> list[str]:
@@ -107,6 +106,10 @@ class Orienter:
     def grid(self) -> Grid:
         """Where particles are aligned and averaged."""
         return self.boxes.alignment_grid(self.boxes.source.read(0))
+
+    def reference(self, k: int) -> NDArray[np.float32]:
+        """A structure where particles are aligned to it."""
+        return self.grid.bring(self.structures[k].density, fill=0)
 
     @property
     def blocks(self) -> int:
@@ -239,7 +242,7 @@ def write_block(workspace: Workspace, orienter: Orienter, number: int) -> int:
     label, probabilities = orienter.called(rows)
     there = np.isin(np.arange(probabilities.shape[1]), list(orienter.structures))
     tried = choose_trials(probabilities, label, there, config)
-    references = {k: grid.bring(item.density, fill=0) for k, item in orienter.structures.items() if tried[:, k].any()}
+    references = {k: orienter.reference(k) for k in np.flatnonzero(tried.any(axis=0)).tolist()}
     with workspace.desk() as desk:
         seen = Seen(boxes.densities(desk, rows, grid), boxes.subtomograms(desk, rows, grid), boxes.wedges(desk, rows, grid))
         named = name_particles(seen, references, tried, probabilities, grid.voxel_size, config)
@@ -326,7 +329,7 @@ def check_hand(workspace: Workspace, orienter: Orienter, found: dict[str, Any]) 
     probability = found["probabilities"][np.arange(len(found["label"])), found["label"]]
     sample = choose_sample(found["label"], probability, config.hand_check)
     rows, label = orienter.rows[sample], found["label"][sample]
-    references = {k: grid.bring(orienter.structures[k].density, fill=0) for k in np.unique(label).tolist()}
+    references = {k: orienter.reference(k) for k in np.unique(label).tolist()}
     with workspace.desk() as desk:
         hand = tell_hand(boxes.subtomograms(desk, rows, grid), boxes.wedges(desk, rows, grid), label, references, grid.voxel_size, config.align)
     if hand is not None and hand.wrong:
@@ -346,7 +349,7 @@ def average_class(workspace: Workspace, orienter: Orienter, k: int, found: dict[
     grid, own = orienter.grid, found["label"] == k
     parts = (read_note(workspace, number, (f"density_{k}", f"weight_{k}")) for number in np.unique(np.flatnonzero(own) // BLOCK))
     density = merge_averages((part[f"density_{k}"], part[f"weight_{k}"]) for part in parts)
-    structure = grid.bring(orienter.structures[k].density, fill=0)
+    structure = orienter.reference(k)
     mask = soft_mask(structure, grid.voxel_size)
     frequencies, correlation = fourier_shell_correlation(density * mask, structure * mask, grid.voxel_size)
     resolution = resolution_at(frequencies, correlation, AGREEING)

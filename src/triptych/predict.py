@@ -65,9 +65,8 @@ class Predictor:
     model_hash: str
 
     def __reduce__(self) -> tuple[Any, ...]:
-        tomograms = self.config.tomograms and self.config.tomograms.absolute()
-        config = self.config.model_copy(update={"tomograms": tomograms})
-        return open_again, (os.path.abspath(self.particles), self.folder.absolute(), config, self.model_hash, self.input_hash)
+        particles, folder = os.path.abspath(self.particles), self.folder.absolute()
+        return open_again, (particles, folder, self.config.from_anywhere(), self.model_hash, self.input_hash)
 
     @property
     def arguments(self) -> dict[str, Any]:

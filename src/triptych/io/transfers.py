@@ -46,6 +46,7 @@ class CtfVolumes:
     Attributes
     ----------
     voxel_sizes : (n,), Å, of the images; None: as the volumes' headers say
+    rows : of the particles in the file, from 1; None: all of them, in its order
     """
 
     file: Path
@@ -54,18 +55,19 @@ class CtfVolumes:
     voxel_sizes: NDArray[np.float64] | None
     holds_wedge: bool = True
     origin: str = "the CTF volumes that the STAR file names"
+    rows: Sequence[int] | None = None
 
     @cached_property
     def paths(self) -> list[Path]:
         known: dict[str, Path] = {}
-        for name in self.names:
+        for row, name in zip(self.rows or range(1, len(self.names) + 1), self.names, strict=True):
             if name in known:
                 continue
             found = find_file(name, self.folders)
             if found is None or not found.is_file():
                 where = f"neither under {self.folders[0]} nor under a folder above it"
                 how = "copy the CTF volumes there, or leave them aside with --set ctf=false"
-                raise InputError(f"{self.file} names the CTF volume {name}, which is {where}: {how}")
+                raise InputError(f"row {row} of {self.file} names the CTF volume {name}, which is {where}: {how}")
             if not known:  # one that cannot be used shows in the first already
                 _find_side(read_header(found).shape, found)
             known[name] = found
@@ -81,7 +83,8 @@ class CtfVolumes:
     def take(self, rows: NDArray[np.int64]) -> CtfVolumes:
         """Those of these particles only, in that order."""
         sizes = None if self.voxel_sizes is None else self.voxel_sizes[rows]
-        return replace(self, names=[self.names[row] for row in rows], voxel_sizes=sizes)
+        numbers = self.rows or range(1, len(self.names) + 1)
+        return replace(self, names=[self.names[row] for row in rows], voxel_sizes=sizes, rows=[numbers[row] for row in rows])
 
 
 def _find_side(shape: tuple[int, int, int], path: Path) -> int:
