@@ -342,7 +342,7 @@ def orient(
     part: Part = None,
     scheduler: Scheduler = None,
 ) -> None:
-    """The pose of every particle of a known structure, and an average of each class; the same command goes on after an interruption."""
+    """Name and pose of every particle of a known structure, an average of each class; the same command goes on after an interruption."""
     numbers = parse_part(part)
     settings = load_settings("orient", config, overrides)
     check_there(predictions)
