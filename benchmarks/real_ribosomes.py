@@ -11,6 +11,9 @@ same confidence:
 * away: the box moved 150 Å off the particle in a random direction; what is beyond the data is the mean
 * rolled: the box rolled by half its side along all axes, so that the particle lies in the corners
 
+Each is named by itself, and once more with the class shares estimated from all that were given together (`predict --set class_shares=estimated`):
+the twenty or a control, and all of them in one list.
+
 Where the folder of their tilt images (ribosome_70s_tilt_stacks) lies beside FOLDER, so are the particles that triptych reconstructs of them.
 """
 
@@ -18,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +30,7 @@ from results import write_result
 from triptych.config import UNKNOWN, Contrast, PredictConfig
 from triptych.identify import mirror
 from triptych.io.source import open_particles
-from triptych.model import BUILT_IN_MODEL, Model, load_model
+from triptych.model import BUILT_IN_MODEL, Model, Predictions, load_model
 from triptych.volume import Volume
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "ribosome_70s_real"
@@ -84,14 +88,18 @@ def own_and_other(volumes: list[np.ndarray], references: np.ndarray) -> dict[str
     return {"own_pose": float(table[own].mean()), "other_poses": float(table[~own].mean()), "own_pose_sd": float(table[own].std())}
 
 
-def describe(model: Model, volumes: list[Volume], half_turns: bool, contrast: Contrast = "dark") -> tuple[dict[str, object], list[np.ndarray]]:
-    """Classes and probabilities of some volumes, and their recovered densities."""
+def describe(model: Model, volumes: list[Volume], half_turns: bool, contrast: Contrast = "dark") -> tuple[dict[str, object], Predictions]:
+    """Classes and probabilities of some volumes, by themselves and with the class shares that all of them suggest."""
     result = model.predict(volumes, contrast=contrast, half_turns=half_turns)
-    assert result.probabilities is not None
-    assert result.densities is not None
     assert result.masks is not None
+    about = {"mean_mask_voxels": float(np.mean([(m > 0.5).sum() for m in result.masks]))}
+    return {**describe_names(result), **about, "estimated_shares": describe_names(with_estimated_shares(model, result))}, result
+
+
+def describe_names(result: Predictions) -> dict[str, object]:
+    assert result.probabilities is not None
     ribosomes = [i for i, name in enumerate(result.class_names) if name.startswith("ribosome")]
-    figures: dict[str, object] = {
+    return {
         "classes": dict(Counter(result.classes).most_common()),
         "mean_probability_of_class": float(result.probabilities.max(1).mean()),
         "share_called_ribosome": float(np.mean([name.startswith("ribosome") for name in result.classes])),
@@ -100,9 +108,20 @@ def describe(model: Model, volumes: list[Volume], half_turns: bool, contrast: Co
         "mean_probability_ribosome": float(result.probabilities[:, ribosomes].sum(1).mean()),
         "mean_probability_none": float(result.probabilities[:, result.class_names.index("none")].mean()),
         "share_unknown": float(np.mean([verdict == UNKNOWN for verdict in result.verdicts])),
-        "mean_mask_voxels": float(np.mean([(m > 0.5).sum() for m in result.masks])),
     }
-    return figures, result.densities
+
+
+def with_estimated_shares(model: Model, result: Predictions) -> Predictions:
+    return model.reweigh(result, model.estimate_shares(result))
+
+
+def describe_one_list(model: Model, results: list[Predictions]) -> dict[str, object]:
+    """Of the particles and all their controls in one list: what the particles, the first of the results, and what the controls are called."""
+    kinds = [{"probabilities": item.probabilities, "embedding": item.embedding, "novelty_by_class": item.novelty_by_class} for item in results]
+    joined = replace(results[0], masks=None, densities=None, **{key: np.concatenate([kind[key] for kind in kinds]) for key in kinds[0]})
+    named = np.array([name.startswith("ribosome") for name in with_estimated_shares(model, joined).classes])
+    own = len(results[0].embedding)
+    return {"share_called_ribosome": float(named[:own].mean()), "share_of_controls_called_ribosome": float(named[own:].mean())}
 
 
 def main() -> None:
@@ -120,19 +139,22 @@ def main() -> None:
     references = truth["reference_placed"].astype(np.float64)
 
     mirrored = [volume.with_data(np.ascontiguousarray(mirror(volume.data))) for volume in volumes]
-    right_hand, densities = describe(model, mirrored, arguments.half_turns)
-    right_hand["correlation_recovered"] = own_and_other(densities, mirror(references))
-    figures, densities = describe(model, volumes, arguments.half_turns)
-    figures["correlation_recovered"] = own_and_other(densities, references)
+    right_hand, found = describe(model, mirrored, arguments.half_turns)
+    right_hand["correlation_recovered"] = own_and_other(found.densities or [], mirror(references))
+    figures, of_particles = describe(model, volumes, arguments.half_turns)
+    figures["correlation_recovered"] = own_and_other(of_particles.densities or [], references)
     figures["correlation_input"] = own_and_other([-v.data for v in volumes], references)
-    plain, densities = describe(model, not_deconvolved(arguments.data, volumes[0].voxel_size), arguments.half_turns, "bright")
-    plain["correlation_recovered"] = own_and_other(densities, references)
+    plain, found = describe(model, not_deconvolved(arguments.data, volumes[0].voxel_size), arguments.half_turns, "bright")
+    plain["correlation_recovered"] = own_and_other(found.densities or [], references)
     stacks = arguments.data.parent / "ribosome_70s_tilt_stacks"
     from_stacks = describe(model, read_all(stacks), arguments.half_turns, "bright")[0] if stacks.is_dir() else None
     negatives = make_controls(volumes, np.random.default_rng(SEED))
-    controls = {name: describe(model, items, arguments.half_turns)[0] for name, items in negatives.items()}
+    controls = {name: describe(model, items, arguments.half_turns) for name, items in negatives.items()}
     about = {"particles": len(volumes), "half_turns": arguments.half_turns}
-    tests = {"real": figures, "real_mirrored": right_hand, "real_not_deconvolved": plain, "real_from_tilt_images": from_stacks, "controls": controls}
+    tests = {"real": figures, "real_mirrored": right_hand, "real_not_deconvolved": plain, "real_from_tilt_images": from_stacks}
+    tests["real_half_turns"] = describe(model, volumes, True)[0]
+    tests["one_list"] = describe_one_list(model, [of_particles, *(found for _, found in controls.values())])
+    tests["controls"] = {name: about_it for name, (about_it, _) in controls.items()}
     write_result(arguments.name, SEED, {**about, **tests}, model)
 
 

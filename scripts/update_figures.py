@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import statistics
 import sys
@@ -74,13 +75,15 @@ def goals() -> str:
             then = oriented[snr]["rivals_tried"]["all"][key] if snr in oriented else None
             goals.append((f"all, SNR {snr}: {name}", goal, simulated[f"all, SNR {snr}"][key], then, more))
     goals.append(("real ribosomes called a ribosome", 0.95, real["real"]["share_called_ribosome"], None, True))
+    estimated = {name: real[key]["estimated_shares"] for name, key in (("", "real"), (", half turns", "real_half_turns"))}
+    goals += [(f"the same, class shares estimated{name}", 0.95, found["share_called_ribosome"], None, True) for name, found in estimated.items()]
     goals.append(("controls called a ribosome, at most", 0.0, max(c["share_called_ribosome"] for c in real["controls"].values()), None, False))
     goals.append(("real ribosomes: correlation of the recovered density", 0.7, real["real"]["correlation_recovered"]["own_pose"], None, True))
     goals.append(("AUROC of known against new structures, SNR 0.1", 0.95, mixture["novelty"]["auroc"], mixture["second_opinion"]["auroc"], True))
     goals.append(("adjusted Rand index of the groups of new structures", 0.9, None, mixture["groups"]["ari_of_new_called_unknown"], True))
     rows = []
     for what, goal, *reached, more in goals:
-        cells = [("–", "–") if found is None else (f"{found:.3f}", "yes" if found == goal or (found > goal) == more else "no") for found in reached]
+        cells = [("–", "–") if found is None else (f"{found:.3f}", "yes" if math.isclose(found, goal) or (found > goal) == more else "no") for found in reached]
         rows.append([what, f"{goal:.2f}", *(word for cell in cells for word in cell)])
     return table(["what", "asked", "`predict`", "met", "then `orient`", "met"], rows)
 
@@ -101,19 +104,25 @@ def real() -> str:
     content = read("real_ribosomes")
     tests = {
         "real": "the 20 particles",
+        "real_half_turns": "the same, averaged over half turns",
         "real_mirrored": "the same, mirrored, which gives them the right hand",
         "real_not_deconvolved": "the same without CTF deconvolution",
         "real_from_tilt_images": "the same, reconstructed by triptych from their tilt images",
     }
     rows = [[text, *_columns(content[key])] for key, text in tests.items() if content.get(key)]
     rows += [[f"control: {name}", *_columns(figures)] for name, figures in content["controls"].items()]
-    header = ["input", "called a ribosome", "called 70S", "mean p(70S)", "mean p(ribosome)", "mean p(none)", "verdict unknown"]
-    return f"{table(header, rows)}\n\n{source('real_ribosomes', content)}"
+    header = ["input", "called a ribosome", "called 70S", "mean p(ribosome)", "mean p(none)", "unknown"]
+    header += ["shares estimated: a ribosome", "70S", "mean p(ribosome)", "unknown"]
+    together = content["one_list"]
+    words = f"{together['share_called_ribosome']:.2f} of them and {together['share_of_controls_called_ribosome']:.2f} of the controls"
+    last = f"The 20 and all controls in one list, shares estimated: {words} are called a ribosome."
+    return f"{table(header, rows)}\n\n{last}\n\n{source('real_ribosomes', content)}"
 
 
 def _columns(figures: dict[str, Any]) -> list[str]:
-    keys = ("share_called_ribosome", "share_called_70s", "mean_probability_70s", "mean_probability_ribosome", "mean_probability_none")
-    return [f"{figures[key]:.2f}" for key in (*keys, "share_unknown")]
+    keys = ("share_called_ribosome", "share_called_70s", "mean_probability_ribosome", "mean_probability_none", "share_unknown")
+    estimated = (key for key in keys if key != "mean_probability_none")
+    return [*(f"{figures[key]:.2f}" for key in keys), *(f"{figures['estimated_shares'][key]:.2f}" for key in estimated)]
 
 
 def recovered() -> str:
@@ -420,6 +429,21 @@ def temperatures() -> str:
     one, each = content["temperatures"]["one"], content["temperatures"]["of each"]
     rule = f"{each['value']:.2f} x (spread of its logits / {each['typical']:.2f})<sup>{each['exponent']:.2f}</sup>"
     return f"{table(header, rows)}\n\nOne for all: {one['value']:.2f}; of each: {rule}.\n\n{source('temperature', content)}"
+
+
+def shares() -> str:
+    """Names of the particles of mixtures, with class shares as in the training data, estimated, and true."""
+    if not (RESULTS / "shares.json").is_file():
+        return "No results yet."
+    content = read("shares")
+    header = ["SNR", "mixture", "particles", "accuracy", "shares estimated", "true shares", "ECE", "shares estimated", "true shares"]
+    rows = []
+    for snr, kinds in content["tests"].items():
+        for kind, counts in kinds.items():
+            for count, ways in counts.items():
+                figures = (f"{ways[way][key]:.3f}" for key in ("accuracy", "calibration_error") for way in ("trained", "estimated", "true"))
+                rows.append([snr, kind, count, *figures])
+    return f"{table(header, rows)}\n\n{content['draws']} mixtures of each kind and size. {source('shares', content)}"
 
 
 def orient() -> str:
@@ -843,7 +867,7 @@ def memory() -> str:
 
 
 TABLES = (demo, simulated, goals, classes, real, recovered, hand, poses, simulator, spectra)
-TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, temperatures, novelty, alignment, ablation)
+TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, temperatures, shares, novelty, alignment, ablation)
 TABLES += (picking, rivals, second_look, labelled, real_tomograms, orient)
 TABLES += (strangers, averages, learned, growth, real_novel, kills, faults, fuzzing, scaling, spread_out, memory)
 FIGURES: dict[str, Callable[[], str]] = {f.__name__: f for f in TABLES}

@@ -163,6 +163,9 @@ def test_scrambled_phases_keep_the_power_spectrum() -> None:
 def test_model_folder_is_complete(model: Path) -> None:
     assert {"weights.safetensors", "model.json", "novelty.safetensors", "manifest.json", "training.csv"} == {path.name for path in model.iterdir()}
     assert json.loads((model / "manifest.json").read_text())["validation"]["particles"] == 4
+    shares = load_model(model).card.class_shares
+    assert sum(shares) == pytest.approx(1)
+    assert shares[-1] > 0.06  # some are turned into "none"
     assert not list(model.parent.glob("*.training"))
 
 

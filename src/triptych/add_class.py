@@ -21,7 +21,7 @@ from triptych.config import UNKNOWN
 from triptych.errors import InputError
 from triptych.io.manifest import hash_file, manifest_entry, read_manifest
 from triptych.io.star import probability_columns
-from triptych.model import Model, load_model
+from triptych.model import Model, ModelCard, load_model
 from triptych.network import Network
 from triptych.novelty import NoveltyReference, add_class
 from triptych.structures import RESERVED
@@ -128,10 +128,19 @@ def grow(parent: Model, newcomers: list[Newcomer], folder: Path) -> Model:
         row, offset = fit_row(features[place], others, weight, bias)
         weight, bias = torch.cat([weight, row[None]]), torch.cat([bias, offset[None]])
         reference = add_class(reference, item.embedding, item.shape, np.random.default_rng(place))
-    card = replace(parent.card, class_names=(*parent.card.class_names, *(item.name for item in newcomers)))
+    card = parent.card
+    for item in newcomers:
+        card = with_class(card, item.name)
     network = Network(card.network, len(card.class_names), len(card.label_names))
     network.load_state_dict(state | {f"{LAST_LAYER}.weight": weight.float(), f"{LAST_LAYER}.bias": bias.float()})
     return Model(network, card, "cpu", novelty=reference)
+
+
+def with_class(card: ModelCard, name: str) -> ModelCard:
+    """The card with a class more, taken to have been as frequent in the training data as the others are on average."""
+    names, average = (*card.class_names, name), 1 / (len(card.class_names) + 1)
+    shares = (*((1 - average) * share for share in card.class_shares), average) if card.class_shares else ()
+    return replace(card, class_names=names, class_shares=shares)
 
 
 def known_features(reference: NoveltyReference, length: float) -> Tensor:

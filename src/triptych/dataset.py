@@ -35,6 +35,9 @@ Array = NDArray[np.float32]
 HEAT_WIDTH = 1.0
 """Standard deviation of the heat around a centre, in cells of 2^3 voxels."""
 
+LEAST_SHARE = 1e-4
+"""A class that was never shown counts as so frequent: its probability is divided by that."""
+
 
 class Batch(NamedTuple):
     """Training examples: subtomogram (b, d, h, w), label (b,), mask and density (b, d, h, w); and tiles, perhaps none.
@@ -68,6 +71,16 @@ def split_rows(store: Store, share: float, limit: int, seed: int) -> tuple[NDArr
     is_held_out = np.isin(tomogram, held_out)
     rows = np.random.default_rng((seed, 4)).permutation(np.flatnonzero(is_held_out))
     return np.flatnonzero(~is_held_out), np.sort(rows[:limit])
+
+
+def class_shares(label: NDArray[np.int64], names: Sequence[str], config: AugmentConfig) -> tuple[float, ...]:
+    """Of each class among the examples that are made of particles with these labels (n,), some of which are turned into "none"."""
+    shares = np.bincount(label, minlength=len(names)) / len(label)
+    if NONE_CLASS in names:
+        shares *= 1 - min(1.0, config.inverted_share + config.scrambled_share)
+        shares[list(names).index(NONE_CLASS)] += 1 - shares.sum()
+    shares = np.maximum(shares, LEAST_SHARE)
+    return tuple((shares / shares.sum()).tolist())
 
 
 def warn_of_missing_signal(store: Store, config: AugmentConfig) -> None:

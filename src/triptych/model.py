@@ -8,7 +8,7 @@ import math
 import platform
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
@@ -30,16 +30,18 @@ from triptych.io.manifest import hash_file, output_folder, read_manifest, write_
 from triptych.network import HALF_TURNS, Network, PickOutput, TaskOutput, turn
 from triptych.novelty import (
     NOVELTY_FILE,
+    THRESHOLD,
     NoveltyReference,
     NoveltyRule,
     Traits,
     give_verdicts,
     load_reference,
+    novelty_by_class,
     read_rule,
     save_reference,
-    score_novelty,
 )
 from triptych.shape import describe_shapes
+from triptych.shares import estimate_shares, reweigh
 from triptych.temperature import Temperature
 from triptych.volume import MAX_BOX, Volume, standardise
 
@@ -64,7 +66,7 @@ class Predictions:
     masks : list of n float32 arrays, probability of each voxel; None without the mask task
     densities : list of n float32 arrays, dimensionless (protein about 1); None without the density task
     embedding : (n, e) float32
-    novelty : (n,) float32 from 0 to 1, from 1/2 on a particle is of none of the classes; None without a novelty reference
+    novelty_by_class : (n, classes) float32, what the novelty is if a particle is called each of the classes; None without a novelty reference
     """
 
     class_names: tuple[str, ...]
@@ -72,7 +74,7 @@ class Predictions:
     masks: list[NDArray[np.float32]] | None
     densities: list[NDArray[np.float32]] | None
     embedding: NDArray[np.float32]
-    novelty: NDArray[np.float32] | None = None
+    novelty_by_class: NDArray[np.float32] | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -80,6 +82,14 @@ class Predictions:
         if self.probabilities is None:
             raise InputError("this model was trained without the class task, so it names no classes")
         return [self.class_names[i] for i in self.probabilities.argmax(1)]
+
+    @property
+    def novelty(self) -> NDArray[np.float32] | None:
+        """(n,) from 0 to 1, from 1/2 on a particle is of none of the classes; None without a novelty reference."""
+        if self.novelty_by_class is None or self.probabilities is None:
+            return None
+        novelty: NDArray[np.float32] = self.novelty_by_class[np.arange(len(self.probabilities)), self.probabilities.argmax(1)]
+        return novelty
 
     @property
     def verdicts(self) -> list[str]:
@@ -102,7 +112,14 @@ class ModelCard:
     temperature: Temperature = field(default_factory=Temperature)
     label_names: tuple[str, ...] = ()
     """Of the numbers from 1 in label maps; for the task pick."""
+    class_shares: tuple[float, ...] = ()
+    """Of each class in the training data; older models do not state them."""
     version: str = __version__
+
+    @property
+    def trained_shares(self) -> NDArray[np.float64]:
+        """(classes,), of each class in the training data; all the same where that is not known."""
+        return np.array(self.class_shares or [1 / len(self.class_names)] * len(self.class_names))
 
     def to_json(self) -> dict[str, object]:
         return {**asdict(self), "network": self.network.model_dump(mode="json")}
@@ -235,7 +252,7 @@ class Model:
             None if parts[0].masks is None else [m for p in parts for m in p.masks or []],
             None if parts[0].densities is None else [d for p in parts for d in p.densities or []],
             np.concatenate([p.embedding for p in parts]),
-            None if parts[0].novelty is None else np.concatenate([p.novelty for p in parts if p.novelty is not None]),
+            None if parts[0].novelty_by_class is None else np.concatenate([p.novelty_by_class for p in parts if p.novelty_by_class is not None]),
         )
 
     def predict_batch(self, volumes: list[Volume], contrast: Contrast, half_turns: bool = False) -> Predictions:
@@ -249,8 +266,23 @@ class Model:
             None if out.mask_logits is None else list(self._back(out.mask_logits.sigmoid(), volumes, (0.0, 1.0))),
             None if out.density is None else list(self._back(out.density, volumes, (-np.inf, np.inf))),
             np.asarray(out.embedding),
-            None if self.novelty is None else score_novelty(self.novelty, traits(out, self.novelty.rule.score == "density")),
+            None if self.novelty is None else novelty_by_class(self.novelty, traits(out, self.novelty.rule.score == "density")),
         )
+
+    def estimate_shares(self, found: Predictions) -> NDArray[np.float64]:
+        """How frequent the classes are (classes,) among particles, as their predictions together suggest.
+
+        Particles that are called unknown have no say: they are of none of the classes.
+        """
+        if found.probabilities is None:
+            raise InputError("this model was trained without the class task, so it cannot tell how frequent the classes are")
+        known = np.ones(len(found.probabilities), bool) if found.novelty is None else found.novelty < THRESHOLD
+        return estimate_shares(found.probabilities[known], self.card.trained_shares)
+
+    def reweigh(self, found: Predictions, shares: NDArray[np.float64]) -> Predictions:
+        """The same predictions where the classes are as frequent as `shares` (classes,): other probabilities, and with them classes and novelty."""
+        assert found.probabilities is not None
+        return replace(found, probabilities=reweigh(found.probabilities, self.card.trained_shares, shares).astype(np.float32))
 
     def check_voxel_size(self, voxel_size: float, name: str) -> None:
         """Log a warning if voxels of `voxel_size` Å cannot hold the detail that the model was trained on; InputError where they hold next to none."""
@@ -389,7 +421,7 @@ def read_card(path: Path) -> tuple[ModelCard, NoveltyRule | None]:
         novelty = fields.pop("novelty", None)
         rule = None if novelty is None else read_rule(novelty)
         network = NetworkConfig(**{"spectrum": "kept", **fields.pop("network")})  # which older models do not state
-        fields |= {name: tuple(fields.get(name, ())) for name in ("class_names", "label_names")}
+        fields |= {name: tuple(fields.get(name, ())) for name in ("class_names", "label_names", "class_shares")}
         card = ModelCard(network=network, temperature=read_temperature(fields.pop("temperature", 1.0)), **fields)
         wrong = what_is_wrong(card)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -404,11 +436,17 @@ def read_temperature(stated: float | dict[str, float]) -> Temperature:
     return Temperature(**stated) if isinstance(stated, dict) else Temperature(stated)
 
 
+def are_shares(shares: tuple[float, ...], classes: int) -> bool:
+    """Whether numbers are the shares of so many classes, none of them 0."""
+    return len(shares) == classes and min(shares) > 0 and math.isclose(sum(shares), 1, rel_tol=1e-3)
+
+
 def what_is_wrong(card: ModelCard) -> str | None:
     """The first field of a card whose value is not possible."""
     checks = {
         "class_names": bool(card.class_names) and all(isinstance(name, str) for name in card.class_names),
         "label_names": all(isinstance(name, str) for name in card.label_names),
+        "class_shares": not card.class_shares or are_shares(card.class_shares, len(card.class_names)),
         "voxel_size": 0 < card.voxel_size < math.inf,
         "box_size": type(card.box_size) is int and card.box_size in range(8, MAX_BOX + 1, 8),
         "contrast": card.contrast in get_args(Contrast),

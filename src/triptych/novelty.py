@@ -135,13 +135,17 @@ def raw_score(reference: NoveltyReference, traits: Traits, score: NoveltyScore) 
     if score == "energy":
         return np.asarray(-logsumexp(traits.logits, axis=1), dtype=np.float64)
     if score == "density":
-        label = traits.logits.argmax(1)
-        level, spread = reference.shape_levels[label].astype(np.float64).T
-        return np.asarray((shape_distances(reference, traits.shape, label) - level) / spread)
+        return density_score(reference, traits.shape, traits.logits.argmax(1))
     whitened = reference.whiten(traits.embedding)
     if score == "mahalanobis":
         return np.asarray(cdist(whitened, reference.means @ reference.whitening.T).min(1))
     return neighbour_distance(whitened, reference.sample.astype(np.float32), reference.rule.neighbours)
+
+
+def density_score(reference: NoveltyReference, shape: FloatArray, label: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How much farther shapes (n, s) lie from the classes (n,) that they were called than held-out particles do, in standard deviations of these."""
+    level, spread = reference.shape_levels[label].astype(np.float64).T
+    return np.asarray((shape_distances(reference, shape, label) - level) / spread)
 
 
 def shape_distances(reference: NoveltyReference, shape: FloatArray, label: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -167,11 +171,22 @@ def possible_scores(traits: Traits) -> list[NoveltyScore]:
 
 
 def score_novelty(reference: NoveltyReference, traits: Traits) -> NDArray[np.float32]:
-    """Novelty (n,) from 0 to 1 by the reference's rule; from 1/2 on, a particle is unknown."""
+    """Novelty (n,) from 0 to 1 by the reference's rule, of particles of their likeliest class; from 1/2 on, a particle is unknown."""
+    novelty: NDArray[np.float32] = novelty_by_class(reference, traits)[np.arange(len(traits.logits)), traits.logits.argmax(1)]
+    return novelty
+
+
+def novelty_by_class(reference: NoveltyReference, traits: Traits) -> NDArray[np.float32]:
+    """Novelty (n, classes) from 0 to 1 that particles have if they are called each of the classes: another one where the score asks which."""
     rule = reference.rule
-    novelty = expit((raw_score(reference, traits, rule.score) - rule.threshold) / rule.scale)
+    if rule.score == "density":
+        every = range(traits.logits.shape[1])
+        raw = np.stack([density_score(reference, traits.shape, np.full(len(traits.shape), k)) for k in every], axis=1)
+    else:
+        raw = raw_score(reference, traits, rule.score)[:, None].repeat(traits.logits.shape[1], axis=1)
+    novelty = expit((raw - rule.threshold) / rule.scale)
     if rule.far is not None:
-        novelty = np.maximum(novelty, expit((raw_score(reference, traits, "neighbours") - rule.far) / rule.far_scale))
+        novelty = np.maximum(novelty, expit((raw_score(reference, traits, "neighbours") - rule.far) / rule.far_scale)[:, None])
     return np.asarray(novelty, dtype=np.float32)
 
 

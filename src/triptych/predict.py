@@ -15,15 +15,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from triptych.config import Contrast, PredictConfig
 from triptych.contrast import CONTRAST_SAMPLE, choose_contrast, guess_contrast
 from triptych.device import share_cores
+from triptych.errors import InputError
 from triptych.io.files import new_array
 from triptych.io.manifest import hash_file, installed_version, is_made, recognise_input, write_manifest
 from triptych.io.mrc import write_mrc
@@ -32,7 +32,6 @@ from triptych.io.source import ParticleSource, open_particles, voxel_sizes
 from triptych.io.star import probability_columns, write_star
 from triptych.io.workspace import Workspace, choose_items, open_workspace
 from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, WEIGHTS, Model, Predictions, check_same_model, load_model
-from triptych.novelty import give_verdicts
 from triptych.parallel import said_already
 from triptych.tiling import in_batches
 from triptych.volume import Volume
@@ -44,13 +43,6 @@ BLOCK = 64
 """Particles that are finished at once, where a batch has no more."""
 OF_A_MODEL = ("triptychProbability", "triptychNovelty", "triptychVerdict", "triptychNetworkClass", "triptychStructureFit", "triptychAlignmentScore")
 """Beginnings of the columns that an earlier model, or the poses found by it, may have left in the table, and that this one may not have."""
-
-
-class Found(NamedTuple):
-    """What was found out about n particles: probabilities (n, classes) and novelty (n,); None for what the model does not tell."""
-
-    probabilities: NDArray[np.float32] | None
-    novelty: NDArray[np.float32] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +94,8 @@ class Predictor:
 def open_predictor(particles: str, folder: Path, config: PredictConfig) -> Predictor:
     """Open model and particles."""
     model = load_model(folder, config.device, config.precision)
+    if config.class_shares == "estimated" and "class" not in model.card.network.tasks:
+        raise InputError(f"the model {folder} was trained without the class task, so it has no class shares to estimate: leave out class_shares")
     source = open_particles(particles, config, model.card.voxel_size * model.card.box_size)
     return Predictor(particles, folder, config, model, source, hash_file(folder / WEIGHTS))
 
@@ -206,8 +200,8 @@ def write_block(workspace: Workspace, predictor: Predictor, contrast: Contrast, 
         found: dict[str, Any] = {"embedding": np.concatenate([result.embedding for result in results]), "empty": np.array(empty, dtype=np.int64)}
         if results[0].probabilities is not None:
             found["probabilities"] = np.concatenate([result.probabilities for result in results])
-        if results[0].novelty is not None:
-            found["novelty"] = np.concatenate([result.novelty for result in results])
+        if results[0].novelty_by_class is not None:
+            found["novelty"] = np.concatenate([result.novelty_by_class for result in results])
         np.savez(desk / "note.npz", seconds=time.monotonic() - started, device=predictor.model.device_name, **found)
         workspace.mark(number, desk / "note.npz")
     return len(rows)
@@ -229,10 +223,14 @@ def finish_run(workspace: Workspace, predictor: Predictor, about: dict[str, Any]
             seconds += float(note["seconds"])
     embedding.flush()
     warn_of_empty([source.names[row] for row in empty], len(source))
-    found = Found(*(np.concatenate(parts) if parts else None for parts in (probabilities, novelty)))
+    all_probabilities, all_novelty = (np.concatenate(parts) if parts else None for parts in (probabilities, novelty))
+    found = Predictions(model.card.class_names, all_probabilities, None, None, embedding, all_novelty)
+    shares = model.estimate_shares(found) if predictor.config.class_shares == "estimated" else None
+    found = found if shares is None else model.reweigh(found, shares)
     table = fill_table(source.table_for(workspace.out), source.names, model, found, predictor.config)
     write_star(folder / "particles.star", source.blocks_with(table))
     described = {
+        "class_shares": None if shares is None else dict(zip(model.card.class_names, shares.round(6).tolist(), strict=True)),
         "particles": {"path": os.path.abspath(predictor.particles), "kind": source.kind, "count": len(source), **about},
         "model": {**model.describe(), "name": predictor.folder.name, "sha256": predictor.model_hash},
         "device": ", ".join(sorted(devices)),
@@ -265,24 +263,21 @@ def make_path(folder: Path, kind: str, name: str) -> Path:
     return folder / kind / f"{name}.mrc"
 
 
-def fill_table(table: pd.DataFrame, particles: list[str], model: Model, found: Found, config: PredictConfig) -> pd.DataFrame:
+def fill_table(table: pd.DataFrame, particles: list[str], model: Model, found: Predictions, config: PredictConfig) -> pd.DataFrame:
     """Every input column in its order, then what was found."""
-    probabilities, novelty = found
     table = table.drop(columns=[name for name in table if name.startswith(OF_A_MODEL)])
     new: dict[str, Any] = {"triptychName": particles, EMBEDDING_ROW: np.arange(1, len(particles) + 1)}
-    if probabilities is not None:
-        names = model.card.class_names
-        best = probabilities.argmax(1)
-        new["triptychClass"] = [names[i] for i in best]
-        new["triptychProbability"] = probabilities.max(1)
-        if novelty is not None:
-            new["triptychNovelty"] = novelty
-            new["triptychVerdict"] = give_verdicts(new["triptychClass"], novelty)
-        new.update(dict(zip(probability_columns(names), probabilities.T, strict=True)))
+    if found.probabilities is not None:
+        new["triptychClass"] = found.classes
+        new["triptychProbability"] = found.probabilities.max(1)
+        if found.novelty is not None:
+            new["triptychNovelty"] = found.novelty
+            new["triptychVerdict"] = found.verdicts
+        new.update(dict(zip(probability_columns(found.class_names), found.probabilities.T, strict=True)))
         if "rlnClassNumber" in table:
             given = table.pop("rlnClassNumber")
             new["triptychInputClassNumber"] = table.get("triptychInputClassNumber", given)
-        new["rlnClassNumber"] = best + 1
+        new["rlnClassNumber"] = found.probabilities.argmax(1) + 1
     if config.write_masks and "mask" in model.card.network.tasks:
         new["triptychMask"] = [f"masks/{name}.mrc" for name in particles]
     if config.write_densities and "density" in model.card.network.tasks:

@@ -67,6 +67,7 @@ def run_facts(given: Predicted, known: Truth | None) -> list[tuple[str, str]]:
         ("Voxel size", f"{_angstroms(particles['voxel_size'])} Å" if particles.get("voxel_size") else ""),
         ("Contrast", f"protein {particles['contrast']} in the input" if particles.get("contrast") else ""),
         ("Model", " · ".join(_model_words(model))),
+        ("Class shares", shares_words(given.manifest)),
         ("Masks and densities", "known structures in the poses that triptych orient found" if given.placed else ""),
         ("Truth", "" if known is None else str(known.path)),
         ("Device", ", ".join(str(given.manifest[key]) for key in ("device", "precision") if given.manifest.get(key))),
@@ -75,6 +76,13 @@ def run_facts(given: Predicted, known: Truth | None) -> list[tuple[str, str]]:
         ("Command", shlex.join([Path(command[0]).name, *command[1:]]) if command else ""),
     ]
     return [(title, text) for title, text in facts if text]
+
+
+def shares_words(manifest: dict[str, Any], most: int = 5) -> str:
+    """The most frequent classes where their shares were estimated; nothing where they were not."""
+    shares = manifest_entry(manifest, "class_shares") or {}
+    frequent = sorted(shares.items(), key=lambda item: -item[1])[:most]
+    return "estimated from all particles together: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in frequent) if frequent else ""
 
 
 def _angstroms(value: Any) -> str:

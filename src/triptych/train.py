@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from triptych.confidence import Sample, choose_rows, class_figures, fit_reference, look
 from triptych.config import NONE_CLASS, TrainConfig
-from triptych.dataset import Batch, PlannedBatches, SubtomogramDataset, keep_batch, split_rows, tile_rows, warn_of_missing_signal
+from triptych.dataset import Batch, PlannedBatches, SubtomogramDataset, class_shares, keep_batch, split_rows, tile_rows, warn_of_missing_signal
 from triptych.device import choose_device, choose_precision, share_cores
 from triptych.errors import InputError, first_line
 from triptych.generations import Generation, Generations, Refresh
@@ -476,9 +476,10 @@ def finish(module: TrainingModule, config: TrainConfig) -> tuple[Model, dict[str
     temperature = fit_temperature(*join_logits(outputs)) if "logits" in outputs[0] else Temperature()
     store = module.store
     labels = store.label_names if module.tiles else ()
-    card = ModelCard(
-        config.network, module.class_names, store.voxel_size, store.box_size, store.contrast, temperature=temperature, label_names=labels
-    )
+    names = module.class_names
+    shares = class_shares(module.label[module.train_rows], names, config.augment) if "class" in config.network.tasks else ()
+    about: dict[str, Any] = {"temperature": temperature, "label_names": labels, "class_shares": shares}
+    card = ModelCard(config.network, names, store.voxel_size, store.box_size, store.contrast, **about)
     figures = {"particles": sum(len(o["label"]) for o in outputs), **summarise(outputs, temperature)}
     model = Model(module.network, card, config.device, config.precision)
     if "class" in config.network.tasks:
