@@ -83,8 +83,9 @@ def goals() -> str:
     goals.append(("adjusted Rand index of the groups of new structures", 0.9, None, mixture["groups"]["ari_of_new_called_unknown"], True))
     rows = []
     for what, goal, *reached, more in goals:
-        cells = [("–", "–") if found is None else (f"{found:.3f}", "yes" if math.isclose(found, goal) or (found > goal) == more else "no") for found in reached]
-        rows.append([what, f"{goal:.2f}", *(word for cell in cells for word in cell)])
+        met = ["–" if found is None else "yes" if math.isclose(found, goal) or (found > goal) == more else "no" for found in reached]
+        shown = ["–" if found is None else f"{found:.3f}" for found in reached]
+        rows.append([what, f"{goal:.2f}", *(word for cell in zip(shown, met, strict=True) for word in cell)])
     return table(["what", "asked", "`predict`", "met", "then `orient`", "met"], rows)
 
 

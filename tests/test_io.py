@@ -18,12 +18,13 @@ import starfile
 import zarr
 from numpy.typing import NDArray
 
-from triptych.config import ReportConfig
+from triptych.config import OrientConfig, ReportConfig
 from triptych.errors import InputError
-from triptych.io.manifest import describe_input, hash_file, output_file, output_folder, read_manifest, write_manifest
+from triptych.io.manifest import describe_input, hash_file, is_made, output_file, output_folder, read_manifest, write_manifest
 from triptych.io.mrc import bare_stem, mmap_mrc, read_header, read_mrc, read_sections, write_mrc
 from triptych.io.star import read_star, write_star
 from triptych.io.tomogram import open_tomogram
+from triptych.settings import load_config
 from triptych.volume import Volume
 
 
@@ -501,6 +502,19 @@ def test_manifest(tmp_path: Path) -> None:
     assert describe_input(tmp_path / "in") != before
     with pytest.raises(ValueError, match="seed"):
         write_manifest(tmp_path / "out", "report", None, [], None, {"seed": 1})
+
+
+def test_what_was_made_elsewhere_is_the_same(tmp_path: Path) -> None:
+    """Where and how fast it is made is no difference, in groups of settings either."""
+    arguments = {"predictions": Path("in")}
+    write_manifest(tmp_path, "orient", load_config(OrientConfig, None, ["align.device=cpu", "workers=2"]), [], None, None, arguments)
+    assert is_made(tmp_path, "orient", OrientConfig(), arguments)
+    assert not is_made(tmp_path, "orient", load_config(OrientConfig, None, ["align.step=20"]), arguments)
+    assert not is_made(tmp_path, "orient", OrientConfig(), {"predictions": Path("other")})
+    assert not is_made(tmp_path, "discover", OrientConfig(), arguments)
+    assert not is_made(tmp_path / "nothing", "orient", OrientConfig(), arguments)
+    (tmp_path / "manifest.json").write_text((tmp_path / "manifest.json").read_text().replace('"rivals"', '"rivalry"'))
+    assert not is_made(tmp_path, "orient", OrientConfig(), arguments)
 
 
 def test_hash_of_known_bytes(tmp_path: Path) -> None:

@@ -78,8 +78,9 @@ class Settings(BaseModel):
     """Settings that only say where and how fast: no result depends on them."""
 
     def decisive(self) -> dict[str, Any]:
-        """The settings on which the result depends, as JSON."""
-        return self.model_dump(mode="json", exclude=set(self.MACHINE))
+        """The settings on which the result depends, as JSON; of groups of settings, too."""
+        plain = self.model_dump(mode="json", exclude=set(self.MACHINE))
+        return plain | {name: value.decisive() for name, value in self if isinstance(value, Settings)}
 
     def from_anywhere(self) -> Self:
         """The same settings with absolute paths, for a process that may work in another folder."""

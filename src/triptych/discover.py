@@ -52,6 +52,8 @@ STEPS = 3
 AGREEING = 0.8
 """Share of the time of a half that its consensus takes, about; refinement takes the rest."""
 GROUPS = "groups"
+OF_THE_PAGE = ("panels", "layout")
+"""Settings on which no group and no average depends."""
 FINER, LEAST_BOX = 4, 16
 """Averages are at most so many times finer than the particles, and have so many voxels along each side at least."""
 
@@ -105,7 +107,7 @@ def discover(
         "predictions": [describe_input(explorer.predictions / name) for name in ("particles.star", "embedding.npy")],
         "groups": hashlib.sha256(explorer.groups.labels.tobytes()).hexdigest(),
         "content of the library": hash_structures(explorer.library),
-        **config.model_dump(mode="json", exclude={"align": {"device"}, "panels": True, "layout": True, "workers": True}),
+        **{name: value for name, value in config.decisive().items() if name not in OF_THE_PAGE},
     }
     workspace = open_workspace(Path(out), settings, make_folders)
     progress = Progress(on_progress)

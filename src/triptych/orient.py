@@ -223,7 +223,7 @@ def orient(
         "version": installed_version(),
         "inputs": orienter.inputs,
         "particles in a block": BLOCK,
-        **config.model_dump(mode="json", exclude={"align": {"device"}, "workers": True}),
+        **config.decisive(),
     }
     workspace = open_workspace(out, settings, Path.mkdir)
     with workspace.until_finished(keep=part is not None):

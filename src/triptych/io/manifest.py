@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from triptych.config import Settings
 from triptych.errors import InputError
@@ -135,9 +136,11 @@ def is_made(out: Path | str, stage: str, config: Settings, arguments: Mapping[st
     if not (Path(out) / MANIFEST).is_file():
         return False
     made = read_manifest(out)
-    settings = made.get("config")
-    decisive = {key: value for key, value in settings.items() if key not in config.MACHINE} if isinstance(settings, dict) else None
-    return made["stage"] == stage and decisive == config.decisive() and made.get("arguments") == _plain_arguments(arguments)
+    try:
+        same = type(config).model_validate(made.get("config")).decisive() == config.decisive()
+    except ValidationError:
+        return False
+    return made["stage"] == stage and same and made.get("arguments") == _plain_arguments(arguments)
 
 
 def _plain_arguments(arguments: Mapping[str, Any]) -> dict[str, str | list[str] | None]:
