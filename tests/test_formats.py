@@ -401,6 +401,24 @@ def test_the_size_of_a_tomogram_counts_its_own_voxels(input_voxel_size: float | 
     np.testing.assert_allclose(found.positions, [[500, 450, 250]])
 
 
+def test_tomograms_that_are_named_tell_their_sizes(tmp_path: Path) -> None:
+    """As in predictions made from picks, which have no tomograms.star beside them."""
+    place = {f"rlnCenteredCoordinate{axis}Angst": [value] for axis, value in zip("XYZ", [10.0, -20.0, 5.0], strict=True)}
+    table = pd.DataFrame({"rlnTomoName": ["t"], **place, "rlnTomoReconstructedTomogram": ["maps/t.mrc"]})
+    star = tmp_path / "particles.star"
+    write_star(star, {"particles": table})
+    with pytest.raises(InputError, match="counts positions from the tomograms' centres"):
+        read_particles(star)
+    (tmp_path / "maps").mkdir()
+    write_mrc(tmp_path / "maps/t.mrc", Volume(np.zeros((20, 30, 40), np.float32), 8.0))
+    particles = read_particles(star)
+    assert particles.positions is not None
+    np.testing.assert_allclose(particles.positions, [[160 + 10, 120 - 20, 80 + 5]])
+    assert particles.frames == {"t": Frame((40, 30, 20), 8.0)}
+    given = read_particles(star, Known(tomogram_size=(80, 60, 40), voxel_size=8.0))
+    np.testing.assert_allclose(given.positions, [[320 + 10, 240 - 20, 160 + 5]])
+
+
 def test_optics_groups_are_split_by_pixel_size(tmp_path: Path) -> None:
     particles = make_particles(4)
     sizes = np.array([2.0, 2.0, 3.0, 2.0])

@@ -18,10 +18,9 @@ from triptych.io.copick import find_config, particles_from_copick, write_copick
 from triptych.io.dynamo import COLUMNS, particles_from_dynamo, write_dynamo
 from triptych.io.imod import particles_from_imod, write_imod_particles
 from triptych.io.motive_list import ROWS, particles_from_motive_list, write_motive_list
-from triptych.io.mrc import read_header, stated_voxel_size
 from triptych.io.particle_csv import particles_from_csv, write_csv
 from triptych.io.particle_star import OPTIMISATION_SET, STAR_LABEL, UNDERSTOOD, write_relion_3_or_4, write_relion_5, write_warp
-from triptych.io.relion import FrameFinder, bare_tomogram_name, find_file, particles_from_relion, read_frames
+from triptych.io.relion import FrameFinder, bare_tomogram_name, find_file, frame_of_file, particles_from_relion, read_frames
 from triptych.io.source import find_tomogram, mrc_files
 from triptych.io.star import read_star
 from triptych.particles import Frame, Particles
@@ -178,16 +177,13 @@ def _frames_of_table(path: Path, names: Sequence[str]) -> dict[str, Frame]:
 
 def _frame_of_file(path: Path, voxel_size: float | None) -> Frame:
     """The box of a tomogram; `voxel_size` counts where the header states none, for it may be that of the unbinned tilt series."""
-    header = read_header(path)
-    stated = stated_voxel_size(header)
-    size = stated or voxel_size
-    if size is None:
+    frame = frame_of_file(path, voxel_size)
+    if frame is None:
         raise InputError(f"the header of {path} states no usable voxel size: give it in Å with --voxel-size")
-    if stated is not None and voxel_size is not None and 1e-3 < abs(stated / voxel_size - 1) < NEARLY_THE_SAME:
+    if voxel_size is not None and 1e-3 < abs(frame.voxel_size / voxel_size - 1) < NEARLY_THE_SAME:
         text = "the header of %s states %g Å per voxel, which is taken as true, and --voxel-size %g counts others: if the header is wrong, give "
-        log.warning(text + "--tomogram-size instead of --tomograms", path, stated, voxel_size)
-    nz, ny, nx = header.shape
-    return Frame((nx, ny, nz), size)
+        log.warning(text + "--tomogram-size instead of --tomograms", path, frame.voxel_size, voxel_size)
+    return frame
 
 
 def find_frames(particles: Particles, known: Known) -> dict[str, Frame]:

@@ -29,7 +29,7 @@ from scipy.spatial.transform import Rotation
 
 from triptych.errors import InputError
 from triptych.io.angles import angles_from_matrices
-from triptych.io.mrc import bare_stem
+from triptych.io.mrc import bare_stem, is_mrc_name, read_header, stated_voxel_size
 from triptych.io.star import Block, read_star
 from triptych.particles import Frame, Particles
 
@@ -254,6 +254,22 @@ class RelionFile:
         """The tables of the tomograms' tilts, by the tomograms' names; those that no file has are left out."""
         return {} if self.tomograms is None else read_tilts(self.tomograms, self.tomogram_blocks, self.tomograms_file or self.path)
 
+    @property
+    def reconstructed(self) -> dict[str, str]:
+        """Path of each tomogram as the particles' own table or one of tomograms (RELION 5) states it, by the tomogram's name."""
+        if RECONSTRUCTED in self.table and self.tomogram_names is not None:
+            return dict(zip(self.tomogram_names, self.table[RECONSTRUCTED].astype(str), strict=True))
+        if self.tomograms is not None and {RECONSTRUCTED, "rlnTomoName"} <= set(self.tomograms.columns):
+            return dict(zip(self.tomograms["rlnTomoName"].astype(str), self.tomograms[RECONSTRUCTED].astype(str), strict=True))
+        return {}
+
+    def frames(self) -> dict[str, Frame]:
+        """The tomograms' boxes, as a table of tomograms states them, else as their own headers do where they are found; others are left out."""
+        stated = read_frames(self.tomograms, self.path)
+        places = {name: find_file(path, self.folders) for name, path in self.reconstructed.items() if name not in stated}
+        found = {name: frame_of_file(place) for name, place in places.items() if place is not None and place.is_file() and is_mrc_name(place)}
+        return stated | {name: frame for name, frame in found.items() if frame is not None}
+
     def tomogram_centers(self) -> NDArray[np.float64] | None:
         """Å from the first voxel to the tomogram's centre (N / 2 unbinned pixels), (n, 3); None unless a table states the sizes of all."""
         names, frames = self.tomogram_names, read_frames(self.tomograms, self.path)
@@ -459,12 +475,21 @@ def read_frames(table: pd.DataFrame | None, path: Path) -> dict[str, Frame]:
     }
 
 
+def frame_of_file(path: Path, voxel_size: float | None = None) -> Frame | None:
+    """The box of a tomogram; `voxel_size` counts where the header states none. None where neither tells it."""
+    header = read_header(path)
+    size, (nz, ny, nx) = stated_voxel_size(header) or voxel_size, header.shape
+    return None if size is None else Frame((nx, ny, nz), size)
+
+
 def _column(file: RelionFile, labels: Sequence[str]) -> pd.Series | None:
     """The first of the columns that is there."""
     return next((file.table[label] for label in labels if label in file.table), None)
 
 
-def _positions(file: RelionFile, pixel_size: float | None, find_frames: FrameFinder | None) -> NDArray[np.float64] | None:
+def _positions(
+    file: RelionFile, pixel_size: float | None, find_frames: FrameFinder | None, stated: Mapping[str, Frame]
+) -> NDArray[np.float64] | None:
     labels = set(file.table.columns)
     if not (set(COORDINATES) <= labels or set(CENTERED) <= labels):
         return None
@@ -472,16 +497,13 @@ def _positions(file: RelionFile, pixel_size: float | None, find_frames: FrameFin
     if not centered:
         return positions
     names = file.tomogram_names
-    if find_frames is not None and names is not None:
-        frames = find_frames(names)
-        return positions + np.stack([frames[name].center for name in names])
-    centers = file.tomogram_centers()
-    if centers is None:
+    frames = stated if find_frames is None or names is None else find_frames(names)
+    if names is None or any(name not in frames for name in names):
         raise InputError(
             f"{file.path} counts positions from the tomograms' centres, but no tomograms.star beside it states the sizes of all (rlnTomoSizeX/Y/Z, "
             "above 0, and rlnTomoTiltSeriesPixelSize): put it there, or give convert the tomograms with --tomograms"
         )
-    return positions + centers
+    return positions + np.stack([frames[name].center for name in names])
 
 
 def _pixel_sizes(file: RelionFile, given: float | None) -> NDArray[np.float64] | None:
@@ -499,21 +521,22 @@ def particles_from_relion(path: Path | str, coordinate_pixel_size: float | None 
     """Particles of a STAR file: its table, and whatever of positions, rotations, classes and scores is in it.
 
     RELION 5's coordinates become positions from the first voxel only where `find_frames` finds the boxes of the tomograms that it
-    is given the names of, or a table of tomograms states their size.
+    is given the names of, or a table of tomograms states their size, or the tomograms themselves, where the file says where they are.
     """
     file = read_relion(path)
+    frames = file.frames()
     if file.unset_pixel_size and coordinate_pixel_size is None:
         log.warning("%s; if it is wrong, correct it, or give the right one with --input-voxel-size (convert)", file.unset_pixel_size)
     score, name = _column(file, SCORES), _column(file, CLASSES)
     return Particles(
         file.table,
-        _positions(file, coordinate_pixel_size, find_frames),
+        _positions(file, coordinate_pixel_size, find_frames, frames),
         file.rotations(),
         tomograms=file.tomogram_names,
         classes=None if name is None else [str(value) for value in name],
         scores=None if score is None else np.asarray(pd.to_numeric(score, errors="coerce"), dtype=np.float64),
         pixel_sizes=_pixel_sizes(file, coordinate_pixel_size),
-        frames=read_frames(file.tomograms, file.path),
+        frames=frames,
         blocks={key: block for key, block in file.blocks.items() if key != file.block},
         tomogram_blocks=file.tomogram_blocks,
     )

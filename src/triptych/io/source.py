@@ -457,15 +457,6 @@ def mrc_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if is_mrc_name(file) and not file.name.startswith(".") and file.is_file())
 
 
-def _reconstructed(file: RelionFile) -> dict[str, str]:
-    """Path of each tomogram as a table of tomograms (RELION 5) or the particles' own states it."""
-    if RECONSTRUCTED in file.table and file.tomogram_names is not None:
-        return dict(zip(file.tomogram_names, file.table[RECONSTRUCTED].astype(str), strict=True))
-    if file.tomograms is not None and {RECONSTRUCTED, "rlnTomoName"} <= set(file.tomograms.columns):
-        return dict(zip(file.tomograms["rlnTomoName"].astype(str), file.tomograms[RECONSTRUCTED].astype(str), strict=True))
-    return {}
-
-
 def locate_tomograms(file: RelionFile, config: PredictConfig) -> tuple[list[Path], NDArray[np.int64]]:
     """The tomograms' files, and which one each particle is in; InputError where one is not found."""
     place = config.tomograms
@@ -480,7 +471,7 @@ def locate_tomograms(file: RelionFile, config: PredictConfig) -> tuple[list[Path
     if names is None:
         raise InputError(f"{file.path} has coordinates, but neither rlnTomoName nor rlnMicrographName: say which tomogram with --set tomograms=FILE")
     unique = list(dict.fromkeys(names))
-    stated = {} if place is not None else _reconstructed(file)
+    stated = {} if place is not None else file.reconstructed
     folder = place if place is not None else file.path.absolute().parent
     candidates = mrc_files(folder)
     paths = []
