@@ -1,6 +1,6 @@
 """Another group's labelled tomograms: trained on five of them, tested on two.
 
-    python benchmarks/labelled.py WORK [--updates 600] [--initial FOLDER | --scratch] [--turned-share 0] [--name labelled]
+    python benchmarks/labelled.py WORK [--updates 600] [--initial FOLDER | --scratch] [--tiles 16] [--turned-share 0] [--name labelled]
 
 The tomograms (../shared/data/tomograms_labelled) do not say their voxel size: they are taken as they are, and called 10 Å. The network
 goes on from the shipped model, from another one, or with --scratch from nothing. What is kept in WORK is not made again, and a training
@@ -20,14 +20,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from picking import match
+from picking import dice, label_map, match
 from results import write_result
 
 from triptych.config import AugmentConfig, CutConfig, LossConfig, NetworkConfig, PickConfig, TrainConfig
 from triptych.cut import cut
 from triptych.io.mrc import read_mrc
 from triptych.io.relion import particles_from_relion
-from triptych.io.star import read_star
 from triptych.model import BUILT_IN_MODEL, load_model
 from triptych.parallel import keep_freed_memory
 from triptych.pick import pick
@@ -74,12 +73,12 @@ def training_data(work: Path, turned_share: float) -> Path:
     return store
 
 
-def train_model(store: Path, out: Path, updates: int, initial: Path | None) -> Path:
+def train_model(store: Path, out: Path, updates: int, initial: Path | None, tiles: int) -> Path:
     config = TrainConfig(
         updates=updates,
         updates_per_checkpoint=max(1, updates // 8),
         batch_size=16,
-        tiles_per_batch=16,
+        tiles_per_batch=tiles,
         learning_rate=2e-3 if initial is None else 1e-3,
         validation_share=0.2,
         validation_particles=256,
@@ -92,19 +91,6 @@ def train_model(store: Path, out: Path, updates: int, initial: Path | None) -> P
     if not out.exists():
         train(store, out, config, resume=out.with_name(f"{out.name}.training").exists())
     return out
-
-
-def dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    """2 |a and b| / (|a| + |b|)."""
-    return float(2 * (a & b).sum() / max(a.sum() + b.sum(), 1))
-
-
-def predicted_labels(picks: Path, name: str) -> NDArray[np.int64]:
-    """The label map of a tomogram, in the numbers of the truth."""
-    labels = read_mrc(picks / "labels" / f"{name}.mrc").data.astype(np.int64)
-    named = read_star(picks / "classes.star")["classes"]
-    numbers = {int(n): int(str(text).removeprefix("class_")) for n, text in zip(named["rlnClassNumber"], named["triptychClass"], strict=True)}
-    return np.array([numbers.get(i, 0) for i in range(labels.max() + 1)])[labels]
 
 
 def find_objects(objects: pd.DataFrame, found: pd.DataFrame, places: NDArray[np.float64]) -> list[str | None]:
@@ -123,7 +109,7 @@ def judge(picks: Path, threshold: float) -> dict[str, Any]:
     for number in TEST:
         name = f"tomo{number:02d}"
         truth.append(read_mrc(DATA / f"{name}_labels.mrc.gz", VOXEL_SIZE).data.astype(np.int64))
-        ours.append(predicted_labels(picks, name))
+        ours.append(label_map(picks, name, {f"class_{number}": number for number in range(1, int(truth[-1].max()) + 1)}))
         here = ((found.table["rlnTomoName"] == name) & (found.table["triptychScore"] >= threshold)).to_numpy()
         objects = pd.read_csv(DATA / f"{name}_objects.csv")
         rows += list(zip(objects["label"], find_objects(objects, found.table[here], found.positions[here]), strict=True))
@@ -148,6 +134,7 @@ def main() -> None:
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--initial", type=Path, default=BUILT_IN_MODEL)
     start.add_argument("--scratch", action="store_const", dest="initial", const=None)
+    parser.add_argument("--tiles", type=int, default=16, help="tiles in each batch, beside 16 subtomograms")
     parser.add_argument("--turned-share", type=float, default=0.0, help="share of the training data cut in random orientations")
     parser.add_argument("--name", default="labelled")
     arguments = parser.parse_args()
@@ -156,7 +143,8 @@ def main() -> None:
     keep_freed_memory()
     tomograms = unpack(arguments.work)
     initial, name = arguments.initial, arguments.name
-    model = train_model(training_data(arguments.work, arguments.turned_share), arguments.work / f"{name}_model", arguments.updates, initial)
+    data = training_data(arguments.work, arguments.turned_share)
+    model = train_model(data, arguments.work / f"{name}_model", arguments.updates, initial, arguments.tiles)
     picks = arguments.work / f"{name}_picks"
     config = PickConfig(voxel_size=VOXEL_SIZE, half_turns=True)
     if not picks.exists():
@@ -165,7 +153,13 @@ def main() -> None:
     write_result(
         name,
         SEED,
-        {"updates": arguments.updates, "from": begun, "turned_share": arguments.turned_share, **judge(picks, config.min_score)},
+        {
+            "updates": arguments.updates,
+            "from": begun,
+            "tiles": arguments.tiles,
+            "turned_share": arguments.turned_share,
+            **judge(picks, config.min_score),
+        },
         load_model(model),
     )
 

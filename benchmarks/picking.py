@@ -33,8 +33,9 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
 
 from triptych.config import SpecimenConfig, TomogramConfig
-from triptych.io.mrc import mmap_mrc
+from triptych.io.mrc import mmap_mrc, read_mrc
 from triptych.io.relion import particles_from_relion
+from triptych.io.star import read_star
 from triptych.model import BUILT_IN_MODEL, load_model
 from triptych.scene import prepare_templates
 from triptych.specimen import Template
@@ -103,6 +104,34 @@ def judge(tomograms: Path, picks: Path, radius: dict[str, float]) -> tuple[pd.Da
     return wanted, picked
 
 
+def dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    """2 |a and b| / (|a| + |b|)."""
+    return float(2 * (a & b).sum() / max(a.sum() + b.sum(), 1))
+
+
+def label_map(picks: Path, name: str, numbers: dict[str, int]) -> NDArray[np.int64]:
+    """The label map of a tomogram, the classes by other numbers; 0 where these have none."""
+    translated = np.zeros(1 + max(number for number, _ in class_numbers(picks)), np.int64)
+    for number, kind in class_numbers(picks):
+        translated[number] = numbers.get(kind, 0)
+    return translated[read_mrc(picks / "labels" / f"{name}.mrc").data.astype(np.int64)]
+
+
+def class_numbers(folder: Path) -> list[tuple[int, str]]:
+    """Numbers in label maps, and what they stand for."""
+    named = read_star(folder / "classes.star")["classes"]
+    return [(int(number), str(kind)) for number, kind in zip(named["rlnClassNumber"], named["triptychClass"], strict=True)]
+
+
+def label_dice(tomograms: Path, picks: Path, classes: Sequence[str]) -> float:
+    """Mean Dice of the classes of particles over all tomograms together."""
+    numbers = {kind: number for number, kind in class_numbers(tomograms)}
+    files = sorted((tomograms / "classes").glob("*.mrc"))
+    true = np.stack([read_mrc(file).data.astype(np.int64) for file in files])
+    ours = np.stack([label_map(picks, file.stem, numbers) for file in files])
+    return float(np.mean([dice(true == numbers[kind], ours == numbers[kind]) for kind in classes if (true == numbers[kind]).any()]))
+
+
 def best_threshold(
     wanted: pd.DataFrame, picked: pd.DataFrame, thresholds: NDArray[np.float64] = THRESHOLDS
 ) -> tuple[float, dict[str, float]]:
@@ -149,6 +178,7 @@ def measure(arguments: argparse.Namespace, snr: float) -> dict[str, Any]:
         "threshold": threshold,
         **figures,
         "mean_class_f1": mean,
+        "label_dice": label_dice(tomograms, picks, list(radius)),
         "by_size": by_size(wanted, kept, mass),
         **cost,
         "classes": classes,

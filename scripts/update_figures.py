@@ -591,7 +591,9 @@ def second_look() -> str:
         oriented = test["rivals"]["oriented"]
         rows.append(picked_row(snr, "pick", {**oriented["picked"], "seconds": test["seconds"]}))
         rows.append(picked_row(snr, "pick, predict, orient", {**oriented, "seconds": test["seconds"] + oriented["seconds"]}))
-    return f"{table(['SNR', 'commands', 'particles', *PICKED.values(), 'seconds'], rows)}\n\n{picked_in(content)}"
+    dice = ", ".join(f"{test['label_dice']:.2f} at SNR {snr}" for snr, test in content["tests"].items() if "label_dice" in test)
+    maps = f"Mean Dice of the classes of particles in the label maps of `pick`: {dice}.\n\n" if dice else ""
+    return f"{table(['SNR', 'commands', 'particles', *PICKED.values(), 'seconds'], rows)}\n\n{maps}{picked_in(content)}"
 
 
 def labelled() -> str:

@@ -191,11 +191,15 @@ class Picker:
         return self.model.predict_batch(boxes, self.contrast(job)[0], self.config.half_turns), list(centers - size // 2)
 
     def write_maps(self, job: Job, desk: Path, masks: Sequence[Cutout], places: NDArray[np.float64], probabilities: NDArray[np.float32]) -> None:
-        """Label map, instances and densities of a tomogram; where masks overlap, the better particle is in front."""
-        classes = self.class_labels(probabilities)
+        """Label map, instances and densities of a tomogram; where masks overlap, the better particle is in front.
+
+        What is no particle is labelled as the scan saw it, particles by their masks alone: around these, and where nothing was found by the second
+        look, the scan marks too much.
+        """
+        classes, no_particle = self.class_labels(probabilities), self.labels_of_no_particle()
         with new_map(desk, "labels", job) as labels:
             for row, item in zip(job.rows, job.items[:-1], strict=True):
-                labels[:, row[0].start[1] : row[0].stop[1]] = np.load(self.workspace.note(item), allow_pickle=False)["labels"]
+                labels[:, row[0].start[1] : row[0].stop[1]] = no_particle[np.load(self.workspace.note(item), allow_pickle=False)["labels"]]
             for mask, label in reversed(list(zip(masks, classes, strict=True))):
                 if label:
                     paint(labels, mask.mask, label, mask.start)
@@ -209,6 +213,12 @@ class Picker:
                     result, starts = self.predict(job, places[list(batch)])
                     for i, density, start in zip(batch, result.densities or (), starts, strict=True):
                         paint(densities, masks[i].mask, masks[i].of_box(density, start), masks[i].start)
+
+    def labels_of_no_particle(self) -> NDArray[np.uint16]:
+        """For each number in label maps that number, or 0 where it stands for a class of particles."""
+        card = self.model.card
+        numbers = [0 if name in card.class_names else number for number, name in enumerate(card.label_names, start=1)]
+        return np.array([0, *numbers], dtype=np.uint16)
 
     def class_labels(self, probabilities: NDArray[np.float32]) -> list[int]:
         """The number in label maps of each particle's class; 0 where label maps do not know it."""
