@@ -109,12 +109,12 @@ def dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
     return float(2 * (a & b).sum() / max(a.sum() + b.sum(), 1))
 
 
-def label_map(picks: Path, name: str, numbers: dict[str, int]) -> NDArray[np.int64]:
+def label_map(picks: Path, name: str, numbers: dict[str, int]) -> NDArray[np.uint16]:
     """The label map of a tomogram, the classes by other numbers; 0 where these have none."""
-    translated = np.zeros(1 + max(number for number, _ in class_numbers(picks)), np.int64)
+    translated = np.zeros(1 + max(number for number, _ in class_numbers(picks)), np.uint16)
     for number, kind in class_numbers(picks):
         translated[number] = numbers.get(kind, 0)
-    return translated[read_mrc(picks / "labels" / f"{name}.mrc").data.astype(np.int64)]
+    return translated[read_mrc(picks / "labels" / f"{name}.mrc").data.astype(np.uint16)]
 
 
 def class_numbers(folder: Path) -> list[tuple[int, str]]:
@@ -126,10 +126,12 @@ def class_numbers(folder: Path) -> list[tuple[int, str]]:
 def label_dice(tomograms: Path, picks: Path, classes: Sequence[str]) -> float:
     """Mean Dice of the classes of particles over all tomograms together."""
     numbers = {kind: number for number, kind in class_numbers(tomograms)}
-    files = sorted((tomograms / "classes").glob("*.mrc"))
-    true = np.stack([read_mrc(file).data.astype(np.int64) for file in files])
-    ours = np.stack([label_map(picks, file.stem, numbers) for file in files])
-    return float(np.mean([dice(true == numbers[kind], ours == numbers[kind]) for kind in classes if (true == numbers[kind]).any()]))
+    both, either = np.zeros(max(numbers.values()) + 1), np.zeros(max(numbers.values()) + 1)
+    for file in sorted((tomograms / "classes").glob("*.mrc")):
+        true, ours = read_mrc(file).data.astype(np.uint16), label_map(picks, file.stem, numbers)
+        both += np.bincount(true[true == ours], minlength=len(both))
+        either += np.bincount(true.ravel(), minlength=len(both)) + np.bincount(ours.ravel(), minlength=len(both))
+    return float(np.mean([2 * both[numbers[kind]] / either[numbers[kind]] for kind in classes if either[numbers[kind]]]))
 
 
 def best_threshold(

@@ -152,9 +152,10 @@ def main() -> None:
     controls = {name: describe(model, items, arguments.half_turns) for name, items in negatives.items()}
     about = {"particles": len(volumes), "half_turns": arguments.half_turns}
     tests = {"real": figures, "real_mirrored": right_hand, "real_not_deconvolved": plain, "real_from_tilt_images": from_stacks}
-    tests["real_half_turns"] = describe(model, volumes, True)[0]
+    turned = {name: describe(model, items, True)[0] for name, items in {"real": volumes, **negatives}.items()}
+    tests["real_half_turns"] = {**turned.pop("real"), "controls": turned}
     tests["one_list"] = describe_one_list(model, [of_particles, *(found for _, found in controls.values())])
-    tests["controls"] = {name: about_it for name, (about_it, _) in controls.items()}
+    tests["controls"] = {name: described for name, (described, _) in controls.items()}
     write_result(arguments.name, SEED, {**about, **tests}, model)
 
 

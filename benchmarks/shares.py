@@ -3,8 +3,9 @@
     python benchmarks/shares.py WORK --library FOLDER
 
 Particles are drawn from fresh simulated ones (default settings, three SNRs) in mixtures of several kinds, and named with the shares of the training
-data, with those that `predict --set class_shares=estimated` finds, and with the true ones, which nobody knows. FOLDER holds the structures that the
-model knows. The logits are kept in WORK, as `temperature.py` keeps them. Writes benchmarks/results/shares.json.
+data, with those that `predict --set class_shares=estimated` finds, and with the true ones, which nobody knows; and with estimates for which the
+training data count for more or less. FOLDER holds the structures that the model knows. What the model says is kept in WORK. Writes
+benchmarks/results/shares.json.
 """
 
 from __future__ import annotations
@@ -14,18 +15,46 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cells import read_boxes, simulate_once
 from numpy.typing import NDArray
 from results import write_result
-from temperature import SEED, SNRS, configs, read_logits
 
+from triptych.config import SimulateConfig
+from triptych.io.store import known_labels, open_store
 from triptych.metrics import expected_calibration_error
-from triptych.model import Model, load_model
-from triptych.shares import LEAST, estimate_shares, reweigh
+from triptych.model import Model, load_model, traits
+from triptych.novelty import THRESHOLD, novelty_by_class
+from triptych.shares import LEAST, PRIOR_PARTICLES, estimate_shares, reweigh
 
+SNRS = (0.3, 0.1, 0.03)
+PARTICLES = 1600
+SEED = 2026
+BATCH = 32
+PRIORS = (0.1, 0.3, 1.0, 3.0, 10.0)
+"""Particles of an average class that the training data count for."""
 COUNTS = (20, 100, 500)
 """Particles of a mixture."""
 DRAWS = 200
 FloatArray = NDArray[np.float64]
+
+
+def look(work: Path, snr: float, library: Path, model: Model) -> tuple[FloatArray, NDArray[np.bool_], NDArray[np.int64]]:
+    """Of simulated particles: probabilities (n, classes), which of them are called unknown, and their labels."""
+    kept = work / f"{snr:g}.npz"
+    if not kept.exists():
+        assert model.novelty is not None
+        config = SimulateConfig(particles=PARTICLES, snr=(snr, snr), seed=SEED, structures=library)
+        store = open_store(simulate_once(kept.with_suffix(".zarr"), config))
+        probabilities, novelty = [], []
+        for rows in np.array_split(np.arange(len(store)), -(-len(store) // BATCH)):
+            found = model.run(read_boxes(store, rows))
+            assert found.class_logits is not None
+            probabilities.append(model.probabilities(found.class_logits))
+            novelty.append(novelty_by_class(model.novelty, traits(found))[np.arange(len(rows)), probabilities[-1].argmax(1)])
+        label = known_labels(store, model.card.class_names)
+        np.savez(kept, probabilities=np.concatenate(probabilities), unknown=np.concatenate(novelty) >= THRESHOLD, label=label)
+    with np.load(kept, allow_pickle=False) as found:
+        return found["probabilities"].astype(np.float64), found["unknown"], found["label"]
 
 
 def draw_shares(kind: str, classes: int, rng: np.random.Generator) -> FloatArray:
@@ -66,35 +95,37 @@ def judge(named: list[tuple[FloatArray, NDArray[np.int64]]]) -> dict[str, float]
     }
 
 
-def judge_mixtures(kind: str, count: int, probabilities: FloatArray, label: NDArray[np.int64], model: Model) -> dict[str, dict[str, float]]:
-    """Figures of many mixtures of a kind, named in three ways."""
+def judge_mixtures(
+    kind: str, count: int, probabilities: FloatArray, unknown: NDArray[np.bool_], label: NDArray[np.int64], trained: FloatArray
+) -> dict[str, Any]:
+    """Figures of many mixtures of a kind, named in several ways."""
     rng = np.random.default_rng((SEED, KINDS.index(kind), count))
-    trained = model.card.trained_shares
-    named: dict[str, list[tuple[FloatArray, NDArray[np.int64]]]] = {"trained": [], "estimated": [], "true": []}
+    ways = ["trained", *(f"prior {prior:g}" for prior in PRIORS), "true"]
+    named: dict[str, list[tuple[FloatArray, NDArray[np.int64]]]] = {way: [] for way in ways}
     for _ in range(DRAWS):
-        shares = draw_shares(kind, len(trained), rng)
-        rows = draw_particles(shares, label, count, rng)
-        own, true = probabilities[rows], label[rows]
-        named["trained"].append((own, true))
-        named["estimated"].append((reweigh(own, trained, estimate_shares(own, trained)), true))
-        named["true"].append((reweigh(own, trained, np.maximum(shares, LEAST)), true))
-    return {way: judge(found) for way, found in named.items()}
+        true_shares = draw_shares(kind, len(trained), rng)
+        rows = draw_particles(true_shares, label, count, rng)
+        own, say = probabilities[rows], probabilities[rows][~unknown[rows]]  # those called unknown have no say, as in Model.estimate_shares
+        found = [trained, *(estimate_shares(say, trained, prior) for prior in PRIORS), np.maximum(true_shares, LEAST)]
+        for way, shares in zip(ways, found, strict=True):
+            named[way].append((reweigh(own, trained, shares), label[rows]))
+    figures = {way: judge(found) for way, found in named.items()}
+    return {**figures, "estimated": figures[f"prior {PRIOR_PARTICLES:g}"]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path, help="folder for stores and logits")
+    parser.add_argument("work", type=Path, help="folder for stores and what the model says of them")
     parser.add_argument("--library", type=Path, required=True, help="structures that the model knows")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     model = load_model()
     tests: dict[str, Any] = {}
     for snr in SNRS:
-        name = f"SNR {snr:g}"
-        logits, label = read_logits(arguments.work, name, configs(arguments.library)[name], model)
-        probabilities = np.asarray(model.probabilities(logits), np.float64)
-        tests[f"{snr:g}"] = {kind: {str(n): judge_mixtures(kind, n, probabilities, label.numpy(), model) for n in COUNTS} for kind in KINDS}
-    write_result("shares", SEED, {"draws": DRAWS, "trained_shares": list(model.card.trained_shares), "tests": tests}, model)
+        seen = look(arguments.work, snr, arguments.library, model)
+        tests[f"{snr:g}"] = {kind: {str(n): judge_mixtures(kind, n, *seen, model.card.trained_shares) for n in COUNTS} for kind in KINDS}
+    about = {"particles": PARTICLES, "draws": DRAWS, "priors": PRIORS, "trained_shares": list(model.card.trained_shares)}
+    write_result("shares", SEED, {**about, "tests": tests}, model)
 
 
 if __name__ == "__main__":

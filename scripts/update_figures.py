@@ -77,7 +77,9 @@ def goals() -> str:
     goals.append(("real ribosomes called a ribosome", 0.95, real["real"]["share_called_ribosome"], None, True))
     estimated = {name: real[key]["estimated_shares"] for name, key in (("", "real"), (", half turns", "real_half_turns"))}
     goals += [(f"the same, class shares estimated{name}", 0.95, found["share_called_ribosome"], None, True) for name, found in estimated.items()]
-    goals.append(("controls called a ribosome, at most", 0.0, max(c["share_called_ribosome"] for c in real["controls"].values()), None, False))
+    controls = [control for ways in (real, real["real_half_turns"]) for control in ways["controls"].values()]
+    most = max(way["share_called_ribosome"] for control in controls for way in (control, control["estimated_shares"]))
+    goals.append(("controls called a ribosome, at most, in any of these ways", 0.0, most, None, False))
     goals.append(("real ribosomes: correlation of the recovered density", 0.7, real["real"]["correlation_recovered"]["own_pose"], None, True))
     goals.append(("AUROC of known against new structures, SNR 0.1", 0.95, mixture["novelty"]["auroc"], mixture["second_opinion"]["auroc"], True))
     goals.append(("adjusted Rand index of the groups of new structures", 0.9, None, mixture["groups"]["ari_of_new_called_unknown"], True))
@@ -432,6 +434,9 @@ def temperatures() -> str:
     return f"{table(header, rows)}\n\nOne for all: {one['value']:.2f}; of each: {rule}.\n\n{source('temperature', content)}"
 
 
+SCAN = "Cross-entropy, the mean over all of these, where the training data count for so many particles of an average class (triptych takes 1):"
+
+
 def shares() -> str:
     """Names of the particles of mixtures, with class shares as in the training data, estimated, and true."""
     if not (RESULTS / "shares.json").is_file():
@@ -444,7 +449,14 @@ def shares() -> str:
             for count, ways in counts.items():
                 figures = (f"{ways[way][key]:.3f}" for key in ("accuracy", "calibration_error") for way in ("trained", "estimated", "true"))
                 rows.append([snr, kind, count, *figures])
-    return f"{table(header, rows)}\n\n{content['draws']} mixtures of each kind and size. {source('shares', content)}"
+    priors = [f"prior {prior:g}" for prior in content["priors"]]
+    mixtures = [counts for kinds in content["tests"].values() for counts in kinds.values()]
+    second = [
+        [count, *(f"{statistics.mean(counts[count][way]['cross_entropy'] for counts in mixtures):.3f}" for way in ("trained", *priors, "true"))]
+        for count in mixtures[0]
+    ]
+    scan = table(["particles", "not estimated", *(f"{prior:g}" for prior in content["priors"]), "true shares"], second)
+    return f"{table(header, rows)}\n\n{content['draws']} mixtures of each kind and size.\n\n{SCAN}\n\n{scan}\n\n{source('shares', content)}"
 
 
 def orient() -> str:

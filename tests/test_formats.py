@@ -417,6 +417,19 @@ def test_tomograms_that_are_named_tell_their_sizes(tmp_path: Path) -> None:
     assert particles.frames == {"t": Frame((40, 30, 20), 8.0)}
     given = read_particles(star, Known(tomogram_size=(80, 60, 40), voxel_size=8.0))
     np.testing.assert_allclose(given.positions, [[320 + 10, 240 - 20, 160 + 5]])
+    # the corner, where it is told as well, must agree with the header
+    corner = {f"rlnCoordinate{axis}": [value] for axis, value in zip("XYZ", [170 / 4, 100 / 4, 85 / 4], strict=True)}
+    write_star(star, {"particles": table.assign(**corner, rlnTomoTiltSeriesPixelSize=4.0)})
+    np.testing.assert_allclose(read_particles(star).positions, [[170, 100, 85]])
+    write_mrc(tmp_path / "maps/t.mrc", Volume(np.zeros((20, 30, 40), np.float32), 2.0))
+    with pytest.raises(InputError, match="elsewhere than the size and voxel size in its header"):
+        read_particles(star)
+    for content in (b"no MRC file", b"\0" * 2000):
+        (tmp_path / "maps/t.mrc").write_bytes(content)
+        with pytest.raises(InputError, match="counts positions from the tomograms' centres"):
+            read_particles(star)
+    write_star(star, {"particles": table.assign(**corner, rlnTomoTiltSeriesPixelSize=4.0).drop(columns=list(place))})
+    np.testing.assert_allclose(read_particles(star).positions, [[170, 100, 85]])  # no tomogram is needed for these
 
 
 def test_optics_groups_are_split_by_pixel_size(tmp_path: Path) -> None:

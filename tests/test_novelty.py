@@ -20,10 +20,11 @@ from typer.testing import CliRunner
 
 from triptych.calibrate import calibrate
 from triptych.cli import app
-from triptych.config import UNKNOWN, CalibrateConfig, LossConfig, NoveltyConfig, SimulateConfig, TrainConfig
+from triptych.config import UNKNOWN, CalibrateConfig, LossConfig, NoveltyConfig, PredictConfig, SimulateConfig, TrainConfig
 from triptych.dataset import split_rows
 from triptych.errors import InputError
 from triptych.io.manifest import hash_file
+from triptych.io.source import open_particles
 from triptych.io.star import read_star
 from triptych.io.store import known_labels, open_store
 from triptych.losses import Truth, contrastive_loss, task_losses
@@ -358,9 +359,16 @@ def test_calibration_wants_boxes_of_the_models_size(data: Path, tmp_path: Path) 
         calibrate(None, data, tmp_path / "new")
 
 
-def test_predictions_have_novelty_and_verdict(partial_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shares", ["trained", "estimated"])
+def test_predictions_have_novelty_and_verdict(shares: str, partial_model: Path, tmp_path: Path) -> None:
     star = tiny.write_particles(tmp_path / "project", count=3)
-    table = read_star(predict(star, tmp_path / "out", partial_model) / "particles.star")["particles"]
+    config = load_config(PredictConfig, None, [f"class_shares={shares}"])
+    table = read_star(predict(star, tmp_path / "out", partial_model, config) / "particles.star")["particles"]
+    model = load_model(partial_model)
+    found = model.predict([open_particles(star, config, 400.0).read(row) for row in range(3)])
+    found = model.reweigh(found, model.estimate_shares(found)) if shares == "estimated" else found
+    assert table["triptychClass"].tolist() == found.classes
+    np.testing.assert_allclose(table["triptychNovelty"], found.novelty, atol=1e-4)
     assert table["triptychNovelty"].between(0, 1).all()
     expected = np.where(table["triptychNovelty"] >= 0.5, UNKNOWN, table["triptychClass"])
     assert table["triptychVerdict"].tolist() == expected.tolist()

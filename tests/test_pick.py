@@ -25,7 +25,7 @@ from triptych.io.relion import particles_from_relion
 from triptych.io.source import cut_box, open_particles
 from triptych.io.star import read_star
 from triptych.io.tomogram import open_tomogram
-from triptych.model import Model, ModelCard
+from triptych.model import Model, ModelCard, Predictions
 from triptych.network import Network, PickOutput, TaskOutput
 from triptych.novelty import Traits, fit_novelty
 from triptych.pick import Job, Picker, pick
@@ -105,10 +105,14 @@ def test_every_blob_is_found_once_where_it_is(voxel_size: float, tile_size: int,
     assert densities[instances > 0].mean() > 5
 
 
+def same_traits(count: int) -> Traits:
+    """Of particles that all look the same."""
+    return Traits(np.zeros((count, 8)), np.zeros((count, 2)), np.empty((count, 0)))
+
+
 def test_what_is_unknown_keeps_its_best_class(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     model = seeing_model()
-    same = Traits(np.zeros((20, 8)), np.zeros((20, 2)), np.empty((20, 0)))
-    model.novelty = fit_novelty(same, np.zeros(20, np.int64), same)  # nothing is less novel than these: all is unknown
+    model.novelty = fit_novelty(same_traits(20), np.zeros(20, np.int64), same_traits(20))  # nothing is less novel than these: all is unknown
     module: Any = sys.modules["triptych.pick"]
     monkeypatch.setattr(module, "load_model", lambda *_: model)
     table = read_star(pick([write_mrc(tmp_path / "a.mrc", blobs(10.0), 10.0)], tmp_path / "picks") / "particles.star")["particles"]
@@ -116,6 +120,21 @@ def test_what_is_unknown_keeps_its_best_class(monkeypatch: pytest.MonkeyPatch, t
     assert set(table["triptychClass"]) == {"blob"}
     assert set(table["triptychVerdict"]) == {"unknown"}
     assert (table["triptychNovelty"] >= 0.5).all()
+
+
+def test_novelty_is_that_of_the_class_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pick is called its best class other than none, even where none is likelier."""
+    sure, doubtful = [0.9, 0.1], [0.4, 0.6]
+    by_class = np.float32([[0.2, 0.3], [0.8, 0.1]])
+    masks, embedding = [np.ones((2, 2, 2), np.float32)] * 2, np.zeros((2, 8), np.float32)
+    said = Predictions(("blob", "none"), np.float32([sure, doubtful]), masks, None, embedding, by_class)
+    monkeypatch.setattr(Picker, "predict", lambda *_: (said, [np.zeros(3, np.int64)] * 2))
+    picker = Picker.__new__(Picker)
+    picker.model, picker.config = seeing_model(), PickConfig()
+    picker.model.novelty = fit_novelty(same_traits(20), np.zeros(20, np.int64), same_traits(20))
+    job = Job(Path("a.mrc"), "a", (8, 8, 8), 10.0, (0.0, 0.0, 0.0), [], 0)
+    found, _ = picker.recognise(job, np.zeros((2, 3)))
+    assert found["novelty"].tolist() == pytest.approx([0.2, 0.8])
 
 
 @pytest.mark.parametrize("count", [0xFFFF, 0xFFFF + 5])

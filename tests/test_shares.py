@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from triptych.add_class import with_class
+from triptych.add_class import OWN_SHARE, fit_row, with_class
 from triptych.config import AugmentConfig, NetworkConfig, PredictConfig
 from triptych.dataset import class_shares
 from triptych.errors import InputError
@@ -90,19 +91,40 @@ def test_the_trained_shares_change_nothing() -> None:
 
 
 def test_class_shares_count_what_augmentation_turns_into_none() -> None:
-    label, names = np.array([0, 0, 0, 1, 2]), ("a", "b", "none", "never")
-    shares = class_shares(label, names, AugmentConfig(inverted_share=0.1, scrambled_share=0.1))
-    assert shares == pytest.approx([0.8 * 0.6, 0.8 * 0.2, 0.8 * 0.2 + 0.2, 1e-4], rel=1e-3)
-    assert sum(shares) == pytest.approx(1)
-    assert class_shares(label, ("a", "b", "c"), AugmentConfig()) == pytest.approx([0.6, 0.2, 0.2])
+    label, names = np.array([0, 0, 0, 1, 2]), ("a", "b", "none")
+    turning = AugmentConfig(inverted_share=0.1, scrambled_share=0.1)
+    assert class_shares(label, names, turning, 0) == pytest.approx([0.8 * 0.6, 0.8 * 0.2, 0.8 * 0.2 + 0.2])
+    assert class_shares(label, ("a", "b", "c"), turning, 0) == pytest.approx([0.6, 0.2, 0.2])
+    assert class_shares(label, names, turning, 0.3) == pytest.approx([0.7 * 0.48 + 0.1, 0.7 * 0.16 + 0.1, 0.7 * 0.36 + 0.1])
 
 
-def test_a_new_class_gets_an_average_share() -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.03])
+def test_a_class_that_was_never_shown_does_not_take_over(smoothing: float) -> None:
+    """Its probability is not 0 for any particle, but the least that the smoothed labels allow; without smoothing, small all the same."""
+    probabilities, label = draw(TRAINED, 500)
+    least = smoothing / (CLASSES + 1) or 1e-3
+    seen = np.column_stack([probabilities * (1 - least), np.full(len(label), least)])
+    shares = np.array(class_shares(label, [f"c{k}" for k in range(CLASSES + 1)], AugmentConfig(), smoothing))
+    assert estimate_shares(seen, shares)[-1] < 0.03
+    after = reweigh(seen, shares, estimate_shares(seen, shares))
+    assert (after.argmax(1) == label).mean() > (probabilities.argmax(1) == label).mean() - 0.02
+
+
+def test_a_new_class_is_as_frequent_as_its_particles_count() -> None:
+    """Its row is fitted with a free offset, so that its mean probability over what it is fitted to is that share."""
+    rng = np.random.default_rng(0)
+    own, others = (torch.from_numpy(rng.normal(size=(count, 5)) + shift) for count, shift in ((8, 0.4), (200, 0.0)))
+    weight, bias = torch.from_numpy(rng.normal(size=(3, 5))), torch.zeros(3, dtype=torch.float64)
+    row, offset = fit_row(own, others, weight, bias)
+    logits = torch.cat([own, others]) @ torch.cat([weight, row[None]]).T + torch.cat([bias, offset[None]])
+    probability = logits.softmax(1)[:, -1]
+    encoded = OWN_SHARE * probability[:8].mean() + (1 - OWN_SHARE) * probability[8:].mean()
     card = ModelCard(NetworkConfig(), ("a", "none"), 10.0, 16, "dark", class_shares=(0.75, 0.25))
     grown = with_class(card, "b")
     assert grown.class_names == ("a", "none", "b")
-    assert grown.class_shares == pytest.approx([0.5, 1 / 6, 1 / 3])
-    assert with_class(replace(card, class_shares=()), "b").class_shares == ()
+    assert grown.class_shares == pytest.approx([0.9 * 0.75, 0.9 * 0.25, 0.1])
+    assert grown.class_shares[-1] == pytest.approx(float(encoded), abs=0.01)
+    assert with_class(replace(card, class_shares=()), "b").class_shares == pytest.approx([0.45, 0.45, 0.1])
 
 
 # ------------------------------------------------------------------------------------------------------------ with models
@@ -182,7 +204,7 @@ def test_a_card_with_impossible_shares_is_refused(shares: Any, tmp_path: Path) -
 def test_the_shipped_model_states_its_shares() -> None:
     card = load_model(device="cpu").card
     assert len(card.class_shares) == len(card.class_names)
-    assert card.class_shares[-1] == pytest.approx(0.126, abs=1e-3)
+    assert card.class_shares[-1] == pytest.approx(0.97 * (0.07 + 0.93 * 0.06) + 0.03 / 27, abs=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------------------ the command

@@ -137,10 +137,9 @@ def grow(parent: Model, newcomers: list[Newcomer], folder: Path) -> Model:
 
 
 def with_class(card: ModelCard, name: str) -> ModelCard:
-    """The card with a class more, taken to have been as frequent in the training data as the others are on average."""
-    names, average = (*card.class_names, name), 1 / (len(card.class_names) + 1)
-    shares = (*((1 - average) * share for share in card.class_shares), average) if card.class_shares else ()
-    return replace(card, class_names=names, class_shares=shares)
+    """The card with a class more, which its row takes to be as frequent as its particles count beside all others."""
+    shares = (*((1 - OWN_SHARE) * card.trained_shares).tolist(), OWN_SHARE)
+    return replace(card, class_names=(*card.class_names, name), class_shares=shares)
 
 
 def known_features(reference: NoveltyReference, length: float) -> Tensor:

@@ -35,8 +35,8 @@ Array = NDArray[np.float32]
 HEAT_WIDTH = 1.0
 """Standard deviation of the heat around a centre, in cells of 2^3 voxels."""
 
-LEAST_SHARE = 1e-4
-"""A class that was never shown counts as so frequent: its probability is divided by that."""
+LEAST_SHARE = 0.1
+"""Of an average class: a class that was hardly shown, or never, counts as so frequent. Its probability is divided by that, and is never quite 0."""
 
 
 class Batch(NamedTuple):
@@ -73,13 +73,16 @@ def split_rows(store: Store, share: float, limit: int, seed: int) -> tuple[NDArr
     return np.flatnonzero(~is_held_out), np.sort(rows[:limit])
 
 
-def class_shares(label: NDArray[np.int64], names: Sequence[str], config: AugmentConfig) -> tuple[float, ...]:
-    """Of each class among the examples that are made of particles with these labels (n,), some of which are turned into "none"."""
+def class_shares(label: NDArray[np.int64], names: Sequence[str], config: AugmentConfig, smoothing: float) -> tuple[float, ...]:
+    """How frequent a network takes each class to be that learns from particles with these labels (n,).
+
+    Some of them are turned into "none", and with smoothed labels a share of every particle counts for all classes alike.
+    """
     shares = np.bincount(label, minlength=len(names)) / len(label)
     if NONE_CLASS in names:
         shares *= 1 - min(1.0, config.inverted_share + config.scrambled_share)
         shares[list(names).index(NONE_CLASS)] += 1 - shares.sum()
-    shares = np.maximum(shares, LEAST_SHARE)
+    shares = np.maximum((1 - smoothing) * shares + smoothing / len(names), LEAST_SHARE / len(names))
     return tuple((shares / shares.sum()).tolist())
 
 

@@ -176,8 +176,9 @@ class Picker:
             assert result.masks is not None
             probabilities.append(result.probabilities)
             embedding.append(result.embedding)
-            if result.novelty is not None:
-                novelty.append(result.novelty)
+            if result.novelty_by_class is not None:
+                best = best_classes(result.probabilities, card.class_names)
+                novelty.append(result.novelty_by_class[np.arange(len(best)), best])
             masks += [Cutout.of(mask > MASK_LEVEL, start) for mask, start in zip(result.masks, starts, strict=True)]
         found = {"probabilities": np.concatenate(probabilities), "embedding": np.concatenate(embedding)}
         return found if self.model.novelty is None else {**found, "novelty": np.concatenate(novelty)}, masks

@@ -18,6 +18,8 @@ PRIOR_PARTICLES = 1.0
 """For so many particles of an average class the shares of the training data count: with less, a few particles say too much of themselves."""
 STEPS, SETTLED = 1000, 1e-6
 """Steps at most, and the change of a share at which they end."""
+ROWS_AT_ONCE = 65536
+"""Particles that are weighed at once, so that a step takes no memory to speak of."""
 LEAST = 1e-12
 """Probabilities below count as this."""
 
@@ -31,20 +33,22 @@ def reweigh(probabilities: FloatArray, trained: FloatArray, shares: FloatArray) 
     return np.asarray(weighted / weighted.sum(axis=1, keepdims=True))
 
 
-def estimate_shares(probabilities: FloatArray, trained: FloatArray) -> NDArray[np.float64]:
+def estimate_shares(probabilities: FloatArray, trained: FloatArray, prior_particles: float = PRIOR_PARTICLES) -> NDArray[np.float64]:
     """The shares of the classes (classes,), by expectation maximisation from the probabilities (n, classes) of particles.
 
-    The most probable ones where the shares themselves follow a Dirichlet distribution: beside the particles, `PRIOR_PARTICLES` for each class are
+    The most probable ones where the shares themselves follow a Dirichlet distribution: beside the particles, `prior_particles` for each class are
     spread as in the training data. So few particles leave the shares nearly as they were, and no class is ever impossible.
 
     Parameters
     ----------
     trained : (classes,), shares in the training data, each above 0; their sum is 1
     """
-    shares, prior = trained, PRIOR_PARTICLES * len(trained)
+    parts = [probabilities[first : first + ROWS_AT_ONCE] for first in range(0, len(probabilities), ROWS_AT_ONCE)]
+    shares, prior = trained, prior_particles * len(trained)
     for _ in range(STEPS):
         before = shares
-        shares = (reweigh(probabilities, trained, before).sum(axis=0) + prior * trained) / (len(probabilities) + prior)
+        counts = sum((reweigh(part, trained, before).sum(axis=0) for part in parts), prior * trained)
+        shares = counts / (len(probabilities) + prior)
         if np.abs(shares - before).max() < SETTLED:
             break
     return np.asarray(shares, np.float64)

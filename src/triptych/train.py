@@ -477,7 +477,8 @@ def finish(module: TrainingModule, config: TrainConfig) -> tuple[Model, dict[str
     store = module.store
     labels = store.label_names if module.tiles else ()
     names = module.class_names
-    shares = class_shares(module.label[module.train_rows], names, config.augment) if "class" in config.network.tasks else ()
+    shown = module.label[module.train_rows]
+    shares = class_shares(shown, names, config.augment, config.loss.label_smoothing) if "class" in config.network.tasks else ()
     about: dict[str, Any] = {"temperature": temperature, "label_names": labels, "class_shares": shares}
     card = ModelCard(config.network, names, store.voxel_size, store.box_size, store.contrast, **about)
     figures = {"particles": sum(len(o["label"]) for o in outputs), **summarise(outputs, temperature)}

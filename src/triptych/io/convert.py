@@ -205,7 +205,7 @@ def _warn_of_other_boxes(given: Mapping[str, Frame], stated: Mapping[str, Frame]
     for name, frame in given.items():
         own = stated.get(bare_tomogram_name(name))
         if own is not None and not np.allclose(frame.center, own.center, rtol=0.01):
-            text = "the tomogram %s is taken to be %s voxels of %g Å, but the table beside the input states %s of %g Å"
+            text = "the tomogram %s is taken to be %s voxels of %g Å, but the input states %s of %g Å"
             ours, theirs = (" x ".join(map(str, box.size)) for box in (frame, own))
             log.warning(text, name, ours, frame.voxel_size, theirs, own.voxel_size)
 

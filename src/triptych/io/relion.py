@@ -263,12 +263,11 @@ class RelionFile:
             return dict(zip(self.tomograms["rlnTomoName"].astype(str), self.tomograms[RECONSTRUCTED].astype(str), strict=True))
         return {}
 
-    def frames(self) -> dict[str, Frame]:
-        """The tomograms' boxes, as a table of tomograms states them, else as their own headers do where they are found; others are left out."""
-        stated = read_frames(self.tomograms, self.path)
-        places = {name: find_file(path, self.folders) for name, path in self.reconstructed.items() if name not in stated}
-        found = {name: frame_of_file(place) for name, place in places.items() if place is not None and place.is_file() and is_mrc_name(place)}
-        return stated | {name: frame for name, frame in found.items() if frame is not None}
+    def frames_of_files(self) -> dict[str, Frame]:
+        """The boxes of the tomograms that the file names, as their own headers state them; those that are not there or no use are left out."""
+        places = {name: find_file(path, self.folders) for name, path in self.reconstructed.items()}
+        found = {name: _stated_frame(place) for name, place in places.items() if place is not None and place.is_file() and is_mrc_name(place)}
+        return {name: frame for name, frame in found.items() if frame is not None}
 
     def tomogram_centers(self) -> NDArray[np.float64] | None:
         """Å from the first voxel to the tomogram's centre (N / 2 unbinned pixels), (n, 3); None unless a table states the sizes of all."""
@@ -482,14 +481,34 @@ def frame_of_file(path: Path, voxel_size: float | None = None) -> Frame | None:
     return None if size is None else Frame((nx, ny, nz), size)
 
 
+def _stated_frame(path: Path) -> Frame | None:
+    try:
+        return frame_of_file(path)
+    except InputError:  # whoever needs the tomogram itself will say what is wrong with it
+        return None
+
+
+def _frames_by_header(file: RelionFile) -> dict[str, Frame]:
+    """The boxes of the tomograms by their headers; InputError where one contradicts positions that are given from the corner, too."""
+    frames, pixel_size = file.frames_of_files(), file.values(UNBINNED_PIXEL_SIZES[0])
+    if pixel_size is None or not set(COORDINATES) <= set(file.table.columns):
+        return frames
+    corner, centered = (np.stack([numbers(file.table, label, file.path) for label in labels], axis=1) for labels in (COORDINATES, CENTERED))
+    for name, center in zip(file.tomogram_names or (), corner * pixel_size[:, None] - centered, strict=True):
+        if name in frames and np.abs(frames[name].center - center).max() > frames[name].voxel_size:
+            raise InputError(
+                f"{file.path} places the centre of the tomogram {name} elsewhere than the size and voxel size in its header: "
+                "put its tomograms.star beside it, or give convert --tomogram-size and --voxel-size"
+            )
+    return frames
+
+
 def _column(file: RelionFile, labels: Sequence[str]) -> pd.Series | None:
     """The first of the columns that is there."""
     return next((file.table[label] for label in labels if label in file.table), None)
 
 
-def _positions(
-    file: RelionFile, pixel_size: float | None, find_frames: FrameFinder | None, stated: Mapping[str, Frame]
-) -> NDArray[np.float64] | None:
+def _positions(file: RelionFile, pixel_size: float | None, frames: Mapping[str, Frame]) -> NDArray[np.float64] | None:
     labels = set(file.table.columns)
     if not (set(COORDINATES) <= labels or set(CENTERED) <= labels):
         return None
@@ -497,11 +516,11 @@ def _positions(
     if not centered:
         return positions
     names = file.tomogram_names
-    frames = stated if find_frames is None or names is None else find_frames(names)
     if names is None or any(name not in frames for name in names):
         raise InputError(
             f"{file.path} counts positions from the tomograms' centres, but no tomograms.star beside it states the sizes of all (rlnTomoSizeX/Y/Z, "
-            "above 0, and rlnTomoTiltSeriesPixelSize): put it there, or give convert the tomograms with --tomograms"
+            "above 0, and rlnTomoTiltSeriesPixelSize), nor do the headers of tomograms that it names: put it there, or give convert the tomograms "
+            "with --tomograms, and --voxel-size where their headers state none"
         )
     return positions + np.stack([frames[name].center for name in names])
 
@@ -524,19 +543,22 @@ def particles_from_relion(path: Path | str, coordinate_pixel_size: float | None 
     is given the names of, or a table of tomograms states their size, or the tomograms themselves, where the file says where they are.
     """
     file = read_relion(path)
-    frames = file.frames()
+    stated, names = read_frames(file.tomograms, file.path), file.tomogram_names
+    if set(CENTERED) <= set(file.table.columns) and names is not None and find_frames is None and not set(names) <= set(stated):
+        stated = _frames_by_header(file) | stated
+    frames = stated if find_frames is None or names is None else find_frames(names)
     if file.unset_pixel_size and coordinate_pixel_size is None:
         log.warning("%s; if it is wrong, correct it, or give the right one with --input-voxel-size (convert)", file.unset_pixel_size)
     score, name = _column(file, SCORES), _column(file, CLASSES)
     return Particles(
         file.table,
-        _positions(file, coordinate_pixel_size, find_frames, frames),
+        _positions(file, coordinate_pixel_size, frames),
         file.rotations(),
         tomograms=file.tomogram_names,
         classes=None if name is None else [str(value) for value in name],
         scores=None if score is None else np.asarray(pd.to_numeric(score, errors="coerce"), dtype=np.float64),
         pixel_sizes=_pixel_sizes(file, coordinate_pixel_size),
-        frames=frames,
+        frames=stated,
         blocks={key: block for key, block in file.blocks.items() if key != file.block},
         tomogram_blocks=file.tomogram_blocks,
     )
