@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from scipy import ndimage
 from test_model import small_model
 from tiny import SIMULATE, TRAIN, hashes, set_options, write_mrc
 from typer.testing import CliRunner
@@ -28,7 +29,7 @@ from triptych.io.tomogram import open_tomogram
 from triptych.model import Model, ModelCard, Predictions
 from triptych.network import Network, PickOutput, TaskOutput
 from triptych.novelty import Traits, fit_novelty
-from triptych.pick import Job, Picker, pick
+from triptych.pick import RIM, Job, Picker, pick
 from triptych.settings import load_config
 from triptych.simulate import simulate
 from triptych.tiling import Cutout
@@ -100,7 +101,8 @@ def test_every_blob_is_found_once_where_it_is(voxel_size: float, tile_size: int,
         assert labels[z, y, x] == 1
         volume = (instances == number).sum() * voxel_size**3
         assert volume == pytest.approx(4 / 3 * np.pi * RADIUS**3, rel=0.35)
-    assert set(np.unique(labels[instances == 0])) == {0, 2}  # particles lie in their masks alone
+    near = ndimage.distance_transform_edt(instances == 0) * voxel_size < RIM - voxel_size
+    assert set(np.unique(labels[near & (instances == 0)])) == {0, 2}  # there the scan marks too much
     assert (densities[instances == 0] == 0).all()
     assert densities[instances > 0].mean() > 5
 

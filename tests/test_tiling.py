@@ -10,7 +10,7 @@ from scipy import special
 
 from triptych.fourier import resample_to_shape
 from triptych.io.source import cut_box
-from triptych.tiling import CELL, Cutout, find_centres, label_voxels, overlap, paint, plan_tiles, suppress
+from triptych.tiling import CELL, Cutout, clear, find_centres, label_voxels, overlap, paint, plan_tiles, suppress, widen
 from triptych.volume import Volume
 
 SHAPES = st.tuples(*[st.integers(5, 60)] * 3)
@@ -96,6 +96,20 @@ def test_overlap_is_that_of_the_painted_masks(a: tuple[int, int, int], b: tuple[
         canvases.append(canvas)
     expected = (canvases[0] & canvases[1]).sum() / min(canvas.sum() for canvas in canvases)
     assert overlap(*(Cutout.of(mask, np.array(start)) for mask, start in zip(masks, (a, b), strict=True))) == pytest.approx(expected)
+
+
+def test_labels_of_some_numbers_are_cleared_around_a_mask() -> None:
+    labels = np.arange(12 * 10 * 10).reshape(12, 10, 10) % 3
+    before = labels.copy()
+    mask = np.zeros((4, 4, 4), dtype=bool)
+    mask[1, 2, 3] = mask[1, 2, 2] = True
+    around, start = widen(Cutout.of(mask, np.array([8, 0, 5])), 2)
+    clear(labels, around, np.array([False, True, False]), start)
+    reach = np.zeros(labels.shape, dtype=bool)
+    reach[7:12, 0:5, 5:] = True  # two voxels around (9, 2, 7) and (9, 2, 8), as far as the map goes
+    np.testing.assert_array_equal(labels, np.where(reach & (before == 1), 0, before))
+    clear(labels, around, np.array([False, True, True]), np.array([20, 0, 0]))  # beyond the map there is nothing to clear
+    assert (labels == 2).any()
 
 
 def test_painting_cuts_off_what_sticks_out() -> None:

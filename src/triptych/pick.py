@@ -36,7 +36,7 @@ from triptych.io.workspace import Workspace, choose_items, open_workspace
 from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, WEIGHTS, Model, Predictions, check_same_model, load_model
 from triptych.novelty import give_verdicts
 from triptych.parallel import said_already
-from triptych.tiling import Cutout, Tile, find_centres, in_batches, label_voxels, paint, plan_tiles, suppress
+from triptych.tiling import Cutout, Tile, clear, find_centres, in_batches, label_voxels, paint, plan_tiles, suppress, widen
 from triptych.volume import Volume, spread_boxes, standardise
 
 logger = logging.getLogger(__name__)
@@ -48,6 +48,8 @@ NEAREST = 30.0
 """Å: two particles whose centres are nearer are one."""
 SAMPLE = 8
 """Boxes of 64 voxels from which a tomogram is judged before it is scanned."""
+RIM = 40.0
+"""Å around a mask, along each axis, in which the scan's labels of particles do not count."""
 LOOK_STEPS = 0.5
 """What looking at a tomogram's centres counts in the progress, over its number of tiles."""
 MAPS = {"labels": "u2", "instances": "u2", "densities": "f4"}
@@ -194,13 +196,16 @@ class Picker:
     def write_maps(self, job: Job, desk: Path, masks: Sequence[Cutout], places: NDArray[np.float64], probabilities: NDArray[np.float32]) -> None:
         """Label map, instances and densities of a tomogram; where masks overlap, the better particle is in front.
 
-        What is no particle is labelled as the scan saw it, particles by their masks alone: around these, and where nothing was found by the second
-        look, the scan marks too much.
+        Around the masks the labels of particles are those of the masks alone, since the scan marks too much there; elsewhere, those of the scan.
         """
-        classes, no_particle = self.class_labels(probabilities), self.labels_of_no_particle()
+        classes, is_particle = self.class_labels(probabilities), self.labels_of_particles()
+        rim = round(RIM / job.voxel_size)
         with new_map(desk, "labels", job) as labels:
             for row, item in zip(job.rows, job.items[:-1], strict=True):
-                labels[:, row[0].start[1] : row[0].stop[1]] = no_particle[np.load(self.workspace.note(item), allow_pickle=False)["labels"]]
+                labels[:, row[0].start[1] : row[0].stop[1]] = np.load(self.workspace.note(item), allow_pickle=False)["labels"]
+            for mask in masks:
+                around, start = widen(mask, rim)
+                clear(labels, around, is_particle, start)
             for mask, label in reversed(list(zip(masks, classes, strict=True))):
                 if label:
                     paint(labels, mask.mask, label, mask.start)
@@ -215,11 +220,10 @@ class Picker:
                     for i, density, start in zip(batch, result.densities or (), starts, strict=True):
                         paint(densities, masks[i].mask, masks[i].of_box(density, start), masks[i].start)
 
-    def labels_of_no_particle(self) -> NDArray[np.uint16]:
-        """For each number in label maps that number, or 0 where it stands for a class of particles."""
+    def labels_of_particles(self) -> NDArray[np.bool_]:
+        """Whether each number in label maps stands for a class of particles."""
         card = self.model.card
-        numbers = [0 if name in card.class_names else number for number, name in enumerate(card.label_names, start=1)]
-        return np.array([0, *numbers], dtype=np.uint16)
+        return np.array([False, *(name in card.class_names for name in card.label_names)])
 
     def class_labels(self, probabilities: NDArray[np.float32]) -> list[int]:
         """The number in label maps of each particle's class; 0 where label maps do not know it."""

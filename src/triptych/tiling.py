@@ -183,6 +183,19 @@ def paint(volume: NDArray[Any], mask: NDArray[np.bool_], values: Any, start: NDA
     volume[there] = part
 
 
+def widen(mask: Cutout, width: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """The voxels that are no more than so many voxels from a mask along any axis, and the voxel of the tomogram at which that array starts."""
+    padded = np.pad(mask.mask, width)
+    return np.asarray(ndimage.maximum_filter(padded, 2 * width + 1, mode="constant"), dtype=bool), mask.start - width
+
+
+def clear(labels: NDArray[Any], mask: NDArray[np.bool_], which: NDArray[np.bool_], start: NDArray[np.int64]) -> None:
+    """Set labels of some numbers to 0 within a mask, whose voxel [0, 0, 0] is voxel `start` of the label map."""
+    there, own = clip_box(start, mask.shape, labels.shape)
+    part = labels[there]
+    labels[there] = np.where(mask[own] & which[part], 0, part)
+
+
 def in_batches(items: Any, size: int) -> Iterator[Any]:
     """Parts of a sequence or an array, one after another."""
     for first in range(0, len(items), size):
