@@ -434,7 +434,8 @@ def temperatures() -> str:
     return f"{table(header, rows)}\n\nOne for all: {one['value']:.2f}; of each: {rule}.\n\n{source('temperature', content)}"
 
 
-SCAN = "Cross-entropy, the mean over all of these, where the training data count for so many particles of an average class (triptych takes 1):"
+SHOWN = "100"
+SCAN = "Cross-entropy, the mean over kinds and SNRs, where the training data count for so many particles of an average class (triptych takes 1):"
 
 
 def shares() -> str:
@@ -442,13 +443,13 @@ def shares() -> str:
     if not (RESULTS / "shares.json").is_file():
         return "No results yet."
     content = read("shares")
-    header = ["SNR", "mixture", "particles", "accuracy", "shares estimated", "true shares", "ECE", "shares estimated", "true shares"]
+    header = ["SNR", "mixture", "accuracy", "shares estimated", "true shares", "ECE", "shares estimated", "true shares"]
     rows = []
     for snr, kinds in content["tests"].items():
         for kind, counts in kinds.items():
-            for count, ways in counts.items():
-                figures = (f"{ways[way][key]:.3f}" for key in ("accuracy", "calibration_error") for way in ("trained", "estimated", "true"))
-                rows.append([snr, kind, count, *figures])
+            ways = counts[SHOWN]
+            figures = (f"{ways[way][key]:.3f}" for key in ("accuracy", "calibration_error") for way in ("trained", "estimated", "true"))
+            rows.append([snr, kind, *figures])
     priors = [f"prior {prior:g}" for prior in content["priors"]]
     mixtures = [counts for kinds in content["tests"].values() for counts in kinds.values()]
     second = [
@@ -456,7 +457,8 @@ def shares() -> str:
         for count in mixtures[0]
     ]
     scan = table(["particles", "not estimated", *(f"{prior:g}" for prior in content["priors"]), "true shares"], second)
-    return f"{table(header, rows)}\n\n{content['draws']} mixtures of each kind and size.\n\n{SCAN}\n\n{scan}\n\n{source('shares', content)}"
+    how = f"Mixtures of {SHOWN} particles, {content['draws']} of each kind; those of other sizes stand in the result file."
+    return f"{table(header, rows)}\n\n{how}\n\n{SCAN}\n\n{scan}\n\n{source('shares', content)}"
 
 
 def orient() -> str:
