@@ -352,7 +352,7 @@ def test_tomograms_that_contradict_the_table_are_told_of(tmp_path: Path, caplog:
     convert_particles(tmp_path / "five", tmp_path / "again", "relion5", Known(voxel_size=4.0, tomogram_size=(200, 250, 300)))
     assert "is taken to be" not in caplog.text
     convert_particles(tmp_path / "five", tmp_path / "other", "relion5", Known(voxel_size=4.0, tomogram_size=(400, 500, 600)))
-    assert "400 x 500 x 600 voxels of 4 Å, but the table beside the input states 400 x 500 x 600 of 2 Å" in caplog.text
+    assert "400 x 500 x 600 voxels of 4 Å, but the input states 400 x 500 x 600 of 2 Å" in caplog.text
 
 
 def test_relion_4_to_5_and_back(tmp_path: Path) -> None:
@@ -417,19 +417,36 @@ def test_tomograms_that_are_named_tell_their_sizes(tmp_path: Path) -> None:
     assert particles.frames == {"t": Frame((40, 30, 20), 8.0)}
     given = read_particles(star, Known(tomogram_size=(80, 60, 40), voxel_size=8.0))
     np.testing.assert_allclose(given.positions, [[320 + 10, 240 - 20, 160 + 5]])
-    # the corner, where it is told as well, must agree with the header
-    corner = {f"rlnCoordinate{axis}": [value] for axis, value in zip("XYZ", [170 / 4, 100 / 4, 85 / 4], strict=True)}
-    write_star(star, {"particles": table.assign(**corner, rlnTomoTiltSeriesPixelSize=4.0)})
-    np.testing.assert_allclose(read_particles(star).positions, [[170, 100, 85]])
-    write_mrc(tmp_path / "maps/t.mrc", Volume(np.zeros((20, 30, 40), np.float32), 2.0))
-    with pytest.raises(InputError, match="elsewhere than the size and voxel size in its header"):
-        read_particles(star)
     for content in (b"no MRC file", b"\0" * 2000):
         (tmp_path / "maps/t.mrc").write_bytes(content)
         with pytest.raises(InputError, match="counts positions from the tomograms' centres"):
             read_particles(star)
-    write_star(star, {"particles": table.assign(**corner, rlnTomoTiltSeriesPixelSize=4.0).drop(columns=list(place))})
-    np.testing.assert_allclose(read_particles(star).positions, [[170, 100, 85]])  # no tomogram is needed for these
+
+
+def test_coordinates_from_corner_and_centre_need_no_tomogram(tmp_path: Path) -> None:
+    """They say where the centre is; nothing that is told of a tomogram may contradict it."""
+    places = {"X": (170, 10), "Y": (100, -20), "Z": (85, 5)}
+    table = pd.DataFrame({"rlnTomoName": ["t", "t"], "rlnTomoTiltSeriesPixelSize": 4.0, "rlnTomoReconstructedTomogram": "t.mrc"})
+    for axis, (corner, centered) in places.items():
+        table = table.assign(**{f"rlnCoordinate{axis}": [corner / 4, 0], f"rlnCenteredCoordinate{axis}Angst": [centered, centered - corner]})
+    star = tmp_path / "particles.star"
+    write_star(star, {"particles": table})
+    expected = [[170, 100, 85], [0, 0, 0]]
+    np.testing.assert_allclose(read_particles(star).positions, expected, atol=1e-6)
+    write_mrc(tmp_path / "t.mrc", Volume(np.zeros((20, 30, 40), np.float32), 8.0))
+    assert read_particles(star).frames == {"t": Frame((40, 30, 20), 8.0)}
+    write_mrc(tmp_path / "t.mrc", Volume(np.zeros((20, 30, 40), np.float32), 2.0))  # as other programs' headers may have it
+    found = read_particles(star)
+    assert found.frames == {}
+    np.testing.assert_allclose(found.positions, expected, atol=1e-6)
+    for known in (Known(tomograms=tmp_path / "t.mrc"), Known(tomogram_size=(80, 60, 40), voxel_size=8.0)):
+        with pytest.raises(InputError, match=r"at 160\.0, 120\.0, 80\.0 Å, but that of"):
+            read_particles(star, known)
+    np.testing.assert_allclose(read_particles(star, Known(tomogram_size=(40, 30, 20), voxel_size=8.0)).positions, expected, atol=1e-6)
+    write_star(star, {"particles": table.assign(rlnCoordinateX=[0.0, 0.0])})  # they do not agree where the centre is: one of them is old
+    (tmp_path / "t.mrc").unlink()
+    with pytest.raises(InputError, match="counts positions from the tomograms' centres"):
+        read_particles(star)
 
 
 def test_optics_groups_are_split_by_pixel_size(tmp_path: Path) -> None:

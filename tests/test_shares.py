@@ -178,6 +178,29 @@ def test_unknown_particles_have_no_say_and_all_are_weighed() -> None:
     np.testing.assert_allclose(model.estimate_shares(make_predictions(probabilities)), estimate_shares(probabilities, TRAINED), atol=1e-4)
 
 
+@pytest.mark.parametrize("shares", [np.zeros(CLASSES), np.full(CLASSES, np.nan), -TRAINED, np.array(0.5), TRAINED[1:], {"c0": 1.0}])
+def test_what_are_no_shares(shares: Any) -> None:
+    model, found = make_model(), make_predictions(draw(SKEWED, 5)[0])
+    with pytest.raises(InputError, match="6 numbers above 0"):
+        model.reweigh(found, shares)
+
+
+def test_predictions_of_another_model_are_not_weighed() -> None:
+    model, found = make_model(), make_predictions(draw(SKEWED, 5)[0])
+    for other in (replace(found, class_names=("a", "b")), replace(found, probabilities=None)):
+        with pytest.raises(InputError, match="by the model that made them"):
+            model.reweigh(other, TRAINED)
+
+
+def test_arrays_are_checked_as_files_are() -> None:
+    model, boxes = make_model(), np.random.default_rng(0).normal(size=(2, 16, 16, 16)).astype(np.float32)
+    with pytest.raises(InputError, match="contrast is 'Bright', but must be one of"):
+        model.predict(boxes, 10.0, contrast="Bright")  # type: ignore[arg-type]
+    boxes[1, 3, 3, 3] = np.nan
+    with pytest.raises(InputError, match="volume 1 holds values that are NaN"):
+        model.predict(boxes, 10.0)
+
+
 def test_verdicts_follow_the_new_class() -> None:
     """A particle that is strange as what it was called first, and usual as what it is called then."""
     model = make_model()
@@ -241,5 +264,6 @@ def test_shares_want_classes(tmp_path: Path) -> None:
 
 
 def test_the_report_names_the_most_frequent_classes() -> None:
-    assert shares_words({"class_shares": {"a": 0.2, "b": 0.7, "none": 0.1}}, 2) == "estimated from all particles together: b 70 %, a 20 %"
+    expected = "estimated from these particles and those of the training data: b 70 %, a 20 %, others 10 %"
+    assert shares_words({"class_shares": {"a": 0.2, "b": 0.7, "none": 0.1}}, 2) == expected
     assert shares_words({"class_shares": None}) == shares_words({}) == ""

@@ -354,7 +354,7 @@ class PredictConfig(Settings):
     coordinate_pixel_size: Annotated[float | None, Field(gt=0, description="Å per pixel of rlnCoordinateX/Y/Z; none: as the STAR file says (RELION: the unbinned tilt series' pixel; Warp: the export's)")] = None
     batch_size: Annotated[int, Field(gt=0, description="subtomograms per forward pass")] = 16
     half_turns: Annotated[bool, Field(description="average over the four 180° turns that keep the wedge: better, four times the arithmetic")] = False
-    class_shares: Annotated[Literal["trained", "estimated"], Field(description="how frequent the classes are taken to be; trained: as in the training data; estimated: as all these particles together suggest, which helps where few kinds make up most of them")] = "trained"
+    class_shares: Annotated[Literal["trained", "estimated"], Field(description="how frequent the classes are taken to be; trained: as in the training data; estimated: as all these particles but those called unknown together suggest, which helps where few kinds make up most of them")] = "trained"
     write_masks: Annotated[bool, Field(description="write masks/<name>.mrc")] = True
     write_densities: Annotated[bool, Field(description="write densities/<name>.mrc")] = True
     precision: Annotated[Literal["auto", "bfloat16", "float32"], Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = "auto"

@@ -240,6 +240,11 @@ class Model:
         contrast : 'bright' if particles have high values, 'dark' if low, as in most tomograms; a warning is logged if they look otherwise
         """
         items = as_volumes(volumes, voxel_size)
+        if contrast not in get_args(Contrast):
+            raise InputError(f"contrast is {contrast!r}, but must be one of {', '.join(get_args(Contrast))}: say which the particles are")
+        for number, volume in enumerate(items):
+            if not np.isfinite(volume.data).all():
+                raise InputError(f"volume {number} holds values that are NaN or infinite: mend or leave it out")
         warning = contrast_warning(guess_contrast(items[:CONTRAST_SAMPLE]), contrast)
         if warning:
             logger.warning("%s; if they are, say contrast='%s'", warning, OTHER[contrast])
@@ -280,8 +285,14 @@ class Model:
         return estimate_shares(found.probabilities[known], self.card.trained_shares)
 
     def reweigh(self, found: Predictions, shares: NDArray[np.float64]) -> Predictions:
-        """The same predictions where the classes are as frequent as `shares` (classes,): other probabilities, and with them classes and novelty."""
-        assert found.probabilities is not None
+        """The same predictions where the classes are as frequent as `shares` (classes,): other probabilities, and with them classes and novelty.
+
+        The predictions are to be those of this model as they came: to weigh them twice would count the shares twice.
+        """
+        if found.probabilities is None or found.class_names != self.card.class_names:
+            raise InputError("predictions are weighed by the model that made them, with the class task: these have other classes, or none")
+        if np.shape(shares) != (len(found.class_names),) or not are_shares(tuple(shares), len(found.class_names)):
+            raise InputError(f"shares must be {len(found.class_names)} numbers above 0 whose sum is 1, as estimate_shares gives them")
         return replace(found, probabilities=reweigh(found.probabilities, self.card.trained_shares, shares).astype(np.float32))
 
     def check_voxel_size(self, voxel_size: float, name: str) -> None:

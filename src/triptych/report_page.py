@@ -82,7 +82,10 @@ def shares_words(manifest: dict[str, Any], most: int = 5) -> str:
     """The most frequent classes where their shares were estimated; nothing where they were not."""
     shares = manifest_entry(manifest, "class_shares") or {}
     frequent = sorted(shares.items(), key=lambda item: -item[1])[:most]
-    return "estimated from all particles together: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in frequent) if frequent else ""
+    if not frequent:
+        return ""
+    words = [*(f"{name} {100 * share:.0f} %" for name, share in frequent), f"others {100 * (1 - sum(share for _, share in frequent)):.0f} %"]
+    return f"estimated from these particles and those of the training data: {', '.join(words)}"
 
 
 def _angstroms(value: Any) -> str:

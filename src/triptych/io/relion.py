@@ -47,7 +47,7 @@ TILTS = ("rlnTomoYTilt", "rlnTomoNominalStageTiltAngle")
 TILT_SERIES, TILT_TABLE = "rlnTomoTiltSeriesStarFile", "tilts.star"
 TOMOSTAR = ".tomostar"
 RECONSTRUCTED = "rlnTomoReconstructedTomogram"
-SCORES = ("triptychProbability", "rlnAutopickFigureOfMerit", "rlnLCCmax", "rlnMaxValueProbDistribution")
+SCORES = ("triptychScore", "triptychProbability", "rlnAutopickFigureOfMerit", "rlnLCCmax", "rlnMaxValueProbDistribution")
 """Columns that may say how sure a particle is; the first that is there counts."""
 CLASSES = ("triptychClass", "rlnClassNumber")
 FrameFinder: TypeAlias = Callable[[Sequence[str]], Mapping[str, Frame]]
@@ -269,6 +269,16 @@ class RelionFile:
         found = {name: _stated_frame(place) for name, place in places.items() if place is not None and place.is_file() and is_mrc_name(place)}
         return {name: frame for name, frame in found.items() if frame is not None}
 
+    def implied_centers(self) -> dict[str, NDArray[np.float64]]:
+        """Å from the first voxel to the centre of each tomogram, where the particles state their coordinates from both, and agree."""
+        pixel_size, names = self.values(UNBINNED_PIXEL_SIZES[0]), self.tomogram_names
+        if pixel_size is None or names is None or not set(COORDINATES) | set(CENTERED) <= set(self.table.columns):
+            return {}
+        corner, centered = (np.stack([numbers(self.table, label, self.path) for label in labels], axis=1) for labels in (COORDINATES, CENTERED))
+        centers = pd.DataFrame(corner * pixel_size[:, None] - centered).groupby(np.array(names))
+        agree = (centers.max() - centers.min()).max(axis=1) <= pixel_size.max()
+        return {str(name): center.to_numpy() for name, center in centers.mean()[agree].iterrows()}
+
     def tomogram_centers(self) -> NDArray[np.float64] | None:
         """Å from the first voxel to the tomogram's centre (N / 2 unbinned pixels), (n, 3); None unless a table states the sizes of all."""
         names, frames = self.tomogram_names, read_frames(self.tomograms, self.path)
@@ -488,27 +498,43 @@ def _stated_frame(path: Path) -> Frame | None:
         return None
 
 
-def _frames_by_header(file: RelionFile) -> dict[str, Frame]:
-    """The boxes of the tomograms by their headers; InputError where one contradicts positions that are given from the corner, too."""
-    frames, pixel_size = file.frames_of_files(), file.values(UNBINNED_PIXEL_SIZES[0])
-    if pixel_size is None or not set(COORDINATES) <= set(file.table.columns):
-        return frames
-    corner, centered = (np.stack([numbers(file.table, label, file.path) for label in labels], axis=1) for labels in (COORDINATES, CENTERED))
-    for name, center in zip(file.tomogram_names or (), corner * pixel_size[:, None] - centered, strict=True):
-        if name in frames and np.abs(frames[name].center - center).max() > frames[name].voxel_size:
-            raise InputError(
-                f"{file.path} places the centre of the tomogram {name} elsewhere than the size and voxel size in its header: "
-                "put its tomograms.star beside it, or give convert --tomogram-size and --voxel-size"
-            )
-    return frames
-
-
 def _column(file: RelionFile, labels: Sequence[str]) -> pd.Series | None:
     """The first of the columns that is there."""
     return next((file.table[label] for label in labels if label in file.table), None)
 
 
-def _positions(file: RelionFile, pixel_size: float | None, frames: Mapping[str, Frame]) -> NDArray[np.float64] | None:
+def agrees(frame: Frame, center: NDArray[np.float64] | None) -> bool:
+    """Whether the centre of a tomogram's box is where it is otherwise known to be, to a voxel; nothing contradicts where that is not known."""
+    return center is None or bool(np.abs(frame.center - center).max() <= frame.voxel_size)
+
+
+def _check_frames(frames: Mapping[str, Frame], implied: Mapping[str, NDArray[np.float64]], path: Path) -> None:
+    """InputError where a tomogram is said to be another one than the particles, which state where they are from its corner and its centre, say."""
+    for name, frame in frames.items():
+        if not agrees(frame, implied.get(name)):
+            size, voxel_size = " x ".join(map(str, frame.size)), frame.voxel_size
+            x, y, z = implied[name]
+            raise InputError(
+                f"{path} places the centre of the tomogram {name} at {x:.1f}, {y:.1f}, {z:.1f} Å, but that of {size} voxels of {voxel_size:g} Å is "
+                "elsewhere: leave the option out, or give the right size"
+            )
+
+
+def _find_centers(file: RelionFile, find_frames: FrameFinder | None) -> tuple[dict[str, Frame], dict[str, NDArray[np.float64]]]:
+    """The tomograms' boxes as the file states them, and the centres that its coordinates count from, where they do."""
+    stated, names = read_frames(file.tomograms, file.path), file.tomogram_names
+    if names is None or not set(CENTERED) <= set(file.table.columns):
+        return stated, {}
+    implied, frames = file.implied_centers(), stated
+    if find_frames is not None:
+        frames = dict(find_frames(names))
+        _check_frames(frames, implied, file.path)
+    elif not set(names) <= set(stated):
+        stated = frames = {name: frame for name, frame in file.frames_of_files().items() if agrees(frame, implied.get(name))} | stated
+    return stated, implied | {name: frame.center for name, frame in frames.items()}
+
+
+def _positions(file: RelionFile, pixel_size: float | None, centers: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64] | None:
     labels = set(file.table.columns)
     if not (set(COORDINATES) <= labels or set(CENTERED) <= labels):
         return None
@@ -516,13 +542,13 @@ def _positions(file: RelionFile, pixel_size: float | None, frames: Mapping[str, 
     if not centered:
         return positions
     names = file.tomogram_names
-    if names is None or any(name not in frames for name in names):
+    if names is None or any(name not in centers for name in names):
         raise InputError(
             f"{file.path} counts positions from the tomograms' centres, but no tomograms.star beside it states the sizes of all (rlnTomoSizeX/Y/Z, "
-            "above 0, and rlnTomoTiltSeriesPixelSize), nor do the headers of tomograms that it names: put it there, or give convert the tomograms "
-            "with --tomograms, and --voxel-size where their headers state none"
+            "above 0, and rlnTomoTiltSeriesPixelSize), nor does the header of each tomogram, if it names them: put it there, or give convert the "
+            "tomograms with --tomograms, and --voxel-size where their headers state none"
         )
-    return positions + np.stack([frames[name].center for name in names])
+    return positions + np.stack([centers[name] for name in names])
 
 
 def _pixel_sizes(file: RelionFile, given: float | None) -> NDArray[np.float64] | None:
@@ -540,19 +566,17 @@ def particles_from_relion(path: Path | str, coordinate_pixel_size: float | None 
     """Particles of a STAR file: its table, and whatever of positions, rotations, classes and scores is in it.
 
     RELION 5's coordinates become positions from the first voxel only where `find_frames` finds the boxes of the tomograms that it
-    is given the names of, or a table of tomograms states their size, or the tomograms themselves, where the file says where they are.
+    is given the names of, or a table of tomograms states their size, or the particles state their coordinates from the first voxel, too, or the
+    tomograms are where the file says that they are.
     """
     file = read_relion(path)
-    stated, names = read_frames(file.tomograms, file.path), file.tomogram_names
-    if set(CENTERED) <= set(file.table.columns) and names is not None and find_frames is None and not set(names) <= set(stated):
-        stated = _frames_by_header(file) | stated
-    frames = stated if find_frames is None or names is None else find_frames(names)
+    stated, centers = _find_centers(file, find_frames)
     if file.unset_pixel_size and coordinate_pixel_size is None:
         log.warning("%s; if it is wrong, correct it, or give the right one with --input-voxel-size (convert)", file.unset_pixel_size)
     score, name = _column(file, SCORES), _column(file, CLASSES)
     return Particles(
         file.table,
-        _positions(file, coordinate_pixel_size, frames),
+        _positions(file, coordinate_pixel_size, centers),
         file.rotations(),
         tomograms=file.tomogram_names,
         classes=None if name is None else [str(value) for value in name],
