@@ -612,16 +612,17 @@ def second_look() -> str:
 
 def labelled() -> str:
     """Another group's labelled tomograms, a row for each training."""
-    names = ("labelled", "labelled_again", "labelled_long", "labelled_longer", "labelled_scratch")
+    names = ("labelled", "labelled_again", "labelled_long", "labelled_longer", "labelled_masks", "labelled_scratch")
     runs = [read(name) for name in names if (RESULTS / f"{name}.json").exists()]
     if not runs:
         return "No results yet."
     keys = ("objects", "located", "right_class", "picks")
     rows = []
     for run in runs:
-        turned = f"{100 * run.get('turned_share', 0):.0f} %"
-        rows.append([run["from"], f"{run['updates']:,}", turned, f"{run['mean_dice']:.3f}", *(str(run[key]) for key in keys)])
-    header = ["training goes on from", "updates", "turned boxes", "mean Dice", "objects", "found", "found and named", "picks"]
+        how = [f"{run['updates']:,}", f"16 + {run.get('tiles', 16)}", f"{100 * run.get('turned_share', 0):.0f} %"]
+        rows.append([run["from"], *how, f"{run['mean_dice']:.3f}", *(str(run[key]) for key in keys)])
+    header = ["training goes on from", "updates", "boxes + tiles of each", "turned boxes", "mean Dice"]
+    header += ["objects", "found", "found and named", "picks"]
     return f"{table(header, rows)}\n\n" + "\n".join(source(run["benchmark"], run) for run in runs)
 
 
