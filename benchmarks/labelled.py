@@ -109,7 +109,7 @@ def judge(picks: Path, threshold: float) -> dict[str, Any]:
     for number in TEST:
         name = f"tomo{number:02d}"
         truth.append(read_mrc(DATA / f"{name}_labels.mrc.gz", VOXEL_SIZE).data.astype(np.int64))
-        ours.append(label_map(picks, name, {f"class_{number}": number for number in range(1, int(truth[-1].max()) + 1)}))
+        ours.append(label_map(picks, name, {f"class_{k}": k for k in range(1, int(truth[-1].max()) + 1)}))
         here = ((found.table["rlnTomoName"] == name) & (found.table["triptychScore"] >= threshold)).to_numpy()
         objects = pd.read_csv(DATA / f"{name}_objects.csv")
         rows += list(zip(objects["label"], find_objects(objects, found.table[here], found.positions[here]), strict=True))

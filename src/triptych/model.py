@@ -27,6 +27,7 @@ from triptych.errors import InputError, first_line
 from triptych.fourier import resample_back, resample_to_box
 from triptych.io.files import read_json
 from triptych.io.manifest import hash_file, output_folder, read_manifest, write_manifest
+from triptych.io.mrc import LARGEST_VALUE, are_valid
 from triptych.network import HALF_TURNS, Network, PickOutput, TaskOutput, turn
 from triptych.novelty import (
     NOVELTY_FILE,
@@ -243,8 +244,8 @@ class Model:
         if contrast not in get_args(Contrast):
             raise InputError(f"contrast is {contrast!r}, but must be one of {', '.join(get_args(Contrast))}: say which the particles are")
         for number, volume in enumerate(items):
-            if not np.isfinite(volume.data).all():
-                raise InputError(f"volume {number} holds values that are NaN or infinite: mend or leave it out")
+            if not are_valid(volume.data).all():
+                raise InputError(f"volume {number} holds values that are NaN, infinite or beyond {LARGEST_VALUE:g}: mend or leave it out")
         warning = contrast_warning(guess_contrast(items[:CONTRAST_SAMPLE]), contrast)
         if warning:
             logger.warning("%s; if they are, say contrast='%s'", warning, OTHER[contrast])

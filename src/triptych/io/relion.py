@@ -265,8 +265,8 @@ class RelionFile:
 
     def frames_of_files(self) -> dict[str, Frame]:
         """The boxes of the tomograms that the file names, as their own headers state them; those that are not there or no use are left out."""
-        places = {name: find_file(path, self.folders) for name, path in self.reconstructed.items()}
-        found = {name: _stated_frame(place) for name, place in places.items() if place is not None and place.is_file() and is_mrc_name(place)}
+        places = {name: find_mrc(path, self.folders) for name, path in self.reconstructed.items()}
+        found = {name: _stated_frame(place) for name, place in places.items() if place is not None}
         return {name: frame for name, frame in found.items() if frame is not None}
 
     def implied_centers(self) -> dict[str, NDArray[np.float64]]:
@@ -404,6 +404,12 @@ def find_file(name: str, folders: Sequence[Path]) -> Path | None:
     if Path(name).is_absolute():
         return Path(name) if os.path.exists(name) else None
     return next((folder / name for folder in folders if os.path.exists(folder / name)), None)  # False for what can be no name of a file
+
+
+def find_mrc(name: str, folders: Sequence[Path]) -> Path | None:
+    """What `find_file` finds, where that is an MRC file."""
+    found = find_file(name, folders)
+    return found if found is not None and found.is_file() and is_mrc_name(found) else None
 
 
 def search_folders(path: Path) -> tuple[Path, ...]:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from triptych.config import Contrast, PredictConfig
 from triptych.errors import InputError
 from triptych.io.mrc import MrcHeader, bare_stem, check_values, is_mrc_name, locate_volume, mmap_mrc, read_header, read_mrc, stated_voxel_size
-from triptych.io.relion import CENTERED, COORDINATES, RECONSTRUCTED, RelionFile, bare_tomogram_name, find_file, read_relion, search_folders
+from triptych.io.relion import CENTERED, COORDINATES, RECONSTRUCTED, RelionFile, bare_tomogram_name, find_file, find_mrc, read_relion, search_folders
 from triptych.io.star import Block
 from triptych.io.stated import find_stated
 from triptych.io.tilt_stacks import TiltStacks, open_tilt_stacks
@@ -476,11 +476,10 @@ def locate_tomograms(file: RelionFile, config: PredictConfig) -> tuple[list[Path
     candidates = mrc_files(folder)
     paths = []
     for name in unique:
-        found = find_file(stated.get(name, name), file.folders) if place is None else None
-        usable = found is not None and found.is_file() and is_mrc_name(found)
-        if name in stated and not usable:
+        found = find_mrc(stated.get(name, name), file.folders) if place is None else None
+        if name in stated and found is None:
             raise InputError(f"the tomogram {stated[name]} of {name} is not where the STAR file says: give its folder with --set tomograms=")
-        paths.append(found if found is not None and usable else find_tomogram(name, candidates, folder))
+        paths.append(found or find_tomogram(name, candidates, folder))
     number = {name: index for index, name in enumerate(unique)}
     return paths, np.array([number[name] for name in names], dtype=np.int64)
 
