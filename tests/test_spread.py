@@ -15,8 +15,9 @@ from tiny import hashes, write_model, write_mrc
 from triptych.config import PickConfig, PredictConfig
 from triptych.errors import InputError
 from triptych.io.star import read_star
+from triptych.io.workspace import reopen
 from triptych.pick import pick
-from triptych.predict import BLOCK, open_again, predict
+from triptych.predict import BLOCK, open_predictor, predict
 
 COUNT = 2 * BLOCK + 2
 PICK = PickConfig(tile_size=16, margin=8, threshold=0.05, min_score=0.0)
@@ -110,5 +111,5 @@ def test_a_stopped_prediction_goes_on(particles: Path, model: Path, predicted: o
 
 
 def test_another_model_on_a_worker_is_noticed(particles: Path, model: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is not the one that the run was started with"):
-        open_again(str(particles), model, PredictConfig(), "of another version", "")
+    with pytest.raises(InputError, match="not what the run was started with: "):
+        reopen(open_predictor, (str(particles), model, PredictConfig()), 1, "of another version")

@@ -14,7 +14,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from triptych.align import Alignment, align, average, consensus, merge_averages, split_halves
 from triptych.boxes import Boxes, Grid, even, open_boxes
 from triptych.config import NONE_CLASS, UNKNOWN, DiscoverConfig
-from triptych.device import choose_device, name_device, share_cores
+from triptych.device import choose_device, name_device
 from triptych.discovery_page import write_page
 from triptych.errors import InputError
 from triptych.fourier import low_pass
@@ -36,9 +36,8 @@ from triptych.io.manifest import MANIFEST, describe_input, hash_file, installed_
 from triptych.io.mrc import read_mrc, write_mrc
 from triptych.io.predictions import Predicted, find_model, read_predictions
 from triptych.io.star import read_star, write_star
-from triptych.io.workspace import Workspace, open_workspace
+from triptych.io.workspace import Workspace, open_workspace, reopen
 from triptych.model import load_model
-from triptych.parallel import said_already
 from triptych.shape import describe_shapes
 from triptych.structures import Structure, hash_structures
 from triptych.symmetry import Symmetry, find_symmetry
@@ -261,13 +260,13 @@ class Explorer:
     def __reduce__(self) -> tuple[Any, ...]:
         labels, stability, junk = self.groups.labels.astype(np.int64), self.groups.stability.astype(np.float64), self.groups.junk.astype(np.bool_)
         found = labels.tobytes(), stability.tobytes(), junk.tobytes()  # which can be told apart, as arrays cannot
-        return open_again, (self.predictions.absolute(), self.config.from_anywhere(), found, tuple(self.inputs))
+        return reopen, (open_explorer_of, (self.predictions.absolute(), self.config.from_anywhere(), found), self.config.workers, self.identity)
 
     @cached_property
-    def inputs(self) -> list[str]:
+    def identity(self) -> tuple[str, ...]:
         """What predictions and structures are recognised by."""
         read = [self.predictions / name for name in ("particles.star", MANIFEST)]
-        return [*map(hash_file, read), hash_structures(self.library)]
+        return *map(hash_file, read), hash_structures(self.library)
 
     @cached_property
     def members(self) -> list[IntArray]:
@@ -442,16 +441,10 @@ def open_explorer(predictions: Path, config: DiscoverConfig, groups: Groups | No
     return Explorer(predictions, config, boxes, *grids, rows, groups or find_groups(given, rows, config), library)
 
 
-@lru_cache(maxsize=1)
-def open_again(predictions: Path, config: DiscoverConfig, found: tuple[bytes, bytes, bytes], inputs: tuple[str, ...]) -> Explorer:
-    """What another process has opened, once for each state of the inputs."""
-    share_cores(config.workers)
+def open_explorer_of(predictions: Path, config: DiscoverConfig, found: tuple[bytes, bytes, bytes]) -> Explorer:
+    """The same with the groups that another process has found, as arrays' bytes."""
     labels, stability, junk = np.frombuffer(found[0], np.int64), np.frombuffer(found[1], np.float64), np.frombuffer(found[2], np.bool_)
-    with said_already():
-        explorer = open_explorer(predictions, config, Groups(labels, stability, junk, np.empty((len(labels), 0))))
-    if tuple(explorer.inputs) != inputs:
-        raise InputError(f"{predictions} or the library has changed since the run was started: start it anew")
-    return explorer
+    return open_explorer(predictions, config, Groups(labels, stability, junk, np.empty((len(labels), 0))))
 
 
 def join_poses(a: Alignment, b: Alignment) -> Alignment:

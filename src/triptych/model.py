@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import platform
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -417,13 +416,6 @@ def check_hashes(folder: Path) -> None:
             raise InputError(f"{folder} is not a complete model folder: {name} is missing; use the folder as triptych wrote it")
         if hash_file(folder / name) != files.get(name):
             raise InputError(f"{folder / name} was altered after training (its hash is not the manifest's); use it as `triptych train` wrote it")
-
-
-def check_same_model(folder: Path, found: str, wanted: str) -> None:
-    """InputError where the hash of a model's weights on this machine is not that of the model with which a run was started."""
-    if found != wanted:
-        what = f"the model {folder} on {platform.node()} is not the one that the run was started with"
-        raise InputError(f"{what}: install the same triptych on every machine, and let all of them see the same model folder")
 
 
 def read_card(path: Path) -> tuple[ModelCard, NoveltyRule | None]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property, lru_cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from triptych.align import Alignment, average, merge_averages, of_particles
 from triptych.boxes import ASSUMED, Boxes, Grid, IntArray, open_boxes
 from triptych.config import NONE_CLASS, UNKNOWN, OrientConfig
-from triptych.device import choose_device, name_device, share_cores
+from triptych.device import choose_device, name_device
 from triptych.errors import InputError
 from triptych.fit import FitLevels, fit_levels
 from triptych.fourier import fourier_shell_correlation, resolution_at
@@ -34,10 +34,9 @@ from triptych.io.mrc import write_mrc
 from triptych.io.predictions import EMBEDDING_ROW, Predicted, read_predictions
 from triptych.io.relion import numbers
 from triptych.io.star import probability_columns, read_star, write_star
-from triptych.io.workspace import Workspace, choose_items, open_workspace
+from triptych.io.workspace import Workspace, choose_items, open_workspace, reopen
 from triptych.novelty import give_verdicts
 from triptych.pages import draw_panel, render_page
-from triptych.parallel import said_already
 from triptych.physics import pose
 from triptych.rivals import Named, Seen, choose_trials, name_particles
 from triptych.specimen import OVERSAMPLING, make_template
@@ -93,14 +92,14 @@ class Orienter:
     levels: FitLevels | None = field(repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_again, (self.predictions.absolute(), self.config.from_anywhere(), tuple(self.inputs))
+        return reopen, (open_orienter, (self.predictions.absolute(), self.config.from_anywhere()), self.config.workers, self.identity)
 
     @cached_property
-    def inputs(self) -> list[str]:
+    def identity(self) -> tuple[str, ...]:
         """What predictions and structures are recognised by."""
         known = [] if self.config.known is None else [self.config.known / "particles.star"]
         read = [self.predictions / "particles.star", self.predictions / MANIFEST, *known]
-        return [*map(hash_file, read), hash_structures(self.structures.values())]
+        return *map(hash_file, read), hash_structures(self.structures.values())
 
     @cached_property
     def grid(self) -> Grid:
@@ -180,17 +179,6 @@ def choose_particles(given: Predicted, config: OrientConfig) -> NDArray[np.bool_
     return np.not_equal(given.verdicts, UNKNOWN)
 
 
-@lru_cache(maxsize=1)
-def open_again(predictions: Path, config: OrientConfig, inputs: tuple[str, ...]) -> Orienter:
-    """What another process has opened, once for each state of the inputs."""
-    share_cores(config.workers)
-    with said_already():
-        orienter = open_orienter(predictions, config)
-    if tuple(orienter.inputs) != inputs:
-        raise InputError(f"{predictions} or the library has changed since the run was started: start it anew")
-    return orienter
-
-
 def orient(
     predictions: Path | str,
     out: Path | str,
@@ -221,7 +209,7 @@ def orient(
     wanted = choose_items(orienter.blocks, part)
     settings = {
         "version": installed_version(),
-        "inputs": orienter.inputs,
+        "inputs": list(orienter.identity),
         "particles in a block": BLOCK,
         **config.decisive(),
     }

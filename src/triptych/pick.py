@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from triptych.config import NONE_CLASS, Contrast, PickConfig
 from triptych.contrast import choose_contrast, guess_tomogram_contrast
-from triptych.device import share_cores
 from triptych.errors import InputError
 from triptych.fourier import resample_to_shape
 from triptych.io.manifest import describe_input, hash_file, installed_version, is_made, recognise_input, write_manifest
@@ -32,10 +31,9 @@ from triptych.io.relion import class_table, optics_table, particle_columns, tomo
 from triptych.io.source import cut_box
 from triptych.io.star import Block, probability_columns, write_star
 from triptych.io.tomogram import find_tomograms, open_tomogram, tomogram_name
-from triptych.io.workspace import Workspace, choose_items, open_workspace
-from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, WEIGHTS, Model, Predictions, check_same_model, load_model
+from triptych.io.workspace import Workspace, choose_items, open_workspace, reopen
+from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, WEIGHTS, Model, Predictions, load_model
 from triptych.novelty import give_verdicts
-from triptych.parallel import said_already
 from triptych.tiling import Cutout, Tile, clear, find_centres, in_batches, label_voxels, paint, plan_tiles, suppress, widen
 from triptych.volume import Volume, spread_boxes, standardise
 
@@ -92,7 +90,12 @@ class Picker:
     def __reduce__(self) -> tuple[Any, ...]:
         paths = tuple(job.path.absolute() for job in self.jobs)
         judged = tuple(self.contrasts.items())
-        return open_again, (self.workspace, paths, self.folder.absolute(), self.config, self.model_hash, judged, self.workspace.identity)
+        arguments = self.workspace, paths, self.folder.absolute(), self.config, judged
+        return reopen, (open_picker, arguments, self.config.workers, self.identity, self.workspace.identity)
+
+    @property
+    def identity(self) -> str:
+        return self.model_hash
 
     def contrast(self, job: Job) -> tuple[Contrast, str | None]:
         """The sign of a tomogram's grey values, and a warning if it looks otherwise; said when it is asked for the first time."""
@@ -237,16 +240,10 @@ def new_map(desk: Path, kind: str, job: Job, largest: int = 0) -> AbstractContex
     return new_mrc(desk / f"{kind}.mrc", job.shape, dtype, job.voxel_size, job.origin)
 
 
-@lru_cache(maxsize=1)
-def open_again(
-    workspace: Workspace, paths: tuple[Path, ...], folder: Path, config: PickConfig, model_hash: str, contrasts: Judged, _identity: str
-) -> Picker:
-    """What another process has opened, once for each run."""
-    share_cores(config.workers)
-    with said_already():
-        model = load_model(folder, config.device, config.precision)
-        picker = Picker(workspace, plan_jobs(paths, model, config), model, folder, config)
-    check_same_model(folder, picker.model_hash, model_hash)
+def open_picker(workspace: Workspace, paths: tuple[Path, ...], folder: Path, config: PickConfig, contrasts: Judged) -> Picker:
+    """What another process has opened, and the contrasts that it has judged."""
+    model = load_model(folder, config.device, config.precision)
+    picker = Picker(workspace, plan_jobs(paths, model, config), model, folder, config)
     picker.contrasts.update(contrasts)
     return picker
 

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ import pandas as pd
 
 from triptych.config import Contrast, PredictConfig
 from triptych.contrast import CONTRAST_SAMPLE, choose_contrast, guess_contrast
-from triptych.device import share_cores
 from triptych.errors import InputError
 from triptych.io.files import new_array
 from triptych.io.manifest import hash_file, installed_version, is_made, recognise_input, write_manifest
@@ -30,9 +29,8 @@ from triptych.io.mrc import write_mrc
 from triptych.io.predictions import EMBEDDING_ROW
 from triptych.io.source import ParticleSource, open_particles, voxel_sizes
 from triptych.io.star import probability_columns, write_star
-from triptych.io.workspace import Workspace, choose_items, open_workspace
-from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, WEIGHTS, Model, Predictions, check_same_model, load_model
-from triptych.parallel import said_already
+from triptych.io.workspace import Workspace, choose_items, open_workspace, reopen
+from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, WEIGHTS, Model, Predictions, load_model
 from triptych.tiling import in_batches
 from triptych.volume import Volume
 
@@ -58,7 +56,11 @@ class Predictor:
 
     def __reduce__(self) -> tuple[Any, ...]:
         particles, folder = os.path.abspath(self.particles), self.folder.absolute()
-        return open_again, (particles, folder, self.config.from_anywhere(), self.model_hash, self.input_hash)
+        return reopen, (open_predictor, (particles, folder, self.config.from_anywhere()), self.config.workers, self.identity, self.input_hash)
+
+    @property
+    def identity(self) -> str:
+        return self.model_hash
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -98,16 +100,6 @@ def open_predictor(particles: str, folder: Path, config: PredictConfig) -> Predi
         raise InputError(f"the model {folder} was trained without the class task, so it has no class shares to estimate: leave out class_shares")
     source = open_particles(particles, config, model.card.voxel_size * model.card.box_size)
     return Predictor(particles, folder, config, model, source, hash_file(folder / WEIGHTS))
-
-
-@lru_cache(maxsize=1)
-def open_again(particles: str, folder: Path, config: PredictConfig, model_hash: str, _input_hash: str) -> Predictor:
-    """What another process has opened, once for each state of the inputs."""
-    share_cores(config.workers)
-    with said_already():
-        predictor = open_predictor(particles, folder, config)
-    check_same_model(folder, predictor.model_hash, model_hash)
-    return predictor
 
 
 def predict(

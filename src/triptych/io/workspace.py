@@ -13,16 +13,18 @@ import platform
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from triptych.device import share_cores
 from triptych.errors import InputError
 from triptych.io.files import disk_errors
 from triptych.io.manifest import MANIFEST, check_output_folder, hash_file, partial_name
-from triptych.parallel import map_items
+from triptych.parallel import map_items, said_already
 
 SETTINGS = "settings.json"
 DONE = "done"
@@ -31,6 +33,38 @@ RESULT = "result"
 CLEARINGS = 5
 MOST_NAMED = 5
 """Settings that a refusal names."""
+
+
+class Opened(Protocol):
+    """What a stage has opened, to do its items with."""
+
+    @property
+    def identity(self) -> Hashable:
+        """What is the same wherever the same has been opened."""
+
+
+@lru_cache(maxsize=1)
+def reopen(opener: Callable[..., Opened], arguments: tuple[Hashable, ...], workers: int, identity: Hashable, state: str = "") -> Opened:
+    """What another process has opened, opened here once more; InputError where it is not the same.
+
+    For a `__reduce__`: so what is sent with every item is short, and a process that does many of them opens their inputs once.
+
+    Parameters
+    ----------
+    opener : function of a module
+    workers : processes that share the cores of a machine
+    identity : of what the other process has opened
+    state : another one where the inputs are to be opened anew although they have the same names
+    """
+    share_cores(workers)
+    with said_already():
+        opened = opener(*arguments)
+    if opened.identity != identity:
+        named = ", ".join(str(argument) for argument in arguments if isinstance(argument, Path))
+        what = f"{named}, or what is read with it, is on {platform.node()} not what the run was started with"
+        how = "start the run anew if that has changed, or else install the same triptych on every machine, and let all of them see the same files"
+        raise InputError(f"{what}: {how}")
+    return opened
 
 
 @dataclass(frozen=True)
