@@ -19,6 +19,7 @@ from test_report import Page
 from tiny import hashes, write_model, write_mrc
 from typer.testing import CliRunner
 
+from triptych.align import Alignment
 from triptych.boxes import open_boxes
 from triptych.cli import app
 from triptych.config import AlignConfig, DiscoverConfig, OrientConfig, PredictConfig, ReportConfig
@@ -39,7 +40,7 @@ from triptych.metrics import density_correlation, intersection_over_union
 from triptych.orient import BLOCK, orient, place
 from triptych.predict import predict
 from triptych.report import report
-from triptych.rivals import INDEPENDENT, choose_trials, count_measured, weigh
+from triptych.rivals import INDEPENDENT, Seen, better, choose_trials, count_measured, name_particles, weigh
 from triptych.rotations import angular_errors
 from triptych.specimen import OVERSAMPLING
 from triptych.structures import Structure, write_library
@@ -69,7 +70,8 @@ def predictions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def settings(library: Path) -> OrientConfig:
-    return OrientConfig(library=library, align=ALIGN, tilt_range=(-60, 60), refine=False)  # the fake neighbours lie in the way of refinement
+    # the fake neighbours lie in the way of the subtomograms
+    return OrientConfig(library=library, align=ALIGN, tilt_range=(-60, 60), align_by="recovered")
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +126,7 @@ def test_structures_lie_where_the_particles_are(posed: Path, predictions: Path) 
 
 
 def test_poses_are_refined_by_the_subtomograms(posed: Path, predictions: Path, settings: OrientConfig, tmp_path: Path) -> None:
-    refined = orient(predictions, tmp_path / "refined", settings.model_copy(update={"refine": True, "classes": (CLASSES[0],)}))
+    refined = orient(predictions, tmp_path / "refined", settings.model_copy(update={"align_by": "both", "classes": (CLASSES[0],)}))
     after = read_star(refined / "particles.star")["particles"]
     before = read_star(posed / "particles.star")["particles"]
     before = before[before["triptychName"].isin(after["triptychName"])].reset_index(drop=True)
@@ -328,7 +330,7 @@ def test_the_structure_that_fits_the_subtomogram_names_the_particle(predictions:
     unknown = table["triptychName"][np.flatnonzero(wrong != "none")[0]]
     verdicts = np.where(table["triptychName"] == unknown, "unknown", wrong)
     write_star(confused / "particles.star", {"particles": table.assign(triptychClass=wrong, triptychProbability=0.8, triptychVerdict=verdicts)})
-    refined = settings.model_copy(update={"refine": True, "rivals": 1, "unknown": True})
+    refined = settings.model_copy(update={"align_by": "both", "rivals": 1, "unknown": True})
     found = read_star(orient(confused, tmp_path / "named", refined) / "particles.star")["particles"]
     assert (found["triptychNetworkClass"] == wrong[wrong != "none"]).all()
     right = found["triptychClass"] == found["triptychTrueClass"]
@@ -355,7 +357,7 @@ def test_only_likely_rivals_with_a_structure_are_tried() -> None:
     assert choose() == [[0, 2, 3], [0, 2, 3, 4]]
     assert choose(rivals=1) == [[0, 2], [0, 4]]
     assert choose(rival_probability=0.0) == [[0, 2, 3, 4], [0, 2, 3, 4]]
-    assert choose(rivals=0) == choose(refine=False) == [[0], [4]]
+    assert choose(rivals=0) == choose(align_by="recovered") == [[0], [4]]
     assert choose(label=[4, 4], rivals=1) == [[0, 4], [0, 4]]  # what it was called, however unlikely
 
 
@@ -370,6 +372,33 @@ def test_probabilities_follow_the_fit() -> None:
     assert np.allclose(after[1, 2] / after[1, 0], 0.2 / 0.5)  # was not tried: as well as the second best
     assert after[3, 0] == pytest.approx(1)
     assert weigh(np.array([[1.0]]), np.array([[0.3]]), np.array([100.0])) == 1  # a model of one class
+
+
+def test_what_one_search_misses_the_other_finds() -> None:
+    rng = np.random.default_rng(3)
+    shape = make_shape(0, np.random.default_rng(0))
+    reference = draw_balls(shape, SIZE).astype(np.float32)
+    turns = Rotation.random(2, rng=rng)
+    right = np.stack([draw_balls(turn.apply(shape), SIZE) for turn in turns]).astype(np.float32)
+    wrong = draw_balls(Rotation.from_euler("x", 180, degrees=True).apply(turns[0].apply(shape)), SIZE).astype(np.float32)
+    noise = rng.normal(0, right.std(), right.shape).astype(np.float32)
+    seen = Seen(np.stack([wrong, right[1]]), right + noise, np.ones((1, SIZE, SIZE, SIZE // 2 + 1), np.float32))
+    tried, before = np.array([[True, False]] * 2), np.array([[0.9, 0.1]] * 2)
+
+    def errors(**change: object) -> NDArray[np.float64]:
+        config = OrientConfig(align=ALIGN).model_copy(update=change)
+        return angular_errors(name_particles(seen, {0: reference}, tried, before, VOXEL_SIZE, config).poses.rotations, turns.as_matrix())
+
+    by_density, both = errors(align_by="recovered"), errors()
+    assert by_density[0] > 60
+    assert by_density[1] < 5
+    assert (both < 10).all()
+    # as far as the search by the subtomogram goes astray, the recovered density leads back
+    astray = Alignment(np.eye(3)[None].repeat(2, 0), np.zeros((2, 3)), np.array([0.1, 0.4], np.float32))
+    found = better(astray, Alignment(turns.as_matrix(), np.ones((2, 3)), np.array([0.2, 0.3], np.float32)))
+    assert np.allclose(found.rotations, [turns[0].as_matrix(), np.eye(3)])
+    assert found.shifts[:, 0].tolist() == [1, 0]
+    assert np.allclose(found.scores, [0.2, 0.4])
 
 
 def test_every_measured_number_counts_once() -> None:
@@ -451,11 +480,11 @@ class Stop(Exception):
 def in_blocks(predictions: Path, settings: OrientConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What an uninterrupted run writes, a few particles at once."""
     monkeypatch.setattr(import_module("triptych.orient"), "BLOCK", 5)
-    return orient(predictions, tmp_path / "at_once", settings.model_copy(update={"refine": True}))
+    return orient(predictions, tmp_path / "at_once", settings.model_copy(update={"align_by": "both"}))
 
 
 def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(in_blocks: Path, predictions: Path, settings: OrientConfig, tmp_path: Path) -> None:
-    settings = settings.model_copy(update={"refine": True})
+    settings = settings.model_copy(update={"align_by": "both"})
     seen: list[int] = []
 
     def stop(done: int, total: int) -> None:
@@ -473,7 +502,7 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(in_blocks: Path, pre
 
 
 def test_parts_make_the_whole(in_blocks: Path, predictions: Path, settings: OrientConfig, tmp_path: Path) -> None:
-    settings = settings.model_copy(update={"refine": True})
+    settings = settings.model_copy(update={"align_by": "both"})
     orient(predictions, tmp_path / "poses", settings, part=(2, 2))
     assert not (tmp_path / "poses").exists()
     orient(predictions, tmp_path / "poses", settings, part=(1, 2))

@@ -1,8 +1,8 @@
 """Stage `orient`: predictions -> the pose of each particle of a known structure, that structure put there, and an average of each class.
 
-The structure is aligned to the recovered density, which has neither noise nor a missing wedge, and the pose refined by the subtomogram itself.
-So are those of the likeliest other classes, and the one that fits the subtomogram best names the particle. A block of particles is what is
-finished at once: a killed run goes on there, and blocks may be spread over processes and machines.
+The structures of the likeliest classes are aligned to the subtomogram, and the one that fits it best names the particle. It is aligned to the
+recovered density too, which has neither noise nor a missing wedge, and the better pose counts. A block of particles is what is finished at once:
+a killed run goes on there, and blocks may be spread over processes and machines.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ structures in hand tells them apart far better than the network alone, and costs
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from triptych.matching import make_band, pick
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
-INDEPENDENT = 0.3
+INDEPENDENT = 0.4
 """Share of the measured Fourier terms that speak for themselves; with it the probabilities of simulated particles are right."""
 HIGHEST = 1 - 1e-6
 """Correlations above count as this."""
@@ -73,8 +73,8 @@ def choose_trials(probabilities: FloatArray, label: NDArray[np.int64], there: Bo
     others = np.where(there, probabilities, 0.0)
     others[rows, label] = 0.0
     rank = (-others).argsort(axis=1, kind="stable").argsort(axis=1)
-    # without refinement nothing is compared with the subtomogram, and recovered densities look like what the network has named
-    count = config.rivals if config.refine else 0
+    # recovered densities look like what the network has named: without the subtomograms nothing can be told by them
+    count = config.rivals if config.align_by == "both" else 0
     tried: BoolArray = (rank < count) & (others > 0) & (others >= config.rival_probability)
     tried[rows, label] = True
     return tried
@@ -83,7 +83,7 @@ def choose_trials(probabilities: FloatArray, label: NDArray[np.int64], there: Bo
 def name_particles(
     seen: Seen, references: Mapping[int, NDArray[np.float32]], tried: BoolArray, probabilities: FloatArray, voxel_size: float, config: OrientConfig
 ) -> Named:
-    """Try structures on particles, and keep the one that fits best.
+    """Try structures on particles, and keep the one that fits best, in its best pose.
 
     Parameters
     ----------
@@ -91,37 +91,55 @@ def name_particles(
     tried : (n, k), which of them each particle is compared with, one at least
     probabilities : (n, k), before the trial
     """
-    n = len(tried)
-    trials = {}
-    scores = np.full(tried.shape, np.nan)
-    for k in np.flatnonzero(tried.any(axis=0)).tolist():
-        rows = np.flatnonzero(tried[:, k])
-        trials[k] = rows, *try_structure(seen, rows, references[k], voxel_size, config)
-        scores[rows, k] = trials[k][1].scores
-    measured = count_measured(seen.wedges, voxel_size, config.align)
-    after = weigh(probabilities, scores, measured)
-    label = np.where(tried, after, -1.0).argmax(axis=1)
-    named = after[np.arange(n), label][:, None]
-    after = np.where(tried, after, np.minimum(after, named))  # what was not tried cannot be likelier than what was found
-    after /= after.sum(axis=1, keepdims=True)
-    poses = Alignment(np.empty((n, 3, 3)), np.empty((n, 3)), np.empty(n, np.float32))
-    fits = np.empty(n, np.float32)
-    for k, (rows, own, own_fits) in trials.items():
-        best = label[rows] == k
-        fits[rows[best]] = own_fits[best]
-        poses.rotations[rows[best]], poses.shifts[rows[best]], poses.scores[rows[best]] = own.take(np.flatnonzero(best))
-    return Named(label, after.astype(np.float32), poses, fits)
+    by_subtomogram = no_poses(tried.shape)
+    if config.align_by == "both":
+        for k in np.flatnonzero(tried.any(axis=0)).tolist():
+            rows = np.flatnonzero(tried[:, k])
+            put(by_subtomogram, (rows, k), align_subtomograms(seen, rows, references[k], voxel_size, config))
+        measured = count_measured(seen.wedges, voxel_size, config.align)
+        probabilities = cap(weigh(probabilities, by_subtomogram.scores.astype(np.float64), measured), tried)
+    label = np.where(tried, probabilities, -1.0).argmax(axis=1)
+    poses, fits = no_poses(label.shape), np.empty(len(label), np.float32)
+    for k in np.unique(label).tolist():
+        rows = np.flatnonzero(label == k)
+        found = align(seen.densities[rows], references[k], voxel_size, config.align)
+        fits[rows] = found.scores
+        if config.align_by == "both":
+            refined = align_subtomograms(seen, rows, references[k], voxel_size, config, start=found)
+            found = better(Alignment(*(part[rows, k] for part in by_subtomogram)), refined)
+        put(poses, rows, found)
+    return Named(label, probabilities.astype(np.float32), poses, fits)
 
 
-def try_structure(
-    seen: Seen, rows: NDArray[np.int64], reference: NDArray[np.float32], voxel_size: float, config: OrientConfig
-) -> tuple[Alignment, NDArray[np.float32]]:
-    """The best pose of a structure in each of some particles, and how well it fits their recovered densities."""
-    poses = align(seen.densities[rows], reference, voxel_size, config.align)
-    fits = poses.scores
-    if config.refine:
-        poses = align(seen.subtomograms[rows], reference, voxel_size, config.align, wedges=of_particles(seen.wedges, rows), start=poses)
-    return poses, fits
+def align_subtomograms(
+    seen: Seen, rows: NDArray[np.int64], reference: NDArray[np.float32], voxel_size: float, config: OrientConfig, start: Alignment | None = None
+) -> Alignment:
+    """Poses of a structure in the subtomograms of some particles; with `start` only refined."""
+    return align(seen.subtomograms[rows], reference, voxel_size, config.align, wedges=of_particles(seen.wedges, rows), start=start)
+
+
+def no_poses(shape: tuple[int, ...]) -> Alignment:
+    """Room for so many poses, not found so far."""
+    return Alignment(np.full((*shape, 3, 3), np.nan), np.full((*shape, 3), np.nan), np.full(shape, np.nan, np.float32))
+
+
+def put(into: Alignment, where: Any, poses: Alignment) -> None:
+    """Set some of the poses."""
+    into.rotations[where], into.shifts[where], into.scores[where] = poses
+
+
+def better(a: Alignment, b: Alignment) -> Alignment:
+    """Of two poses of each particle the one with the higher score."""
+    first = a.scores >= b.scores
+    rotations = np.where(first[:, None, None], a.rotations, b.rotations)
+    return Alignment(rotations, np.where(first[:, None], a.shifts, b.shifts), np.where(first, a.scores, b.scores))
+
+
+def cap(probabilities: FloatArray, tried: BoolArray) -> FloatArray:
+    """Probabilities (n, k) of which none that was not tried is above the highest that was: it cannot be likelier than what was found."""
+    highest = np.where(tried, probabilities, 0.0).max(axis=1, keepdims=True)
+    capped = np.where(tried, probabilities, np.minimum(probabilities, highest))
+    return np.asarray(capped / capped.sum(axis=1, keepdims=True))
 
 
 def count_measured(wedges: NDArray[np.float32], voxel_size: float, config: AlignConfig) -> FloatArray:
