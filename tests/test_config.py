@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from triptych.config import STAGES, PredictConfig, Settings, SimulateConfig, TrainConfig
+from triptych.config import STAGES, DiscoverConfig, PredictConfig, Settings, SimulateConfig, TrainConfig
 from triptych.errors import InputError
 from triptych.settings import format_defaults, load_config, stage_settings
 
@@ -148,6 +148,19 @@ def test_missing_or_binary_file(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x80")
     with pytest.raises(InputError, match="not a text file"):
         load_config(SimulateConfig, tmp_path / "binary")
+
+
+@pytest.mark.parametrize(
+    ("kind", "overrides", "words"),
+    [
+        (TrainConfig, ["loss.balance=gradient", "loss.mask_weight=0"], ["loss.mask_weight is 0", "leave that task out of network.tasks"]),
+        (DiscoverConfig, ["poses=there", "particles=all"], ["poses is there", "leave out poses"]),
+    ],
+)
+def test_settings_that_contradict_each_other(kind: type[Settings], overrides: list[str], words: list[str]) -> None:
+    with pytest.raises(InputError) as error:
+        load_config(kind, None, overrides)
+    assert all(word in str(error.value) for word in words)
 
 
 def test_several_faults_are_all_named() -> None:

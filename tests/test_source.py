@@ -414,6 +414,19 @@ def test_one_tomogram_at_a_time(tmp_path: Path) -> None:
     assert np.array_equal(again.read(1).data, source.read(1).data)
 
 
+def test_threads_do_not_take_the_tomograms_from_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_tomogram(tmp_path, "TS_0.mrc")
+    write_mrc(tmp_path / "TS_1.mrc", Volume(-data, 10.0))
+    source = open_it(write_coordinates(tmp_path, [40.0] * 2, [40.0] * 2, [40.0] * 2, ["TS_0", "TS_1"]))
+    reader: Any = source.reader
+    true = source.read(1).data
+    source.read(0)
+    other = reader.mapped
+    # what another thread may do at any moment, such as when this one has counted its read
+    monkeypatch.setattr(type(reader), "reads", property(lambda _: 0, lambda self, _: setattr(self, "mapped", other)))
+    assert np.array_equal(source.read(1).data, true)
+
+
 def test_relion_5_particle_in_its_tomogram(tmp_path: Path) -> None:
     data = make_tomogram(tmp_path / "Reconstruct", "rec_a.mrc", 10.0, (50, 75, 100))
     path = write_centered(tmp_path, rlnTomoReconstructedTomogram=["Reconstruct/rec_a.mrc"], rlnTomoTomogramBinning=[4.0])

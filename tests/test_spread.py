@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import mrcfile
@@ -12,12 +15,14 @@ import pytest
 from distributed import LocalCluster
 from tiny import hashes, write_model, write_mrc
 
-from triptych.config import PickConfig, PredictConfig
+from triptych.config import PickConfig, PredictConfig, TrainConfig
 from triptych.errors import InputError
 from triptych.io.star import read_star
 from triptych.io.workspace import reopen
+from triptych.model import Model, load_model
 from triptych.pick import pick
 from triptych.predict import BLOCK, open_predictor, predict
+from triptych.temperature import Temperature
 
 COUNT = 2 * BLOCK + 2
 PICK = PickConfig(tile_size=16, margin=8, threshold=0.05, min_score=0.0)
@@ -108,6 +113,20 @@ def test_a_stopped_prediction_goes_on(particles: Path, model: Path, predicted: o
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["particles"]["count"] == COUNT
     assert manifest["seconds"] > 0
+
+
+def test_a_model_calibrated_meanwhile_is_noticed(particles: Path, model: Path, tmp_path: Path) -> None:
+    """The same weights: a process that has opened the folder before must open it anew."""
+    folder = tmp_path / "model"
+    before = load_model(model)
+    before.save(folder, TrainConfig(), [], 0)
+    told = [pickle.loads(pickle.dumps(open_predictor(str(particles), folder, PredictConfig())))]  # noqa: S301
+    shutil.rmtree(folder)
+    card = replace(before.card, temperature=Temperature(2 * before.card.temperature.value))
+    Model(before.network, card, "cpu", "float32").save(folder, TrainConfig(), [], 0)
+    told.append(pickle.loads(pickle.dumps(open_predictor(str(particles), folder, PredictConfig()))))  # noqa: S301
+    first, second = (predictor.model.card.temperature.value for predictor in told)
+    assert second == 2 * first
 
 
 def test_another_model_on_a_worker_is_noticed(particles: Path, model: Path, tmp_path: Path) -> None:

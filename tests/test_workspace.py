@@ -72,6 +72,13 @@ def test_killed_just_before_the_end(tmp_path: Path) -> None:
     assert not open_workspace(tmp_path / "out", SETTINGS, make_result).done()
 
 
+def test_what_a_file_system_leaves_there_is_no_item(tmp_path: Path) -> None:
+    workspace = open_workspace(tmp_path / "out", SETTINGS, make_result)
+    workspace.mark(3)
+    workspace.note(3).with_name(".nfs0000000003").touch()  # NFS keeps a file under such a name that is replaced while somebody reads it
+    assert workspace.done() == {3}
+
+
 def test_what_is_no_working_folder_is_left_alone(tmp_path: Path) -> None:
     part = tmp_path / ".out.part"
     part.mkdir()

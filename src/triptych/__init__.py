@@ -14,9 +14,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CalibrateConfig",
+    "CutConfig",
     "DiscoverConfig",
     "InputError",
     "OrientConfig",
+    "PickConfig",
     "PredictConfig",
     "ReportConfig",
     "SimulateConfig",
@@ -26,10 +28,12 @@ __all__ = [
     "__version__",
     "add_classes",
     "calibrate",
+    "cut",
     "discover",
     "load_library",
     "load_model",
     "orient",
+    "pick",
     "predict",
     "read_structure",
     "report",
@@ -40,9 +44,11 @@ __all__ = [
 
 _HOME = {
     "CalibrateConfig": "config",
+    "CutConfig": "config",
     "DiscoverConfig": "config",
     "InputError": "errors",
     "OrientConfig": "config",
+    "PickConfig": "config",
     "PredictConfig": "config",
     "ReportConfig": "config",
     "SimulateConfig": "config",
@@ -51,10 +57,12 @@ _HOME = {
     "Volume": "volume",
     "add_classes": "add_class",
     "calibrate": "calibrate",
+    "cut": "cut",
     "discover": "discover",
     "load_library": "structures",
     "load_model": "model",
     "orient": "orient",
+    "pick": "pick",
     "predict": "predict",
     "read_structure": "structures",
     "report": "report",
@@ -71,18 +79,22 @@ if TYPE_CHECKING:
     from triptych.calibrate import calibrate
     from triptych.config import (
         CalibrateConfig,
+        CutConfig,
         DiscoverConfig,
         OrientConfig,
+        PickConfig,
         PredictConfig,
         ReportConfig,
         SimulateConfig,
         TomogramConfig,
         TrainConfig,
     )
+    from triptych.cut import cut
     from triptych.discover import discover
     from triptych.errors import InputError
     from triptych.model import load_model
     from triptych.orient import orient
+    from triptych.pick import pick
     from triptych.predict import predict
     from triptych.report import report
     from triptych.simulate import simulate

@@ -265,7 +265,7 @@ class NoveltyConfig(Settings):
 class TrainConfig(Settings):
     """`triptych train`: labelled subtomograms -> model folder."""
 
-    MACHINE = frozenset({"stop_after", "device", "devices", "nodes", "loader_workers", "refresh_workers"})
+    MACHINE = frozenset({"stop_after", "device", "devices", "nodes", "loader_workers", "refresh_workers", "cache"})
 
     network: Annotated[NetworkConfig, Field(description="the network")] = NetworkConfig()
     augment: Annotated[AugmentConfig, Field(description="augmentation")] = AugmentConfig()
@@ -312,6 +312,13 @@ class TrainConfig(Settings):
             raise ValueError("loss.contrastive_weight is above 0, but that loss compares the particles of one process only: set devices=1 and nodes=1")
         if processes > 1 and ":" in self.device:
             raise ValueError(f"device is {self.device}, but several devices are to train together: set device=gpu, or devices=1")
+        return self
+
+    @model_validator(mode="after")
+    def _balances_what_has_a_gradient(self) -> Self:
+        idle = [f"loss.{task}_weight" for task in self.network.tasks if getattr(self.loss, f"{task}_weight") == 0]
+        if self.loss.balance == "gradient" and idle:
+            raise ValueError(f"{idle[0]} is 0, but loss.balance=gradient would give all force to what has none: leave that task out of network.tasks")
         return self
 
 
@@ -371,7 +378,7 @@ class PickConfig(Settings):
     contrast: Annotated[Contrast | Literal["auto"], Field(description="sign of the particles' grey values in the tomograms; auto: decide from the data of each")] = DEFAULT_CONTRAST
     threshold: Annotated[float, Field(gt=0, lt=1, description="least probability of a particle's centre that is looked at")] = 0.15
     min_score: Annotated[float, Field(ge=0, le=1, description="least score (probability of the centre x probability of being a particle at all) of a particle that is written; lower it to choose among more by their scores")] = 0.2
-    max_overlap: Annotated[float, Field(ge=0, le=1, description="most of a particle's mask that a better one may cover")] = 0.3
+    max_overlap: Annotated[float, Field(ge=0, le=1, description="most that the masks of a particle and of a better one may have in common, as a share of the smaller mask")] = 0.3
     tile_size: Annotated[int, Field(ge=16, le=512, description="most voxels (of the model) along each side that are scanned at once, without the margin")] = 64
     margin: Annotated[int, Field(ge=0, le=128, description="voxels (of the model) around them that are seen too")] = 16
     batch_size: Annotated[int, Field(gt=0, description="particles per forward pass")] = 16
@@ -439,6 +446,12 @@ class DiscoverConfig(PoseSettings):
     workers: Annotated[int, Field(ge=0, description="processes on this machine, which share its cores; 0: one per CPU core")] = 1
     panels: Annotated[int, Field(ge=0, description="particles whose panels the page shows, drawn at random where there are more")] = 1000
     seed: Annotated[int, Field(ge=0, description="of half sets, starts of the alignment, resampling of the groups, and the map")] = 0
+
+    @model_validator(mode="after")
+    def _poses_say_what_is_unknown(self) -> Self:
+        if self.poses is not None and (self.classes is not None or self.particles == "all"):
+            raise ValueError(f"poses is {self.poses}, which says what is unknown, but other particles are to be grouped: leave out poses, or classes and particles")
+        return self
 
 
 class ReportConfig(Settings):

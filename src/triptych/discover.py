@@ -325,8 +325,11 @@ class Explorer:
             np.save(folder / "shape.npy", read_shapes(self.boxes.given, self.members[number]))
             write_json(folder / "group.json", self.describe(number, found, matches, symmetries))
             target = workspace.result / GROUPS / str(number + 1)
-            if not target.exists():  # of a run that was killed before it could mark it
+            try:
                 folder.replace(target)
+            except OSError:  # it is there, of a run that was killed before it could mark it, or of another process that does the same
+                if not target.exists():
+                    raise
         workspace.mark(item)
 
     def join_halves(self, workspace: Workspace, number: int) -> tuple[Alignment, NDArray[np.float32]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,14 +58,11 @@ def identify(
     library: Sequence[Structure],
     voxel_size: float,
     config: AlignConfig | None = None,
-    *,
-    mask: NDArray[np.float32] | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Match]:
     """Compare an average with every structure of a library.
 
     Structures take the average's mean amplitude in each shell of Fourier space, so that the filters that the average has gone through (CTF,
-    weighting, B-factor) do not decide; shape does.
+    weighting, B-factor) do not decide; shape does, within the largest ball in the box.
 
     Parameters
     ----------
@@ -73,15 +70,12 @@ def identify(
     library : structures of any voxel size
     voxel_size : Å, of the density
     config : of the alignment; its resolution is the finest detail that is compared
-    mask : (n, n, n), 0..1, outside of which nothing is compared; default: the largest ball in the box
-    on_progress : called with (structures done, structures in all)
 
     Returns
     -------
     A match for each structure, the best first, by the larger of the two correlations.
     """
-    config = config or AlignConfig()
-    inside = ball_mask(density.shape[0]) if mask is None else mask
+    config, inside = config or AlignConfig(), ball_mask(density.shape[0])
     matches: list[Match] = []
     for first in range(0, len(library), STRUCTURES_AT_ONCE):
         part = library[first : first + STRUCTURES_AT_ONCE]
@@ -92,8 +86,6 @@ def identify(
             scores = float(found.scores[row]), float(found.scores[row + len(part)])
             best = row if scores[0] >= scores[1] else row + len(part)
             matches.append(Match(structure.name, structure.source, structure.mass_kda, *scores, found.rotations[best], found.shifts[best]))
-        if on_progress:
-            on_progress(len(matches), len(library))
     return sorted(matches, key=lambda match: -match.best)
 
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from triptych.errors import InputError
+
 OVERSAMPLING = 2
 """A volume is interpolated linearly between voxels so many times finer than the band needs."""
 PADDING = 2
@@ -55,6 +57,9 @@ def make_band(box_size: int, voxel_size: float, resolution: float, device: torch
     width = box_size * voxel_size
     limit = min(width / resolution, box_size / 2 - 1)
     reach = math.floor(limit)
+    if reach < 1:
+        how = "set a finer align.resolution and align.coarse_resolution"
+        raise InputError(f"boxes {width:g} Å wide hold nothing to compare down to {resolution:g} Å: {how}")
     k = torch.arange(-reach, reach + 1, device=device)
     terms = torch.cartesian_prod(k, k, k[reach:])
     length = terms.double().norm(dim=1)

@@ -418,6 +418,11 @@ def check_hashes(folder: Path) -> None:
             raise InputError(f"{folder / name} was altered after training (its hash is not the manifest's); use it as `triptych train` wrote it")
 
 
+def hash_model(folder: Path) -> tuple[str, ...]:
+    """Hashes of the files by which a model says what it says, that of the weights first."""
+    return tuple(hash_file(folder / name) for name in (WEIGHTS, "model.json", NOVELTY_FILE) if (folder / name).is_file())
+
+
 def read_card(path: Path) -> tuple[ModelCard, NoveltyRule | None]:
     """model.json -> ModelCard, and how unknown particles are recognised; None in the folder of an older model."""
     try:

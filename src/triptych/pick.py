@@ -25,14 +25,14 @@ from triptych.config import NONE_CLASS, Contrast, PickConfig
 from triptych.contrast import choose_contrast, guess_tomogram_contrast
 from triptych.errors import InputError
 from triptych.fourier import resample_to_shape
-from triptych.io.manifest import describe_input, hash_file, installed_version, is_made, recognise_input, write_manifest
-from triptych.io.mrc import check_values, new_mrc
+from triptych.io.manifest import describe_input, installed_version, is_made, recognise_input, write_manifest
+from triptych.io.mrc import check_values, new_mrc, type_for
 from triptych.io.relion import class_table, optics_table, particle_columns, tomogram_row
 from triptych.io.source import cut_box
 from triptych.io.star import Block, probability_columns, write_star
 from triptych.io.tomogram import find_tomograms, open_tomogram, tomogram_name
 from triptych.io.workspace import Workspace, choose_items, open_workspace, reopen
-from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, WEIGHTS, Model, Predictions, load_model
+from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, Model, Predictions, hash_model, load_model
 from triptych.novelty import give_verdicts
 from triptych.tiling import Cutout, Tile, clear, find_centres, in_batches, label_voxels, paint, plan_tiles, suppress, widen
 from triptych.volume import Volume, spread_boxes, standardise
@@ -85,17 +85,13 @@ class Picker:
     def __init__(self, workspace: Workspace, jobs: Sequence[Job], model: Model, folder: Path, config: PickConfig) -> None:
         self.workspace, self.jobs, self.model, self.folder, self.config = workspace, jobs, model, folder, config
         self.contrasts: dict[str, tuple[Contrast, str | None]] = {}
-        self.model_hash = hash_file(folder / WEIGHTS)
+        self.identity = hash_model(folder)
 
     def __reduce__(self) -> tuple[Any, ...]:
         paths = tuple(job.path.absolute() for job in self.jobs)
         judged = tuple(self.contrasts.items())
         arguments = self.workspace, paths, self.folder.absolute(), self.config, judged
         return reopen, (open_picker, arguments, self.config.workers, self.identity, self.workspace.identity)
-
-    @property
-    def identity(self) -> str:
-        return self.model_hash
 
     def contrast(self, job: Job) -> tuple[Contrast, str | None]:
         """The sign of a tomogram's grey values, and a warning if it looks otherwise; said when it is asked for the first time."""
@@ -216,7 +212,7 @@ class Picker:
             with new_map(desk, "instances", job, len(masks)) as instances:
                 for number, mask in reversed(list(enumerate(masks, start=1))):
                     paint(instances, mask.mask, number, mask.start)
-        if self.config.write_densities and "density" in self.model.card.network.tasks:
+        if self.config.write_densities:
             with new_map(desk, "densities", job) as densities:
                 for batch in in_batches(range(len(masks))[::-1], self.config.batch_size):
                     result, starts = self.predict(job, places[list(batch)])
@@ -235,9 +231,8 @@ class Picker:
 
 
 def new_map(desk: Path, kind: str, job: Job, largest: int = 0) -> AbstractContextManager[NDArray[Any]]:
-    """A map to fill that lies where the tomogram lies; in floats where its type does not hold the largest number, for MRC has no wider integers."""
-    dtype = MAPS[kind] if np.can_cast(np.min_scalar_type(largest), MAPS[kind]) else "f4"
-    return new_mrc(desk / f"{kind}.mrc", job.shape, dtype, job.voxel_size, job.origin)
+    """A map to fill that lies where the tomogram lies, and holds numbers up to the largest."""
+    return new_mrc(desk / f"{kind}.mrc", job.shape, type_for(MAPS[kind], largest), job.voxel_size, job.origin)
 
 
 def open_picker(workspace: Workspace, paths: tuple[Path, ...], folder: Path, config: PickConfig, contrasts: Judged) -> Picker:
@@ -288,14 +283,14 @@ def pick(
     config = config or PickConfig()
     folder = Path(model or BUILT_IN_MODEL)
     network = load_model(folder, config.device, config.precision)
-    check_model(network, folder)
+    check_model(network, folder, config)
     jobs = plan_jobs(find_tomograms(tomograms), network, config)
     if part and is_made(out, STAGE, config, run_arguments(jobs, folder)):
         return Path(out)
     settings = {
         "version": installed_version(),
         "tomograms": {job.name: recognise_input(job.path) for job in jobs},
-        "model": [hash_file(folder / name) for name in (WEIGHTS, "model.json")],
+        "model": list(hash_model(folder)),
         **config.decisive(),
     }
     kinds = [kind for kind in MAPS if kind == "labels" or getattr(config, f"write_{kind}")]
@@ -313,8 +308,10 @@ def pick(
     return Path(out)
 
 
-def check_model(model: Model, folder: Path) -> None:
-    """InputError unless the model can pick."""
+def check_model(model: Model, folder: Path, config: PickConfig) -> None:
+    """InputError unless the model can pick, and recover densities where these are wanted."""
+    if config.write_densities and "density" not in model.card.network.tasks:
+        raise InputError(f"write_densities is true, but the model {folder} was trained without the task density: leave the setting out")
     missing = [task for task in ("class", "mask", "pick") if task not in model.card.network.tasks]
     if missing:
         raise InputError(f"the model {folder} was trained without the task {missing[0]}, which picking needs: train one with it in network.tasks")
@@ -361,7 +358,7 @@ def finish_run(picker: Picker, folder: Path) -> None:
         write_star(folder / name, blocks)
     np.save(folder / "embedding.npy", np.concatenate([note["embedding"] for note in notes]))
     about = {
-        "model": {**picker.model.describe(), "name": picker.folder.name, "sha256": picker.model_hash},
+        "model": {**picker.model.describe(), "name": picker.folder.name, "sha256": picker.identity[0]},
         "device": ", ".join(sorted({str(note["device"]) for note in notes})),
         "particles": len(table),
         "contrast": {job.name: picker.contrast(job)[0] for job in jobs},

@@ -24,13 +24,13 @@ from triptych.config import Contrast, PredictConfig
 from triptych.contrast import CONTRAST_SAMPLE, choose_contrast, guess_contrast
 from triptych.errors import InputError
 from triptych.io.files import new_array
-from triptych.io.manifest import hash_file, installed_version, is_made, recognise_input, write_manifest
+from triptych.io.manifest import installed_version, is_made, recognise_input, write_manifest
 from triptych.io.mrc import write_mrc
 from triptych.io.predictions import EMBEDDING_ROW
 from triptych.io.source import ParticleSource, open_particles, voxel_sizes
 from triptych.io.star import probability_columns, write_star
 from triptych.io.workspace import Workspace, choose_items, open_workspace, reopen
-from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, WEIGHTS, Model, Predictions, load_model
+from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, Model, Predictions, hash_model, load_model
 from triptych.tiling import in_batches
 from triptych.volume import Volume
 
@@ -52,15 +52,12 @@ class Predictor:
     config: PredictConfig
     model: Model = field(repr=False)
     source: ParticleSource = field(repr=False)
-    model_hash: str
+    identity: tuple[str, ...]
+    """Of the model: what its files are recognised by."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         particles, folder = os.path.abspath(self.particles), self.folder.absolute()
         return reopen, (open_predictor, (particles, folder, self.config.from_anywhere()), self.config.workers, self.identity, self.input_hash)
-
-    @property
-    def identity(self) -> str:
-        return self.model_hash
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -99,7 +96,7 @@ def open_predictor(particles: str, folder: Path, config: PredictConfig) -> Predi
     if config.class_shares == "estimated" and "class" not in model.card.network.tasks:
         raise InputError(f"the model {folder} was trained without the class task, so it has no class shares to estimate: leave out class_shares")
     source = open_particles(particles, config, model.card.voxel_size * model.card.box_size)
-    return Predictor(particles, folder, config, model, source, hash_file(folder / WEIGHTS))
+    return Predictor(particles, folder, config, model, source, hash_model(folder))
 
 
 def predict(
@@ -135,7 +132,7 @@ def predict(
     settings = {
         "version": installed_version(),
         "particles": predictor.inputs,
-        "model": [hash_file(predictor.folder / name) for name in (WEIGHTS, "model.json")],
+        "model": list(predictor.identity),
         "particles in a block": predictor.block,
         **config.decisive(),
         "contrast": contrast,
@@ -194,7 +191,8 @@ def write_block(workspace: Workspace, predictor: Predictor, contrast: Contrast, 
             found["probabilities"] = np.concatenate([result.probabilities for result in results])
         if results[0].novelty_by_class is not None:
             found["novelty"] = np.concatenate([result.novelty_by_class for result in results])
-        np.savez(desk / "note.npz", seconds=time.monotonic() - started, device=predictor.model.device_name, **found)
+        found |= {"seconds": time.monotonic() - started, "device": predictor.model.device_name, "precision": str(predictor.model.dtype)}
+        np.savez(desk / "note.npz", **found)
         workspace.mark(number, desk / "note.npz")
     return len(rows)
 
@@ -203,7 +201,7 @@ def finish_run(workspace: Workspace, predictor: Predictor, about: dict[str, Any]
     """The table and the embedding of all particles, and the manifest."""
     source, model = predictor.source, predictor.model
     embedding = new_array(folder / "embedding.npy", np.float32, (len(source), model.card.network.embedding_size))
-    probabilities, novelty, empty, devices, seconds = [], [], [], set(), 0.0
+    probabilities, novelty, empty, devices, precisions, seconds = [], [], [], set(), set(), 0.0
     for number in range(predictor.blocks):
         with np.load(workspace.note(number), allow_pickle=False) as note:
             rows = predictor.rows(number)
@@ -212,6 +210,7 @@ def finish_run(workspace: Workspace, predictor: Predictor, about: dict[str, Any]
             novelty += [note["novelty"]] if "novelty" in note else []
             empty += note["empty"].tolist()
             devices.add(str(note["device"]))
+            precisions.add(str(note["precision"]).removeprefix("torch."))
             seconds += float(note["seconds"])
     embedding.flush()
     warn_of_empty([source.names[row] for row in empty], len(source))
@@ -224,9 +223,9 @@ def finish_run(workspace: Workspace, predictor: Predictor, about: dict[str, Any]
     described = {
         "class_shares": None if shares is None else dict(zip(model.card.class_names, shares.round(6).tolist(), strict=True)),
         "particles": {"path": os.path.abspath(predictor.particles), "kind": source.kind, "count": len(source), **about},
-        "model": {**model.describe(), "name": predictor.folder.name, "sha256": predictor.model_hash},
+        "model": {**model.describe(), "name": predictor.folder.name, "sha256": predictor.identity[0]},
         "device": ", ".join(sorted(devices)),
-        "precision": str(model.dtype).removeprefix("torch."),
+        "precision": ", ".join(sorted(precisions)),
         "seconds": round(seconds, 2),
         "particles_per_second": round(len(source) / seconds, 2),
     }

@@ -184,7 +184,7 @@ def draw_plots(given: Predicted, known: Truth | None, scores: Scores | None, res
     plots["embedding"] = draw_embedding(given, np.random.default_rng(config.seed))
     if known is None or scores is None:
         return plots
-    if "reliability" in result:
+    if "reliability" in result and known.is_known.any():
         plots["reliability"] = figures.draw_reliability(metrics.ReliabilityCurve(**result["reliability"]))
     kept = known.not_none
     panels = [(title, values[kept]) for title, values in (("IoU", scores.iou), ("Density correlation", scores.correlation)) if values is not None]

@@ -120,8 +120,9 @@ def open_run(out: Path, config: SceneConfig, library: Sequence[Structure], creat
 
 
 def make_portable(config: Config) -> Config:
-    """The settings for a worker, which may have another working directory."""
-    return config.model_copy(update={"structures": config.structures and config.structures.absolute()})
+    """The settings for a worker, which may have another working directory, and shall compute on the same kind of device."""
+    device = config.device if config.device != "auto" else "cpu" if choose_device("auto").type == "cpu" else "gpu"
+    return config.from_anywhere().model_copy(update={"device": device})
 
 
 def worker_count(config: SceneConfig) -> int:

@@ -435,7 +435,7 @@ def slab_origin(rows: tuple[int, int], margin: int) -> NDArray[np.int64]:
     return np.array([-margin, rows[0], 0])
 
 
-def draw_labels(particles: PosedParticles, rows: tuple[int, int], voxel_size: float) -> tuple[NDArray[np.int16], NDArray[np.uint16]]:
+def draw_labels(particles: PosedParticles, rows: tuple[int, int], voxel_size: float) -> tuple[NDArray[np.int16], NDArray[np.int32]]:
     """Which voxels of some rows (y) of a tomogram belong to what, each (nz, rows, nx).
 
     Returns
@@ -446,7 +446,7 @@ def draw_labels(particles: PosedParticles, rows: tuple[int, int], voxel_size: fl
     specimen, templates = particles.specimen, particles.templates
     nz, _, nx = specimen.shape
     shape = (nz, rows[1] - rows[0], nx)
-    classes, instances, densest = np.zeros(shape, np.int16), np.zeros(shape, np.uint16), np.zeros(shape, np.float32)
+    classes, instances, densest = np.zeros(shape, np.int16), np.zeros(shape, np.int32), np.zeros(shape, np.float32)
     for draw, least, label in ((draw_membranes, 0.3, len(templates) + 1), (draw_gold, GOLD_DENSITY / 2, len(templates) + 2)):
         drawn = np.zeros(shape, np.float32)
         draw(drawn, specimen, rows, 0, voxel_size)

@@ -1,4 +1,4 @@
-"""Symmetry of a density: found by search, reported with its correlation, and imposed only when asked for."""
+"""Symmetry of a density: found by search, and reported with its correlation."""
 
 from __future__ import annotations
 
@@ -11,26 +11,20 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
-from torch import Tensor
 
-from triptych.align import centre, centre_of_mass, to_density, to_tensor
+from triptych.align import centre, centre_of_mass, to_tensor
 from triptych.config import AlignConfig
 from triptych.device import choose_device
 from triptych.errors import InputError
 from triptych.matching import (
-    OVERSAMPLING,
     ROTATIONS_AT_ONCE,
     ParticleTerms,
     Reference,
-    fine_fields,
     make_band,
     make_particle_terms,
     make_reference,
     score,
-    transform,
-    zero_outside,
 )
-from triptych.physics import pose_many
 from triptych.rotations import point_group
 
 FloatArray = NDArray[np.float64]
@@ -221,18 +215,3 @@ def refine_frame(itself: Itself, frame: FloatArray, name: str) -> FloatArray:
     options = {"initial_simplex": simplex, "xatol": 2e-3, "fatol": 1e-4, "maxfev": 40}
     best = minimize(lambda vector: -float(measure(itself, turned(vector)[None], name)[0]), np.zeros(3), method="Nelder-Mead", options=options)
     return turned(best.x)
-
-
-@torch.inference_mode()
-def symmetrise(density: NDArray[np.float32], voxel_size: float, symmetry: Symmetry, config: AlignConfig | None = None) -> NDArray[np.float32]:
-    """Mean of a density (n, n, n) over the rotations of a group about its axes; 0 on average outside the ball that the box holds."""
-    device = choose_device((config or AlignConfig()).device)
-    band = make_band(len(density), voxel_size, 2 * voxel_size, device)
-    field = zero_outside(fine_fields(transform(to_tensor(density, device), band), band))
-    rotations = symmetry.rotations
-    offsets = (symmetry.centre - rotations @ symmetry.centre) * (band.size / band.box_width)
-    turned: list[Tensor] = [
-        transform(pose_many(field[None], OVERSAMPLING, rotation[None], offset[None], band.size)[0, 0], band)
-        for rotation, offset in zip(torch.from_numpy(rotations).to(device), torch.from_numpy(offsets).to(device), strict=True)
-    ]
-    return to_density(torch.stack(turned).mean(0), band, len(density))

@@ -17,7 +17,7 @@ import pandas as pd
 from triptych.config import TomogramConfig
 from triptych.device import choose_device
 from triptych.io.manifest import is_made, write_manifest
-from triptych.io.mrc import new_mrc
+from triptych.io.mrc import new_mrc, type_for
 from triptych.io.relion import class_table, optics_table, particle_columns, tomogram_row
 from triptych.io.star import Block, read_star, write_star
 from triptych.io.workspace import Workspace, choose_items
@@ -134,7 +134,8 @@ def write_maps(folder: Path, config: TomogramConfig, templates: Sequence[Templat
     unit = (1 if config.contrast == "bright" else -1) / noise_deviation
     with ExitStack() as stack:
         shape, voxel_size = config.specimen.shape, config.voxel_size
-        maps = {kind: stack.enter_context(new_mrc(folder / f"{kind}.mrc", shape, dtype, voxel_size)) for kind, dtype in MAPS.items()}
+        types = {**MAPS, "instances": type_for(MAPS["instances"], len(scene.specimen.placed))}
+        maps = {kind: stack.enter_context(new_mrc(folder / f"{kind}.mrc", shape, dtype, voxel_size)) for kind, dtype in types.items()}
         for rows, signal, noise in reconstruct_rows(scene):
             here = slice(*rows)
             maps["tomograms"][:, here] = unit * (scale * signal + noise)

@@ -406,6 +406,11 @@ def write_mrc(path: Path | str, volume: Volume) -> None:
         file.write(np.ascontiguousarray(data, data.dtype.newbyteorder("<")).tobytes())
 
 
+def type_for(dtype: str, largest: int) -> str:
+    """A type of MRC's for numbers up to the largest: floats where the given one does not hold it, for MRC has no wider integers."""
+    return dtype if np.can_cast(np.min_scalar_type(largest), dtype) else "f4"
+
+
 @contextmanager
 def new_mrc(
     path: Path | str, shape: tuple[int, int, int], dtype: str, voxel_size: float, origin: tuple[float, float, float] = (0.0, 0.0, 0.0)

@@ -197,12 +197,13 @@ class _Crops:
 
     def read(self, index: int) -> Volume:
         number = int(self.tomogram[index])
+        mapped = self.mapped  # another thread may put another one there at any time
         # What was touched of a mapped file counts as our memory until it is unmapped
-        if self.mapped is None or self.mapped[0] != number or self.reads >= READS_PER_MAP:
-            self.mapped, self.reads = None, 0  # let go of one before taking the next
-            self.mapped = number, mmap_mrc(self.paths[number], self.voxel_sizes[number])
+        if mapped is None or mapped[0] != number or self.reads >= READS_PER_MAP:
+            self.mapped, self.reads, mapped = None, 0, None  # let go of one before taking the next
+            mapped = self.mapped = number, mmap_mrc(self.paths[number], self.voxel_sizes[number])
         self.reads += 1
-        tomogram = self.mapped[1]
+        tomogram = mapped[1]
         cube = cut_box(tomogram.data, self.centers[index], (self.box_sizes[number],) * 3)
         check_values(cube, f"{self.paths[number]} around voxel {tuple(self.centers[index, ::-1].tolist())} (x, y, z)")
         low = (self.centers[index] - self.box_sizes[number] // 2)[::-1] * tomogram.voxel_size

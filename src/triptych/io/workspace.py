@@ -121,7 +121,7 @@ class Workspace:
 
     def done(self) -> set[int]:
         """The items that are finished."""
-        return {int(file.name) for file in (self.folder / DONE).iterdir()}
+        return {int(file.name) for file in (self.folder / DONE).iterdir() if file.name.isdecimal()}  # NFS may leave files of its own there
 
     def fill(
         self,
