@@ -239,3 +239,9 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         align(volumes.astype(np.float32), reference.astype(np.float32), VOXEL_SIZE, QUICK, wedges=wedges)
+
+
+def test_a_box_without_any_detail_to_compare_is_refused() -> None:
+    boxes = np.random.default_rng(0).normal(size=(2, 16, 16, 16)).astype(np.float32)
+    with pytest.raises(InputError, match="boxes 32 Å wide hold nothing to compare down to 40 Å"):
+        align(boxes, boxes[0], 2.0)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from triptych.config import OrientConfig, ReportConfig
 from triptych.errors import InputError
 from triptych.io.manifest import describe_input, hash_file, is_made, output_file, output_folder, read_manifest, write_manifest
-from triptych.io.mrc import bare_stem, mmap_mrc, read_header, read_mrc, read_sections, write_mrc
+from triptych.io.mrc import bare_stem, mmap_mrc, read_header, read_mrc, read_sections, type_for, write_mrc
 from triptych.io.star import read_star, write_star
 from triptych.io.tomogram import open_tomogram
 from triptych.settings import load_config
@@ -533,3 +533,8 @@ def test_manifest_that_is_none(tmp_path: Path, content: str | None) -> None:
 def test_manifest_is_plain_json(tmp_path: Path) -> None:
     write_manifest(tmp_path, "x", None, [], None)
     assert json.loads((tmp_path / "manifest.json").read_text())["triptych"]
+
+
+def test_a_type_holds_its_numbers() -> None:
+    assert type_for("u2", 65_535) == "u2"
+    assert type_for("u2", 65_536) == "f4"  # as in a large crowded tomogram

@@ -280,6 +280,9 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
     path = write_mrc(tmp_path / "a.mrc", blobs(10.0), 10.0)
     with pytest.raises(InputError, match="without the task pick"):
         pick([path], tmp_path / "picks", plain)
+    bare = small_model(TASKS.model_copy(update={"tasks": ("class", "mask", "pick")})).save(tmp_path / "bare", TrainConfig(), [], seed=0)
+    with pytest.raises(InputError, match="without the task density: leave the setting out"):
+        pick([path], tmp_path / "picks", bare, PickConfig(write_densities=True))
     module: Any = sys.modules["triptych.pick"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "load_model", seeing_model)

@@ -311,6 +311,17 @@ def test_dark_input_is_shown_with_protein_bright(fake: Fake, copy: Path) -> None
     np.testing.assert_array_equal(dark.data, -bright.data)
 
 
+def test_truth_of_which_the_model_knows_nothing(tmp_path: Path) -> None:
+    fake = make_fake(tmp_path / "fake", count=9, size=8, class_names=("spike", "tric", "groel"))
+    manifest = json.loads((fake.predictions / "manifest.json").read_text())
+    change_manifest(fake.predictions, model={**manifest["model"], "class_names": ["a", "b"]})
+    stated = {"triptychProbability": 0.75, "triptychProbabilityA": 0.75, "triptychProbabilityB": 0.25}
+    columns = {**stated, "triptychClass": "a", "triptychVerdict": "unknown"}
+    change_table(fake.predictions, lambda table: table[[name for name in table if "triptychProbability" not in name]].assign(**columns))
+    found = read_metrics(report(fake.predictions, tmp_path / "report", fake.truth, SHORT))
+    assert found["called_unknown"]["of_new_classes"] == 1
+
+
 def test_truth_from_elsewhere_is_doubted(fake: Fake, copy: Path) -> None:
     given = read_predictions(copy)
     assert page_warnings(given, match_truth(given, fake.truth)) == ["The data look inverted!"]
