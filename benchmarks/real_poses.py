@@ -3,9 +3,10 @@
     python benchmarks/real_poses.py [--model FOLDER] [--seed N]
 
 The particles are mirrored first, since their tomograms have the wrong hand (docs/real_data.md), and compared in the poses that come with
-them. With the averaged density as reference the search only has to find the pose; without a reference it also has to find what the
-particles have in common, as `triptych discover` has to. The resolution is that of the average of the subtomograms in the poses found, where its
-Fourier shell correlation with the averaged density falls below one half, within a mask around that. Writes benchmarks/results/real_poses.json.
+them. With the averaged density as reference the search only has to find the pose (`triptych orient` takes the better of two); without a
+reference it also has to find what the particles have in common, as `triptych discover` has to. The resolution is that of the average of the
+subtomograms in the poses found, where its Fourier shell correlation with the averaged density falls below one half, within a mask around
+that. Writes benchmarks/results/real_poses.json.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from triptych.identify import mirror
 from triptych.io.mrc import read_mrc
 from triptych.metrics import median
 from triptych.model import BUILT_IN_MODEL, load_model
+from triptych.rivals import better
 from triptych.rotations import angular_errors
 from triptych.volume import soften, standardise
 
@@ -84,11 +86,13 @@ def main() -> None:
     reference = read_mrc(DATA / "reference.mrc").data
     truth = mirrored_poses(np.load(DATA / "truth.npz", allow_pickle=False)["pose_matrix"].astype(np.float64))
     by_density = align(recovered, reference, voxel_size, CONFIG)
+    by_subtomogram, refined = (align(volumes, reference, voxel_size, CONFIG, wedges=wedge(volumes), start=start) for start in (None, by_density))
     rng = np.random.default_rng
     ways = {
-        "reference, subtomograms": align(volumes, reference, voxel_size, CONFIG, wedges=wedge(volumes)),
+        "reference, subtomograms": by_subtomogram,
         "reference, recovered densities": by_density,
-        "reference, recovered densities, then subtomograms": align(volumes, reference, voxel_size, CONFIG, wedges=wedge(volumes), start=by_density),
+        "reference, recovered densities, then subtomograms": refined,
+        "reference, the better of both": better(by_subtomogram, refined),
         "none, recovered densities": onto(reference, consensus(recovered, voxel_size, rng(arguments.seed), CONFIG), voxel_size),
         "none, subtomograms": onto(reference, consensus(volumes, voxel_size, rng(arguments.seed), CONFIG, wedges=wedge(volumes)), voxel_size),
     }
