@@ -24,6 +24,7 @@ from triptych.io.relion import angles_from_rotations, particles_from_relion, rea
 from triptych.io.source import READS_PER_MAP, ParticleSource, cut_box, find_tomogram, open_particles, unique_names, voxel_sizes
 from triptych.io.star import write_star
 from triptych.io.store import Rows, create_store
+from triptych.particles import Frame
 from triptych.volume import Volume
 
 CONFIG = PredictConfig()
@@ -142,6 +143,48 @@ def test_warp_counts_pixels_of_the_export(tmp_path: Path) -> None:
     assert file.is_warp
     np.testing.assert_allclose(file.coordinates()[0], [[80, 160, 240]])
     assert file.image_voxel_size() == pytest.approx([8.0])
+
+
+@pytest.mark.parametrize("optics", [None, {"rlnOpticsGroup": 1, "rlnImagePixelSize": 5.0}])
+def test_warp_1_calls_the_tilt_series_by_its_reconstruction(optics: dict[str, Any] | None, tmp_path: Path) -> None:
+    """Its exports count pixels of the export, too: those of picks at 12.5 Å that it exports at 5 Å are whole multiples of 2.5."""
+    place = {f"rlnCoordinate{axis}": [25.0] for axis in "XYZ"}
+    name = "../warp/mrc/reconstruction/0243_12.50Apx.mrc"
+    path = write_particles(tmp_path / "a.star", optics, rlnMicrographName=[name], rlnPixelSize=[5.0], rlnOpticsGroup=[1], **place)
+    assert read_relion(path).is_warp
+    np.testing.assert_allclose(particles_from_relion(path).positions, [[125, 125, 125]])
+    # a tomogram of Warp in a list that states the pixels of the tilt series
+    unbinned = {"rlnOpticsGroup": 1, "rlnImagePixelSize": 5.0, "rlnTomoTiltSeriesPixelSize": 1.25}
+    path = write_particles(tmp_path / "b.star", unbinned, rlnTomoName=[name], rlnOpticsGroup=[1], **place)
+    assert not read_relion(path).is_warp
+    np.testing.assert_allclose(particles_from_relion(path).positions, [[31.25, 31.25, 31.25]])
+
+
+def write_fractions(folder: Path, **columns: Any) -> Path:
+    """As WarpTools' template matching writes them (WarpLib, TiltSeries.MatchFull: position / VolumeDimensionsPhysical)."""
+    place = {"rlnCoordinateX": [0.25, 0.5], "rlnCoordinateY": [0.5, 0.0], "rlnCoordinateZ": [0.75, 0.5]}
+    names = {"rlnMicrographName": ["TS_1.tomostar"] * 2}
+    return write_particles(folder / "p.star", **(place | names | {"rlnAutopickFigureOfMerit": [7.0, 6.0]} | columns))
+
+
+def test_fractions_of_the_tomogram(tmp_path: Path) -> None:
+    path = write_fractions(tmp_path)
+    with pytest.raises(InputError, match="fractions"):
+        particles_from_relion(path)
+    found = particles_from_relion(path, find_frames=lambda names: {name: Frame((40, 30, 20), 10.0) for name in names})
+    np.testing.assert_allclose(found.positions, [[100, 150, 150], [200, 0, 100]])
+    # cut out of the tomogram, and in what is written of it, which names the tomogram
+    make_tomogram(tmp_path / "tomograms", "TS_1_10.00Apx.mrc")
+    source = open_it(path, tomograms=tmp_path / "tomograms")
+    assert "fractions" in source.description
+    assert [source.read(row).data[4, 4, 4] for row in range(2)] == [151510, 100020]
+    write_star(tmp_path / "again.star", source.blocks_with(source.table_for(tmp_path)))
+    np.testing.assert_allclose(particles_from_relion(tmp_path / "again.star").positions, found.positions)
+
+
+@pytest.mark.parametrize("columns", [{"rlnCoordinateX": [0.25, 1.5]}, {"rlnPixelSize": [10.0] * 2}, {"rlnMicrographName": ["TS_1"] * 2}])
+def test_pixels_within_the_first_are_no_fractions(columns: dict[str, Any], tmp_path: Path) -> None:
+    assert not read_relion(write_fractions(tmp_path, **columns)).counts_fractions
 
 
 def test_origins_are_turned_and_subtracted(tmp_path: Path) -> None:
@@ -451,7 +494,8 @@ def test_voxel_size_of_a_tomogram(tmp_path: Path) -> None:
 def test_names_of_tomograms(tmp_path: Path) -> None:
     names = ("TS_1.mrc", "TS_10_bin4.rec", "rec_TS_2.mrc", "rec_TS_2_half1.mrc", "TS_3_8.00Apx.mrc", "x_a.mrc", "x_b.mrc")
     files = [tmp_path / name for name in names]
-    for name, found in (("TS_1", 0), ("TS_1.tomostar", 0), ("tomos/TS_10.mrc", 1), ("TS_2", 2), ("TS_3.tomostar", 4)):
+    of_warp = (("TS_1.tomostar", 0), ("TS_1_10.00Apx.mrc", 0), ("TS_3.tomostar", 4), ("TS_3_8.00Apx.mrc", 4))
+    for name, found in (("TS_1", 0), ("tomos/TS_10.mrc", 1), ("TS_2", 2), *of_warp):
         assert find_tomogram(name, files, tmp_path) == files[found]
     with pytest.raises(InputError, match="no tomogram called TS_4"):
         find_tomogram("TS_4", files, tmp_path)

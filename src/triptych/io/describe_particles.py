@@ -108,12 +108,13 @@ def _compare_headers(result: Description, paths: list[Path], sizes: dict[str, fl
 
 
 def _add_coordinates(result: Description, file: RelionFile) -> None:
-    positions, centered = file.coordinates()
-    if centered:
-        result.add("coordinates", "Å from the tomogram's centre, N / 2 unbinned pixels from its corner as in RELION's C++")
-    else:
-        sizes = ", ".join(f"{size:g}" for size in np.unique(file.coordinate_pixel_size()))
-        result.add("coordinates", f"pixels of {sizes} Å ({'as Warp exports' if file.is_warp else 'the unbinned tilt series'}) from the first voxel")
+    centered = set(CENTERED) <= set(file.table.columns)
+    rule = "Å from the tomogram's centre, N / 2 unbinned pixels from its corner as in RELION's C++" if centered else file.coordinate_rule()
+    result.add("coordinates", rule)
+    if not centered and file.counts_fractions:
+        result.add("places", "known with the tomograms only: --set tomograms= (predict), --tomograms or --tomogram-size (convert)")
+        return
+    positions, _ = file.coordinates()
     result.add("extent", f"{extent(positions)}, origin shifts subtracted")
     centers = file.tomogram_centers()
     if centers is not None:

@@ -3,8 +3,9 @@
 The rules, each of which has been got wrong by some importer:
 
 - ``rlnCoordinateX/Y/Z`` are pixels from the corner. RELION counts pixels of the *unbinned* tilt series
-  (``rlnTomoTiltSeriesPixelSize``); Warp, whose names end in ".tomostar", counts pixels of the *export*
-  (``rlnPixelSize``, ``rlnDetectorPixelSize`` at magnification 10000, or ``rlnImagePixelSize``).
+  (``rlnTomoTiltSeriesPixelSize``); Warp, whose names end in ".tomostar" or (Warp 1) in "_10.00Apx.mrc", counts pixels of the
+  *export* (``rlnPixelSize``, ``rlnDetectorPixelSize`` at magnification 10000, or ``rlnImagePixelSize``).
+- Where WarpTools' template matching wrote them, they are *fractions* of the tomogram's sides (N voxels), and there is no pixel size.
 - ``rlnCenteredCoordinateX/Y/ZAngst`` (RELION 5) are Å from the tomogram's centre, which is N / 2 unbinned pixels from
   the corner, as in RELION's C++ and in copick. (RELION's Python pickers use N / 2 - 1: one unbinned pixel elsewhere.)
 - Origins are rotated by the subtomogram's matrix and subtracted: position = coordinate - A_subtomogram · origin.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -46,6 +48,8 @@ PIXEL_SIZES = (*IMAGE_PIXEL_SIZES, *UNBINNED_PIXEL_SIZES)
 TILTS = ("rlnTomoYTilt", "rlnTomoNominalStageTiltAngle")
 TILT_SERIES, TILT_TABLE = "rlnTomoTiltSeriesStarFile", "tilts.star"
 TOMOSTAR = ".tomostar"
+_WARP_PIXEL_SIZE = re.compile(r"(?<=.)_\d+(\.\d+)?Apx$")
+"""With which Warp ends the names of its reconstructions: TS_1_10.00Apx.mrc is that of TS_1.tomostar."""
 RECONSTRUCTED = "rlnTomoReconstructedTomogram"
 SCORES = ("triptychScore", "triptychProbability", "rlnAutopickFigureOfMerit", "rlnLCCmax", "rlnMaxValueProbDistribution")
 """Columns that may say how sure a particle is; the first that is there counts."""
@@ -55,7 +59,12 @@ FrameFinder: TypeAlias = Callable[[Sequence[str]], Mapping[str, Frame]]
 
 def bare_tomogram_name(name: str) -> str:
     """A tomogram's name without folders and endings, whether it is that of a file or of Warp's: what two programs' names of it share."""
-    return bare_stem(name.removesuffix(TOMOSTAR))
+    return _WARP_PIXEL_SIZE.sub("", bare_stem(name.removesuffix(TOMOSTAR)))
+
+
+def is_warp_name(name: str) -> bool:
+    """Whether a tomogram is called as Warp calls it: TS_1.tomostar, or (Warp 1) TS_1_10.00Apx.mrc."""
+    return name.endswith(TOMOSTAR) or (is_mrc_name(name) and _WARP_PIXEL_SIZE.search(bare_stem(name)) is not None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,10 +103,23 @@ class RelionFile:
                 return [str(name) for name in self.table[label]]
         return None
 
-    @property
+    @cached_property
     def is_warp(self) -> bool:
-        names = self.tomogram_names
-        return bool(names) and all(name.endswith(TOMOSTAR) for name in names or [])
+        """Its tomograms are called as Warp calls them; files of its reconstructions may also be in a list whose pixels are the tilt series'."""
+        names = self.tomogram_names or [""]
+        return all(map(is_warp_name, names)) and (all(name.endswith(TOMOSTAR) for name in names) or not self._states(UNBINNED_PIXEL_SIZES))
+
+    @cached_property
+    def counts_fractions(self) -> bool:
+        """Its coordinates are fractions of the tomograms' sides, as WarpTools' template matching writes them: from 0 to 1, without a pixel size."""
+        if not self.is_warp or not set(COORDINATES) <= set(self.table) or self._states((*PIXEL_SIZES, "rlnDetectorPixelSize")):
+            return False
+        places = np.stack([numbers(self.table, label, self.path) for label in COORDINATES])
+        return bool((places >= 0).all() and (places <= 1).all() and (places % 1).any())
+
+    def _states(self, labels: Sequence[str]) -> bool:
+        """Whether any of its tables has one of the columns."""
+        return any(label in table for table in (self.table, self.optics, self.tomograms) if table is not None for label in labels)
 
     @property
     def dialect(self) -> str:
@@ -183,17 +205,29 @@ class RelionFile:
         image = self.image_voxel_size() if self.is_warp or self.values("rlnImagePixelSize") is None else None
         if image is not None:
             return image
+        images = self._states(IMAGE_PIXEL_SIZES)
+        stated = "states their size in its images only (rlnImagePixelSize), not in the tilt series" if images else "does not state the pixel's size"
         raise InputError(
-            f"{self.path} has coordinates in pixels, but does not state the pixel's size ({', '.join(UNBINNED_PIXEL_SIZES)} or rlnPixelSize): "
+            f"{self.path} has coordinates in pixels, but {stated} ({', '.join(UNBINNED_PIXEL_SIZES)}{'' if images else ' or rlnPixelSize'}): "
             "give it in Å with --set coordinate_pixel_size= (predict) or --input-voxel-size (convert)"
         )
 
-    def coordinates(self, pixel_size: float | None = None) -> tuple[NDArray[np.float64], bool]:
+    def coordinate_rule(self, given: float | None = None) -> str:
+        """What rlnCoordinateX/Y/Z count in, in words for people."""
+        if self.counts_fractions:
+            return "fractions of the tomograms' sides, as WarpTools' template matching writes them"
+        sizes = ", ".join(f"{size:g}" for size in np.unique(self.coordinate_pixel_size(given)))
+        unbinned = self._states(UNBINNED_PIXEL_SIZES) and not self.is_warp
+        of = "as given" if given is not None else "the unbinned tilt series" if unbinned else "as Warp exports" if self.is_warp else "as exported"
+        return f"pixels of {sizes} Å ({of}) from the first voxel"
+
+    def coordinates(self, pixel_size: float | None = None, sides: NDArray[np.float64] | None = None) -> tuple[NDArray[np.float64], bool]:
         """Positions with the origin shifts applied.
 
         Parameters
         ----------
         pixel_size : Å per pixel of rlnCoordinateX/Y/Z; None: as the file says
+        sides : (n, 3), Å along x, y, z of each particle's tomogram, which must be given where coordinates are fractions of them
 
         Returns
         -------
@@ -208,7 +242,11 @@ class RelionFile:
                 "rlnCoordinateX/Y/Z or with rlnCenteredCoordinateX/Y/ZAngst"
             )
         positions = np.stack([numbers(self.table, label, self.path) for label in labels], axis=1)
-        if not centered:
+        if not centered and self.counts_fractions:
+            if sides is None:
+                raise InputError(f"{self.path} counts in {self.coordinate_rule()}: give the tomograms, as with --set tomograms= (predict)")
+            positions = positions * sides
+        elif not centered:
             positions = positions * self.coordinate_pixel_size(pixel_size)[:, None]
         shifts = self.origins()
         if shifts is not None:
@@ -527,9 +565,9 @@ def _check_frames(frames: Mapping[str, Frame], implied: Mapping[str, NDArray[np.
 
 
 def _find_centers(file: RelionFile, find_frames: FrameFinder | None) -> tuple[dict[str, Frame], dict[str, NDArray[np.float64]]]:
-    """The tomograms' boxes as the file states them, and the centres that its coordinates count from, where they do."""
+    """The tomograms' boxes as the file states them, and the centres that its coordinates count from, or whose double they are fractions of."""
     stated, names = read_frames(file.tomograms, file.path), file.tomogram_names
-    if names is None or not set(CENTERED) <= set(file.table.columns):
+    if names is None or not (set(CENTERED) <= set(file.table.columns) or file.counts_fractions):
         return stated, {}
     implied, frames = file.implied_centers(), stated
     if find_frames is not None:
@@ -544,17 +582,19 @@ def _positions(file: RelionFile, pixel_size: float | None, centers: Mapping[str,
     labels = set(file.table.columns)
     if not (set(COORDINATES) <= labels or set(CENTERED) <= labels):
         return None
-    positions, centered = file.coordinates(pixel_size)
-    if not centered:
-        return positions
+    if not (file.counts_fractions or set(CENTERED) <= labels):
+        return file.coordinates(pixel_size)[0]
     names = file.tomogram_names
     if names is None or any(name not in centers for name in names):
+        how = "in fractions of the tomograms' sides" if file.counts_fractions else "from the tomograms' centres"
         raise InputError(
-            f"{file.path} counts positions from the tomograms' centres, but no tomograms.star beside it states the sizes of all (rlnTomoSizeX/Y/Z, "
+            f"{file.path} counts positions {how}, but no tomograms.star beside it states the sizes of all (rlnTomoSizeX/Y/Z, "
             "above 0, and rlnTomoTiltSeriesPixelSize), nor does the header of each tomogram, if it names them: put it there, or give convert the "
-            "tomograms with --tomograms, and --voxel-size where their headers state none"
+            "tomograms with --tomograms, or --tomogram-size, and --voxel-size where no header states it"
         )
-    return positions + np.stack([centers[name] for name in names])
+    places = np.stack([centers[name] for name in names])
+    positions, centered = file.coordinates(sides=2 * places)
+    return positions + places if centered else positions
 
 
 def _pixel_sizes(file: RelionFile, given: float | None) -> NDArray[np.float64] | None:
@@ -562,7 +602,7 @@ def _pixel_sizes(file: RelionFile, given: float | None) -> NDArray[np.float64] |
     labels = set(file.table.columns)
     if set(CENTERED) <= labels:
         return file.values(UNBINNED_PIXEL_SIZES[0])
-    if not set(COORDINATES) <= labels:
+    if not set(COORDINATES) <= labels or file.counts_fractions:
         return None
     unbinned = file.values(UNBINNED_PIXEL_SIZES[0]) if file.is_warp else None  # Warp counts in the pixels of its export
     return file.coordinate_pixel_size(given) if unbinned is None else unbinned
@@ -579,6 +619,8 @@ def particles_from_relion(path: Path | str, coordinate_pixel_size: float | None 
     stated, centers = _find_centers(file, find_frames)
     if file.unset_pixel_size and coordinate_pixel_size is None:
         log.warning("%s; if it is wrong, correct it, or give the right one with --input-voxel-size (convert)", file.unset_pixel_size)
+    if file.counts_fractions and coordinate_pixel_size is not None:
+        log.warning("%s counts in %s: --input-voxel-size does not matter to it", file.path, file.coordinate_rule())
     score, name = _column(file, SCORES), _column(file, CLASSES)
     return Particles(
         file.table,

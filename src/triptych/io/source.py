@@ -24,7 +24,18 @@ from numpy.typing import NDArray
 from triptych.config import Contrast, PredictConfig
 from triptych.errors import InputError
 from triptych.io.mrc import MrcHeader, bare_stem, check_values, is_mrc_name, locate_volume, mmap_mrc, read_header, read_mrc, stated_voxel_size
-from triptych.io.relion import CENTERED, COORDINATES, RECONSTRUCTED, RelionFile, bare_tomogram_name, find_file, find_mrc, read_relion, search_folders
+from triptych.io.relion import (
+    CENTERED,
+    COORDINATES,
+    RECONSTRUCTED,
+    TOMOSTAR,
+    RelionFile,
+    bare_tomogram_name,
+    find_file,
+    find_mrc,
+    read_relion,
+    search_folders,
+)
 from triptych.io.star import Block
 from triptych.io.stated import find_stated
 from triptych.io.tilt_stacks import TiltStacks, open_tilt_stacks
@@ -445,12 +456,20 @@ def _tilt_ranges(file: RelionFile, paths: Sequence[Path], tomogram: NDArray[np.i
 
 
 def called(name: str, files: Sequence[Path]) -> list[Path]:
-    """The files that a tomogram's name may mean: called as it is, or so with RELION's "rec_" before it, or else those that start so."""
-    stem = bare_tomogram_name(name)
-    keys = (stem, f"rec_{stem}")
-    exact = [file for file in files if bare_stem(file) in keys]
-    starting = [file for file in files for key in keys if bare_stem(file).startswith(key) and not bare_stem(file)[len(key) : len(key) + 1].isalnum()]
-    return exact or starting
+    """The files that a tomogram's name may mean: called as it is, or so with RELION's "rec_" before it, or else those that start so.
+
+    Where there is none, the name counts without the pixel size that Warp adds to it.
+    """
+    found: list[Path] = []
+    for stem in (bare_stem(name.removesuffix(TOMOSTAR)), bare_tomogram_name(name)):
+        keys = (stem, f"rec_{stem}")
+        exact = [file for file in files if bare_stem(file) in keys]
+        found = found or exact or [file for file in files for key in keys if _starts_with(bare_stem(file), key)]
+    return found
+
+
+def _starts_with(stem: str, key: str) -> bool:
+    return stem.startswith(key) and not stem[len(key) : len(key) + 1].isalnum()
 
 
 def mrc_files(folder: Path) -> list[Path]:
@@ -492,7 +511,7 @@ def _stated_tomogram_voxel_sizes(file: RelionFile) -> NDArray[np.float64] | None
 
 
 def _open_star_coordinates(file: RelionFile, config: PredictConfig, box_size_angstrom: float) -> ParticleSource:
-    positions, centered = file.coordinates(config.coordinate_pixel_size)
+    positions, centered = file.coordinates(config.coordinate_pixel_size, _sides(file, config) if file.counts_fractions else None)
     centers = file.tomogram_centers() if centered else None
     paths, tomogram = locate_tomograms(file, config)
     stated = _stated_tomogram_voxel_sizes(file)
@@ -518,7 +537,7 @@ def _open_star_coordinates(file: RelionFile, config: PredictConfig, box_size_ang
     width = max(6, len(str(len(file))))
     rule = "Å from the tomogram's centre (N / 2)"
     if not centered:
-        rule = f"pixels of {file.coordinate_pixel_size(config.coordinate_pixel_size)[0]:g} Å from the first voxel"
+        rule = file.coordinate_rule(config.coordinate_pixel_size)
     return ParticleSource(
         kind="coordinates",
         names=unique_names([f"{safe_name(name)}_{row:0{width}d}" for row, name in enumerate(names, 1)], names),
@@ -531,6 +550,13 @@ def _open_star_coordinates(file: RelionFile, config: PredictConfig, box_size_ang
         tilt_ranges=_tilt_ranges(file, paths, tomogram),
         description=f"{file.dialect} STAR file of {len(file)} positions ({rule}) in {len(paths)} tomograms",
     )
+
+
+def _sides(file: RelionFile, config: PredictConfig) -> NDArray[np.float64]:
+    """Å along x, y, z of each particle's tomogram, (n, 3)."""
+    paths, tomogram = locate_tomograms(file, config)
+    volumes = [_map_tomogram(path, config, None) for path in paths]
+    return np.array([np.array(volume.shape[::-1]) * volume.voxel_size for volume in volumes])[tomogram]
 
 
 def _map_tomogram(path: Path, config: PredictConfig, stated: float | None) -> Volume:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pandas as pd
 
 from triptych.errors import InputError
-from triptych.io.mrc import bare_stem
 from triptych.io.particle_star import TOMOGRAMS
 from triptych.io.relion import (
     RECONSTRUCTED,
@@ -66,7 +65,7 @@ def is_called(path: Path, name: str, table: pd.DataFrame | None, file: Path) -> 
         found = find_file(str(table.loc[table["rlnTomoName"].astype(str) == name, RECONSTRUCTED].iloc[0]), search_folders(file))
         return found is not None and found.resolve() == path.resolve()
     stem = bare_tomogram_name(name)
-    return bare_stem(path) in (stem, f"rec_{stem}")
+    return bare_tomogram_name(path.name) in (stem, f"rec_{stem}")
 
 
 def stated_tomograms(blocks: Mapping[str, Block], file: Path) -> dict[str, StatedTomogram]:
