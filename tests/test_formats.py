@@ -497,6 +497,29 @@ def test_warp_counts_in_pixels_of_the_images(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_relion(tmp_path / "again.star").coordinate_pixel_size(), 8)
 
 
+@pytest.mark.parametrize("name", ["../reconstruction/TS_1_10.00Apx.mrc", "TS_1.tomostar", "TS_1.rec"])
+def test_tomograms_are_called_as_each_program_links_them(name: str, tmp_path: Path) -> None:
+    """RELION by the very rlnTomoName of its table, of which it makes folders; WarpTools by the tilt series' file (its TiltSeries.Name)."""
+    particles = replace(make_particles(3), tomograms=[name] * 3)
+    links = {"relion4": ("rlnTomoName", "TS_1"), "relion5": ("rlnTomoName", "TS_1"), "warp": ("rlnMicrographName", "TS_1.tomostar")}
+    for target, (label, expected) in links.items():
+        write_particles(tmp_path / OUTPUT[target], particles, target, KNOWN)
+        path = tmp_path / OUTPUT[target]
+        assert set(read_relion(path / "optimisation_set.star" if path.is_dir() else path).table[label]) == {expected}
+        assert np.allclose(read_particles(path).positions, particles.positions)
+        path.rename(tmp_path / target)
+    # a table of tomograms decides, be it the input's own or given
+    tables = read_star(tmp_path / "relion5/tomograms.star")
+    tables["global"]["rlnTomoName"] = ["tomo/TS_1"]  # type: ignore[index]
+    write_star(tmp_path / "own.star", tables)
+    write_particles(tmp_path / "b", particles, "relion5", Known(tomograms=tmp_path / "own.star"))
+    assert set(read_relion(tmp_path / "b/particles.star").table["rlnTomoName"]) == {"tomo/TS_1"}
+    write_particles(tmp_path / "c.star", replace(particles, tomogram_blocks=tables), "relion4", KNOWN)
+    assert set(read_relion(tmp_path / "c.star").table["rlnTomoName"]) == {"tomo/TS_1"}
+    with pytest.raises(InputError, match="rename"):
+        write_particles(tmp_path / "d.star", replace(particles, tomograms=["a/TS_1.mrc", "b/TS_1.mrc", "c"]), "relion4", KNOWN)
+
+
 def test_sizes_come_from_the_tomograms(tmp_path: Path) -> None:
     (tmp_path / "tomograms").mkdir()
     for name, shape in (("1", (20, 30, 40)), ("2", (24, 30, 40)), ("3", (20, 30, 40))):

@@ -18,6 +18,7 @@ from triptych.io.copick import find_config, particles_from_copick, write_copick
 from triptych.io.dynamo import COLUMNS, particles_from_dynamo, write_dynamo
 from triptych.io.imod import particles_from_imod, write_imod_particles
 from triptych.io.motive_list import ROWS, particles_from_motive_list, write_motive_list
+from triptych.io.numbering import file_names
 from triptych.io.particle_csv import particles_from_csv, write_csv
 from triptych.io.particle_star import OPTIMISATION_SET, STAR_LABEL, UNDERSTOOD, write_relion_3_or_4, write_relion_5, write_warp
 from triptych.io.relion import FrameFinder, bare_tomogram_name, find_file, frame_of_file, particles_from_relion, read_frames
@@ -45,6 +46,7 @@ LIST_ENDINGS = {".star": "star", ".tbl": "dynamo", ".em": "em", ".mod": "imod", 
 NEARLY_THE_SAME = 0.25
 """Voxel sizes that differ by less are hardly those of a binned tomogram and of its tilt series: one of them is wrong."""
 COUNTS_UNBINNED = ("relion3.1", "relion4")
+LINKS_BY_NAME = ("relion4", "relion5")
 COUNTS_PIXELS = (*COUNTS_UNBINNED, "warp", "dynamo", "em", "imod")
 
 
@@ -258,6 +260,9 @@ def write_particles(path: Path | str, particles: Particles, target: str, known: 
     """
     path, known = Path(path), known or Known()
     _check_target(path, target)
+    if target in LINKS_BY_NAME and particles.tomograms is not None:
+        names = _relion_names(particles, particles.tomograms, known)
+        particles = replace(particles, tomograms=[names[name] for name in particles.tomograms])
     frames = find_frames(particles, known)
     sizes = find_pixel_sizes(particles, known, target) if target in COUNTS_PIXELS else None
     if sizes is not None:
@@ -271,6 +276,17 @@ def write_particles(path: Path | str, particles: Particles, target: str, known: 
     else:
         write_csv(path, particles)
     _warn_of_losses(particles, target)
+
+
+def _relion_names(particles: Particles, names: Sequence[str], known: Known) -> dict[str, str]:
+    """What RELION is to call each tomogram: as the table of its tomograms does, which it links by the very name, else without folders and endings."""
+    blocks = list(particles.tomogram_blocks.values())
+    if known.tomograms is not None and known.tomograms.suffix.lower() == ".star":
+        blocks += read_star(known.tomograms).values()
+    tables = [block for block in blocks if hasattr(block, "columns") and "rlnTomoName" in block]
+    stated = {bare_tomogram_name(name): name for table in tables for name in table["rlnTomoName"].astype(str)}
+    found = {name: stated[bare_tomogram_name(name)] for name in names if bare_tomogram_name(name) in stated}
+    return file_names([name for name in names if name not in found]) | found
 
 
 def _write_in_pixels(path: Path, particles: Particles, target: str, sizes: NDArray[np.float64], frames: dict[str, Frame]) -> None:

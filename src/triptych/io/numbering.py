@@ -42,7 +42,8 @@ def file_names(tomograms: Sequence[str]) -> dict[str, str]:
     if wrong is not None:
         raise InputError(f"a tomogram is called {wrong[:60]!r}, which cannot be the name of a file: rename it")
     if len({file.casefold() for file in files.values()}) < len(files):
-        raise InputError(f"{len(files)} tomograms would get {len(set(files.values()))} names of files, for they differ in folders only: rename them")
+        count = len(set(files.values()))
+        raise InputError(f"{len(files)} tomograms would get {count} names of files, for they differ in folders and endings only: rename them")
     return files
 
 

@@ -11,7 +11,7 @@ Every column of a STAR file that was read is kept, in its place, but for those t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -120,11 +120,6 @@ def _tomogram_names(particles: Particles) -> list[str]:
     return particles.tomograms
 
 
-def _without_tomostar(names: Sequence[str]) -> list[str]:
-    """Warp's ending would say that pixels are counted as Warp does."""
-    return [name.removesuffix(TOMOSTAR) for name in names]
-
-
 def _optics(particles: Particles, groups: NDArray[np.int64], sizes: NDArray[np.float64], label: str) -> tuple[pd.DataFrame, NDArray[np.int64]]:
     """A table of optics in which a group has one pixel size, and each particle's group; groups stay where that is so already."""
     old = particles.blocks.get("optics")
@@ -174,7 +169,8 @@ def write_relion_3_or_4(path: Path | str, particles: Particles, pixel_sizes: NDA
     assert particles.positions is not None
     name, size = ("rlnTomoName", UNBINNED_PIXEL_SIZES[0]) if version == "relion4" else ("rlnMicrographName", UNBINNED_PIXEL_SIZES[1])
     table = _start_table(particles, knows_subtomograms=version == "relion4")
-    table[name] = _without_tomostar(_tomogram_names(particles))
+    # Warp's ending would say that pixels are counted as Warp does
+    table[name] = [tomogram.removesuffix(TOMOSTAR) for tomogram in _tomogram_names(particles)]
     table[list(COORDINATES)] = particles.positions / pixel_sizes[:, None]
     unwanted = [*CENTERED, *UNBINNED_PIXEL_SIZES, *(["rlnTomoName"] if name != "rlnTomoName" else [])]
     optics, table["rlnOpticsGroup"] = _optics(particles, _groups(table), pixel_sizes, size)
@@ -228,10 +224,7 @@ def write_relion_5(path: Path | str, particles: Particles, frames: Mapping[str, 
     frames : the box of each tomogram, by its name; best in unbinned pixels of the tilt series, as RELION has it
     """
     assert particles.positions is not None
-    stated = {str(name) for block in particles.tomogram_blocks.values() if isinstance(block, pd.DataFrame) for name in block.get("rlnTomoName", ())}
-    given = _tomogram_names(particles)
-    names = [name if name in stated else bare for name, bare in zip(given, _without_tomostar(given), strict=True)]
-    frames = {name: frames[before] for name, before in zip(names, given, strict=True)}
+    names = _tomogram_names(particles)
     table = _start_table(particles)
     table["rlnTomoName"] = names
     table[list(CENTERED)] = particles.positions - np.stack([frames[name].center for name in names])
