@@ -258,6 +258,24 @@ def test_coordinates_that_cannot_be_used(tmp_path: Path, columns: dict[str, Any]
 # --------------------------------------------------------------------------------------------------- STAR file of images
 
 
+@pytest.mark.parametrize("kind", [dict, pd.DataFrame])
+def test_optimisation_sets(kind: type, tmp_path: Path) -> None:
+    """RELION 5's C++ writes a list of pairs, its pickers (Python, starfile) a table of one row."""
+
+    def write(rows: int = 1, **files: str) -> Path:
+        write_star(tmp_path / "set.star", {"optimisation_set": pd.DataFrame([files] * rows) if kind is pd.DataFrame else files})
+        return tmp_path / "set.star"
+
+    write_coordinates(tmp_path, [1.0], [2.0], [3.0])
+    file = read_relion(write(rlnTomoParticlesFile="p.star", rlnTomoTomogramsFile="nowhere.star"))
+    assert (file.path, len(file)) == (tmp_path / "p.star", 1)
+    with pytest.raises(InputError, match="without particles"):
+        read_relion(write(rlnTomoTomogramsFile="tomograms.star"))
+    if kind is pd.DataFrame:
+        with pytest.raises(InputError, match="2 rows"):
+            read_relion(write(2, rlnTomoParticlesFile="p.star"))
+
+
 def test_images_of_a_star_file(tmp_path: Path) -> None:
     source = open_it(write_images(tmp_path))
     assert (source.kind, len(source), source.names, source.contrast) == ("star", 3, ["p0", "p1", "p2"], None)

@@ -478,6 +478,18 @@ def tomogram_table(blocks: Mapping[str, Block]) -> pd.DataFrame | None:
     return None
 
 
+def _optimisation_set(blocks: Mapping[str, Block], path: Path) -> dict[str, Any] | None:
+    """The files that an optimisation set names, be it a list of pairs or, of RELION 5's pickers, a table of one row; None where it is none."""
+    block = next((block for block in blocks.values() if {"rlnTomoParticlesFile", "rlnTomoTomogramsFile"} & set(block)), None)
+    if isinstance(block, pd.DataFrame):
+        if len(block) != 1:
+            raise InputError(f"{path} is an optimisation set of {len(block)} rows, but one was expected: give a STAR file of particles itself")
+        block = {str(label): value for label, value in block.iloc[0].items()}
+    if block is not None and "rlnTomoParticlesFile" not in block:
+        raise InputError(f"{path} is an optimisation set without particles (rlnTomoParticlesFile): give one that names them, or their STAR file")
+    return block
+
+
 def read_relion(path: Path | str) -> RelionFile:
     """Read a STAR file of particles, or the optimisation set that names one.
 
@@ -488,8 +500,7 @@ def read_relion(path: Path | str) -> RelionFile:
     blocks = read_star(path)
     folders = search_folders(path)
     tomograms_file: Path | None = None
-    pairs = next((block for block in blocks.values() if isinstance(block, dict) and "rlnTomoParticlesFile" in block), None)
-    if pairs is not None:
+    if (pairs := _optimisation_set(blocks, path)) is not None:
         named = find_file(str(pairs["rlnTomoParticlesFile"]), folders)
         if named is None:
             missing = pairs["rlnTomoParticlesFile"]
