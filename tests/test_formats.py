@@ -187,6 +187,36 @@ def test_motive_lists_count_from_one(tmp_path: Path, order: str) -> None:
     np.testing.assert_allclose(struct.unpack("<20f", raw[512:]), [0.5, 0, 0, 11, 4, 0, 0, 12, 20, 31, -0.5, 0, 0, 0, 0, 0, 10, 30, 20, 3], atol=1e-5)
 
 
+def write_motives_of(program: str, path: Path) -> None:
+    """The particle of `write_motives`, as STOPGAP has it (its sg_get_motl_fields, sg_motl_stopgap_to_av3), and cryoCAT's motl.df as CSV."""
+    if program == "STOPGAP":
+        names = "motl_idx tomo_num object subtomo_num halfset orig_x orig_y orig_z score x_shift y_shift z_shift phi psi the class"
+        row = "1 4 0 11 B 11.0 21.0 31.0 0.5 0.5 -1.0 0.0 10.0 30.0 20.0 3"
+        path.write_text("\ndata_stopgap_motivelist\n\nloop_\n" + "".join(f"_{name}\n" for name in names.split()) + f"\n{row}\n")
+    else:
+        names = "score,geom1,geom2,subtomo_id,tomo_id,object_id,subtomo_mean,x,y,z,shift_x,shift_y,shift_z,geom3,geom4,geom5,phi,psi,theta,class"
+        path.write_text(names + "\n0.5,0.0,0.0,11.0,4.0,0.0,0.0,11.0,21.0,31.0,0.5,-1.0,0.0,0.0,0.0,0.0,10.0,30.0,20.0,3.0\n")
+
+
+@pytest.mark.parametrize(("program", "name"), [("STOPGAP", "b.star"), ("cryoCAT", "b.csv")])
+def test_motive_lists_of_other_kinds(program: str, name: str, tmp_path: Path) -> None:
+    write_motives(tmp_path / "a.em")
+    write_motives_of(program, tmp_path / name)
+    with pytest.raises(InputError, match="--input-voxel-size"):
+        read_particles(tmp_path / name)
+    found, expected = (read_particles(tmp_path / file, Known(input_voxel_size=10)) for file in (name, "a.em"))
+    assert_same(found, expected)
+    assert found.table["subtomogram_id"].tolist() == [11]
+    if program == "STOPGAP":
+        convert_particles(tmp_path / name, tmp_path / "c.star", "relion4", Known(input_voxel_size=10))
+        assert read_relion(tmp_path / "c.star").table["rlnRandomSubset"].tolist() == [2]
+        with pytest.raises(InputError, match="holds STOPGAP's motive list"):
+            read_relion(tmp_path / name)
+        (tmp_path / name).write_text((tmp_path / name).read_text().replace("_phi", "_fee"))
+        with pytest.raises(InputError, match="nothing of phi"):
+            read_particles(tmp_path / name, Known(input_voxel_size=10))
+
+
 @pytest.mark.parametrize("dtype", ["i1", "i2", "i4", "f4", "f8"])
 def test_em_files_of_every_kind(tmp_path: Path, dtype: str) -> None:
     data = np.arange(24).reshape(2, 3, 4).astype(dtype)
@@ -286,6 +316,21 @@ def test_csv(tmp_path: Path) -> None:
     assert (found.tomograms, found.classes) == (["0012"] * 2, ["NA", "b"])
     assert found.table["note"].tolist()[0] == "hello"
     np.testing.assert_array_equal(found.scores, [0.5, np.nan])
+
+
+def test_csv_of_a_challenge(tmp_path: Path) -> None:
+    """The columns of the submissions to the CZII challenge at Kaggle."""
+    (tmp_path / "a.csv").write_text("id,experiment,particle_type,x,y,z\n0,01,ribosome,1.5,2,3\n1,TS_6_4,beta-amylase,4,5,6\n")
+    found = read_particles(tmp_path / "a.csv")
+    assert (found.tomograms, found.classes, found.table["id"].tolist()) == (["01", "TS_6_4"], ["ribosome", "beta-amylase"], [0, 1])
+
+
+@pytest.mark.parametrize("names", [["psi"], ["rot", "psi"], ["r11", "r12"]])
+def test_angles_that_are_not_read_are_kept(names: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.csv").write_text(f"x,y,z,{','.join(names)}\n1,2,3{',7' * len(names)}\n")
+    assert convert_particles(tmp_path / "a.csv", tmp_path / "b.csv", "csv").rotations is None
+    assert "no orientations" in caplog.records[0].getMessage()
+    assert pd.read_csv(tmp_path / "b.csv")[names].to_numpy().tolist() == [[7] * len(names)]
 
 
 # ----------------------------------------------------------------------------------------------------------- STAR files
@@ -520,6 +565,22 @@ def test_tomograms_are_called_as_each_program_links_them(name: str, tmp_path: Pa
         write_particles(tmp_path / "d.star", replace(particles, tomograms=["a/TS_1.mrc", "b/TS_1.mrc", "c"]), "relion4", KNOWN)
 
 
+def test_particles_of_m(tmp_path: Path) -> None:
+    """Å from the first voxel and Warp's angles, which exports of it to RELION copy as they are, with a pixel size of 1 Å."""
+    columns = {**{f"wrpCoordinate{axis}1": [value] for axis, value in zip("XYZ", (100.0, 200.0, 300.0), strict=True)}}
+    columns |= {"wrpAngleRot1": [10.0], "wrpAngleTilt1": [20.0], "wrpAnglePsi1": [30.0], "wrpRandomSubset": [2], "wrpSourceName": ["TS_1.tomostar"]}
+    write_star(tmp_path / "a.star", {"particles": pd.DataFrame(columns)})
+    found = read_particles(tmp_path / "a.star")
+    np.testing.assert_allclose(found.positions, [[100, 200, 300]])
+    np.testing.assert_allclose(found.rotations, rotations_from_angles(np.array([[10.0, 20.0, 30.0]])))
+    assert (found.tomograms, found.table["rlnRandomSubset"].tolist()) == (["TS_1.tomostar"], [2])
+    with pytest.raises(InputError, match=r"holds M's particles of a species.*triptych convert"):
+        read_relion(tmp_path / "a.star")
+    write_star(tmp_path / "b.star", {"particles": pd.DataFrame(columns).drop(columns="wrpSourceName")})
+    with pytest.raises(InputError, match="lacks the column wrpSourceName"):
+        read_particles(tmp_path / "b.star")
+
+
 def test_sizes_come_from_the_tomograms(tmp_path: Path) -> None:
     (tmp_path / "tomograms").mkdir()
     for name, shape in (("1", (20, 30, 40)), ("2", (24, 30, 40)), ("3", (20, 30, 40))):
@@ -587,6 +648,7 @@ BAD = [
     ("a.mod", raw(b"IMODV1.2" + bytes(232) + b"VIEW" + struct.pack(">i", -5)), "damaged"),
     ("a.csv", text(""), "empty"),
     ("a.csv", text("x,y,z\n"), "lists no particles"),
+    ("a.csv", text("CCC,reserved,reserved,pIndex,wedgeWT,NA,NA,NA,NA,NA,xOffset\n0.5,0,0,1,0,0,0,0,0,0,1.2\n"), r"PEET.*\.mod"),
     ("a.csv", text("x,y\n1,2\n"), "column z"),
     ("a.csv", text("x,y,z\n1,2,three\n"), "text"),
     ("a.csv", text("x,y,z\n1,2,3,4\n"), "4 values"),

@@ -16,12 +16,22 @@ from numpy.typing import NDArray
 from triptych.errors import InputError
 from triptych.io.copick import find_config, particles_from_copick, write_copick
 from triptych.io.dynamo import COLUMNS, particles_from_dynamo, write_dynamo
+from triptych.io.files import read_bytes
 from triptych.io.imod import particles_from_imod, write_imod_particles
-from triptych.io.motive_list import ROWS, particles_from_motive_list, write_motive_list
+from triptych.io.motive_list import ROWS, STOPGAP_BLOCK, particles_from_motive_list, particles_from_stopgap, write_motive_list
 from triptych.io.numbering import file_names
 from triptych.io.particle_csv import particles_from_csv, write_csv
 from triptych.io.particle_star import OPTIMISATION_SET, STAR_LABEL, UNDERSTOOD, write_relion_3_or_4, write_relion_5, write_warp
-from triptych.io.relion import FrameFinder, bare_tomogram_name, find_file, frame_of_file, particles_from_relion, read_frames
+from triptych.io.relion import (
+    M_COORDINATES,
+    FrameFinder,
+    bare_tomogram_name,
+    find_file,
+    frame_of_file,
+    particles_from_m,
+    particles_from_relion,
+    read_frames,
+)
 from triptych.io.source import find_tomogram, mrc_files
 from triptych.io.star import read_star
 from triptych.particles import Frame, Particles
@@ -43,6 +53,8 @@ ENDINGS = {"relion3.1": ".star", "relion4": ".star", "warp": ".star", "dynamo": 
 """Formats that are one file; the others are folders (an IMOD model of one tomogram may be a file)."""
 LIST_ENDINGS = {".star": "star", ".tbl": "dynamo", ".em": "em", ".mod": "imod", ".csv": "csv", ".json": "copick"}
 """What a list of particles is by its file's ending."""
+OTHER_STARS = {"stopgap": f"data_{STOPGAP_BLOCK}".encode(), "m": f"_{M_COORDINATES[0]}".encode()}
+"""What is in the first lines of STAR files that are not read by RELION's rules."""
 NEARLY_THE_SAME = 0.25
 """Voxel sizes that differ by less are hardly those of a binned tomogram and of its tilt series: one of them is wrong."""
 COUNTS_UNBINNED = ("relion3.1", "relion4")
@@ -108,11 +120,12 @@ def read_particles(path: Path | str, known: Known | None = None) -> Particles:
 
 
 def guess_format(path: Path) -> str:
-    """star, dynamo, em, imod, copick or csv, after the name and, of folders, what lies in them."""
+    """star, stopgap, m, dynamo, em, imod, copick or csv, after the name and the first bytes and, of folders, what lies in them."""
     if not path.exists():
         raise InputError(f"{path} does not exist: check the name")
     if path.is_file() and path.suffix.lower() in LIST_ENDINGS:
-        return LIST_ENDINGS[path.suffix.lower()]
+        kind, start = LIST_ENDINGS[path.suffix.lower()], read_bytes(path, "list of particles", 4096)
+        return next((other for other, sign in OTHER_STARS.items() if sign in start), kind) if kind == "star" else kind
     if path.is_dir():
         if (path / OPTIMISATION_SET).is_file():
             return "star"
@@ -137,7 +150,11 @@ def _read(path: Path, known: Known) -> Particles:
     if kind == "copick":
         return particles_from_copick(path)
     if kind == "csv":
-        return particles_from_csv(path)
+        return particles_from_csv(path, known.input_voxel_size)
+    if kind == "stopgap":
+        return particles_from_stopgap(path, known.input_voxel_size)
+    if kind == "m":
+        return particles_from_m(path)
     return particles_from_relion(path / OPTIMISATION_SET if path.is_dir() else path, known.input_voxel_size, _frame_finder(known))
 
 

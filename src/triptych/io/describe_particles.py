@@ -24,7 +24,15 @@ from triptych.io.stated import StatedTomogram, stated_tomograms
 from triptych.missing_wedge import find_missing_wedge
 from triptych.particles import Particles
 
-KINDS = {"dynamo": "Dynamo table", "em": "motive list", "imod": "IMOD model", "copick": "copick project", "csv": "CSV file of particles"}
+KINDS = {
+    "stopgap": "STOPGAP motive list",
+    "m": "M's particles of a species",
+    "dynamo": "Dynamo table",
+    "em": "motive list",
+    "imod": "IMOD model",
+    "copick": "copick project",
+    "csv": "CSV file of particles",
+}
 SPECTRA = 3
 """Tomograms of a list whose power spectra are looked at; of the others, only the headers."""
 HEADERS = 20
@@ -36,6 +44,8 @@ HEADERS = 20
 
 def describe_star(path: Path) -> Description:
     """A STAR file of particles or of tomograms, an optimisation set, or any other."""
+    if guess_format(path) != "star":
+        return describe_list(path)
     blocks = read_star(path)
     try:
         file = read_relion(path)
@@ -207,7 +217,7 @@ def describe_em(path: Path) -> Description:
 
 
 def describe_list(path: Path) -> Description:
-    """A Dynamo table, motive list, IMOD model, copick project or CSV file of particles."""
+    """A Dynamo table, motive list, IMOD model, copick project, CSV or other program's STAR file of particles."""
     kind = guess_format(path)
     result = Description(KINDS[kind])
     unit = "Å"

@@ -19,7 +19,7 @@ def is_index(path: Path) -> bool:
             columns = set(next(csv.reader(file), ()))
     except (OSError, UnicodeDecodeError, csv.Error):
         return True
-    return {"name", "file"} <= columns or not {"x", "y", "z"} <= columns
+    return {"name", "file"} <= columns or not ({"x", "y", "z"} <= columns or "CCC" in columns)  # the last of PEET
 
 
 def describe_index(path: Path) -> Description:

@@ -2,6 +2,9 @@
 
 x, y, z are Å from the centre of the first voxel. The rotation reference -> tomogram is r11 ... r33 (row, column; acting on columns
 x, y, z), or RELION's angles rot, tilt, psi in degrees. tomogram, class, score and pixel_size (Å) may follow; every further column is kept.
+
+Two other tables are known by their names: the motive list that cryoCAT saves as CSV (see `motive_list`), and the submissions of the CZII
+challenge at Kaggle (experiment and particle_type for tomogram and class).
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from numpy.typing import NDArray
 from triptych.errors import InputError
 from triptych.io.files import read_text
 from triptych.io.manifest import output_file
+from triptych.io.motive_list import CRYOCAT, ROWS, particles_from_motives
 from triptych.io.relion import numbers, rotations_from_angles
 from triptych.particles import Particles
 
@@ -28,32 +32,45 @@ MATRIX = [f"r{row}{column}" for row in "123" for column in "123"]
 ANGLES = ["rot", "tilt", "psi"]
 TEXT = ("tomogram", "class")
 NOTHING = {"score": ["", "nan", "NaN", "NA"]}
+OTHER_NAMES = {"experiment": "tomogram", "particle_type": "class"}
 KNOWN = ("tomogram", "class", "score", *PLACE, *MATRIX, *ANGLES, "pixel_size")
 
 
-def particles_from_csv(path: Path | str) -> Particles:
-    """Particles of a CSV file; see above for its columns, of which x, y and z must be there."""
+def particles_from_csv(path: Path | str, voxel_size: float | None = None) -> Particles:
+    """Particles of a CSV file; see above for its columns, of which x, y and z must be there. `voxel_size` is that of a motive list, in Å."""
     path = Path(path)
-    text = read_text(path, "CSV file")
-    _check_rows(text, path)
-    try:
-        # names of tomograms and classes stay text: "0012" is not 12
-        table = pd.read_csv(io.StringIO(text), dtype=dict.fromkeys(TEXT, "str"), keep_default_na=False, na_values=NOTHING)
-    except ValueError as error:  # also the base of pandas' own
-        raise InputError(f"{path} cannot be read as CSV ({' '.join(str(error).split())}): write it anew") from None
+    table = _read_table(path)
+    motives = table.rename(columns=CRYOCAT)
+    if set(ROWS) <= set(motives):
+        return particles_from_motives(motives, path, voxel_size)
+    if set(OTHER_NAMES) <= set(table) and not set(OTHER_NAMES.values()) & set(table):
+        table = table.rename(columns=OTHER_NAMES)
     missing = [name for name in PLACE if name not in table]
     if missing or table.empty:
         raise InputError(f"{path} {f'lacks the column {missing[0]}' if missing else 'lists no particles'}: x, y, z in Å were expected")
-    sizes = _finite(table, ["pixel_size"], path)
+    sizes, rotations = _finite(table, ["pixel_size"], path), _rotations(table, path)
+    understood = set(KNOWN) if rotations is not None else set(KNOWN) - {*MATRIX, *ANGLES}
     return Particles(
-        table[[name for name in table if name not in KNOWN]],
+        table[[name for name in table if name not in understood]],
         _finite(table, PLACE, path),
-        _rotations(table, path),
+        rotations,
         tomograms=_names(table, "tomogram", path),
         classes=_names(table, "class", path),
         scores=np.asarray(pd.to_numeric(table["score"], errors="coerce"), dtype=np.float64) if "score" in table else None,
         pixel_sizes=None if sizes is None else sizes[:, 0],
     )
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    text = read_text(path, "CSV file")
+    if text.startswith("CCC,"):
+        raise InputError(f"{path} is PEET's motive list, which does not say where particles are: give the IMOD model (.mod) that belongs to it")
+    _check_rows(text, path)
+    try:
+        # names of tomograms and classes stay text: "0012" is not 12
+        return pd.read_csv(io.StringIO(text), dtype=dict.fromkeys((*TEXT, *OTHER_NAMES), "str"), keep_default_na=False, na_values=NOTHING)
+    except ValueError as error:  # also the base of pandas' own
+        raise InputError(f"{path} cannot be read as CSV ({' '.join(str(error).split())}): write it anew") from None
 
 
 def _check_rows(text: str, path: Path) -> None:
@@ -81,9 +98,10 @@ def _names(table: pd.DataFrame, name: str, path: Path) -> list[str] | None:
 
 def _rotations(table: pd.DataFrame, path: Path) -> NDArray[np.float64] | None:
     matrices, angles = _finite(table, MATRIX, path), _finite(table, ANGLES, path)
-    given, missing = ([name for name in ANGLES if (name in table) == there] for there in (True, False))
-    if matrices is None and angles is None and len(given) > 1:
-        log.warning("%s has the columns %s, but not %s: no orientations are read from it", path, " and ".join(given), missing[0])
+    for names in (MATRIX, ANGLES):
+        given, missing = ([name for name in names if (name in table) == there] for there in (True, False))
+        if matrices is None and angles is None and given:
+            log.warning("%s has the columns %s, but not %s: no orientations are read from it", path, " and ".join(given), " and ".join(missing))
     if matrices is None:
         return None if angles is None else rotations_from_angles(angles)
     matrices = matrices.reshape(-1, 3, 3)
@@ -105,6 +123,6 @@ def write_csv(path: Path | str, particles: Particles) -> None:
         columns |= dict(zip(MATRIX, particles.rotations.reshape(-1, 9).T, strict=True))
     if particles.pixel_sizes is not None:
         columns["pixel_size"] = particles.pixel_sizes
-    columns |= {name: particles.table[name].to_numpy() for name in particles.table if name not in KNOWN}
+    columns |= {name: particles.table[name].to_numpy() for name in particles.table if name not in columns}
     with output_file(path) as part:
         pd.DataFrame(columns).to_csv(part, index=False, lineterminator="\n")

@@ -53,6 +53,9 @@ _WARP_PIXEL_SIZE = re.compile(r"(?<=.)_\d+(\.\d+)?Apx$")
 RECONSTRUCTED = "rlnTomoReconstructedTomogram"
 SCORES = ("triptychScore", "triptychProbability", "rlnAutopickFigureOfMerit", "rlnLCCmax", "rlnMaxValueProbDistribution")
 """Columns that may say how sure a particle is; the first that is there counts."""
+M_COORDINATES = tuple(f"wrpCoordinate{axis}1" for axis in AXES)
+M_ANGLES, M_NAME, M_HALF = ("wrpAngleRot1", "wrpAngleTilt1", "wrpAnglePsi1"), "wrpSourceName", "wrpRandomSubset"
+"""What M writes of a species' particles: Å from the first voxel, Warp's angles; of several points in time, the first counts."""
 CLASSES = ("triptychClass", "rlnClassNumber")
 FrameFinder: TypeAlias = Callable[[Sequence[str]], Mapping[str, Frame]]
 
@@ -457,6 +460,9 @@ def search_folders(path: Path) -> tuple[Path, ...]:
 
 
 def _particle_block(blocks: dict[str, Block], path: Path) -> str:
+    for sign, of in ((M_COORDINATES[0], "M's particles of a species"), ("orig_x", "STOPGAP's motive list")):
+        if any(isinstance(block, pd.DataFrame) and sign in block for block in blocks.values()):
+            raise InputError(f"{path} holds {of}, but a STAR file with RELION's columns was expected: triptych convert {path} OUT makes one of it")
     candidates = ["particles", *(name for name in blocks if name not in ("particles", "optics", "general"))]
     for name in candidates:
         block = blocks.get(name)
@@ -644,4 +650,21 @@ def particles_from_relion(path: Path | str, coordinate_pixel_size: float | None 
         frames=stated,
         blocks={key: block for key, block in file.blocks.items() if key != file.block},
         tomogram_blocks=file.tomogram_blocks,
+    )
+
+
+def particles_from_m(path: Path | str) -> Particles:
+    """Particles of a species of M (its ..._particles.star), whose half sets become rlnRandomSubset."""
+    path = Path(path)
+    table = next((block for block in read_star(path).values() if isinstance(block, pd.DataFrame) and M_COORDINATES[0] in block), pd.DataFrame())
+    missing = [name for name in (*M_COORDINATES, *M_ANGLES, M_NAME) if name not in table]
+    if missing or table.empty:
+        what = f"lacks the column {missing[0]}" if missing else "lists no particles"
+        raise InputError(f"{path} {what}, but M's particles of a species were expected: write it anew")
+    places, angles = (np.stack([numbers(table, name, path) for name in names], axis=1) for names in (M_COORDINATES, M_ANGLES))
+    return Particles(
+        table.drop(columns=[*M_COORDINATES, *M_ANGLES, M_NAME]).rename(columns={M_HALF: "rlnRandomSubset"}),
+        places,
+        rotations_from_angles(angles),
+        tomograms=[str(name) for name in table[M_NAME]],
     )
