@@ -36,7 +36,7 @@ FIRST_VOXEL = 0.5
 def particles_from_dynamo(path: Path | str, voxel_size: float | None = None) -> Particles:
     """Particles of a table; `voxel_size` in Å per pixel wins over what the table states."""
     path = Path(path)
-    rows = np.array(read_numbers(path, "Dynamo table"))
+    rows = np.array(read_numbers(path, "Dynamo table", COLUMNS))
     if rows.shape[1] < LEAST or not np.isfinite(rows).all():
         raise InputError(f"{path} has {rows.shape[1]} columns, but a Dynamo table has at least {LEAST}, all of them finite numbers: write it anew")
     names = [*COLUMNS, *(f"column{number}" for number in range(len(COLUMNS) + 1, rows.shape[1] + 1))]

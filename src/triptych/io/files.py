@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -96,17 +96,29 @@ def map_array(path: Path, how: str) -> NDArray[Any]:
     return array
 
 
-def read_numbers(path: Path, kind: str) -> list[list[float]]:
-    """The rows of a table of numbers that white space separates, all of one length."""
+def _number(word: str) -> float:
+    """A number; of a complex one, as MATLAB writes what it did not round to a real one (0+1.2e-06i), the real part."""
+    try:
+        return float(word)
+    except ValueError:
+        return complex(word.replace("i", "j")).real
+
+
+def read_numbers(path: Path, kind: str, names: Sequence[str]) -> list[list[float]]:
+    """The rows of a table of numbers that white space separates, all of one length; `names` are those of its columns, for messages."""
     rows: list[list[float]] = []
     for number, line in enumerate(read_text(path, kind).splitlines(), 1):
         words = line.split()
         if not words:
             continue
+        row: list[float] = []
         try:
-            rows.append([float(word) for word in words])
+            row.extend(map(_number, words))
         except ValueError:
-            raise InputError(f"line {number} of {path} holds text, but a {kind} holds numbers only: check the name, or write it anew") from None
+            column = f"column {len(row) + 1}{f' ({names[len(row)]})' if len(row) < len(names) else ''}"
+            what = f'the text "{words[len(row)][:40]}" in {column}'
+            raise InputError(f"line {number} of {path} holds {what}, but a {kind} holds numbers only: check the name, or write it anew") from None
+        rows.append(row)
         if len(rows[-1]) != len(rows[0]):
             raise InputError(f"line {number} of {path} holds {len(words)} values, but the first {len(rows[0])}: the file is garbled, write it anew")
     if not rows:
