@@ -157,6 +157,16 @@ def test_zero_is_a_number_beside_others(tmp_path: Path, target: str, caplog: pyt
     assert read_particles(tmp_path / "alone" / OUTPUT[target], KNOWN).classes == (["0"] * 3 if target.startswith("relion") else ["1"] * 3)
 
 
+def test_dynamo_tables_with_complex_numbers(tmp_path: Path) -> None:
+    """MATLAB writes an angle between axes (column 28) as 0+1.2e-06i where rounding made its cosine more than 1."""
+    (tmp_path / "a.tbl").write_text(TBL.format("0 0 0") + " 0.5 -1.5-2e-06i\n" + TBL.format("0 0 0") + " 0.5 0+1.2074e-06i\n")
+    found = read_particles(tmp_path / "a.tbl", Known(input_voxel_size=10))
+    assert found.table[["dshift", "daxis"]].to_numpy().tolist() == [[0.5, -1.5], [0.5, 0]]
+    (tmp_path / "a.tbl").write_text(TBL.format("0 0 0") + " 0.5 nine\n")
+    with pytest.raises(InputError, match=r'line 1 .* the text "nine" in column 28 \(daxis\)'):
+        read_particles(tmp_path / "a.tbl", Known(input_voxel_size=10))
+
+
 def test_dynamo_of_a_turn_about_z(tmp_path: Path) -> None:
     """A quarter turn from x to y: narot counts the other way round."""
     quarter = Rotation.from_euler("z", 90, degrees=True).as_matrix()
@@ -303,8 +313,21 @@ def test_copick_projects(tmp_path: Path) -> None:
     assert [(thing["name"], thing["label"]) for thing in config["pickable_objects"]] == [("ribosome", 1)]
 
 
+def test_copick_projects_that_were_moved(tmp_path: Path) -> None:
+    project = write_copick_project(tmp_path / "a")
+    (project / "ExperimentRuns").rename(project / "elsewhere")
+    config = {"pickable_objects": [], "overlay_root": "local:///kaggle/overlay", "static_root": "/kaggle/static"}
+    (project / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"overlay_root /kaggle/overlay of .*config.json does not exist here.*: correct overlay_root"):
+        read_particles(project)
+    (project / "config.json").write_text(json.dumps(config | {"overlay_root": "s3://bucket/overlay"}))
+    with pytest.raises(InputError, match="static_root /kaggle/static"):
+        read_particles(project)
+
+
 def test_copick_whose_angles_are_not_to_be_trusted(tmp_path: Path) -> None:
     assert read_particles(write_copick_project(tmp_path / "a", trust_orientation=False)).rotations is None
+    assert read_particles(write_copick_project(tmp_path / "b", trust_orientation="false")).rotations is None
     assert clean_name("80S ribosome_2") == "80S-ribosome-2"
 
 
@@ -398,6 +421,16 @@ def test_tomograms_that_contradict_the_table_are_told_of(tmp_path: Path, caplog:
     assert "is taken to be" not in caplog.text
     convert_particles(tmp_path / "five", tmp_path / "other", "relion5", Known(voxel_size=4.0, tomogram_size=(400, 500, 600)))
     assert "400 x 500 x 600 voxels of 4 Å, but the input states 400 x 500 x 600 of 2 Å" in caplog.text
+
+
+def test_classes_that_are_not_known(tmp_path: Path) -> None:
+    """cryoCAT writes nan into rlnClassNumber."""
+    source = write_relion_4(tmp_path)
+    blocks = read_star(source)
+    for numbers, expected in (([np.nan, np.nan], None), ([np.nan, 2.0], ["0", "2"]), ([1.0, 2.0], ["1", "2"])):
+        blocks["particles"]["rlnClassNumber"] = numbers  # type: ignore[index]
+        write_star(source, blocks)
+        assert read_particles(source).classes == expected
 
 
 def test_relion_4_to_5_and_back(tmp_path: Path) -> None:

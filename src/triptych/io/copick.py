@@ -43,11 +43,16 @@ def find_config(path: Path) -> Path | None:
     return next((file for file in candidates if file.is_file()), None)
 
 
+def _stated_roots(config: dict[str, Any], path: Path) -> dict[str, Path]:
+    """The folders on this machine that a configuration names, by its words for them."""
+    stated = {key: str(config.get(key) or "") for key in ("static_root", "overlay_root")}
+    local = {key: re.sub(r"^(local|file)://", "", text) for key, text in stated.items() if text and not re.match(r"(?!local|file)\w+://", text)}
+    return {key: path.parent / text for key, text in local.items()}  # an absolute one stays as it is
+
+
 def _roots(config: dict[str, Any], path: Path) -> list[Path]:
     """The folders of a project on this machine: where the configuration says, and the one that it lies in."""
-    stated = [str(config.get(key) or "") for key in ("static_root", "overlay_root")]
-    local = [Path(re.sub(r"^(local|file)://", "", text)) for text in stated if text and not re.match(r"(?!local|file)\w+://", text)]
-    folders = [path.parent, *(folder if folder.is_absolute() else path.parent / folder for folder in local)]
+    folders = [path.parent, *_stated_roots(config, path).values()]
     return [folder for folder in dict.fromkeys(folder.resolve() for folder in folders) if (folder / RUNS).is_dir()]
 
 
@@ -69,8 +74,12 @@ def particles_from_copick(path: Path | str) -> Particles:
             place, matrix = _read_point(point, number, pick)
             places.append(place)
             matrices.append(matrix)
-            trusted.append(content.get("trust_orientation") is not False)
+            trusted.append(str(content.get("trust_orientation")).lower() != "false")  # pydantic, as copick has it, takes "false" for it, too
             columns.append(_point_columns(point, content, pick))
+    missing = {key: folder for key, folder in _stated_roots(config, file).items() if not folder.is_dir()}
+    if not columns and missing:
+        key = "overlay_root" if "overlay_root" in missing else "static_root"  # the former is where one's own picks are
+        raise InputError(f"{key} {missing[key]} of {file} does not exist here, and no picks lie beside {file.name}: correct {key} there")
     if not columns:
         raise InputError(f"{path} holds no picks on this machine ({RUNS}/<run>/Picks/*.json with points): give a project with picks")
     table = pd.DataFrame(columns)

@@ -564,6 +564,13 @@ def _column(file: RelionFile, labels: Sequence[str]) -> pd.Series | None:
     return next((file.table[label] for label in labels if label in file.table), None)
 
 
+def _class_names(column: pd.Series) -> list[str] | None:
+    """Classes as names: numbers without ".0"; NaN, which says that none is known, is 0, and none of all where there is nothing else."""
+    if not pd.api.types.is_float_dtype(column):
+        return [str(value) for value in column]
+    return None if column.isna().all() else [f"{value:.15g}" for value in column.fillna(0)]
+
+
 def agrees(frame: Frame, center: NDArray[np.float64] | None) -> bool:
     """Whether the centre of a tomogram's box is where it is otherwise known to be, to a voxel; nothing contradicts where that is not known."""
     return center is None or bool(np.abs(frame.center - center).max() <= frame.voxel_size)
@@ -644,7 +651,7 @@ def particles_from_relion(path: Path | str, coordinate_pixel_size: float | None 
         _positions(file, coordinate_pixel_size, centers),
         file.rotations(),
         tomograms=file.tomogram_names,
-        classes=None if name is None else [str(value) for value in name],
+        classes=None if name is None else _class_names(name),
         scores=None if score is None else np.asarray(pd.to_numeric(score, errors="coerce"), dtype=np.float64),
         pixel_sizes=_pixel_sizes(file, coordinate_pixel_size),
         frames=stated,
