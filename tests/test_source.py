@@ -173,6 +173,10 @@ def test_fractions_of_the_tomogram(tmp_path: Path) -> None:
         particles_from_relion(path)
     found = particles_from_relion(path, find_frames=lambda names: {name: Frame((40, 30, 20), 10.0) for name in names})
     np.testing.assert_allclose(found.positions, [[100, 150, 150], [200, 0, 100]])
+    sizes = {"rlnTomoTiltSeriesPixelSize": [2.5], "rlnTomoSizeX": [160], "rlnTomoSizeY": [120], "rlnTomoSizeZ": [80]}
+    write_star(tmp_path / "tomograms.star", {"global": pd.DataFrame({"rlnTomoName": ["TS_1"], **sizes})})
+    np.testing.assert_allclose(particles_from_relion(path).positions, found.positions)
+    (tmp_path / "tomograms.star").unlink()
     # cut out of the tomogram, and in what is written of it, which names the tomogram
     make_tomogram(tmp_path / "tomograms", "TS_1_10.00Apx.mrc")
     source = open_it(path, tomograms=tmp_path / "tomograms")

@@ -110,19 +110,20 @@ class RelionFile:
     def is_warp(self) -> bool:
         """Its tomograms are called as Warp calls them; files of its reconstructions may also be in a list whose pixels are the tilt series'."""
         names = self.tomogram_names or [""]
-        return all(map(is_warp_name, names)) and (all(name.endswith(TOMOSTAR) for name in names) or not self._states(UNBINNED_PIXEL_SIZES))
+        return all(map(is_warp_name, names)) and (all(name.endswith(TOMOSTAR) for name in names) or not self._states_unbinned)
 
     @cached_property
     def counts_fractions(self) -> bool:
         """Its coordinates are fractions of the tomograms' sides, as WarpTools' template matching writes them: from 0 to 1, without a pixel size."""
-        if not self.is_warp or not set(COORDINATES) <= set(self.table) or self._states((*PIXEL_SIZES, "rlnDetectorPixelSize")):
+        stated = set(self.table) | (set() if self.optics is None else set(self.optics))
+        if not self.is_warp or not set(COORDINATES) <= set(self.table) or stated & {*PIXEL_SIZES, "rlnDetectorPixelSize"}:
             return False
         places = np.stack([numbers(self.table, label, self.path) for label in COORDINATES])
         return bool((places >= 0).all() and (places <= 1).all() and (places % 1).any())
 
-    def _states(self, labels: Sequence[str]) -> bool:
-        """Whether any of its tables has one of the columns."""
-        return any(label in table for table in (self.table, self.optics, self.tomograms) if table is not None for label in labels)
+    @property
+    def _states_unbinned(self) -> bool:
+        return any(self.values(label) is not None for label in UNBINNED_PIXEL_SIZES)
 
     @property
     def dialect(self) -> str:
@@ -208,7 +209,7 @@ class RelionFile:
         image = self.image_voxel_size() if self.is_warp or self.values("rlnImagePixelSize") is None else None
         if image is not None:
             return image
-        images = self._states(IMAGE_PIXEL_SIZES)
+        images = self.image_voxel_size() is not None
         stated = "states their size in its images only (rlnImagePixelSize), not in the tilt series" if images else "does not state the pixel's size"
         raise InputError(
             f"{self.path} has coordinates in pixels, but {stated} ({', '.join(UNBINNED_PIXEL_SIZES)}{'' if images else ' or rlnPixelSize'}): "
@@ -220,9 +221,8 @@ class RelionFile:
         if self.counts_fractions:
             return "fractions of the tomograms' sides, as WarpTools' template matching writes them"
         sizes = ", ".join(f"{size:g}" for size in np.unique(self.coordinate_pixel_size(given)))
-        unbinned = self._states(UNBINNED_PIXEL_SIZES) and not self.is_warp
-        of = "as given" if given is not None else "the unbinned tilt series" if unbinned else "as Warp exports" if self.is_warp else "as exported"
-        return f"pixels of {sizes} Å ({of}) from the first voxel"
+        own = "as Warp exports" if self.is_warp else "the unbinned tilt series" if self._states_unbinned else "as exported"
+        return f"pixels of {sizes} Å ({own if given is None else 'as given'}) from the first voxel"
 
     def coordinates(self, pixel_size: float | None = None, sides: NDArray[np.float64] | None = None) -> tuple[NDArray[np.float64], bool]:
         """Positions with the origin shifts applied.
@@ -593,6 +593,8 @@ def _find_centers(file: RelionFile, find_frames: FrameFinder | None) -> tuple[di
     stated, names = read_frames(file.tomograms, file.path), file.tomogram_names
     if names is None or not (set(CENTERED) <= set(file.table.columns) or file.counts_fractions):
         return stated, {}
+    bare = {bare_tomogram_name(name): frame for name, frame in stated.items()}
+    stated |= {name: bare[bare_tomogram_name(name)] for name in names if bare_tomogram_name(name) in bare}
     implied, frames = file.implied_centers(), stated
     if find_frames is not None:
         frames = dict(find_frames(names))
