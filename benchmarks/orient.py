@@ -2,12 +2,13 @@
 
     python benchmarks/orient.py WORK [--library FOLDER] [--particles 1080] [--snrs 0.1 0.03] [--picture docs/images/orienting.png]
 
-Particles of the 18 built-in structures, or with --library (made by `triptych structures make`) of all that the model knows, and "none", simulated
-with the default settings (neighbours, missing wedge, CTF, noise) and predicted with the shipped model, are oriented by recovered densities alone,
-by the subtomograms too, and with the trial of rivals. Poses are judged where the class is right, up to the symmetry that the structure has at this
-resolution; masks and densities of every particle that got a pose, rightly named or not, beside those that the network itself drew. In the end all
-particles are counted, those without a pose as the network had them. Each step is kept in WORK, and what is there is not made again. Writes
-benchmarks/results/orient.json, a block for each SNR, and leaves those of other SNRs there.
+Particles of the 18 built-in structures, or with --library (made by `triptych structures make`) of all that the model knows, and "none",
+simulated with the default settings (neighbours, missing wedge, CTF, noise) and predicted with the shipped model, are oriented by recovered
+densities alone, and as is the default: by the subtomograms too, with the trial of rivals. Poses are judged where the class is right, up to
+the symmetry that the structure has at this resolution; masks and densities of every particle that got a pose, rightly named or not, beside
+those that the network itself drew. In the end all particles are counted, those without a pose as the network had them. Each step is kept in
+WORK, and what is there is not made again. Writes benchmarks/results/orient.json, a block for each SNR, and leaves those of other SNRs
+there.
 """
 
 from __future__ import annotations
@@ -46,7 +47,6 @@ SHOWN = ("ribosome_70s", "ribosome_30s", "proteasome_20s", "tric", "groel_groes"
 """Classes in the picture."""
 WAYS = {
     "recovered": {"align_by": "recovered"},
-    "both": {"rivals": 0},
     "rivals_tried": {},
 }
 """Settings of orient."""
