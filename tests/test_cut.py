@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import mrcfile
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -124,6 +125,21 @@ def test_listed_places_outside_the_tomogram_are_refused(folder: Path) -> None:
     assert not (folder / ".own.zarr.part").exists()
     particles.write_text(text + "t1,660,100,100,small\n")
     cut([folder / "tomograms"], folder / "own.zarr", particles=particles, config=config)
+
+
+@pytest.mark.parametrize("origin", [(5000.0, 5000.0, 5000.0), (-5000.0, 0.0, 0.0)])
+def test_listed_places_count_from_the_first_voxel_wherever_that_lies(origin: tuple[float, float, float], folder: Path) -> None:
+    particles = write_list(folder / "particles.csv")
+    for number in range(2):
+        with mrcfile.open(folder / f"tomograms/t{number}.mrc", "r+") as file:
+            file.header.origin = origin
+    config = CONFIG.model_copy(update={"radius": {"small": 50.0, "large": 50.0}, "model_voxel_size": 12.5})
+    store = open_store(cut([folder / "tomograms"], folder / "own.zarr", particles=particles, config=config))
+    check(store, ("large", "small"))
+    assert (store["position"][:] < 700).all()
+    particles.write_text(particles.read_text() + "t1,5000,100,100,small\n")
+    with pytest.raises(InputError, match="lies outside"):
+        cut([folder / "tomograms"], folder / "other.zarr", particles=particles, config=config)
 
 
 @pytest.mark.parametrize("listed", [("t0", "t1"), ("t1",)])

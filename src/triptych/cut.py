@@ -217,8 +217,8 @@ def check_places(source: Path, paths: Sequence[Path], box_size_angstrom: float, 
     assert known.particles.positions is not None
     for path in paths:
         rows = known.rows_in(tomogram_name(path))
-        shape, voxel_size, origin = read_frame(path, config)
-        nearest = np.floor((known.particles.positions[rows] - origin) / voxel_size + 0.5).astype(np.int64)
+        shape, voxel_size = read_frame(path, config)
+        nearest = np.floor(known.particles.positions[rows] / voxel_size + 0.5).astype(np.int64)
         how = "check the pixel size in which the list counts and the tomogram's voxel size (--set voxel_size=)"
         check_inside(nearest, shape, math.ceil(box_size_angstrom / voxel_size), rows, source, path, how)
 
@@ -243,13 +243,13 @@ def stated_names(folder: Path) -> dict[int, str]:
     return {}
 
 
-def read_frame(path: Path, config: CutConfig) -> tuple[tuple[int, int, int], float, tuple[float, float, float]]:
-    """Shape, voxel size and origin of a tomogram, without its values."""
+def read_frame(path: Path, config: CutConfig) -> tuple[tuple[int, int, int], float]:
+    """Shape and voxel size of a tomogram, without its values."""
     if is_zarr(path):
         tomogram = open_tomogram(path, config.voxel_size)
-        return tomogram.shape, tomogram.voxel_size, tomogram.origin
+        return tomogram.shape, tomogram.voxel_size
     header = read_header(path)
-    return header.shape, usable_voxel_size(header, config.voxel_size, path), header.origin
+    return header.shape, usable_voxel_size(header, config.voxel_size, path)
 
 
 def open_volume(path: Path, config: CutConfig) -> Volume:
@@ -264,10 +264,9 @@ def open_volume(path: Path, config: CutConfig) -> Volume:
 
 def read_annotated(path: Path, known: Annotations, config: CutConfig, voxel_size: float) -> Annotated:
     """A tomogram with its annotations, at another voxel size."""
-    raw, name = open_volume(path, config), tomogram_name(path)
+    # Lists count from the first voxel, wherever the file says that this lies.
+    raw, name = replace(open_volume(path, config), origin=(0.0, 0.0, 0.0)), tomogram_name(path)
     volume = resample(raw, voxel_size)
-    x, y, z = (new - old for new, old in zip(volume.origin, raw.origin, strict=True))
-    volume = replace(volume, origin=(x, y, z))
     sign = np.float32(1 if config.contrast == "bright" else -1)
     places, label, rotations = listed_particles(name, known, volume)
     if name in known.maps:
