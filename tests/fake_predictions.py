@@ -15,7 +15,7 @@ from triptych.config import PredictConfig
 from triptych.fourier import band_pass
 from triptych.io.manifest import write_manifest
 from triptych.io.mrc import write_mrc
-from triptych.io.star import write_star
+from triptych.io.star import probability_columns, write_star
 from triptych.io.store import BOX_ARRAYS, ROW_ARRAYS, Rows, Store, create_store, particle_name
 from triptych.volume import Volume
 
@@ -66,10 +66,6 @@ def fake_probabilities(label: NDArray[np.int64], snr: NDArray[np.float64], class
     logits[np.arange(len(label)), label] += 4.2 + 1.2 * np.log(snr / 0.1)
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     return (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
-
-
-def camel_case(name: str) -> str:
-    return "".join(word.capitalize() for word in name.split("_"))
 
 
 def fill_with_zeros(store: Store) -> None:
@@ -125,7 +121,7 @@ def make_fake(
         "triptychEmbeddingRow": np.arange(1, count + 1),
         "triptychClass": [class_names[k] for k in predicted],
         "triptychProbability": probabilities.max(axis=1),
-        **{f"triptychProbability{camel_case(name)}": probabilities[:, k] for k, name in enumerate(class_names)},
+        **dict(zip(probability_columns(class_names), probabilities.T, strict=True)),
         "triptychMask": [f"masks/{particle_name(i)}.mrc" for i in range(count)],
         "triptychDensity": [f"densities/{particle_name(i)}.mrc" for i in range(count)],
         "rlnClassNumber": predicted + 1,

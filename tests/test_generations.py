@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from fake_predictions import fill_with_zeros
 from safetensors.torch import load_file
 from tiny import SIMULATE, TRAIN, die_while_refreshing, hashes, refuse_to_refresh, shuffle_labels
 
@@ -21,7 +22,8 @@ from triptych.config import SimulateConfig, TrainConfig
 from triptych.dataset import PlannedBatches, split_rows
 from triptych.errors import InputError
 from triptych.generations import fresh_seed
-from triptych.io.store import open_store
+from triptych.io.manifest import write_manifest
+from triptych.io.store import Rows, create_store, open_store
 from triptych.settings import load_config
 from triptych.simulate import simulate, simulate_again
 from triptych.train import train
@@ -57,6 +59,18 @@ def test_simulated_again_is_like_the_first_but_for_the_seed(data: Path, tmp_path
     assert not np.allclose(fresh["defocus_um"][:], old["defocus_um"][:])
     same_again = simulate_again(data, tmp_path / "same.zarr", int(old.attributes["seed"]))
     assert hashes(same_again) == hashes(data)
+
+
+def test_a_library_is_found_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the settings name it as it is called from the folder in which the store was simulated."""
+    store = create_store(tmp_path / "a.zarr", Rows(4, 2), Rows(0, 0), 10.0, 16, ("x", "none"), {"config": {"structures": "library"}})
+    fill_with_zeros(store)
+    with monkeypatch.context() as there:
+        there.chdir(tmp_path)
+        write_manifest("a.zarr", "simulate", None, [], 0)
+    module: Any = sys.modules["triptych.simulate"]
+    monkeypatch.setattr(module, "simulate", lambda _, config: config.structures)
+    assert simulate_again(store.path, tmp_path / "b.zarr", 1) == tmp_path / "library"
 
 
 def test_every_generation_has_a_seed_of_its_own(data: Path, tmp_path: Path) -> None:

@@ -184,17 +184,25 @@ def test_what_is_placed_is_turned_and_moved() -> None:
     assert np.argwhere(place(template, turn, np.array([1.0, 0, -2]), (12, 14, 16))).tolist() == [[4, 10, 9]]
 
 
-def test_tables_name_the_tomograms_so_that_they_are_found(tmp_path: Path) -> None:
+def test_tables_name_the_tomograms_so_that_they_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From any folder, although the settings named the tomograms as they are called from the one that predict ran in; and through links."""
     model = write_model(tmp_path / "model")
     write_mrc(tmp_path / "tomograms/a.mrc", np.random.default_rng(0).normal(size=(40, 40, 40)), VOXEL_SIZE)
     place = {f"rlnCoordinate{axis}": [20.0, 22.0] for axis in "XYZ"}
     table = pd.DataFrame({"rlnTomoName": ["a", "a"], **place, "rlnTomoTiltSeriesPixelSize": VOXEL_SIZE})
     write_star(tmp_path / "particles.star", {"particles": table})
-    out = predict(tmp_path / "particles.star", tmp_path / "run/predictions", model, PredictConfig(tomograms=tmp_path / "tomograms"))
+    with monkeypatch.context() as there:
+        there.chdir(tmp_path)
+        predict("particles.star", "run/predictions", model, PredictConfig(tomograms=Path("tomograms")))
+    out = tmp_path / "run/predictions"
     boxes = open_boxes(read_predictions(out), OrientConfig(tilt_range=(-60, 60)))
-    elsewhere = tmp_path / "far/away/poses"
-    for name in boxes.refer_from(elsewhere)["rlnTomoReconstructedTomogram"]:
-        assert (elsewhere / name).resolve() == tmp_path / "tomograms/a.mrc"
+    (tmp_path / "far/away/poses").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far/away")
+    for elsewhere in (tmp_path / "far/away/poses", tmp_path / "link/poses"):
+        table = boxes.refer_from(elsewhere)
+        for tomogram, mask, name in zip(table["rlnTomoReconstructedTomogram"], table["triptychMask"], table["triptychName"], strict=True):
+            assert (elsewhere / tomogram).samefile(tmp_path / "tomograms/a.mrc")
+            assert (elsewhere / mask).samefile(out / f"masks/{name}.mrc")
 
 
 # ------------------------------------------------------------------------------------------- what is left out or refused

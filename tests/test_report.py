@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from fake_predictions import CLASS_NAMES, Fake, camel_case, make_fake
+from fake_predictions import CLASS_NAMES, Fake, make_fake
 
 from triptych import figures, metrics
 from triptych.config import ReportConfig
@@ -21,7 +21,7 @@ from triptych.gallery import Gallery, pick_in_turn, spread
 from triptych.io.manifest import describe_input, to_plain
 from triptych.io.mrc import read_mrc, write_mrc
 from triptych.io.predictions import read_predictions
-from triptych.io.star import read_star, write_star
+from triptych.io.star import probability_column, read_star, write_star
 from triptych.io.store import open_store
 from triptych.metrics import principal_components
 from triptych.pages import scale_bar
@@ -239,12 +239,20 @@ def test_model_that_knows_more_classes_than_the_truth(tmp_path: Path) -> None:
     assert len(found["confusion_matrix"]) == len(names)
 
 
+def test_classes_that_differ_in_case_only_keep_their_probabilities(tmp_path: Path) -> None:
+    fake = make_fake(tmp_path, count=6, size=8, class_names=("rIb", "rib", "none"))
+    given = read_predictions(fake.predictions)
+    assert given.probabilities is not None
+    assert np.array_equal(given.probabilities.argmax(1), fake.predicted)
+    assert np.allclose(given.probabilities.sum(1), 1)
+
+
 def forget_class(predictions: Path, name: str, verdicts: list[str]) -> None:
     """Make predictions those of a model that does not know a class and calls its particles by another name."""
     manifest = json.loads((predictions / "manifest.json").read_text())
     names = [other for other in CLASS_NAMES if other != name]
     change_manifest(predictions, model={**manifest["model"], "class_names": names})
-    column = f"triptychProbability{camel_case(name)}"
+    column = probability_column(name)
     change_table(
         predictions,
         lambda table: table.drop(columns=column).assign(triptychClass=table["triptychClass"].replace(name, "hsp90_sba1"), triptychVerdict=verdicts),

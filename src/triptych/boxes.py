@@ -4,7 +4,6 @@ the Fourier terms of these came out multiplied."""
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from triptych.align import Alignment
 from triptych.config import ASSUMED_TILT_RANGE, PoseSettings
 from triptych.errors import InputError
 from triptych.fourier import resample_to_box, wedge_weights
-from triptych.io.files import new_array
+from triptych.io.files import new_array, way_to
 from triptych.io.mrc import read_mrc
 from triptych.io.particle_star import add_poses, subtomogram_matrices
 from triptych.io.predictions import Predicted, open_input
@@ -122,7 +121,7 @@ class Boxes:
     def refer_from(self, folder: Path) -> pd.DataFrame:
         """The table of the predictions for a STAR file in another folder, from which images, masks and densities are found."""
         table, named = self.given.table, self.source.table_for(folder)
-        way = os.path.relpath(self.given.folder.absolute(), folder)
+        way = way_to(self.given.folder, folder)
         moved = {name: [f"{way}/{path}" for path in table[name]] for name in ("triptychMask", "triptychDensity") if name in table}
         moved |= {name: named[name].to_list() for name in ("rlnImageName", CTF_VOLUME, RECONSTRUCTED) if name in table and name in named}
         return table.assign(**moved)

@@ -82,9 +82,9 @@ class Settings(BaseModel):
         plain = self.model_dump(mode="json", exclude=set(self.MACHINE))
         return plain | {name: value.decisive() for name, value in self if isinstance(value, Settings)}
 
-    def from_anywhere(self) -> Self:
-        """The same settings with absolute paths, for a process that may work in another folder."""
-        return self.model_copy(update={name: value.absolute() for name, value in self if isinstance(value, Path)})
+    def from_anywhere(self, folder: Path = Path()) -> Self:
+        """The same settings with absolute paths, for a process that may work in another folder than the one that relative paths start in."""
+        return self.model_copy(update={name: (folder / value).absolute() for name, value in self if isinstance(value, Path)})
 
     @model_validator(mode="before")
     @classmethod

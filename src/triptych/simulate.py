@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from triptych.config import NONE_CLASS, SceneConfig, SimulateConfig
 from triptych.device import choose_device
 from triptych.errors import InputError
-from triptych.io.manifest import is_made, write_manifest
+from triptych.io.manifest import command_folder, is_made, read_manifest, write_manifest
 from triptych.io.store import BOXES, ROWS, Rows, create_store, open_store, remove_leftovers
 from triptych.io.workspace import Workspace, choose_items, count_unfinished
 from triptych.physics import draw_log_uniform
@@ -99,7 +99,7 @@ def simulate_again(data: Path, out: Path, seed: int, workers: int = 0) -> Path:
         config = SimulateConfig.model_validate({**open_store(data).attributes["config"], "seed": seed, "workers": workers, "device": "cpu"})
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{data} does not say how it was simulated, or in another version's way: simulate it anew with this one") from None
-    return simulate(out, config)
+    return simulate(out, config.from_anywhere(command_folder(read_manifest(data))))
 
 
 def create_empty(config: SimulateConfig, library: Sequence[Structure], path: Path) -> None:

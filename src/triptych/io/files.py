@@ -83,6 +83,12 @@ def read_json(path: Path, kind: str) -> Any:
         raise InputError(f"{path} cannot be read as JSON ({error}), but a {kind} was expected: write it anew") from None
 
 
+def way_to(path: Path | str, folder: Path | str) -> str:
+    """A path as seen from a folder. Links to folders are followed first, since ".." leads up from where a link ends."""
+    path = Path(path).absolute()
+    return os.path.relpath(os.path.join(os.path.realpath(path.parent), path.name), os.path.realpath(folder))
+
+
 def map_array(path: Path, how: str) -> NDArray[Any]:
     """A NumPy file (.npy) of numbers, mapped into memory; `how` is what to do where it is missing or damaged."""
     try:

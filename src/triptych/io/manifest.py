@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -177,6 +177,11 @@ def manifest_entry(manifest: dict[str, Any], *keys: str) -> Any:
     return value
 
 
+def command_folder(manifest: dict[str, Any]) -> Path:
+    """Where the command was given: relative paths in a manifest start there."""
+    return Path(str(manifest.get("folder") or ""))
+
+
 def to_plain(value: Any) -> Any:
     """Anything of ours as JSON: arrays become lists, NaN and infinity become null."""
     if isinstance(value, dict):
@@ -248,6 +253,13 @@ def check_output_folder(path: Path) -> Path:
     if path.is_dir() and any(path.iterdir()):
         raise InputError(f"the output folder {path} exists already: choose another or delete it")
     return path
+
+
+def check_apart(out: Path, inputs: Iterable[Path]) -> None:
+    """InputError where an output is to lie in a folder that is read, which it would change: no run could go on, and none follow."""
+    for folder in map(Path.resolve, inputs):
+        if folder.is_dir() and out.resolve().is_relative_to(folder):
+            raise InputError(f"the output {out} is to lie in {folder}, which is read: choose a place outside of it")
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,10 @@ from pydantic import ValidationError
 from triptych.config import PredictConfig
 from triptych.errors import InputError
 from triptych.io.files import map_array
-from triptych.io.manifest import has_changed, hash_file, manifest_entry, read_manifest
+from triptych.io.manifest import command_folder, has_changed, hash_file, manifest_entry, read_manifest
 from triptych.io.relion import numbers
 from triptych.io.source import ParticleSource, open_particles
-from triptych.io.star import read_star
+from triptych.io.star import probability_columns, read_star
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -108,7 +107,7 @@ def read_predictions(folder: Path, oriented: bool = False) -> Predicted:
 
 def _read_origin(folder: Path, manifest: dict[str, Any]) -> Predicted:
     """The predictions that `orient` made a folder of."""
-    place = Path(str(manifest.get("folder") or "")) / str(manifest_entry(manifest, "arguments", "predictions"))
+    place = command_folder(manifest) / str(manifest_entry(manifest, "arguments", "predictions"))
     try:
         return read_predictions(place)
     except InputError as error:
@@ -128,11 +127,6 @@ def _first_repeated(names: Sequence[str]) -> str:
     return next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
 
 
-def _plain(name: str) -> str:
-    """Letters and digits only, small: how a class name and its CamelCase column are told to be the same."""
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
 def _read_classes(star: Path, table: pd.DataFrame, class_names: tuple[str, ...]) -> tuple[IntArray | None, FloatArray | None, FloatArray | None]:
     if "triptychClass" not in table:
         return None, None, None
@@ -144,14 +138,13 @@ def _read_classes(star: Path, table: pd.DataFrame, class_names: tuple[str, ...])
     if (label < 0).any():
         strange = str(table["triptychClass"].iloc[int(np.argmax(label < 0))])
         raise InputError(f'{star} calls a particle "{strange}", which is none of the {len(class_names)} classes in manifest.json; {AGAIN}')
-    prefix = "triptychProbability"
-    columns = {_plain(str(column)[len(prefix) :]): str(column) for column in table.columns if str(column).startswith(prefix)}
-    missing = [name for name in ("", *class_names) if _plain(name) not in columns]
+    own, *columns = "triptychProbability", *probability_columns(class_names)
+    missing = [name for name, column in zip(("", *class_names), (own, *columns), strict=True) if column not in table]
     if missing:
         what = "_triptychProbability" if missing[0] == "" else f'_triptychProbability for the class "{missing[0]}"'
         raise InputError(f"{star} has no column {what}, but the probability of every class was expected; {AGAIN}")
-    probabilities = np.stack([_numbers(star, table, columns[_plain(name)]) for name in class_names], axis=1)
-    return np.asarray(label, np.int64), _numbers(star, table, columns[""]), probabilities
+    probabilities = np.stack([_numbers(star, table, column) for column in columns], axis=1)
+    return np.asarray(label, np.int64), _numbers(star, table, own), probabilities
 
 
 def _numbers(star: Path, table: pd.DataFrame, column: str) -> FloatArray:
@@ -203,7 +196,7 @@ def changed_inputs(given: Predicted) -> list[str]:
 
 def described_inputs(given: Predicted) -> dict[Path, dict[str, Any]]:
     """What the manifest says of each input; relative paths are those of the folder in which the command was given."""
-    place = Path(str(given.manifest.get("folder") or ""))
+    place = command_folder(given.manifest)
     return {place / str(manifest_entry(entry, "path")): entry for entry in given.manifest.get("inputs") or ()}
 
 
@@ -217,7 +210,7 @@ def open_input(given: Predicted) -> tuple[ParticleSource | None, str | None]:
     if changed:
         return None, f"{changed[0]} has changed since: predict again"
     try:
-        config = PredictConfig.model_validate(given.manifest["config"] or {})
+        config = PredictConfig.model_validate(given.manifest["config"] or {}).from_anywhere(command_folder(given.manifest))
         source = open_particles(Path(path), config, float(box_size) * float(voxel_size))
     except (InputError, OSError) as error:
         return None, str(error)

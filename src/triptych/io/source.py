@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from triptych.config import Contrast, PredictConfig
 from triptych.errors import InputError
+from triptych.io.files import way_to
 from triptych.io.mrc import MrcHeader, bare_stem, check_values, is_mrc_name, locate_volume, mmap_mrc, read_header, read_mrc, stated_voxel_size
 from triptych.io.relion import (
     CENTERED,
@@ -147,7 +148,7 @@ class ParticleSource:
 
     def _with_tomograms(self, folder: Path, reader: _Crops) -> pd.DataFrame:
         """The table with the way from a folder to the tomogram of each particle."""
-        ways = [os.path.relpath(os.path.realpath(path), folder) for path in reader.paths]
+        ways = [way_to(path, folder) for path in reader.paths]
         return self.table.assign(**{RECONSTRUCTED: [ways[number] for number in reader.tomogram]})
 
     def read(self, index: int) -> Volume:
@@ -378,7 +379,7 @@ def _name_from(folder: Path, folders: Sequence[Path], name: str, path: str) -> s
     found = find_file(plain, folders)
     if found is not None and os.path.samefile(found, path):
         return name
-    return name.removesuffix(plain) + os.path.relpath(os.path.realpath(path), folder)
+    return name.removesuffix(plain) + way_to(path, folder)
 
 
 def _locate_images(file: RelionFile) -> tuple[list[str], list[int | None]]:
