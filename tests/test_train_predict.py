@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import SIMULATE, TRAIN, write_mrc, write_particles
+from tiny import SIMULATE, TRAIN, write_model, write_mrc, write_particles
 
 from triptych.config import AugmentConfig, PredictConfig, SimulateConfig, TrainConfig
 from triptych.dataset import PlannedBatches, SubtomogramDataset, centre_heat, split_rows, tile_rows
 from triptych.errors import InputError
 from triptych.fourier import scramble_phases
 from triptych.io.mrc import read_mrc
+from triptych.io.predictions import read_predictions
 from triptych.io.source import ParticleSource, open_particles
 from triptych.io.star import probability_columns, read_star
 from triptych.io.store import open_store
@@ -310,6 +311,22 @@ def test_predict_a_store_and_single_files(data: Path, model: Path, tmp_path: Pat
     for number, (what, count) in enumerate([(tmp_path / "files", 2), (tmp_path / "files/a.mrc", 1), (str(tmp_path / "files/*.mrc"), 2)]):
         out = predict(what, tmp_path / f"out{number}", model)
         assert len(read_star(out / "particles.star")["particles"]) == count
+
+
+def test_an_output_in_the_folder_that_is_read_is_refused(tmp_path: Path) -> None:
+    """It would change the folder, so that nothing could go on with the output, or be made of it."""
+    write_particles(tmp_path)
+    with pytest.raises(InputError, match="which is read: choose a place outside"):
+        predict(tmp_path / "subtomograms", tmp_path / "subtomograms/out", write_model(tmp_path / "model"))
+
+
+def test_maps_of_an_earlier_prediction_are_not_named(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    first = predict(write_particles(tmp_path), tmp_path / "first", model)
+    assert read_predictions(first).masks is not None
+    again = read_predictions(predict(first / "particles.star", tmp_path / "again", model, PredictConfig(write_masks=False, write_densities=False)))
+    assert again.masks is None
+    assert again.densities is None
 
 
 def test_what_fails_leaves_nothing(model: Path, tmp_path: Path) -> None:

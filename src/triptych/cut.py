@@ -25,7 +25,7 @@ from triptych.config import NONE_CLASS, CutConfig
 from triptych.errors import InputError
 from triptych.fourier import resample
 from triptych.io.convert import read_particles
-from triptych.io.manifest import installed_version, recognise_input, write_manifest
+from triptych.io.manifest import check_apart, installed_version, recognise_input, write_manifest
 from triptych.io.mrc import are_valid, check_values, read_header, read_mrc, read_sections, usable_voxel_size
 from triptych.io.relion import numbers
 from triptych.io.source import called, check_inside, cut_box, find_tomogram, mrc_files
@@ -121,8 +121,9 @@ def cut(
     """
     config = config or CutConfig()
     paths = find_tomograms(tomograms)
-    known = read_annotations(paths, labels, particles, config)
     inputs = [*paths, *(Path(path) for path in (labels, particles) if path is not None)]
+    check_apart(Path(out), inputs)
+    known = read_annotations(paths, labels, particles, config)
     size = config.model_voxel_size or read_frame(paths[0], config)[1]
     if particles is not None:
         check_places(Path(particles), paths, size * config.box_size, known, config)

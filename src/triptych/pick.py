@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -25,7 +24,8 @@ from triptych.config import NONE_CLASS, Contrast, PickConfig
 from triptych.contrast import choose_contrast, guess_tomogram_contrast
 from triptych.errors import InputError
 from triptych.fourier import resample_to_shape
-from triptych.io.manifest import describe_input, installed_version, is_made, recognise_input, write_manifest
+from triptych.io.files import way_to
+from triptych.io.manifest import check_apart, describe_input, installed_version, is_made, recognise_input, write_manifest
 from triptych.io.mrc import check_values, new_mrc, type_for
 from triptych.io.relion import class_table, optics_table, particle_columns, tomogram_row
 from triptych.io.source import cut_box
@@ -285,6 +285,7 @@ def pick(
     network = load_model(folder, config.device, config.precision)
     check_model(network, folder, config)
     jobs = plan_jobs(find_tomograms(tomograms), network, config)
+    check_apart(Path(out), [job.path for job in jobs])
     if part and is_made(out, STAGE, config, run_arguments(jobs, folder)):
         return Path(out)
     settings = {
@@ -401,4 +402,4 @@ def best_classes(probabilities: NDArray[np.float32], class_names: Sequence[str])
 
 def describe_tomogram(job: Job, out: Path) -> dict[str, Any]:
     """Row of tomograms.star in the folder `out`."""
-    return tomogram_row(job.name, os.path.relpath(job.path.absolute(), out), job.voxel_size, job.shape)
+    return tomogram_row(job.name, way_to(job.path, out), job.voxel_size, job.shape)

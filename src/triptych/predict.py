@@ -24,7 +24,7 @@ from triptych.config import Contrast, PredictConfig
 from triptych.contrast import CONTRAST_SAMPLE, choose_contrast, guess_contrast
 from triptych.errors import InputError
 from triptych.io.files import new_array
-from triptych.io.manifest import installed_version, is_made, recognise_input, write_manifest
+from triptych.io.manifest import check_apart, installed_version, is_made, recognise_input, write_manifest
 from triptych.io.mrc import write_mrc
 from triptych.io.predictions import EMBEDDING_ROW
 from triptych.io.source import ParticleSource, open_particles, voxel_sizes
@@ -39,7 +39,10 @@ logger = logging.getLogger(__name__)
 STAGE = "predict"
 BLOCK = 64
 """Particles that are finished at once, where a batch has no more."""
-OF_A_MODEL = ("triptychProbability", "triptychNovelty", "triptychVerdict", "triptychNetworkClass", "triptychStructureFit", "triptychAlignmentScore")
+OF_A_MODEL = (
+    "triptychProbability", "triptychNovelty", "triptychVerdict", "triptychNetworkClass", "triptychStructureFit", "triptychAlignmentScore",
+    "triptychMask", "triptychDensity",
+)  # fmt: skip
 """Beginnings of the columns that an earlier model, or the poses found by it, may have left in the table, and that this one may not have."""
 
 
@@ -124,6 +127,7 @@ def predict(
     """
     config, out = config or PredictConfig(), Path(out)
     predictor = open_predictor(str(particles), Path(model or BUILT_IN_MODEL), config)
+    check_apart(out, predictor.source.files)
     wanted = choose_items(predictor.blocks, part)
     if part and is_made(out, STAGE, config, predictor.arguments):
         return out
