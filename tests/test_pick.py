@@ -183,6 +183,12 @@ def test_ome_zarr_is_read_as_mrc_is(tmp_path: Path) -> None:
     first, second = (table[table["rlnTomoName"] == name].drop(columns="rlnTomoName").reset_index(drop=True) for name in "ab")
     assert len(first) == len(PLACES)
     assert first.equals(second)
+    for settings in (PredictConfig(), PredictConfig(tomograms=tmp_path)):  # to predict with them: found by the table, or by their names
+        source = open_particles(out / "particles.star", settings, 80.0)
+        assert len(source) == 2 * len(PLACES)
+        for row in range(len(PLACES)):
+            assert np.array_equal(source.read(row).data, source.read(row + len(PLACES)).data)
+    assert (tmp_path / source.table_for(tmp_path)["rlnTomoReconstructedTomogram"].iloc[-1]).samefile(tmp_path / "b.zarr")
 
 
 @pytest.mark.usefixtures("sees_blobs")

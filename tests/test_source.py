@@ -534,10 +534,24 @@ def test_missing_and_compressed_tomograms(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         open_it(path, tomograms=tmp_path / "nowhere")
     make_tomogram(tmp_path)
+    whole = open_it(path).read(0).data
     (tmp_path / "TS_1.mrc.gz").write_bytes(gzip.compress((tmp_path / "TS_1.mrc").read_bytes()))
     (tmp_path / "TS_1.mrc").unlink()
-    with pytest.raises(InputError, match="decompress"):
-        open_it(path)
+    assert np.array_equal(open_it(path).read(0).data, whole)
+
+
+def test_the_table_that_names_a_tomogram_knows_its_voxel_size(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As after picking with another one than the header's. Another file, which may be binned differently, knows its own."""
+    make_tomogram(tmp_path, voxel_size=5.0)
+    path = write_coordinates(tmp_path, [36.0], [32.0], [28.0])
+    about = {"rlnTomoName": ["TS_1"], "rlnTomoTiltSeriesPixelSize": [2.5], "rlnTomoTomogramBinning": [4.0]}
+    write_star(tmp_path / "tomograms.star", {"global": pd.DataFrame({**about, "rlnTomoReconstructedTomogram": ["TS_1.mrc"]})})
+    volume = open_it(path).read(0)
+    assert (volume.voxel_size, volume.shape, volume.data[4, 4, 4]) == (10.0, (8, 8, 8), 70809)
+    assert "taken to have 10 Å per voxel, but the file itself states 5 Å" in caplog.text
+    volume = open_it(path, tomograms=tmp_path).read(0)
+    assert (volume.voxel_size, volume.shape, volume.data[8, 8, 8]) == (5.0, (16, 16, 16), 141618)
+    assert "taken to have 5 Å per voxel, but the table of tomograms states 10 Å" in caplog.text
 
 
 def test_images_or_tomograms(tmp_path: Path) -> None:

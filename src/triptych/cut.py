@@ -26,12 +26,12 @@ from triptych.errors import InputError
 from triptych.fourier import resample
 from triptych.io.convert import read_particles
 from triptych.io.manifest import check_apart, installed_version, recognise_input, write_manifest
-from triptych.io.mrc import are_valid, check_values, read_header, read_mrc, read_sections, usable_voxel_size
+from triptych.io.mrc import are_valid, check_values, mrc_files, read_mrc, read_sections
 from triptych.io.relion import numbers
-from triptych.io.source import called, check_inside, cut_box, find_tomogram, mrc_files
+from triptych.io.source import called, check_inside, cut_box, find_tomogram
 from triptych.io.star import read_star
 from triptych.io.store import Rows, create_store, open_store, remove_leftovers
-from triptych.io.tomogram import find_tomograms, is_zarr, open_tomogram, tomogram_name
+from triptych.io.tomogram import find_tomograms, is_zarr, open_tomogram, stated_frame, tomogram_name
 from triptych.io.workspace import Workspace, open_workspace
 from triptych.particles import Particles
 from triptych.tiling import paint
@@ -246,11 +246,8 @@ def stated_names(folder: Path) -> dict[int, str]:
 
 def read_frame(path: Path, config: CutConfig) -> tuple[tuple[int, int, int], float]:
     """Shape and voxel size of a tomogram, without its values."""
-    if is_zarr(path):
-        tomogram = open_tomogram(path, config.voxel_size)
-        return tomogram.shape, tomogram.voxel_size
-    header = read_header(path)
-    return header.shape, usable_voxel_size(header, config.voxel_size, path)
+    shape, stated = stated_frame(path)
+    return shape, config.voxel_size or stated or open_tomogram(path).voxel_size  # which says what is wrong with the file's own
 
 
 def open_volume(path: Path, config: CutConfig) -> Volume:

@@ -19,6 +19,7 @@ from triptych.io.dynamo import COLUMNS, particles_from_dynamo, write_dynamo
 from triptych.io.files import read_bytes
 from triptych.io.imod import particles_from_imod, write_imod_particles
 from triptych.io.motive_list import ROWS, STOPGAP_BLOCK, particles_from_motive_list, particles_from_stopgap, write_motive_list
+from triptych.io.mrc import mrc_files
 from triptych.io.numbering import file_names
 from triptych.io.particle_csv import particles_from_csv, write_csv
 from triptych.io.particle_star import OPTIMISATION_SET, STAR_LABEL, UNDERSTOOD, write_relion_3_or_4, write_relion_5, write_warp
@@ -32,7 +33,7 @@ from triptych.io.relion import (
     particles_from_relion,
     read_frames,
 )
-from triptych.io.source import find_tomogram, mrc_files
+from triptych.io.source import find_tomogram
 from triptych.io.star import read_star
 from triptych.particles import Frame, Particles
 

@@ -15,9 +15,8 @@ from triptych.io.describe_structures import describe_atoms, describe_index, desc
 from triptych.io.describe_volumes import describe_mrc, describe_volumes, describe_zarr
 from triptych.io.description import Description
 from triptych.io.manifest import MANIFEST
-from triptych.io.mrc import is_mrc_name
+from triptych.io.mrc import is_mrc_name, mrc_files
 from triptych.io.particle_star import OPTIMISATION_SET
-from triptych.io.source import mrc_files
 from triptych.io.tomogram import is_ome_zarr
 
 UNFINISHED = re.compile(r"\..+\.part|.+\.training")

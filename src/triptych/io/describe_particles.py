@@ -21,6 +21,7 @@ from triptych.io.relion import CENTERED, COORDINATES, RECONSTRUCTED, RelionFile,
 from triptych.io.source import locate_tomograms, open_particles, split_number
 from triptych.io.star import Block, read_star
 from triptych.io.stated import StatedTomogram, stated_tomograms
+from triptych.io.tomogram import stated_frame
 from triptych.missing_wedge import find_missing_wedge
 from triptych.particles import Particles
 
@@ -153,12 +154,11 @@ def extent(positions: NDArray[np.float64], unit: str = "Å") -> str:
 
 def _check_inside(result: Description, path: Path, positions: NDArray[np.float64], centered: bool, centers: NDArray[np.float64] | None) -> None:
     """Warn where particles lie outside the tomogram as its own header has it."""
-    header = read_header(path)
-    size = stated_voxel_size(header)
+    shape, size = stated_frame(path)
     if size is None:
         result.warn(f"The header of {path.name} states no usable voxel size: say it with --set tomogram_voxel_size=.")
         return
-    sides = np.array(header.shape[::-1]) * size
+    sides = np.array(shape[::-1]) * size
     places = positions if not centered else positions + (sides / 2 if centers is None else centers)
     outside = int(((places < -size / 2) | (places > sides - size / 2)).any(axis=1).sum())
     if outside:

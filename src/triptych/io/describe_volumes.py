@@ -12,8 +12,8 @@ from triptych.config import DEFAULT_CONTRAST, PredictConfig
 from triptych.contrast import OTHER, Appearance, guess_contrast, guess_tomogram_contrast
 from triptych.errors import InputError
 from triptych.io.description import Description
-from triptych.io.mrc import MrcHeader, are_valid, mmap_mrc, read_header, read_mrc, read_sections, stated_voxel_size
-from triptych.io.source import ParticleSource, mrc_files, open_particles
+from triptych.io.mrc import MrcHeader, are_valid, mmap_mrc, mrc_files, read_header, read_mrc, read_sections, stated_voxel_size
+from triptych.io.source import ParticleSource, open_particles
 from triptych.io.stated import StatedTomogram, find_stated
 from triptych.io.tomogram import LARGEST_UNPACKED, open_tomogram
 from triptych.missing_wedge import AXES, MissingWedge, find_missing_wedge

@@ -92,6 +92,11 @@ def bare_stem(path: Path | str) -> str:
     return name
 
 
+def mrc_files(folder: Path) -> list[Path]:
+    """The MRC files in a folder, sorted, hidden ones left out."""
+    return sorted(file for file in folder.iterdir() if is_mrc_name(file) and not file.name.startswith(".") and file.is_file())
+
+
 def _compression(start: bytes) -> str:
     if start.startswith(b"\x1f\x8b"):
         return "gzip"

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from triptych.config import Contrast, PredictConfig
 from triptych.errors import InputError
 from triptych.io.files import way_to
-from triptych.io.mrc import MrcHeader, bare_stem, check_values, is_mrc_name, locate_volume, mmap_mrc, read_header, read_mrc, stated_voxel_size
+from triptych.io.mrc import MrcHeader, bare_stem, check_values, is_mrc_name, locate_volume, mrc_files, read_header, read_mrc, stated_voxel_size
 from triptych.io.relion import (
     CENTERED,
     COORDINATES,
@@ -33,13 +33,13 @@ from triptych.io.relion import (
     RelionFile,
     bare_tomogram_name,
     find_file,
-    find_mrc,
     read_relion,
     search_folders,
 )
 from triptych.io.star import Block
 from triptych.io.stated import find_stated
 from triptych.io.tilt_stacks import TiltStacks, open_tilt_stacks
+from triptych.io.tomogram import is_tomogram, open_tomogram, stated_frame, tomogram_files, tomogram_name
 from triptych.io.transfers import CTF_VOLUME, CtfVolumes, Transfers, named_transfers, stored_transfers
 from triptych.volume import MAX_BOX, Volume, clip_box
 
@@ -213,7 +213,7 @@ class _Crops:
         # What was touched of a mapped file counts as our memory until it is unmapped
         if mapped is None or mapped[0] != number or self.reads >= READS_PER_MAP:
             self.mapped, self.reads, mapped = None, 0, None  # let go of one before taking the next
-            mapped = self.mapped = number, mmap_mrc(self.paths[number], self.voxel_sizes[number])
+            mapped = self.mapped = number, open_tomogram(self.paths[number], self.voxel_sizes[number])
         self.reads += 1
         tomogram = mapped[1]
         cube = cut_box(tomogram.data, self.centers[index], (self.box_sizes[number],) * 3)
@@ -462,20 +462,16 @@ def called(name: str, files: Sequence[Path]) -> list[Path]:
     Where there is none, the name counts without the pixel size that Warp adds to it.
     """
     found: list[Path] = []
+    stems = [(file, tomogram_name(file)) for file in files]
     for stem in (bare_stem(name.removesuffix(TOMOSTAR)), bare_tomogram_name(name)):
         keys = (stem, f"rec_{stem}")
-        exact = [file for file in files if bare_stem(file) in keys]
-        found = found or exact or [file for file in files for key in keys if _starts_with(bare_stem(file), key)]
+        exact = [file for file, own in stems if own in keys]
+        found = found or exact or [file for file, own in stems for key in keys if _starts_with(own, key)]
     return found
 
 
 def _starts_with(stem: str, key: str) -> bool:
     return stem.startswith(key) and not stem[len(key) : len(key) + 1].isalnum()
-
-
-def mrc_files(folder: Path) -> list[Path]:
-    """The MRC files in a folder, sorted, hidden ones left out."""
-    return sorted(file for file in folder.iterdir() if is_mrc_name(file) and not file.name.startswith(".") and file.is_file())
 
 
 def locate_tomograms(file: RelionFile, config: PredictConfig) -> tuple[list[Path], NDArray[np.int64]]:
@@ -484,8 +480,8 @@ def locate_tomograms(file: RelionFile, config: PredictConfig) -> tuple[list[Path
     if place is not None and not place.exists():
         raise InputError(f"the tomograms' folder {place} does not exist: correct --set tomograms=")
     names = file.tomogram_names
-    if place is not None and (place.is_file() or names is None):
-        files = [place] if place.is_file() else mrc_files(place)
+    if place is not None and (is_tomogram(place) or names is None):
+        files = [place] if is_tomogram(place) else tomogram_files(place)
         if len(files) != 1 or len(set(names or [""])) != 1:
             raise InputError(f"{file.path} must name the tomogram of each particle (rlnTomoName), because there is more than one: export it again")
         return files, np.zeros(len(file), dtype=np.int64)
@@ -494,10 +490,11 @@ def locate_tomograms(file: RelionFile, config: PredictConfig) -> tuple[list[Path
     unique = list(dict.fromkeys(names))
     stated = {} if place is not None else file.reconstructed
     folder = place if place is not None else file.path.absolute().parent
-    candidates = mrc_files(folder)
+    candidates = tomogram_files(folder)
     paths = []
     for name in unique:
-        found = find_mrc(stated.get(name, name), file.folders) if place is None else None
+        found = find_file(stated.get(name, name), file.folders) if place is None else None
+        found = found if found is not None and is_tomogram(found) else None
         if name in stated and found is None:
             raise InputError(f"the tomogram {stated[name]} of {name} is not where the STAR file says: give its folder with --set tomograms=")
         paths.append(found or find_tomogram(name, candidates, folder))
@@ -516,23 +513,24 @@ def _open_star_coordinates(file: RelionFile, config: PredictConfig, box_size_ang
     centers = file.tomogram_centers() if centered else None
     paths, tomogram = locate_tomograms(file, config)
     stated = _stated_tomogram_voxel_sizes(file)
+    is_named = config.tomograms is None and bool(file.reconstructed)
     indices = np.zeros((len(file), 3), dtype=np.int64)
     offsets = np.zeros((len(file), 3))
     sizes: list[float] = []
     boxes: list[int] = []
     for number, path in enumerate(paths):
         rows = np.flatnonzero(tomogram == number)
-        volume = _map_tomogram(path, config, None if stated is None else float(stated[rows[0]]))
-        box = _box_voxels(box_size_angstrom, volume.voxel_size, path)
+        shape, voxel_size = _tomogram_frame(path, config, None if stated is None else float(stated[rows[0]]), is_named)
+        box = _box_voxels(box_size_angstrom, voxel_size, path)
         local = positions[rows]
         if centered:
-            local = local + (np.array(volume.shape[::-1]) / 2 * volume.voxel_size if centers is None else centers[rows])
-        exact = local / volume.voxel_size
+            local = local + (np.array(shape[::-1]) / 2 * voxel_size if centers is None else centers[rows])
+        exact = local / voxel_size
         nearest = np.floor(exact + 0.5).astype(np.int64)
-        check_inside(nearest, volume.shape, box, rows, file.path, path, CHECK_SIZES)
+        check_inside(nearest, shape, box, rows, file.path, path, CHECK_SIZES)
         indices[rows] = nearest[:, ::-1]
-        offsets[rows] = (exact - nearest) * volume.voxel_size
-        sizes.append(volume.voxel_size)
+        offsets[rows] = (exact - nearest) * voxel_size
+        sizes.append(voxel_size)
         boxes.append(box)
     names = [bare_tomogram_name(name) for name in file.tomogram_names or [paths[0].name] * len(file)]
     width = max(6, len(str(len(file))))
@@ -556,17 +554,25 @@ def _open_star_coordinates(file: RelionFile, config: PredictConfig, box_size_ang
 def _sides(file: RelionFile, config: PredictConfig) -> NDArray[np.float64]:
     """Å along x, y, z of each particle's tomogram, (n, 3)."""
     paths, tomogram = locate_tomograms(file, config)
-    volumes = [_map_tomogram(path, config, None) for path in paths]
-    return np.array([np.array(volume.shape[::-1]) * volume.voxel_size for volume in volumes])[tomogram]
+    frames = [_tomogram_frame(path, config, None, is_named=False) for path in paths]
+    return np.array([np.array(shape[::-1]) * size for shape, size in frames])[tomogram]
 
 
-def _map_tomogram(path: Path, config: PredictConfig, stated: float | None) -> Volume:
-    """A tomogram, still on disk; its voxel size is that of the settings, else of its header, else the one that a table of tomograms states."""
-    size = config.tomogram_voxel_size or config.voxel_size or stated_voxel_size(read_header(path)) or stated
-    volume = mmap_mrc(path, size, setting="tomogram_voxel_size")
-    if stated is not None and abs(volume.voxel_size / stated - 1) > VOXEL_SIZE_TOLERANCE:
-        log.warning("%s is taken to have %g Å per voxel, but the table of tomograms states %g Å", path, volume.voxel_size, stated)
-    return volume
+def _tomogram_frame(path: Path, config: PredictConfig, stated: float | None, is_named: bool) -> tuple[tuple[int, int, int], float]:
+    """Shape (nz, ny, nx) and voxel size of a tomogram.
+
+    The size is that of the settings, else the one that a table of tomograms states of this very file. Of a file that was found otherwise, which
+    may be binned differently, its own counts first.
+    """
+    shape, own = stated_frame(path)
+    given = config.tomogram_voxel_size or config.voxel_size
+    size = given or (stated if is_named else None) or own or stated
+    size = size or open_tomogram(path, setting="tomogram_voxel_size").voxel_size  # says what is wrong with the file's own
+    for who, other in (("the table of tomograms", stated), ("the file itself", None if given else own)):
+        if other is not None and abs(size / other - 1) > VOXEL_SIZE_TOLERANCE:
+            how = "" if given else " (--set tomogram_voxel_size= decides otherwise)"
+            log.warning("%s is taken to have %g Å per voxel, but %s states %g Å%s", path, size, who, other, how)
+    return shape, size
 
 
 def _box_voxels(width: float, voxel_size: float, path: Path) -> int:

@@ -12,8 +12,17 @@ import zarr
 from numpy.typing import NDArray
 
 from triptych.errors import InputError
-from triptych.io.mrc import bare_stem, common_voxel_size, is_mrc_name, mmap_mrc, read_header, read_mrc
-from triptych.io.source import mrc_files
+from triptych.io.mrc import (
+    bare_stem,
+    common_voxel_size,
+    is_mrc_name,
+    locate_volume,
+    mmap_mrc,
+    mrc_files,
+    read_header,
+    read_mrc,
+    stated_voxel_size,
+)
 from triptych.io.zarr_files import CheckedArray, zarr_errors
 from triptych.volume import Volume
 
@@ -31,7 +40,7 @@ def find_tomograms(inputs: Sequence[Path | str]) -> list[Path]:
         if is_zarr(item) or item.is_file():
             found.append(item)
         elif item.is_dir():
-            inside = [*mrc_files(item), *sorted(path for path in item.iterdir() if is_zarr(path))]
+            inside = tomogram_files(item)
             if not inside:
                 raise InputError(f"the folder {item} holds no tomogram: MRC files or OME-Zarr groups were expected")
             found += inside
@@ -42,6 +51,16 @@ def find_tomograms(inputs: Sequence[Path | str]) -> list[Path]:
     if twice:
         raise InputError(f"several tomograms are called {twice[0]}: rename them, since results are written under that name")
     return found
+
+
+def tomogram_files(folder: Path) -> list[Path]:
+    """The MRC files in a folder, then the OME-Zarr groups."""
+    return [*mrc_files(folder), *sorted(path for path in folder.iterdir() if is_zarr(path))]
+
+
+def is_tomogram(path: Path) -> bool:
+    """Whether there is an MRC file or a Zarr group."""
+    return (is_mrc_name(path) and path.is_file()) or is_zarr(path)
 
 
 def is_zarr(path: Path) -> bool:
@@ -64,28 +83,48 @@ def tomogram_name(path: Path) -> str:
 
 
 @lru_cache(maxsize=1)
-def unpack_tomogram(path: Path, _changed: int, voxel_size: float | None) -> Volume:
+def unpack_tomogram(path: Path, _changed: int, voxel_size: float | None, setting: str) -> Volume:
     """A compressed tomogram as a whole, once for each state of the file."""
     if read_header(path).data_bytes > LARGEST_UNPACKED:
         size = f"{LARGEST_UNPACKED / 1e9:.1f} GB"
         raise InputError(f"{path} is compressed and holds more than {size}, which would be unpacked into memory: decompress the file first")
-    return read_mrc(path, voxel_size)
+    return read_mrc(path, voxel_size, setting=setting)
 
 
-def open_tomogram(path: Path, voxel_size: float | None = None) -> Volume:
+def stated_frame(path: Path) -> tuple[tuple[int, int, int], float | None]:
+    """Shape (nz, ny, nx) of a tomogram and its voxel size in Å, None where the file states none; nothing is unpacked for it."""
+    if is_zarr(path):
+        array, size, _ = _finest_level(path)
+        nz, ny, nx = array.shape
+        return (nz, ny, nx), size
+    header = read_header(path)
+    locate_volume(header, None, path)
+    return header.shape, stated_voxel_size(header)
+
+
+def open_tomogram(path: Path, voxel_size: float | None = None, *, setting: str = "voxel_size") -> Volume:
     """A tomogram whose data are read when they are sliced.
 
     Parameters
     ----------
     path : MRC file, or OME-Zarr group (version 0.4 or 0.5), of which the finest level is taken; a compressed file is unpacked into memory
     voxel_size : Å; None: as the file says
+    setting : the setting that a message about the voxel size tells the user to set
     """
     if not is_zarr(path):
         if not is_mrc_name(path):
             raise InputError(f"{path} is no tomogram that triptych reads: an MRC file (.mrc, .rec, .map) or an OME-Zarr group was expected")
         if read_header(path).compression:
-            return unpack_tomogram(path, path.stat().st_mtime_ns, voxel_size)
-        return mmap_mrc(path, voxel_size)
+            return unpack_tomogram(path, path.stat().st_mtime_ns, voxel_size, setting)
+        return mmap_mrc(path, voxel_size, setting=setting)
+    array, stated, origin = _finest_level(path)
+    if voxel_size is None and stated is None:
+        raise InputError(f"{path} does not say its voxel size in Å: say it with --set {setting}=...")
+    return Volume(cast(NDArray[np.float32], array), voxel_size or cast(float, stated), origin)
+
+
+def _finest_level(path: Path) -> tuple[CheckedArray, float | None, tuple[float, float, float]]:
+    """The finest level of an OME-Zarr image, and its `_stated_frame`."""
     with zarr_errors(f"{path} is not an OME-Zarr image", "a group with 'multiscales' was expected"):
         group = zarr.open_group(path, mode="r")
         attributes: dict[str, Any] = dict(group.attrs)
@@ -95,10 +134,7 @@ def open_tomogram(path: Path, voxel_size: float | None = None) -> Volume:
         stated, origin = _stated_frame(image)
     if not isinstance(array, zarr.Array) or array.ndim != 3 or 0 in array.shape or array.dtype.kind not in "fiu":
         raise InputError(f"the finest level of {path} is no array of numbers with 3 axes: an image with the axes z, y, x was expected")
-    if voxel_size is None and stated is None:
-        raise InputError(f"{path} does not say its voxel size in Å: say it with --set voxel_size=...")
-    data = CheckedArray(array, path / level, "copy or make it again")
-    return Volume(cast(NDArray[np.float32], data), voxel_size or cast(float, stated), origin)
+    return CheckedArray(array, path / level, "copy or make it again"), stated, origin
 
 
 def _stated_frame(image: dict[str, Any]) -> tuple[float | None, tuple[float, float, float]]:
