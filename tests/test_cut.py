@@ -251,6 +251,9 @@ def test_bad_input_is_named(folder: Path) -> None:
         cut(tomograms, folder / "own.zarr")
     with pytest.raises(InputError, match="is no folder"):
         cut(tomograms, folder / "own.zarr", labels=folder / "nothing")
+    for names, sentence in (({1: "a-b", 2: "a_b"}, "differ in punctuation"), ({1: "unknown"}, "a meaning of its own"), ({1: "a/b"}, "cannot be")):
+        with pytest.raises(InputError, match=sentence):
+            cut(tomograms, folder / "own.zarr", labels=folder / "labels", config=CutConfig(names=names))
     (folder / "labels/t1_labels.mrc").unlink()
     with pytest.raises(InputError, match="no tomogram called t1"):
         cut(tomograms, folder / "own.zarr", labels=folder / "labels")

@@ -305,7 +305,7 @@ def test_library_round_trip(tmp_path: Path, peptide: Path) -> None:
         assert b.contour == pytest.approx(a.contour, abs=1e-5)
     with pytest.raises(InputError, match="exists"):
         write_library(made, tmp_path / "library")
-    with pytest.raises(InputError, match="two structures are called 'peptide'"):
+    with pytest.raises(InputError, match="there is a class 'peptide' already"):
         make_library([str(peptide), str(peptide)], tmp_path / "twice")
     assert not list(tmp_path.glob("*twice*"))
 
@@ -323,6 +323,9 @@ def test_libraries_that_make_no_sense_are_refused(tmp_path: Path, peptide: Path)
     for spec, voxel_size, sentence in cases:
         with pytest.raises(InputError, match=sentence):
             make_library([spec], tmp_path / "library", voxel_size)
+    for names in (("a-b", "a_b"), ("None",)):
+        with pytest.raises(InputError, match="differ in punctuation only"):
+            make_library([f"{name}={peptide}" for name in names], tmp_path / "library")
     assert not (tmp_path / "library").exists()
 
 

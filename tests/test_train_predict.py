@@ -19,13 +19,13 @@ from triptych.io.mrc import read_mrc
 from triptych.io.predictions import read_predictions
 from triptych.io.source import ParticleSource, open_particles
 from triptych.io.star import probability_columns, read_star
-from triptych.io.store import open_store
+from triptych.io.store import Rows, create_store, open_store
 from triptych.model import load_model
 from triptych.network import HALF_TURNS, Network, turn
 from triptych.predict import predict
 from triptych.settings import load_config
 from triptych.simulate import simulate
-from triptych.train import initial_maps, train, with_defaults
+from triptych.train import check_tasks, initial_maps, train, with_defaults
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +260,13 @@ def test_training_needs_its_truth_and_two_tomograms(data: Path, tmp_path: Path) 
 
 
 # ---------------------------------------------------------------------------------------------------------- prediction
+
+
+def test_classes_that_predictions_could_not_name_are_refused_before_training(tmp_path: Path) -> None:
+    for names, sentence in ((("a-b", "a_b", "none"), "differ in punctuation only"), (("unknown", "none"), "a meaning of its own")):
+        store = create_store(tmp_path / f"{len(names)}.zarr", Rows(4, 2), Rows(0, 0), 10.0, 16, names, {})
+        with pytest.raises(InputError, match=sentence):
+            check_tasks(store, TrainConfig())
 
 
 def test_predict_a_star_file(model: Path, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ Nothing is trained but one row of the last layer for each new class. The network
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,14 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from triptych.config import UNKNOWN
 from triptych.errors import InputError
 from triptych.io.manifest import hash_file, manifest_entry, read_manifest
-from triptych.io.star import probability_columns
-from triptych.model import Model, ModelCard, load_model
+from triptych.model import WEIGHTS, Model, ModelCard, load_model
 from triptych.network import Network
 from triptych.novelty import NoveltyReference, add_class
-from triptych.structures import RESERVED
+from triptych.structures import check_class_names
 
 DECAY = 0.003
 """Weight of the squared distance of a new row from the mean of the old ones, lest it be too sure of a few particles."""
@@ -61,10 +58,10 @@ def add_classes(discovery: Path | str, out: Path | str, names: Mapping[int, str]
     folder = find_parent(discovery, model)
     parent = load_model(folder, "cpu")
     newcomers = [read_group(discovery, number, name) for number, name in names.items()]
-    check_names([*parent.card.class_names, UNKNOWN], list(names.values()))
+    check_class_names(list(names.values()), parent.card.class_names)
     grown = grow(parent, newcomers, folder)
     added = {name: {"group": number, "particles": len(item.embedding)} for (number, name), item in zip(names.items(), newcomers, strict=True)}
-    about: dict[str, object] = {"parent": {"path": str(folder), "sha256": hash_file(folder / "weights.safetensors")}, "added": added}
+    about: dict[str, object] = {"parent": {"path": str(folder), "sha256": hash_file(folder / WEIGHTS)}, "added": added}
     return grown.save(Path(out), None, [folder, discovery], None, about, stage="add-class")
 
 
@@ -77,7 +74,7 @@ def find_parent(discovery: Path, model: Path | str | None) -> Path:
     if model is None and not stated:
         raise InputError(f"{discovery} does not say where its model is: give it with --model")
     folder = Path(model or str(stated))
-    weights = folder / "weights.safetensors"
+    weights = folder / WEIGHTS
     if not weights.is_file():
         raise InputError(f"the model {folder} is not there: say with --model where the model is that the predictions were made with")
     if hash_file(weights) != manifest_entry(manifest, "model", "sha256"):
@@ -94,18 +91,6 @@ def read_group(discovery: Path, number: int, name: str) -> Newcomer:
     except (OSError, ValueError) as error:
         raise InputError(f"the group {folder} cannot be read ({error}): discover anew") from None
     return Newcomer(name, *arrays)
-
-
-def check_names(known: list[str], new: list[str]) -> None:
-    """InputError where a new name is none or is taken, or where columns of a STAR file could not tell two of them apart."""
-    for place, name in enumerate(new):
-        if name in [*known, *new[:place]]:
-            raise InputError(f"there is a class {name!r} already: give the group another name")
-        if name in RESERVED:
-            raise InputError(f"a class cannot be called {name!r}, for that has a meaning of its own: give the group another name")
-        if not re.fullmatch(r"\w[\w.-]*", name):
-            raise InputError(f'a class cannot be called {name!r}: use letters, digits, "_", "-" and "."')
-    probability_columns([*known, *new])
 
 
 # -------------------------------------------------------------------------------------------------------------- new rows

@@ -21,7 +21,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from triptych.config import NONE_CLASS, CutConfig
+from triptych.config import NONE_CLASS, UNKNOWN, CutConfig
 from triptych.errors import InputError
 from triptych.fourier import resample
 from triptych.io.convert import read_particles
@@ -34,6 +34,7 @@ from triptych.io.store import Rows, create_store, open_store, remove_leftovers
 from triptych.io.tomogram import find_tomograms, is_zarr, open_tomogram, stated_frame, tomogram_name
 from triptych.io.workspace import Workspace, open_workspace
 from triptych.particles import Particles
+from triptych.structures import check_class_names
 from triptych.tiling import paint
 from triptych.volume import Volume, standardise
 
@@ -183,8 +184,7 @@ def read_annotations(paths: Sequence[Path], labels: Path | str | None, particles
     names = {number: stated.get(number, f"class_{number}") for number in of_maps}
     # A name of the list that no label map has is that of a class without voxels.
     classes = sorted({name for name in (*of_list, *names.values()) if name not in config.not_particles})
-    if NONE_CLASS in classes:
-        raise InputError(f"a class is called '{NONE_CLASS}', which here means that there is no particle: rename it")
+    check_class_names(classes, reserved=(NONE_CLASS, UNKNOWN))
     others = [name for name in names.values() if name in config.not_particles]
     every = (*classes, *others)
     inside = () if listed is None else locate_particles(listed, paths, particles, config.not_particles)

@@ -30,6 +30,7 @@ from triptych.io.fetch import fetch_entries as fetch_entries
 from triptych.io.files import read_json, read_text
 from triptych.io.manifest import output_folder
 from triptych.io.mrc import is_mrc_name, read_header, read_mrc, stated_voxel_size, write_mrc
+from triptych.io.star import probability_columns
 from triptych.potential import Counts, contrast, count_atoms, soft_band_limit
 from triptych.volume import Volume, soften
 
@@ -192,14 +193,27 @@ def read_structure(
 
 def check_request(path: Path, name: str, voxel_size: float, mass_kda: float | None) -> None:
     """InputError unless there is a file, a name that serves, and positive numbers."""
-    if name == "none" or not re.fullmatch(r"\w[\w.-]{0,99}", name):
-        raise InputError(f'a structure cannot be called {name[:100]!r}: {NAME_RULE}; "none" means background')
+    check_class_names([name], reserved=(NONE_CLASS,))
     if not os.path.isfile(path):  # also False for what can be no name of a file
         raise InputError(f"{path} is not a file, but a structure (PDB, mmCIF or an EM map) was expected there: check the name")
     if not voxel_size > 0:
         raise InputError(f"structures were asked for at {voxel_size} Å per voxel, but it must be a positive number")
     if mass_kda is not None and not mass_kda > 0:
         raise InputError(f"the mass of {name} is given as {mass_kda} kDa, but it must be a positive number")
+
+
+def check_class_names(names: Sequence[str], known: Iterable[str] = (), reserved: Sequence[str] = RESERVED) -> None:
+    """InputError unless new classes may have these names: no other class has them, nor the same column of probabilities in STAR files."""
+    taken = list(known)
+    for name in names:
+        if name in taken:
+            raise InputError(f"there is a class {name!r} already: give the new one another name")
+        if name in reserved:
+            raise InputError(f"a class cannot be called {name!r}, for that has a meaning of its own: give it another name")
+        if not re.fullmatch(r"\w[\w.-]{0,99}", name):
+            raise InputError(f"a class cannot be called {name[:100]!r}: {NAME_RULE}")
+        taken.append(name)
+    probability_columns(list(dict.fromkeys([*taken, NONE_CLASS])))
 
 
 def refuse_options(path: Path, kind: str, given: Mapping[str, bool]) -> None:
@@ -445,10 +459,7 @@ def write_library(structures: Iterable[Structure], out: Path | str, half: bool =
     written: dict[str, Structure] = {}
     with output_folder(out) as part:
         for item in structures:
-            if item.name in RESERVED:
-                raise InputError(f"a structure cannot be called {item.name!r}, for that has a meaning of its own: give it another name (NAME=FILE)")
-            if item.name in written:
-                raise InputError(f"two structures are called {item.name!r}: give each its own name (NAME=FILE)")
+            check_class_names([item.name], written)
             written[item.name] = item
             values: NDArray[Any] = item.density.data.astype(np.float16 if half else np.float32)
             write_mrc(part / f"{item.name}.mrc", item.density.with_data(values))

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from triptych.confidence import Sample, choose_rows, class_figures, fit_reference, look
-from triptych.config import NONE_CLASS, TrainConfig
+from triptych.config import NONE_CLASS, UNKNOWN, TrainConfig
 from triptych.dataset import Batch, PlannedBatches, SubtomogramDataset, class_shares, keep_batch, split_rows, tile_rows, warn_of_missing_signal
 from triptych.device import choose_device, choose_precision, share_cores
 from triptych.errors import InputError, first_line
@@ -39,6 +39,7 @@ from triptych.network import Network, PickOutput, TaskOutput
 from triptych.novelty import NoveltyReference
 from triptych.parallel import WorkerContext
 from triptych.ranks import Share, average_batch_norms, own_share
+from triptych.structures import check_class_names
 from triptych.temperature import Temperature, fit_temperature
 
 SMALLEST_HALF_BOX = 24
@@ -146,18 +147,20 @@ def join_logs(folder: Path) -> str:
 
 
 def check_tasks(store: Store, config: TrainConfig) -> None:
-    """InputError if the store lacks the truth of a task."""
+    """InputError if the store lacks the truth of a task, or has classes that predictions could not name."""
+    check_class_names([name for name in store.class_names if name != NONE_CLASS], reserved=(UNKNOWN,))
     for task in ("mask", "density"):
         # A model that recovers densities may learn other things from data without them, and does not unlearn it at once.
         kept = task == "density" and config.initial_model is not None and config.loss.balance == "fixed"
         if task in config.network.tasks and task not in store and not kept:
             raise InputError(f"{store.path} has no array '{task}', which the task '{task}' needs; set network.tasks to the others")
     if "pick" in config.network.tasks and not (store.label_names and config.tiles_per_batch):
-        raise InputError(f"the task pick learns from tiles: simulate {store.path} with tile_share above 0, and train with tiles_per_batch above 0")
+        how = "simulate with tile_share above 0, or cut with tiles_per_tomogram above 0, and train with tiles_per_batch above 0"
+        raise InputError(f"the task pick learns from tiles, of which {store.path} gives none: {how}")
     if config.crop_size is not None and config.crop_size > store.box_size:
         raise InputError(f"crop_size is {config.crop_size}, but at most the box size {store.box_size} was expected")
     if store.box_size % 8:
-        raise InputError(f"the box of {store.path} has {store.box_size} voxels, but a multiple of 8 was expected: simulate with another box_size")
+        raise InputError(f"the box of {store.path} has {store.box_size} voxels, but a multiple of 8 was expected: write it with another box_size")
 
 
 def check_withheld(store: Store, config: TrainConfig) -> None:
