@@ -646,6 +646,12 @@ def test_names_become_numbers(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     assert (tmp_path / "b.doc").read_text() == "1 TS_b\n2 TS_a\n"
     found = read_particles(tmp_path / "b.em", Known(input_voxel_size=10))
     assert (found.tomograms, found.classes) == (["TS_b", "TS_a"], ["2", "1"])
+    (tmp_path / "b.em").unlink()
+    convert_particles(tmp_path / "a.csv", tmp_path / "b.em", "em", Known(voxel_size=10))  # as after a try that had got no further than the names
+    (tmp_path / "b.em").unlink()
+    (tmp_path / "b.doc").write_text("1 TS_c\n")
+    with pytest.raises(InputError, match=r"b\.doc, which is to name the tomograms of b\.em, exists already"):
+        convert_particles(tmp_path / "a.csv", tmp_path / "b.em", "em", Known(voxel_size=10))
 
 
 # ------------------------------------------------------------------------------------------------------------ bad input

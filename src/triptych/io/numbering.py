@@ -94,10 +94,11 @@ def number_tomograms(path: Path, names: Sequence[str] | None, count: int) -> NDA
     known = number_names(names)
     if not are_numbers(list(known)):
         index = index_path(path)
-        if index.exists():
+        text = "".join(f"{number} {name}\n" for name, number in known.items()).encode()
+        if index.exists() and index.read_bytes() != text:  # the very same may be left of a try in which the table could not be written
             raise InputError(f"{index}, which is to name the tomograms of {path.name}, exists already: choose another name or delete it")
         with output_file(index) as part:
-            part.write_text("".join(f"{number} {name}\n" for name, number in known.items()), encoding="utf-8")
+            part.write_bytes(text)
     return np.array([known[name] for name in names], dtype=np.int64)
 
 
