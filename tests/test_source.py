@@ -22,7 +22,7 @@ from triptych.errors import InputError
 from triptych.io.mrc import write_mrc
 from triptych.io.relion import angles_from_rotations, particles_from_relion, read_relion, rotations_from_angles
 from triptych.io.source import READS_PER_MAP, ParticleSource, cut_box, find_tomogram, open_particles, unique_names, voxel_sizes
-from triptych.io.star import write_star
+from triptych.io.star import read_star, write_star
 from triptych.io.store import Rows, create_store
 from triptych.particles import Frame
 from triptych.volume import Volume
@@ -711,6 +711,20 @@ def test_real_tomograms(shared_data: Path) -> None:
         open_it(shared_data / "tomograms_real" / "emd_1155.map.gz")
     with pytest.raises(InputError, match="0 x 0 x 0 Å"):
         open_it(shared_data / "tomograms_labelled" / "tomo01.mrc.gz")
+
+
+def test_a_table_beside_many_tomograms_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["a", "b", "c"]
+    for name in names:
+        make_tomogram(tmp_path / "tomograms", f"{name}.mrc")
+    table = pd.DataFrame({"rlnTomoName": names, "rlnTomoReconstructedTomogram": [f"tomograms/{name}.mrc" for name in names]})
+    tilts = {name: pd.DataFrame({"rlnTomoYTilt": [-50.0 - row, 60.0]}) for row, name in enumerate(names)}
+    write_star(tmp_path / "tomograms.star", {"global": table, **tilts})
+    path = write_coordinates(tmp_path / "list", [40.0] * 3, [40.0] * 3, [40.0] * 3, ["c", "a", "b"])
+    reads: list[Path] = []
+    monkeypatch.setattr("triptych.io.stated.read_star", lambda file: reads.append(file) or read_star(file))
+    assert np.array_equal(open_it(path, tomograms=tmp_path / "tomograms").tilt_ranges, [[-52, 60], [-50, 60], [-51, 60]])
+    assert len(reads) == 1
 
 
 def test_tilt_ranges_come_from_the_tables_of_the_tomograms(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from triptych.io.star import probability_columns, write_star
 from triptych.io.workspace import Workspace, choose_items, open_workspace, reopen
 from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, Model, Predictions, hash_model, load_model
 from triptych.tiling import in_batches
-from triptych.volume import Volume
+from triptych.volume import Volume, spread_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -162,8 +162,7 @@ def examine_input(predictor: Predictor, config: PredictConfig) -> dict[str, Any]
 
 def read_sample(source: ParticleSource) -> list[Volume]:
     """Particles from all over the input, the first among them."""
-    rows = np.unique(np.linspace(0, len(source) - 1, min(CONTRAST_SAMPLE, len(source))).astype(int))
-    return [source.read(int(row)) for row in rows]
+    return [source.read(row) for row in spread_numbers(len(source), CONTRAST_SAMPLE)]
 
 
 def check_box(name: str, first: Volume, model: Model) -> None:

@@ -125,6 +125,11 @@ def bin_voxels(data: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
     return np.asarray(cubes.mean(axis=(1, 3, 5)), dtype=np.float32)
 
 
+def spread_numbers(count: int, most: int) -> list[int]:
+    """At most so many of the numbers from 0 to count - 1, evenly spread, the first and the last among them."""
+    return [int(number) for number in np.unique(np.linspace(0, count - 1, min(most, count)).astype(int))]
+
+
 def spread_boxes(data: NDArray[Any], width: int, most: int) -> Iterator[NDArray[np.float32]]:
     """Boxes from all over a volume, at most so many, whose sides are at most `width` voxels; they overlap as little as can be.
 
@@ -139,5 +144,5 @@ def spread_boxes(data: NDArray[Any], width: int, most: int) -> Iterator[NDArray[
         for n, side, count in zip(data.shape, sides, counts, strict=True)
     ]
     corners = list(itertools.product(*starts))
-    for number in np.unique(np.linspace(0, len(corners) - 1, min(most, len(corners))).astype(int)):
+    for number in spread_numbers(len(corners), most):
         yield np.asarray(data[tuple(slice(a, a + side) for a, side in zip(corners[number], sides, strict=True))], dtype=np.float32)

@@ -11,19 +11,20 @@ from numpy.typing import NDArray
 from triptych.config import PredictConfig
 from triptych.errors import InputError
 from triptych.io.convert import Known, guess_format, read_particles
-from triptych.io.describe_volumes import VOXEL_SIZE_TOLERANCE, add_contrast, compare_with_table, open_grey_values, sample
+from triptych.io.describe_volumes import add_contrast, compare_with_table, open_grey_values, sample
 from triptych.io.description import Description
 from triptych.io.em import read_em
 from triptych.io.motive_list import ROWS
 from triptych.io.mrc import is_mrc_name, read_header, stated_voxel_size
 from triptych.io.particle_star import TOMOGRAMS
 from triptych.io.relion import CENTERED, COORDINATES, RECONSTRUCTED, RelionFile, find_file, read_relion, search_folders, tomogram_table
-from triptych.io.source import locate_tomograms, open_particles, split_number
+from triptych.io.source import VOXEL_SIZE_TOLERANCE, locate_tomograms, open_particles, split_number
 from triptych.io.star import Block, read_star
 from triptych.io.stated import StatedTomogram, stated_tomograms
 from triptych.io.tomogram import stated_frame
 from triptych.missing_wedge import find_missing_wedge
 from triptych.particles import Particles
+from triptych.volume import spread_numbers
 
 KINDS = {
     "stopgap": "STOPGAP motive list",
@@ -107,7 +108,7 @@ def _add_images(result: Description, file: RelionFile) -> None:
 def _compare_headers(result: Description, paths: list[Path], sizes: dict[str, float]) -> None:
     """Warn where the headers of images state another voxel size than the STAR file."""
     pairs = list(zip(paths, sizes.values(), strict=True))
-    chosen = [pairs[i] for i in np.unique(np.linspace(0, len(pairs) - 1, min(HEADERS, len(pairs))).astype(int))]
+    chosen = [pairs[i] for i in spread_numbers(len(pairs), HEADERS)]
     own = [(path, stated_voxel_size(read_header(path)), size) for path, size in chosen]
     wrong = [(path, here, there) for path, here, there in own if here is not None and abs(here / there - 1) > VOXEL_SIZE_TOLERANCE]
     if wrong:

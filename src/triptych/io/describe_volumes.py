@@ -13,11 +13,11 @@ from triptych.contrast import OTHER, Appearance, guess_contrast, guess_tomogram_
 from triptych.errors import InputError
 from triptych.io.description import Description
 from triptych.io.mrc import MrcHeader, are_valid, mmap_mrc, mrc_files, read_header, read_mrc, read_sections, stated_voxel_size
-from triptych.io.source import ParticleSource, open_particles
+from triptych.io.source import VOXEL_SIZE_TOLERANCE, ParticleSource, open_particles
 from triptych.io.stated import StatedTomogram, find_stated
 from triptych.io.tomogram import LARGEST_UNPACKED, open_tomogram
 from triptych.missing_wedge import AXES, MissingWedge, find_missing_wedge
-from triptych.volume import MAX_BOX, Volume, spread_boxes
+from triptych.volume import MAX_BOX, Volume, spread_boxes, spread_numbers
 
 CONTRAST_SAMPLE = 20
 ASSUMED_VOXEL_SIZE = 10.0
@@ -29,7 +29,6 @@ THIN = 0.75
 MOST_LABELS = 64
 TILT_TOLERANCE = 12.0
 """Degrees: the power spectrum shows the ends of the tilt range to about half of that."""
-VOXEL_SIZE_TOLERANCE = 0.002
 
 
 def is_subtomogram(shape: tuple[int, int, int], voxel_size: float | None) -> bool:
@@ -113,8 +112,7 @@ def doubt(appearance: Appearance) -> str:
 
 def sample(source: ParticleSource) -> list[Volume]:
     """Particles from all over a source."""
-    rows = np.unique(np.linspace(0, len(source) - 1, min(CONTRAST_SAMPLE, len(source))).astype(int))
-    return [source.read(int(row)) for row in rows]
+    return [source.read(row) for row in spread_numbers(len(source), CONTRAST_SAMPLE)]
 
 
 def describe_volumes(path: Path) -> Description:
@@ -179,7 +177,7 @@ def _add_tomogram(result: Description, path: Path, header: MrcHeader) -> None:
         result.warn("It is too large to be looked at while it is compressed, and pick does not read it so: decompress it.")
     else:
         wedge = add_looks(result, open_grey_values(path, header))
-    stated = find_stated(path)
+    (stated,) = find_stated([path])
     if stated is not None:
         result.add("table", f"{stated.source} names this tomogram")
         compare_with_table(result, path.name, header, wedge, stated)

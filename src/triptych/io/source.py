@@ -451,8 +451,7 @@ def _tilt_ranges(file: RelionFile, paths: Sequence[Path], tomogram: NDArray[np.i
     ranges = file.tilt_ranges()
     if ranges is not None:
         return ranges
-    stated = [find_stated(path) for path in paths]
-    known = [about.tilts for about in stated if about is not None and about.tilts is not None]
+    known = [about.tilts for about in find_stated(paths) if about is not None and about.tilts is not None]
     return np.array(known)[tomogram] if len(known) == len(paths) else None
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
-
-import pandas as pd
 
 from triptych.errors import InputError
 from triptych.io.particle_star import TOMOGRAMS
@@ -22,6 +22,7 @@ from triptych.io.relion import (
     tomogram_table,
 )
 from triptych.io.star import Block, read_star
+from triptych.io.tomogram import tomogram_name
 
 BINNING = "rlnTomoTomogramBinning"
 
@@ -44,28 +45,53 @@ class StatedTomogram:
     tilts: tuple[float, float] | None = None
 
 
-def find_stated(path: Path) -> StatedTomogram | None:
-    """What a tomograms.star beside a tomogram, or one folder above it, says of it; None where there is none, or not this tomogram in it."""
-    for folder in dict.fromkeys((path.absolute().parent, path.absolute().parent.parent)):
-        file = folder / TOMOGRAMS
-        try:
-            blocks = read_star(file) if file.is_file() else {}
-        except InputError:
-            continue  # it is not the file that was asked about
-        table = tomogram_table(blocks)
-        for name in table["rlnTomoName"].astype(str) if table is not None else ():
-            if is_called(path, name, table, file):
-                return stated_tomograms(blocks, file)[name]
-    return None
+def find_stated(paths: Sequence[Path]) -> list[StatedTomogram | None]:
+    """What a tomograms.star beside each tomogram, or one folder above it, says of it; None where there is none, or not this tomogram in it."""
+    read = cache(_read_table)  # only once for all that it says
+
+    def find(path: Path) -> StatedTomogram | None:
+        near = dict.fromkeys((path.absolute().parent, path.absolute().parent.parent))
+        found = (read(folder / TOMOGRAMS).about(path) for folder in near)
+        return next((about for about in found if about is not None), None)
+
+    return [find(path) for path in paths]
 
 
-def is_called(path: Path, name: str, table: pd.DataFrame | None, file: Path) -> bool:
-    """Whether a row of a table means this very file."""
-    if table is not None and RECONSTRUCTED in table:
-        found = find_file(str(table.loc[table["rlnTomoName"].astype(str) == name, RECONSTRUCTED].iloc[0]), search_folders(file))
-        return found is not None and found.resolve() == path.resolve()
-    stem = bare_tomogram_name(name)
-    return bare_tomogram_name(path.name) in (stem, f"rec_{stem}")
+@dataclass(frozen=True)
+class _Table:
+    """The blocks of a table of tomograms, and its file."""
+
+    blocks: dict[str, Block]
+    file: Path
+
+    def about(self, path: Path) -> StatedTomogram | None:
+        """What it says of this very file."""
+        name = self.names.get(os.path.realpath(path)) or self.names.get(bare_tomogram_name(tomogram_name(path)))
+        return None if name is None else self.stated[name]
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """The tomograms' names, by where their files are, or by what these are called where it does not say where they are."""
+        table = tomogram_table(self.blocks)
+        if table is None:
+            return {}
+        names = table["rlnTomoName"].astype(str)
+        if RECONSTRUCTED in table:
+            places = [find_file(str(place), search_folders(self.file)) for place in table[RECONSTRUCTED]]
+            return {os.path.realpath(place): name for name, place in zip(names, places, strict=True) if place is not None}
+        return {prefix + bare_tomogram_name(name): name for prefix in ("rec_", "") for name in names}
+
+    @cached_property
+    def stated(self) -> dict[str, StatedTomogram]:
+        return stated_tomograms(self.blocks, self.file)
+
+
+def _read_table(file: Path) -> _Table:
+    """The table of tomograms in a file, empty where that is none."""
+    try:
+        return _Table(read_star(file) if file.is_file() else {}, file)
+    except InputError:  # it is not the file that was asked about
+        return _Table({}, file)
 
 
 def stated_tomograms(blocks: Mapping[str, Block], file: Path) -> dict[str, StatedTomogram]:
