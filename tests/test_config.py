@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from triptych.config import STAGES, DiscoverConfig, PredictConfig, Settings, SimulateConfig, TrainConfig
+from triptych.config import STAGES, CutConfig, DiscoverConfig, PredictConfig, Settings, SimulateConfig, TrainConfig
 from triptych.errors import InputError
 from triptych.settings import format_defaults, load_config, stage_settings
 
@@ -75,6 +75,8 @@ def test_none_is_no_folder_of_that_name(word: str) -> None:
 def test_one_entry_of_a_table() -> None:
     table = load_config(SimulateConfig, None, ["acquisition.ctf_correction.none=0"]).acquisition.ctf_correction
     assert table == {**SimulateConfig().acquisition.ctf_correction, "none": 0}
+    config = load_config(CutConfig, None, ["radius.ribosome=120", "radius.7=50", "names.1=ribosome"])
+    assert (config.radius, config.names) == ({"ribosome": 120, "7": 50}, {1: "ribosome"})
 
 
 @pytest.mark.parametrize(

@@ -157,13 +157,14 @@ def _apply_override(kind: type[Settings], data: dict[str, Any], override: str) -
 
 
 def _apply_entry(field: FieldInfo, table: Any, name: str, key: str, text: str, source: str) -> None:
-    """Set one entry of a table of numbers, such as ``acquisition.ctf_correction.none=0``."""
+    """Set one entry of a table, such as ``acquisition.ctf_correction.none=0`` or ``radius.ribosome_70s=120``."""
     if not isinstance(table, dict):
         raise InputError(f"{source} asks for {key!r} inside {name}, but that has nothing inside: it is {_describe_field(field)}")
-    known = list(table) + [str(value) for value in get_args(get_args(field.annotation)[0])]
-    if key not in known:
+    kind = get_args(field.annotation)[0]
+    known = [str(value) for value in get_args(kind)]  # the keys that there are, if not any name will do
+    if known and key not in known:
         raise InputError(f"{source}: {name} has no entry {key!r}{_suggest(key, known)}: it is {_describe_field(field)}")
-    table[key] = _parse_yaml(text, source)
+    table[_parse_yaml(key, source) if kind is int else key] = _parse_yaml(text, source)
 
 
 def _read_none(field: FieldInfo, value: Any) -> Any:
