@@ -217,6 +217,7 @@ def test_resolution_is_where_the_correlation_falls() -> None:
     assert resolution_at(frequencies, coarse_is_noise, 0.5) == np.inf
     assert resolution_at(frequencies, coarse_is_noise, 0.5, coarsest=50) == pytest.approx(1 / 0.035)
     assert resolution_at(frequencies, np.zeros(6), 0.5, coarsest=50) == np.inf
+    assert resolution_at(frequencies, np.ones(6), 0.5, coarsest=15) == np.inf  # no shell is as fine
 
 
 def test_wedges_hold_the_share_of_the_tilt_range() -> None:

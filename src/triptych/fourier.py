@@ -264,16 +264,16 @@ def fourier_shell_correlation(
 def resolution_at(frequencies: NDArray[np.float64], correlation: NDArray[np.float64], threshold: float, coarsest: float = np.inf) -> float:
     """Å at which a Fourier shell correlation first falls below a threshold (0.143 between half maps, 0.5 against the truth).
 
-    Linear between shells; the finest shell's resolution where it never falls, infinity where it is below from the first shell on. The mean and
-    the shells coarser than `coarsest` (Å) do not count.
+    Linear between shells; the finest shell's resolution where it never falls, infinity where it is below from the first shell on, or no shell
+    counts. The mean and the shells coarser than `coarsest` (Å) do not count.
     """
     first = max(1, int(np.searchsorted(frequencies, (1 - 1e-6) / coarsest)))
     below = np.flatnonzero(correlation[first:] < threshold) + first
+    if first >= len(frequencies) or (below.size and below[0] == first):
+        return float("inf")
     if not below.size:
         return float(1 / frequencies[-1])
     i = int(below[0])
-    if i == first:
-        return float("inf")
     share = (correlation[i - 1] - threshold) / (correlation[i - 1] - correlation[i])
     return float(1 / (frequencies[i - 1] + share * (frequencies[i] - frequencies[i - 1])))
 
