@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from tiny import SIMULATE, TRAIN, die_while_refreshing, hashes, refuse_to_refresh, shuffle_labels
 
 import triptych
-from triptych.config import SimulateConfig, TrainConfig
+from triptych.config import CutConfig, SimulateConfig, TrainConfig
 from triptych.dataset import PlannedBatches, split_rows
 from triptych.errors import InputError
 from triptych.generations import fresh_seed
@@ -164,6 +164,9 @@ def test_what_cannot_be_simulated_anew(data: Path, tmp_path: Path) -> None:
     shutil.copytree(data, foreign)
     group = zarr.open_group(foreign, mode="r+")
     del group.attrs["config"]
+    with pytest.raises(InputError, match="does not say how it was simulated"):
+        train(foreign, tmp_path / "model", CONFIG, refresh=shuffle_labels)
+    group.attrs["config"] = CutConfig().model_dump(mode="json")  # as of a store that was cut
     with pytest.raises(InputError, match="does not say how it was simulated"):
         train(foreign, tmp_path / "model", CONFIG, refresh=shuffle_labels)
     with pytest.raises(InputError, match="does not say how it was simulated"):

@@ -16,8 +16,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 
-from triptych.config import TrainConfig
+from triptych.config import SimulateConfig, TrainConfig
 from triptych.errors import InputError
 from triptych.io.store import Store, open_store, unpack
 from triptych.parallel import Background
@@ -125,11 +126,13 @@ def wait_for(making: Background[None]) -> None:
 
 def check_refresh(store: Store, refresh: Refresh | None) -> Refresh:
     """InputError if the store cannot be simulated anew."""
-    if "config" not in store.attributes:
+    try:
+        SimulateConfig.model_validate(store.attributes.get("config"))
+    except ValidationError:
         raise InputError(
             f"refresh_every asks for fresh data, but {store.path} does not say how it was simulated: "
-            "train on a store that `triptych simulate` wrote, or set refresh_every to none"
-        )
+            "train on a store that this version's `triptych simulate` wrote, or set refresh_every to none"
+        ) from None
     if refresh is None:
         raise InputError("refresh_every asks for fresh data, but nothing that simulates them was given: call triptych.train, which does")
     return refresh
