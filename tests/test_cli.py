@@ -228,12 +228,12 @@ def test_report_with_truth_prints_the_headline(stub_report: SimpleNamespace, tmp
     assert "IoU" not in text
 
 
-def test_classes_and_unknown_particles_are_counted_whatever_the_table_is_called(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    table = {"triptychClass": ["a", "a", "b"], "triptychProbability": [0.5, 0.7, 0.9], "triptychVerdict": ["unknown", "a", "b"]}
-    write_star(tmp_path / "particles.star", {"images": pd.DataFrame(table)})
+def test_classes_and_unknown_particles_are_counted_under_their_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = {"triptychClass": ["a[b]", "a[b]", "b"], "triptychProbability": [0.5, 0.7, 0.9], "triptychVerdict": ["unknown", "a", "b"]}
+    write_star(tmp_path / "particles.star", {"particles": pd.DataFrame(table)})
     cli.print_classes(tmp_path)
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
-    assert rows == [["a", "2", "0.600", "1"], ["b", "1", "0.900", "0"]]
+    assert rows == [["a[b]", "2", "0.600", "1"], ["b", "1", "0.900", "0"]]
 
 
 def test_torch_without_memory_is_told_of_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

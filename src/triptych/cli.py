@@ -155,7 +155,7 @@ def list_structures(
 
     table = make_table("name", "mass, kDa", "source", numbers=(1,))
     for structure in load_library(library):
-        table.add_row(structure.name, f"{structure.mass_kda:,.0f}", structure.source)
+        table.add_row(escape(structure.name), f"{structure.mass_kda:,.0f}", escape(structure.source))
     out.print(table)
 
 
@@ -610,15 +610,11 @@ def print_oriented(path: Path, part: str | None) -> None:
 
 def print_classes(predictions: Path) -> None:
     """How many particles were given each class, and how many of them are called unknown."""
-    import pandas as pd
-
     from triptych.config import UNKNOWN
     from triptych.io.star import read_star
 
-    # the block has the name that it had in the input
-    blocks = read_star(predictions / "particles.star").values()
-    particles = next((block for block in blocks if isinstance(block, pd.DataFrame) and "triptychClass" in block), None)
-    if particles is None:  # the model was trained without the class task
+    particles = read_star(predictions / "particles.star")["particles"]
+    if isinstance(particles, dict) or "triptychClass" not in particles:  # the model was trained without the class task
         return
     named = particles.assign(probability=particles["triptychProbability"].astype(float))
     named["unknown"] = named["triptychVerdict"] == UNKNOWN if "triptychVerdict" in named else 0
@@ -627,7 +623,7 @@ def print_classes(predictions: Path) -> None:
     )  # fmt: skip
     table = make_table("class", "particles", "mean probability", "called unknown", numbers=(1, 2, 3))
     for name, row in counted.sort_values("particles", ascending=False, kind="stable").iterrows():
-        table.add_row(str(name), f"{row['particles']:.0f}", f"{row['probability']:.3f}", f"{row['unknown']:.0f}")
+        table.add_row(escape(str(name)), f"{row['particles']:.0f}", f"{row['probability']:.3f}", f"{row['unknown']:.0f}")
     out.print(table)
 
 
