@@ -224,6 +224,18 @@ def test_contrast_sign_is_applied() -> None:
 def test_array_without_voxel_size_is_refused() -> None:
     with pytest.raises(InputError, match="voxel_size"):
         small_model().predict(np.zeros((1, 16, 16, 16), np.float32))
+    with pytest.raises(InputError, match="voxel_size"):
+        small_model().predict([np.zeros((16, 16, 16), np.float32)])
+
+
+def test_arrays_in_a_list_may_differ_in_size() -> None:
+    arrays = [np.random.default_rng(n).normal(size=(n, n, n)).astype(np.float32) for n in (16, 20)]
+    found = small_model().predict(arrays, 10.0)
+    assert found.masks is not None
+    assert [mask.shape for mask in found.masks] == [array.shape for array in arrays]
+    assert np.allclose(found.embedding[1], small_model().predict(Volume(arrays[1], 10.0)).embedding[0], atol=1e-5)
+    with pytest.raises(InputError, match="batch_size is 0"):
+        small_model().predict(arrays, 10.0, batch_size=0)
 
 
 @pytest.mark.parametrize("name", ["model.json", "weights.safetensors", "manifest.json"])

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import get_args
+from typing import TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from triptych.device import choose_device, choose_precision, name_device
 from triptych.errors import InputError, first_line
 from triptych.fourier import resample_back, resample_to_box
 from triptych.io.files import read_json
+from triptych.io.manifest import WEIGHTS as WEIGHTS
 from triptych.io.manifest import hash_file, output_folder, read_manifest, write_manifest
 from triptych.io.mrc import LARGEST_VALUE, are_valid
 from triptych.network import HALF_TURNS, Network, PickOutput, TaskOutput, turn
@@ -51,8 +52,10 @@ MASK_LEVEL = 0.5
 """A voxel belongs to the particle from this probability on."""
 COARSEST, HOPELESS = 1.5, 5.0
 """Times the model's voxel size: the input's may be so large."""
-WEIGHTS = "weights.safetensors"
 BUILT_IN_MODEL = Path(__file__).parent / "data" / "models" / "base"
+
+
+Subtomograms: TypeAlias = Volume | NDArray[np.float32] | list[Volume] | list[NDArray[np.float32]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +228,7 @@ class Model:
 
     def predict(
         self,
-        volumes: Volume | NDArray[np.float32] | list[Volume],
+        volumes: Subtomograms,
         voxel_size: float | None = None,
         contrast: Contrast = DEFAULT_CONTRAST,
         half_turns: bool = False,
@@ -235,10 +238,18 @@ class Model:
 
         Parameters
         ----------
-        volumes : array (n, nz, ny, nx) or (nz, ny, nx), a Volume, or a list of Volumes
+        volumes : array (n, nz, ny, nx) or (nz, ny, nx), a Volume, or a list of Volumes or of arrays (nz, ny, nx)
         voxel_size : Å, needed with arrays
         contrast : 'bright' if particles have high values, 'dark' if low, as in most tomograms; a warning is logged if they look otherwise
+        half_turns : whether to average over the four orientations that keep the missing wedge, which takes four times as long
+        batch_size : subtomograms per forward pass
+
+        Returns
+        -------
+        Predictions, in the order of the volumes; each mask and density has the shape (nz, ny, nx) and the voxels of its volume
         """
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}, but must be a whole number above 0")
         items = as_volumes(volumes, voxel_size)
         if contrast not in get_args(Contrast):
             raise InputError(f"contrast is {contrast!r}, but must be one of {', '.join(get_args(Contrast))}: say which the particles are")
@@ -360,18 +371,24 @@ def half(tensor: Tensor) -> Tensor:
     return tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor
 
 
-def as_volumes(volumes: Volume | NDArray[np.float32] | list[Volume], voxel_size: float | None) -> list[Volume]:
+def as_volumes(volumes: Subtomograms, voxel_size: float | None) -> list[Volume]:
     """Whatever a caller has -> list of Volumes."""
     if isinstance(volumes, Volume):
         return [volumes]
-    if isinstance(volumes, list):
-        return volumes
-    array = np.asarray(volumes, dtype=np.float32)
-    if array.ndim not in (3, 4):
-        raise InputError(f"volumes of shape {array.shape} came; expected (n, nz, ny, nx) or (nz, ny, nx)")
+    if not isinstance(volumes, list):
+        array = np.asarray(volumes, dtype=np.float32)
+        if array.ndim not in (3, 4):
+            raise InputError(f"volumes of shape {array.shape} came; expected (n, nz, ny, nx) or (nz, ny, nx)")
+        volumes = list(array if array.ndim == 4 else array[None])
+    return [as_volume(volume, voxel_size) for volume in volumes]
+
+
+def as_volume(volume: Volume | NDArray[np.float32], voxel_size: float | None) -> Volume:
+    if isinstance(volume, Volume):
+        return volume
     if voxel_size is None:
         raise InputError("an array does not say its voxel size: give voxel_size in Å")
-    return [Volume(v, voxel_size) for v in (array if array.ndim == 4 else array[None])]
+    return Volume(np.asarray(volume, dtype=np.float32), voxel_size)
 
 
 def load_model(folder: Path | str | None = None, device: str = "auto", precision: str = "auto") -> Model:

@@ -23,6 +23,8 @@ from triptych.errors import InputError
 from triptych.io.files import disk_errors
 
 MANIFEST = "manifest.json"
+WEIGHTS = "weights.safetensors"
+"""In the folder of a model."""
 LARGE = 2**26
 """Bytes from which on a file is not read anew only to see whether it has changed."""
 PACKAGES = ("numpy", "torch", "zarr", "lightning", "gemmi")

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from triptych.config import PredictConfig
 from triptych.errors import InputError
 from triptych.io.files import map_array
-from triptych.io.manifest import command_folder, has_changed, hash_file, manifest_entry, read_manifest
+from triptych.io.manifest import WEIGHTS, command_folder, has_changed, hash_file, manifest_entry, read_manifest
 from triptych.io.relion import numbers
 from triptych.io.source import ParticleSource, open_particles
 from triptych.io.star import probability_columns, read_star
@@ -84,7 +84,7 @@ def read_predictions(folder: Path, oriented: bool = False) -> Predicted:
     if manifest["stage"] != "predict":
         raise InputError(f"{folder} was written by `triptych {manifest['stage']}`, but one that `triptych predict` wrote was expected; give that one")
     star = folder / "particles.star"
-    # The block has the name that it had in the input, which need not be "particles".
+    # A program through which the table went may call the block otherwise.
     table = next((block for block in read_star(star).values() if isinstance(block, pd.DataFrame) and "triptychName" in block), None)
     if table is None:
         raise InputError(f"{star} has no table with a column _triptychName, but the one that `triptych predict` wrote was expected; {AGAIN}")
@@ -183,7 +183,7 @@ def find_model(given: Predicted) -> Path | None:
     """The folder of the model that made the predictions; None where it is gone or has changed."""
     weights = manifest_entry(given.manifest, "model", "sha256")
     for folder in described_inputs(given):
-        if os.path.isfile(folder / "weights.safetensors") and hash_file(folder / "weights.safetensors") == weights:
+        if os.path.isfile(folder / WEIGHTS) and hash_file(folder / WEIGHTS) == weights:
             return folder
     return None
 
@@ -191,7 +191,7 @@ def find_model(given: Predicted) -> Path | None:
 def changed_inputs(given: Predicted) -> list[str]:
     """Paths of the particles' files that are not any more what the predictions were made from. The model may change: it is not read again."""
     inputs = described_inputs(given).items()
-    return [str(path) for path, entry in inputs if not (path / "weights.safetensors").is_file() and has_changed(path, entry)]
+    return [str(path) for path, entry in inputs if not (path / WEIGHTS).is_file() and has_changed(path, entry)]
 
 
 def described_inputs(given: Predicted) -> dict[Path, dict[str, Any]]:
