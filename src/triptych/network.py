@@ -104,7 +104,8 @@ class Shells(NamedTuple):
     Attributes
     ----------
     place : (d * h * (w // 2 + 1),) radius in shells, a fraction
-    counted : the nearest shell, and how often the voxel counts: twice where its complex conjugate is left out; the mean counts nowhere
+    nearest : (d * h * (w // 2 + 1),) number of the nearest shell
+    counted : (d * h * (w // 2 + 1),) how often the voxel counts: twice where its complex conjugate is left out; the mean counts nowhere
     smoothing : (shells, shells), from the sums over shells to weighted means over neighbouring ones
     """
 

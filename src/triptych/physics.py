@@ -44,11 +44,15 @@ class Acquisition:
     defocus_um : (t,) underfocus on the tilt axis, positive
     exposures : (t,) e/Å^2, exposure before the middle of each tilt
     doses : (t,) e/Å^2, exposure of each tilt
+    voltage_kv, spherical_aberration_mm : acceleration voltage and spherical aberration
+    amplitude_contrast : share of amplitude contrast, from 0 to 1
     astigmatism_um : largest minus smallest defocus
     astigmatism_angle : degrees from the x axis towards y, direction of the largest defocus
     defocus_gradient : whether a tilted specimen's defocus changes with the distance from the tilt axis
     ice_thickness : Å, of the untilted specimen
+    b_factor : Å^2, extra fall-off exp(-B k^2 / 4) of the signal
     quantum_efficiency : share of the electrons that the detector counts
+    mtf_at_nyquist : value of the detector's transfer function at the Nyquist frequency
     """
 
     tilt_angles: Tensor
@@ -108,6 +112,12 @@ def interpolator(nz: int, nx: int, width: int, tilt_angles: Tensor) -> Tensor:
 
     Its transpose projects: each voxel is spread over the two columns next to its u. Every y-slice shares it. On columns as wide as
     voxels, interpolation would damp the high frequencies and fold others back; on four times finer ones both are below 5 %.
+
+    Parameters
+    ----------
+    nz, nx : voxels of the slice
+    width : columns of the detector that are as wide as a voxel
+    tilt_angles : (tilts,), degrees
 
     Returns
     -------

@@ -306,7 +306,8 @@ def structure_from_atoms(
     centred = positions - weights @ positions / mass
     radius = float(np.linalg.norm(centred, axis=1).max())
     if not radius <= max(SCATTERED_RADIUS, (MOST_SPACE * mass) ** (1 / 3)):  # nor NaN
-        raise InputError(f"the atoms of {name} are {mass / 1e3:.3g} kDa, but lie up to {radius:,.0f} Å apart: some of their coordinates are wrong")
+        what = f"the atoms of {name} are {mass / 1e3:.3g} kDa, but lie up to {radius:,.0f} Å from their centre of mass"
+        raise InputError(f"{what}: some of their coordinates are wrong")
     size = _cube_side(radius, voxel_size)
     if size > LARGEST_SIDE:
         raise InputError(f"{name} takes {size} voxels of {voxel_size:g} Å along each side, more than {LARGEST_SIDE}: choose a larger voxel size")
