@@ -22,7 +22,7 @@ from triptych.cut import cut
 from triptych.errors import InputError
 from triptych.io.convert import ENDINGS, FORMATS, Known, convert_particles, read_particles, write_particles
 from triptych.io.describe import describe_file
-from triptych.io.em import read_em_volume, write_em
+from triptych.io.em import read_em, write_em
 from triptych.io.manifest import MANIFEST, hash_file, write_manifest
 from triptych.io.mrc import read_mrc, write_mrc
 from triptych.io.predictions import read_predictions
@@ -149,7 +149,7 @@ def read_index(path: Path, out: Path) -> object:
 
 
 def read_em_map(path: Path, _: Path) -> object:
-    return read_em_volume(path, VOXEL_SIZE)
+    return read_em(path)
 
 
 # --------------------------------------------------------------------------------------------------------------- makers

@@ -23,7 +23,7 @@ from triptych.errors import InputError
 from triptych.io.angles import dynamo_from_rotations, rotations_from_dynamo, rotations_from_zxz, zxz_from_rotations
 from triptych.io.convert import FORMATS, Known, convert_particles, guess_format, read_particles, write_particles
 from triptych.io.copick import clean_name
-from triptych.io.em import read_em, read_em_volume, write_em
+from triptych.io.em import read_em, write_em
 from triptych.io.imod import ImodObject, read_imod, write_imod
 from triptych.io.mrc import write_mrc
 from triptych.io.relion import read_relion, rotations_from_angles
@@ -234,8 +234,6 @@ def test_em_files_of_every_kind(tmp_path: Path, dtype: str) -> None:
     again = read_em(tmp_path / "a.em")
     assert again.dtype == data.dtype
     np.testing.assert_array_equal(again, data)
-    volume = read_em_volume(tmp_path / "a.em", 5.0)
-    assert (volume.voxel_size, volume.shape) == (5.0, (2, 3, 4))
 
 
 def write_model(path: Path, *, flags: int = 0xF400, reference: bytes = b"", pixel: float = 1.2, unit: int = -9) -> None:

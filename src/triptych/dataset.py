@@ -60,7 +60,7 @@ def split_rows(store: Store, share: float, limit: int, seed: int) -> tuple[NDArr
     Whole tomograms are held out, since subtomograms of one tomogram share neighbours and optics. InputError where there are
     too few tomograms for that.
     """
-    tomogram = np.asarray(store["tomogram"][:]) if "tomogram" in store else np.arange(len(store))
+    tomogram = store["tomogram"][:]
     names = np.unique(tomogram)
     if len(names) < 2:
         raise InputError(
@@ -172,7 +172,7 @@ class SubtomogramDataset(Dataset[Batch]):
             self._store = open_store(self.path) if self.cache is None else unpack(open_store(self.path), self.cache)
             self._names = self.class_names or self._store.class_names
             self._label = known_labels(self._store, self._names)
-            self._tomogram = np.asarray(self._store["tomogram"][:]) if "tomogram" in self._store else np.arange(len(self._store))
+            self._tomogram = self._store["tomogram"][:]
             self._amplitude = np.asarray(self._store["signal_scale"][:]) if "signal_scale" in self._store else None
         return self._store
 

@@ -28,14 +28,12 @@ from triptych.io.mrc import read_mrc
 from triptych.io.predictions import Predicted
 from triptych.io.source import ParticleSource
 from triptych.metrics import principal_components
-from triptych.pages import Panel, density_limits, draw_panel, eye_resolution, render_page
+from triptych.pages import MAP_POINTS, Panel, density_limits, draw_panel, eye_resolution, render_page
 from triptych.volume import Volume
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
-MAP_POINTS = 20_000
-"""Particles on the map at most, drawn at random where there are more."""
 FEWEST_FOR_TSNE = 12
 SURFACE_VOXELS = 48
 """Side of the density that the page draws surfaces of."""

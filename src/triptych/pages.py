@@ -13,6 +13,8 @@ from triptych import figures
 from triptych.io.manifest import installed_version
 from triptych.volume import Volume
 
+MAP_POINTS = 20_000
+"""Particles on a map of embeddings at most, drawn at random where there are more."""
 EYE_VOXELS = 4.5
 """Resolution of the low-pass filter for the eye, in voxels, but at least `EYE_RESOLUTION` Å."""
 EYE_RESOLUTION = 45.0

@@ -18,12 +18,11 @@ from triptych.gallery import Gallery, choose_gallery
 from triptych.io.manifest import manifest_entry, to_plain
 from triptych.io.predictions import Predicted
 from triptych.metrics import IntArray
-from triptych.pages import render_page
+from triptych.pages import MAP_POINTS, render_page
 from triptych.report_metrics import describe_new_classes, snr_trends
 from triptych.scoring import Scores, Truth
 
 KINDS = {"star": "subtomograms of a STAR file", "coordinates": "cut out of tomograms", "files": "MRC files", "store": "dataset of triptych simulate"}
-MAP_POINTS = 20_000
 
 
 def render(given: Predicted, known: Truth | None, scores: Scores | None, result: dict[str, Any], config: ReportConfig) -> str:

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from triptych.errors import InputError
 from triptych.io.files import read_bytes
 from triptych.io.manifest import output_file
-from triptych.io.mrc import check_values
-from triptych.volume import Volume
 
 HEADER = np.dtype([("machine", "u1"), ("general", "u1"), ("unused", "u1"), ("type", "u1"), ("size", "i4", 3), ("rest", "V496")])
 BYTE_ORDERS = {0: ">", 3: ">", 5: ">", 6: "<"}  # OS-9, SGI, Mac, PC
@@ -60,10 +58,3 @@ def write_em(path: Path | str, data: NDArray[Any]) -> None:
     with output_file(path) as part, part.open("wb") as file:
         file.write(head.tobytes())
         file.write(np.ascontiguousarray(data, "<" + TYPES[kind]).tobytes())
-
-
-def read_em_volume(path: Path | str, voxel_size: float) -> Volume:
-    """A volume, of whose voxel size in Å the file says nothing."""
-    data = read_em(path)
-    check_values(data, path)
-    return Volume(data.astype(np.float32), voxel_size)

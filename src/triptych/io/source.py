@@ -263,8 +263,8 @@ def cut_box(data: NDArray[Any], center: NDArray[np.int64], shape: tuple[int, int
     """
     there, own = clip_box(np.asarray(center) - np.array(shape) // 2, shape, data.shape)
     if any(side.start == side.stop for side in there):
-        size = shape[0] if len(set(shape)) == 1 else shape
-        raise InputError(f"a box of {size} voxels around voxel {tuple(int(c) for c in center)} lies outside a tomogram of shape {data.shape}")
+        size, sides = shape[0] if len(set(shape)) == 1 else shape[::-1], data.shape[::-1]
+        raise InputError(f"a box of {size} voxels around voxel {tuple(int(c) for c in center[::-1])} lies outside a tomogram of {sides} (x, y, z)")
     with np.errstate(invalid="ignore"):  # NaN is the caller's to find, and is not to spread
         inside = np.array(data[there], dtype=np.float32)
         level = inside.mean(dtype=np.float64, where=np.isfinite(inside)) if fill is None else fill

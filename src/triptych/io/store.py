@@ -73,7 +73,7 @@ TILE_ROWS: dict[str, tuple[str, tuple[int, ...], str]] = {
 }
 BOXES = BOX_ARRAYS | TILE_BOXES
 ROWS = ROW_ARRAYS | TILE_ROWS
-REQUIRED = ("subtomogram", "label")
+REQUIRED = ("subtomogram", "label", "tomogram")
 ANEW = "write it anew with `triptych simulate` or `triptych cut`"
 
 
