@@ -546,8 +546,11 @@ def test_the_table_that_names_a_tomogram_knows_its_voxel_size(tmp_path: Path, ca
     path = write_coordinates(tmp_path, [36.0], [32.0], [28.0])
     about = {"rlnTomoName": ["TS_1"], "rlnTomoTiltSeriesPixelSize": [2.5], "rlnTomoTomogramBinning": [4.0]}
     write_star(tmp_path / "tomograms.star", {"global": pd.DataFrame({**about, "rlnTomoReconstructedTomogram": ["TS_1.mrc"]})})
-    volume = open_it(path).read(0)
-    assert (volume.voxel_size, volume.shape, volume.data[4, 4, 4]) == (10.0, (8, 8, 8), 70809)
+    source = open_it(path)
+    out = tmp_path / "elsewhere"  # where no table of tomograms lies
+    write_star(out / "particles.star", source.blocks_with(source.table_for(out)))
+    for volume in (source.read(0), open_it(out / "particles.star").read(0)):
+        assert (volume.voxel_size, volume.shape, volume.data[4, 4, 4]) == (10.0, (8, 8, 8), 70809)
     assert "taken to have 10 Å per voxel, but the file itself states 5 Å" in caplog.text
     volume = open_it(path, tomograms=tmp_path).read(0)
     assert (volume.voxel_size, volume.shape, volume.data[8, 8, 8]) == (5.0, (16, 16, 16), 141618)

@@ -37,7 +37,7 @@ from triptych.io.relion import (
     search_folders,
 )
 from triptych.io.star import Block
-from triptych.io.stated import find_stated
+from triptych.io.stated import BINNING, find_stated
 from triptych.io.tilt_stacks import TiltStacks, open_tilt_stacks
 from triptych.io.tomogram import is_tomogram, open_tomogram, stated_frame, tomogram_files, tomogram_name
 from triptych.io.transfers import CTF_VOLUME, CtfVolumes, Transfers, named_transfers, stored_transfers
@@ -503,8 +503,15 @@ def locate_tomograms(file: RelionFile, config: PredictConfig) -> tuple[list[Path
 
 def _stated_tomogram_voxel_sizes(file: RelionFile) -> NDArray[np.float64] | None:
     """Pixel size of the tilt series times the binning of the tomogram, per particle, where a table of tomograms has both."""
-    pixel, binning = file.values("rlnTomoTiltSeriesPixelSize"), file.values("rlnTomoTomogramBinning")
+    pixel, binning = file.values("rlnTomoTiltSeriesPixelSize"), file.values(BINNING)
     return None if pixel is None or binning is None else pixel * binning
+
+
+def _with_binning(file: RelionFile, voxel_sizes: NDArray[np.float64]) -> dict[str, Block]:
+    """The blocks of a file that comes with a table of tomograms, with what that says of their voxels: the table stays where it is."""
+    pixel = file.values("rlnTomoTiltSeriesPixelSize")
+    assert pixel is not None  # or nothing would be stated
+    return file.blocks | {file.block: file.table.assign(**{BINNING: voxel_sizes / pixel})}
 
 
 def _open_star_coordinates(file: RelionFile, config: PredictConfig, box_size_angstrom: float) -> ParticleSource:
@@ -539,7 +546,7 @@ def _open_star_coordinates(file: RelionFile, config: PredictConfig, box_size_ang
     return ParticleSource(
         kind="coordinates",
         names=unique_names([f"{safe_name(name)}_{row:0{width}d}" for row, name in enumerate(names, 1)], names),
-        blocks=file.blocks,
+        blocks=file.blocks if stated is None else _with_binning(file, np.array(sizes)[tomogram]),
         block=file.block,
         reader=_Crops(paths, tomogram, sizes, indices, boxes),
         files=[file.path, *paths],
