@@ -555,6 +555,9 @@ def test_the_table_that_names_a_tomogram_knows_its_voxel_size(tmp_path: Path, ca
     volume = open_it(path, tomograms=tmp_path).read(0)
     assert (volume.voxel_size, volume.shape, volume.data[8, 8, 8]) == (5.0, (16, 16, 16), 141618)
     assert "taken to have 5 Å per voxel, but the table of tomograms states 10 Å" in caplog.text
+    unset = about | {"rlnTomoTomogramBinning": [0.0]}
+    write_star(tmp_path / "tomograms.star", {"global": pd.DataFrame({**unset, "rlnTomoReconstructedTomogram": ["TS_1.mrc"]})})
+    assert open_it(path).read(0).voxel_size == 5.0
 
 
 def test_images_or_tomograms(tmp_path: Path) -> None:

@@ -502,9 +502,9 @@ def locate_tomograms(file: RelionFile, config: PredictConfig) -> tuple[list[Path
 
 
 def _stated_tomogram_voxel_sizes(file: RelionFile) -> NDArray[np.float64] | None:
-    """Pixel size of the tilt series times the binning of the tomogram, per particle, where a table of tomograms has both."""
+    """Pixel size of the tilt series times the binning of the tomogram, per particle, where a table of tomograms has both, above 0."""
     pixel, binning = file.values("rlnTomoTiltSeriesPixelSize"), file.values(BINNING)
-    return None if pixel is None or binning is None else pixel * binning
+    return None if pixel is None or binning is None or min(pixel.min(), binning.min()) <= 0 else pixel * binning
 
 
 def _with_binning(file: RelionFile, voxel_sizes: NDArray[np.float64]) -> dict[str, Block]:
