@@ -23,8 +23,8 @@ from triptych.tilt_images import contrast_phase, electron_wavelength
 
 FINER = 4
 """Detector columns per voxel in projection and back-projection."""
-ROWS_AT_ONCE = 32
-"""y-slices that a CPU projects at once."""
+ROWS_AT_ONCE = {"cpu": 32, "cuda": 256}
+"""y-slices that are projected at once: on a CPU few enough for its cache (three times faster), on a GPU for its memory."""
 MEAN_FREE_PATH = 3950.0
 """Å, between inelastic scattering events in vitreous ice at 300 kV, energy-filtered (Rice et al. 2018, J. Struct. Biol. 204:38)."""
 REST_ENERGY_KEV = 510.999
@@ -156,8 +156,8 @@ def transpose(matrix: Tensor) -> Tensor:
 
 
 def row_blocks(ny: int, device: torch.device) -> list[slice]:
-    """y-slices that are multiplied at once: on a CPU few enough for its cache (three times faster), on a GPU all."""
-    step = ROWS_AT_ONCE if device.type == "cpu" else ny
+    """y-slices that are multiplied at once."""
+    step = ROWS_AT_ONCE[device.type]
     return [slice(first, min(first + step, ny)) for first in range(0, ny, step)]
 
 
