@@ -160,7 +160,7 @@ class SceneConfig(Settings):
     classes: Annotated[tuple[str, ...] | None, Field(min_length=1, description="names from the library to use; none: all of it")] = None
     voxel_size: Annotated[float, Field(gt=0, description="Å per voxel")] = 10.0
     seed: Annotated[int, Field(ge=0, description="same seed, same bytes, for any number of workers")] = 0
-    workers: Annotated[int, Field(ge=0, description="processes; 0: one per CPU core, or one with a GPU")] = 0
+    workers: Annotated[int, Field(ge=0, description="processes; 0: one per CPU core, with a GPU no more than its memory has room for (3 GiB for each)")] = 0
     device: Annotated[Device, Field(description="where to compute: auto, cpu, gpu, or gpu:1 for the second of several; a GPU gives other random numbers than a CPU")] = "auto"
     specimen: Annotated[SpecimenConfig, Field(description="what is in the ice")] = SpecimenConfig()
     acquisition: Annotated[AcquisitionConfig, Field(description="how the tilt series is taken")] = AcquisitionConfig()
@@ -366,7 +366,7 @@ class PredictConfig(Settings):
     write_densities: Annotated[bool, Field(description="write densities/<name>.mrc")] = True
     precision: Annotated[Literal["auto", "bfloat16", "float32"], Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = "auto"
     device: Annotated[Device, Field(description="where to run: auto, cpu, gpu, or gpu:1 for the second of several; auto: a GPU where there is one")] = "auto"
-    workers: Annotated[int, Field(ge=0, description="processes on this machine, which share its cores; 0: one per CPU core")] = 1
+    workers: Annotated[int, Field(ge=0, description="processes on this machine, which share its cores; 0: one per CPU core, with a GPU no more than its memory has room for (3 GiB for each)")] = 1
 
 
 class PickConfig(Settings):
@@ -387,7 +387,7 @@ class PickConfig(Settings):
     write_densities: Annotated[bool, Field(description="write densities/<tomogram>.mrc: the recovered tomogram, particles only")] = False
     precision: Annotated[Literal["auto", "bfloat16", "float32"], Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = "auto"
     device: Annotated[Device, Field(description="where to run: auto, cpu, gpu, or gpu:1 for the second of several; auto: a GPU where there is one")] = "auto"
-    workers: Annotated[int, Field(ge=0, description="processes on this machine, which share its cores; 0: one per CPU core")] = 1
+    workers: Annotated[int, Field(ge=0, description="processes on this machine, which share its cores; 0: one per CPU core, with a GPU no more than its memory has room for (3 GiB for each)")] = 1
 
 
 class AlignConfig(Settings):
@@ -426,7 +426,7 @@ class OrientConfig(PoseSettings):
     hand_check: Annotated[int, Field(ge=0, description="particles, the surest, on which the mirror images of structures are tried too, to see whether the tomograms have the right hand; 0: none")] = 32
     write_masks: Annotated[bool, Field(description="write masks/<name>.mrc: where the structure is in this pose")] = True
     write_densities: Annotated[bool, Field(description="write densities/<name>.mrc: the structure in this pose")] = True
-    workers: Annotated[int, Field(ge=0, description="processes on this machine, which share its cores; 0: one per CPU core")] = 1
+    workers: Annotated[int, Field(ge=0, description="processes on this machine, which share its cores; 0: one per CPU core, with a GPU no more than its memory has room for (3 GiB for each)")] = 1
 
 
 class DiscoverConfig(PoseSettings):
@@ -443,7 +443,7 @@ class DiscoverConfig(PoseSettings):
     align_by: Annotated[Literal["recovered", "subtomograms"], Field(description="what particles are aligned through: recovered densities, without noise and wedge; or the subtomograms themselves, where the model recovers too little")] = "recovered"
     refine: Annotated[bool, Field(description="refine the poses found through recovered densities by the subtomograms themselves, against the recovered average of their half")] = True
     layout: Annotated[Literal["tsne", "pca"], Field(description="how the map of the embedding is drawn: t-SNE keeps neighbours together, PCA distances")] = "tsne"
-    workers: Annotated[int, Field(ge=0, description="processes on this machine, which share its cores; 0: one per CPU core")] = 1
+    workers: Annotated[int, Field(ge=0, description="processes on this machine, which share its cores; 0: one per CPU core, with a GPU no more than its memory has room for (3 GiB for each)")] = 1
     panels: Annotated[int, Field(ge=0, description="particles whose panels the page shows, drawn at random where there are more")] = 1000
     seed: Annotated[int, Field(ge=0, description="of half sets, starts of the alignment, resampling of the groups, and the map")] = 0
 

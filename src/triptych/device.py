@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
-from triptych.errors import InputError
+from triptych.errors import InputError, first_line
 from triptych.parallel import available_cores
+
+NATIVE_BFLOAT16 = (8, 0)
+"""Compute capability of the first NVIDIA GPUs that have it (Ampere, 2020). Older ones imitate it, and their convolutions refuse it."""
+GPU_SHARE = 3 * 2**30
+"""Bytes of a GPU's memory that a process may take beside others: its context, a model, a slab of a tomogram."""
 
 
 def choose_device(device: str) -> torch.device:
-    """'auto', 'cpu', 'gpu' or 'gpu:1' -> torch device; InputError where a GPU was asked for that is not there."""
+    """'auto', 'cpu', 'gpu' or 'gpu:1' -> torch device; InputError where a GPU was asked for that is not there, or that torch cannot use."""
     if device == "cpu":
         return torch.device("cpu")
     kind, _, number = device.partition(":")
@@ -18,7 +26,35 @@ def choose_device(device: str) -> torch.device:
         raise InputError(f"device is '{device}', but torch sees no CUDA GPU: install a CUDA build of torch, or set device=cpu")
     if number and int(number) >= count:
         raise InputError(f"device is '{device}', but torch sees {count} GPU{'s' if count > 1 else ''}, numbered from 0: set another number")
-    return torch.device("cuda", int(number or 0)) if count else torch.device("cpu")
+    usable = [place for place in ([int(number)] if number else range(count)) if is_supported(place)]
+    if kind == "gpu" and not usable:
+        raise InputError(f"device is '{device}', but this build of torch has no code for GPUs of that age: install one that has, or set device=cpu")
+    return torch.device("cuda", usable[0]) if usable else torch.device("cpu")
+
+
+def is_supported(number: int) -> bool:
+    """Whether this build of torch can use a GPU that it sees: newer builds leave out the code for older ones."""
+    built_for = [int(name[3:].rstrip("af")) for name in torch.cuda.get_arch_list() if name.startswith("sm_")]
+    major, minor = torch.cuda.get_device_capability(number) if built_for else (0, 0)
+    return not built_for or 10 * major + minor >= min(built_for)
+
+
+def count_workers(workers: int, device: str) -> int:
+    """Processes to compute in, 0 for one per CPU core; with a GPU no more of them than its memory has room for."""
+    chosen = choose_device(device)
+    if workers or chosen.type == "cpu":
+        return workers
+    return max(1, min(available_cores(), torch.cuda.get_device_properties(chosen).total_memory // GPU_SHARE))
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """InputError for a GPU whose memory was too small."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        how = "free it of other programs, use fewer workers, or set device=cpu (align.device=cpu of orient and discover)"
+        raise InputError(f"the memory of the GPU is too small for this ({first_line(error)}): {how}") from error
 
 
 def share_cores(workers: int) -> None:
@@ -37,8 +73,9 @@ def name_device(device: torch.device) -> str:
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:
-    """'auto' -> bfloat16 where the device computes in it, else float32."""
+    """'auto' -> bfloat16 where the device itself computes in it, else float32."""
     if precision != "auto":
         return torch.bfloat16 if precision == "bfloat16" else torch.float32
-    native = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    on_gpu = device.type == "cuda"
+    native = torch.cuda.get_device_capability(device) >= NATIVE_BFLOAT16 if on_gpu else torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if native else torch.float32

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from triptych.align import Alignment, align, average, consensus, merge_averages, split_halves
 from triptych.boxes import Boxes, Grid, even, open_boxes
 from triptych.config import NONE_CLASS, UNKNOWN, DiscoverConfig
-from triptych.device import choose_device, name_device
+from triptych.device import choose_device, count_workers, name_device
 from triptych.discovery_page import write_page
 from triptych.errors import InputError
 from triptych.fourier import low_pass
@@ -114,7 +114,7 @@ def discover(
     halves, averages = ([step for step in steps if is_average(step) == wanted] for wanted in (False, True))
     with workspace.until_finished():
         do = partial(do_step, workspace, explorer, progress)
-        workspace.fill(halves, do, explorer.count, config.workers, scheduler, progress, then=averages)
+        workspace.fill(halves, do, explorer.count, count_workers(config.workers, config.align.device), scheduler, progress, then=averages)
         workspace.finish(partial(explorer.finish, workspace))
     return Path(out)
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from triptych.align import Alignment, average, merge_averages, of_particles
 from triptych.boxes import ASSUMED, Boxes, Grid, IntArray, open_boxes
 from triptych.config import NONE_CLASS, UNKNOWN, OrientConfig
-from triptych.device import choose_device, name_device
+from triptych.device import choose_device, count_workers, name_device
 from triptych.errors import InputError
 from triptych.fit import FitLevels, fit_levels
 from triptych.fourier import fourier_shell_correlation, resolution_at
@@ -215,7 +215,8 @@ def orient(
     }
     workspace = open_workspace(out, settings, Path.mkdir)
     with workspace.until_finished(keep=part is not None):
-        workspace.fill(wanted, partial(write_block, workspace, orienter), orienter.size, config.workers, scheduler, on_progress)
+        workers = count_workers(config.workers, config.align.device)
+        workspace.fill(wanted, partial(write_block, workspace, orienter), orienter.size, workers, scheduler, on_progress)
         if len(workspace.done()) == orienter.blocks:
             workspace.finish(partial(finish_run, workspace, orienter))
     return out

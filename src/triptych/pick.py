@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from triptych.config import NONE_CLASS, Contrast, PickConfig
 from triptych.contrast import choose_contrast, guess_tomogram_contrast
+from triptych.device import count_workers
 from triptych.errors import InputError
 from triptych.fourier import resample_to_shape
 from triptych.io.files import way_to
@@ -303,7 +304,8 @@ def pick(
             picker.contrast(job)  # so that a warning comes first, and from this process
         chosen = [job.items for job in mine]
         rows = [item for items in chosen for item in items[:-1]]
-        workspace.fill(rows, picker.do, picker.steps, config.workers, scheduler, on_progress, then=[items[-1] for items in chosen])
+        workers = count_workers(config.workers, config.device)
+        workspace.fill(rows, picker.do, picker.steps, workers, scheduler, on_progress, then=[items[-1] for items in chosen])
         if len(workspace.done()) == sum(len(job.items) for job in jobs):
             workspace.finish(partial(finish_run, picker))
     return Path(out)

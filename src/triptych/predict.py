@@ -22,6 +22,7 @@ import pandas as pd
 
 from triptych.config import Contrast, PredictConfig
 from triptych.contrast import CONTRAST_SAMPLE, choose_contrast, guess_contrast
+from triptych.device import count_workers
 from triptych.errors import InputError
 from triptych.io.files import new_array
 from triptych.io.manifest import check_apart, installed_version, is_made, recognise_input, write_manifest
@@ -144,7 +145,7 @@ def predict(
     workspace = open_workspace(out, settings, Path.mkdir)
     with workspace.until_finished(keep=part is not None):
         write = partial(write_block, workspace, predictor, contrast)
-        workspace.fill(wanted, write, predictor.size, config.workers, scheduler, on_progress)
+        workspace.fill(wanted, write, predictor.size, count_workers(config.workers, config.device), scheduler, on_progress)
         if len(workspace.done()) == predictor.blocks:
             workspace.finish(partial(finish_run, workspace, predictor, about))
     return out

@@ -125,11 +125,6 @@ def make_portable(config: Config) -> Config:
     return config.from_anywhere().model_copy(update={"device": device})
 
 
-def worker_count(config: SceneConfig) -> int:
-    """Processes to compute in, 0 for one per CPU core; several would only get in each other's way on a GPU."""
-    return config.workers or (0 if choose_device(config.device).type == "cpu" else 1)
-
-
 _templates: dict[tuple[str, tuple[str, ...] | None, float], list[Template]] = {}
 
 

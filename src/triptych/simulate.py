@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from triptych.config import NONE_CLASS, SceneConfig, SimulateConfig
-from triptych.device import choose_device
+from triptych.device import choose_device, count_workers
 from triptych.errors import InputError
 from triptych.io.manifest import command_folder, is_made, read_manifest, write_manifest
 from triptych.io.store import BOXES, ROWS, Rows, create_store, open_store, remove_leftovers
@@ -37,7 +37,6 @@ from triptych.scene import (
     reconstruct_rows,
     simulate_scene,
     tomogram_rng,
-    worker_count,
 )
 from triptych.specimen import Placed, PosedParticles, Specimen, draw_labels, paste, shell_points
 from triptych.structures import NOT_PARTICLES, Structure
@@ -82,7 +81,7 @@ def simulate(
     workspace, library_hash = open_run(Path(out), config, library, partial(create_empty, config, library))
     with workspace.until_finished(keep=part is not None):
         write = partial(write_tomogram, workspace, make_portable(config), library_hash)
-        workspace.fill(wanted, write, partial(count_rows, config), worker_count(config), scheduler, on_progress)
+        workspace.fill(wanted, write, partial(count_rows, config), count_workers(config.workers, config.device), scheduler, on_progress)
         if len(workspace.done()) == count_tomograms(config):
             finish_run(workspace, config, library)
     return Path(out)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from triptych.config import TomogramConfig
-from triptych.device import choose_device
+from triptych.device import choose_device, count_workers
 from triptych.io.manifest import is_made, write_manifest
 from triptych.io.mrc import new_mrc, type_for
 from triptych.io.relion import class_table, optics_table, particle_columns, tomogram_row
@@ -33,7 +33,6 @@ from triptych.scene import (
     reconstruct_rows,
     simulate_scene,
     tomogram_rng,
-    worker_count,
 )
 from triptych.specimen import Template, draw_labels, draw_particles
 from triptych.structures import NOT_PARTICLES, Structure
@@ -80,7 +79,7 @@ def simulate_tomograms(
     workspace, library_hash = open_run(Path(out), config, library, make_folders)
     with workspace.until_finished(keep=part is not None):
         write = partial(write_tomogram, workspace, make_portable(config), library_hash)
-        workspace.fill(wanted, write, lambda _: 1, worker_count(config), scheduler, on_progress)
+        workspace.fill(wanted, write, lambda _: 1, count_workers(config.workers, config.device), scheduler, on_progress)
         if len(workspace.done()) == config.tomograms:
             workspace.finish(partial(finish_run, workspace, config, library))
     return Path(out)

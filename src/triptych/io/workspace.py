@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from triptych.device import share_cores
+from triptych.device import memory_errors, share_cores
 from triptych.errors import InputError
 from triptych.io.files import disk_errors
 from triptych.io.manifest import MANIFEST, check_output_folder, hash_file, partial_name
@@ -162,7 +162,7 @@ class Workspace:
         Otherwise the working folder is removed where this process has made it and nothing is done, unless it is to be kept.
         """
         try:
-            with disk_errors(self.out, "what is finished is kept"):
+            with disk_errors(self.out, "what is finished is kept"), memory_errors():
                 yield
         except (InputError, OSError):
             if self.is_finished():
