@@ -69,6 +69,7 @@ def train(
     store = open_store(data)
     check_tasks(store, config)
     check_withheld(store, config)
+    check_devices(config)
     if out.exists():
         raise InputError(f"{out} exists already: give another name, or remove it first")
     run = out.with_name(f"{out.name}.training")
@@ -176,6 +177,14 @@ def check_withheld(store: Store, config: TrainConfig) -> None:
         )
     if NONE_CLASS in withheld or not {*store.class_names} - {*withheld, NONE_CLASS}:
         raise InputError(f'withheld is {", ".join(withheld)}, but the class "{NONE_CLASS}" and at least one structure must be shown')
+
+
+def check_devices(config: TrainConfig) -> None:
+    """InputError if there are fewer GPUs than are to train together."""
+    if choose_device(config.device).type == "cuda" and config.devices > torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        what = f"devices is {config.devices}, but torch sees {count} GPU{'s' if count > 1 else ''}"
+        raise InputError(f"{what}: set devices={count}, or device=cpu to train in processes on CPUs")
 
 
 def prepare_run(run: Path, data: Path, config: TrainConfig, resume: bool) -> str | None:
@@ -352,8 +361,9 @@ class TrainingModule(LightningModule):
 
     def _loader(self, dataset: SubtomogramDataset, batches: Any) -> DataLoader[Batch]:
         workers = self.config.loader_workers
-        context = WorkerContext() if workers else None
-        return DataLoader(dataset, batch_sampler=batches, collate_fn=keep_batch, num_workers=workers, multiprocessing_context=context)  # type: ignore[arg-type]
+        how: dict[str, Any] = {"num_workers": workers, "multiprocessing_context": WorkerContext() if workers else None}
+        pinned = choose_device(self.config.device).type == "cuda"  # memory from which a GPU fetches a batch while it computes
+        return DataLoader(dataset, batch_sampler=batches, collate_fn=keep_batch, pin_memory=pinned, **how)  # type: ignore[arg-type]
 
     def on_train_batch_start(self, *_: Any) -> None:
         # Dropout depends on the number of the update alone, so that a resumed run equals an undisturbed one.
