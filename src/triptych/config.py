@@ -293,7 +293,7 @@ class TrainConfig(Settings):
     cache: Annotated[bool, Field(description="keep an uncompressed copy of the dataset beside the model while training (0.45 MB per subtomogram of 40^3): faster loading")] = True
     refresh_every: Annotated[int | None, Field(gt=0, description="steps after which training goes on with freshly simulated data, which are made meanwhile at low priority; a multiple of updates_per_checkpoint; none: always the same data")] = None
     refresh_workers: Annotated[int, Field(ge=0, description="processes that simulate fresh data; 0: one per CPU core")] = 0
-    loader_workers: Annotated[int, Field(ge=0, description="processes that prepare batches")] = 1
+    loader_workers: Annotated[int | None, Field(ge=0, description="processes that prepare batches; none: one, but for a GPU, which is faster than that, eight where there are as many cores")] = None
     seed: Annotated[int, Field(ge=0, description="of weights, order, augmentation and fresh data")] = 0
 
     @model_validator(mode="after")

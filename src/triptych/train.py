@@ -37,13 +37,15 @@ from triptych.metrics import density_correlation, intersection_over_union
 from triptych.model import Model, ModelCard, has_broken, load_model
 from triptych.network import Network, PickOutput, TaskOutput
 from triptych.novelty import NoveltyReference
-from triptych.parallel import WorkerContext
+from triptych.parallel import WorkerContext, available_cores
 from triptych.ranks import Share, average_batch_norms, own_share
 from triptych.structures import check_class_names
 from triptych.temperature import Temperature, fit_temperature
 
 SMALLEST_HALF_BOX = 24
 """On a grid of 2^3, which a box of 16 has at 1/8, the weight gradients of torch 2.13's bfloat16 convolutions on CPUs are garbage."""
+GPU_LOADERS = 8
+"""Processes that prepare the batches of a GPU, at most."""
 CLASS_HEAD, PICK_HEAD = "classify.", "to_picks."
 UPDATES_PER_BALANCE, BALANCE_RATE = 10, 0.1
 """How often the gradients of the tasks are compared, and the share of what is new in their running mean."""
@@ -360,7 +362,7 @@ class TrainingModule(LightningModule):
         return self._loader(dataset, batches)
 
     def _loader(self, dataset: SubtomogramDataset, batches: Any) -> DataLoader[Batch]:
-        workers = self.config.loader_workers
+        workers = count_loaders(self.config)
         how: dict[str, Any] = {"num_workers": workers, "multiprocessing_context": WorkerContext() if workers else None}
         pinned = choose_device(self.config.device).type == "cuda"  # memory from which a GPU fetches a batch while it computes
         return DataLoader(dataset, batch_sampler=batches, collate_fn=keep_batch, pin_memory=pinned, **how)  # type: ignore[arg-type]
@@ -408,6 +410,13 @@ class TrainingModule(LightningModule):
         self.log_dict({f"validation_{name}": value for name, value in figures.items()})
         logger.info("after %d updates: %s", self.global_step, ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
         self.last_outputs, self.outputs = self.outputs, []
+
+
+def count_loaders(config: TrainConfig) -> int:
+    """Processes that prepare the batches of one device."""
+    if config.loader_workers is not None:
+        return config.loader_workers
+    return 1 if choose_device(config.device).type == "cpu" else max(1, min(GPU_LOADERS, available_cores() // config.devices))
 
 
 def load_initial(network: Network, class_names: tuple[str, ...], label_names: tuple[str, ...], folder: Path) -> None:
