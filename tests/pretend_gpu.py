@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
-Autocast = torch.autocast
+Autocast, Generator = torch.autocast, torch.Generator
 ACROSS = {"copy_", "__set__", "_has_compatible_shallow_copy_type"}
 """May have tensors on both devices."""
 INDEXING = {"__getitem__", "__setitem__", "index_put_"}
@@ -77,11 +77,11 @@ def refuse(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: li
         raise RuntimeError(f"{name}: expected a generator of the GPU")
 
 
-class GpuGenerator(torch.Generator):
+class GpuGenerator(Generator):
     """A generator of random numbers that says it is the GPU's."""
 
-    def __new__(cls, device: Any = CPU) -> torch.Generator:
-        return super().__new__(cls if torch.device(device).type == "cuda" else torch.Generator, CPU)
+    def __new__(cls, device: Any = CPU) -> Generator:  # type: ignore[misc]
+        return Generator.__new__(cls if torch.device(device).type == "cuda" else Generator, CPU)
 
 
 class GpuAutocast(Autocast):

@@ -51,7 +51,10 @@ def test_what_is_pretended() -> None:
         x = torch.ones(3, device=GPU)
         assert (2 * x + torch.tensor(1.0)).sum().device == GPU
         assert (x + 1).cpu().numpy().tolist() == [2, 2, 2]
-        for refused in (lambda: x + torch.ones(3), lambda: torch.ones(3)[x > 0], lambda: torch.fft.fft(x.bfloat16())):
+        assert torch.poisson(x, generator=torch.Generator(GPU).manual_seed(0)).device == GPU
+        generator = torch.Generator()
+        mixed = (lambda: x + torch.ones(3), lambda: torch.ones(3)[x > 0], lambda: torch.poisson(x, generator=generator))
+        for refused in (*mixed, lambda: torch.fft.fft(x.bfloat16())):
             with pytest.raises(RuntimeError):
                 refused()
         with pytest.raises(TypeError):
