@@ -467,9 +467,8 @@ def orient() -> str:
         return "No results yet."
     content = read("orient")
     ways = {
-        "recovered": "by recovered densities",
-        "recovered_then_refined": "by recovered densities, then subtomograms",
-        "rivals_tried": "as it is by default: and rivals tried",
+        "recovered": "by recovered densities alone",
+        "rivals_tried": "as it is by default: by subtomograms too, rivals tried",
     }
     rows, second = [], []
     for snr, test in content["tests"].items():
@@ -612,7 +611,7 @@ def second_look() -> str:
 
 def labelled() -> str:
     """Another group's labelled tomograms, a row for each training."""
-    names = ("labelled", "labelled_again", "labelled_long", "labelled_longer", "labelled_masks", "labelled_scratch")
+    names = ("labelled", "labelled_again", "labelled_long", "labelled_longer", "labelled_masks", "labelled_on", "labelled_scratch")
     runs = [read(name) for name in names if (RESULTS / f"{name}.json").exists()]
     if not runs:
         return "No results yet."

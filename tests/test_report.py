@@ -189,6 +189,23 @@ def test_without_truth(fake: Fake, tmp_path: Path) -> None:
     assert not (out / "particles.csv").exists()
 
 
+def test_what_was_called_unknown_is_shown(copy: Path, tmp_path: Path) -> None:
+    before = read_metrics(report(copy, tmp_path / "before", None, SHORT))
+    given = read_predictions(copy)
+    assert given.label is not None
+    unknown = np.arange(len(given)) % 3 == 0
+    change_table(copy, lambda table: table.assign(triptychNovelty=np.where(unknown, 0.9, 0.1), triptychVerdict=np.where(unknown, "unknown", "known")))
+    found, page = read_metrics(report(copy, tmp_path / "report", None, SHORT)), Page(tmp_path / "report" / "report.html").text
+    assert found["predicted"]["unknown_share"] == pytest.approx(unknown.mean())
+    assert sum(found["predicted"]["unknown_by_class"].values()) == unknown.sum()
+    for words in ("Called “unknown”", f"{100 * unknown.mean():.1f} %", "of these unknown"):
+        assert words in page
+    assert "0.90 (unknown)" in page
+    named = np.array([given.class_names[k] != "none" for k in given.label])
+    assert before["thresholds"][0]["kept"] == (named & ~given.is_unknown).sum()
+    assert found["thresholds"][0]["kept"] == (named & ~unknown).sum()
+
+
 def test_rows_in_any_order(copy: Path, fake: Fake, judged: Path) -> None:
     seen: list[tuple[int, int]] = []
     order = np.random.default_rng(0).permutation(len(fake.label))

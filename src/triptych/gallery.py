@@ -159,6 +159,8 @@ class Gallery:
             second = next((int(k) for k in order if k != given.label[i]), None)
             if second is not None and given.probabilities[i, second] >= 0.005:
                 facts.append(("next best", f"{given.class_names[second]} ({given.probabilities[i, second]:.2f})"))
+        if given.novelty is not None and given.verdicts is not None:
+            facts.append(("novelty", f"{given.novelty[i]:.2f}{' (unknown)' if given.is_unknown[i] else ''}"))
         if known is not None and scores is not None:
             facts.insert(0, ("truth", known.class_names[known.label[i]]))
             values = (("SNR", known.snr, ".2g"), ("IoU", scores.iou, ".2f"), ("correlation", scores.correlation, ".2f"))

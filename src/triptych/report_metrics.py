@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from triptych import metrics
-from triptych.config import NONE_CLASS, UNKNOWN
+from triptych.config import NONE_CLASS
 from triptych.io.manifest import installed_version
 from triptych.io.predictions import Predicted
 from triptych.scoring import Scores, Truth
@@ -39,18 +40,27 @@ def _predicted_metrics(given: Predicted) -> dict[str, Any] | None:
         return None
     count = np.bincount(given.label, minlength=len(given.class_names))
     return {
-        "counts": {name: int(n) for name, n in zip(given.class_names, count, strict=True)},
+        "counts": count_by_class(given, np.ones(len(given), bool)),
         "median_probability": metrics.median(given.probability),
         "median_probability_by_class": {name: metrics.median(given.probability[given.label == k]) for k, name in enumerate(given.class_names)},
         "none_share": float(count[given.class_names.index(NONE_CLASS)] / len(given)) if NONE_CLASS in given.class_names else None,
+        "unknown_share": None if given.verdicts is None else float(given.is_unknown.mean()),
+        "unknown_by_class": None if given.verdicts is None else count_by_class(given, given.is_unknown),
     }
 
 
+def count_by_class(given: Predicted, chosen: NDArray[np.bool_]) -> dict[str, int]:
+    """How many of some of the particles were called each class."""
+    assert given.label is not None
+    count = np.bincount(given.label[chosen], minlength=len(given.class_names))
+    return {name: int(n) for name, n in zip(given.class_names, count, strict=True)}
+
+
 def _threshold_rows(given: Predicted, known: Truth | None) -> list[dict[str, float]] | None:
-    """Particles of a class other than "none" that stay when a least probability is asked for, and how many of them are right."""
+    """Particles, neither "none" nor called unknown, that stay when a least probability is asked for, and how many of them are right."""
     if given.label is None or given.probability is None:
         return None
-    named = np.array([given.class_names[k] != NONE_CLASS for k in given.label])
+    named = np.array([given.class_names[k] != NONE_CLASS for k in given.label]) & ~given.is_unknown
     rows = []
     for threshold in THRESHOLDS:
         kept = named & (given.probability >= threshold)
@@ -67,7 +77,7 @@ def _truth_metrics(given: Predicted, known: Truth, scores: Scores) -> dict[str, 
     )
     result = asdict(summary)
     if given.verdicts is not None:
-        result["called_unknown"] = count_unknown(given.verdicts, known)
+        result["called_unknown"] = count_unknown(given, known)
     if given.label is not None and given.probability is not None:
         result["confusion_matrix"] = metrics.confusion_matrix(known.label, given.label, len(known.class_names))
         judged = known.is_known
@@ -80,9 +90,9 @@ def _truth_metrics(given: Predicted, known: Truth, scores: Scores) -> dict[str, 
     return result
 
 
-def count_unknown(verdicts: list[str], known: Truth) -> dict[str, float]:
+def count_unknown(given: Predicted, known: Truth) -> dict[str, float]:
     """Share of the particles that are called unknown, of those of classes that the model does not know, and of those that it knows."""
-    called = np.array(verdicts) == UNKNOWN
+    called = given.is_unknown
     return {"of_new_classes": metrics.mean(called[~known.is_known]), "of_known_classes": metrics.mean(called[known.is_known])}
 
 
@@ -92,7 +102,7 @@ def describe_new_classes(given: Predicted, known: Truth) -> str:
     text = f"The truth has {(~known.is_known).sum()} particles of classes that the model does not know ({', '.join(counts)}): accuracy, recall and "
     if given.verdicts is None:
         return f"{text}calibration leave them out, and what is new it cannot tell before `triptych calibrate` has shown it what is known."
-    share = count_unknown(given.verdicts, known)
+    share = count_unknown(given, known)
     others = f", and {100 * share['of_known_classes']:.1f} % of the others" if known.is_known.any() else ""
     return f"{text}calibration leave them out; {100 * share['of_new_classes']:.1f} % of them were called unknown{others}."
 
@@ -118,7 +128,7 @@ def particle_table(given: Predicted, known: Truth | None, scores: Scores) -> pd.
     """One row per particle: what it was called, what it is, and how well it was segmented and recovered."""
     columns: dict[str, Any] = {"name": given.names}
     if given.label is not None:
-        columns |= {"class": [given.class_names[k] for k in given.label], "probability": given.probability}
+        columns |= {"class": [given.class_names[k] for k in given.label], "probability": given.probability, "verdict": given.verdicts}
     if known is not None:
         columns |= {"true_class": [known.class_names[k] for k in known.label], "snr": known.snr}
     columns |= {"iou": scores.iou, "density_correlation": scores.correlation, "density_correlation_in_mask": scores.correlation_in_mask}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from triptych import figures, metrics
-from triptych.config import NONE_CLASS, ReportConfig
+from triptych.config import NONE_CLASS, UNKNOWN, ReportConfig
 from triptych.gallery import Gallery, choose_gallery
 from triptych.io.manifest import manifest_entry, to_plain
 from triptych.io.predictions import Predicted
@@ -45,6 +45,7 @@ def render(given: Predicted, known: Truth | None, scores: Scores | None, result:
         cards=cards,
         shows_input=gallery.source is not None,
         flipped=given.sign < 0,
+        placed=given.placed,
         definitions=metrics.DEFINITIONS,
     )
 
@@ -117,6 +118,9 @@ def headlines(given: Predicted, result: dict[str, Any]) -> list[tuple[str, str, 
         cards.append(("Median probability", f"{predicted['median_probability']:.2f}", "of the predicted class"))
         if predicted["none_share"] is not None:
             cards.append((f"Called \u201c{NONE_CLASS}\u201d", f"{100 * predicted['none_share']:.1f} %", "no particle of a known class"))
+        if predicted["unknown_share"] is not None:
+            remark = "unlike all that the model knows, whatever their class"
+            cards.append((f"Called \u201c{UNKNOWN}\u201d", f"{100 * predicted['unknown_share']:.1f} %", remark))
     return cards
 
 
@@ -168,6 +172,7 @@ def class_bars(given: Predicted, known: Truth | None) -> list[dict[str, Any]]:
             "true": None if known is None else int(true[k]),
             "true_width": None if known is None else 100 * float(true[k]) / largest,
             "share": float(predicted[k]) / len(given),
+            "unknown": None if given.verdicts is None else int(given.is_unknown[given.label == k].sum()),
             "median": metrics.median(given.probability[given.label == k]),
         }
         for k in np.argsort(-predicted, kind="stable")

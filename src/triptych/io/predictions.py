@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from triptych.config import PredictConfig
+from triptych.config import UNKNOWN, PredictConfig
 from triptych.errors import InputError
 from triptych.io.files import map_array
 from triptych.io.manifest import WEIGHTS, command_folder, has_changed, hash_file, manifest_entry, read_manifest
@@ -66,6 +66,11 @@ class Predicted:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def is_unknown(self) -> NDArray[np.bool_]:
+        """(n,), which particles were called unknown; none where the model cannot tell."""
+        return np.zeros(len(self), bool) if self.verdicts is None else np.array(self.verdicts) == UNKNOWN
 
     @property
     def sign(self) -> float:
