@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import logging
 import pickle
 import warnings
@@ -477,6 +478,24 @@ def test_one_tomogram_at_a_time(tmp_path: Path) -> None:
     again = pickle.loads(pickle.dumps(reader))  # noqa: S301  goes to worker processes without the mapped file
     assert again.mapped is None
     assert np.array_equal(again.read(1).data, source.read(1).data)
+
+
+def test_the_contrast_of_picks_is_known_from_their_manifest(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("TS_1.mrc", "TS_2.mrc"):
+        make_tomogram(tmp_path, name)
+    star = write_coordinates(tmp_path, [40.0] * 2, [40.0] * 2, [40.0] * 2, ["TS_1", "TS_2"])
+    manifests = [
+        ({"stage": "pick", "config": {"contrast": "auto"}, "contrast": {"TS_1": "bright", "TS_2": "bright"}}, "bright"),
+        ({"stage": "simulate-tomograms", "config": {"contrast": "dark"}}, "dark"),
+        ({"stage": "predict", "config": {"contrast": "auto"}, "particles": {"contrast": "bright"}}, "bright"),
+        ({"made": "by another program"}, None),
+        ({"stage": "pick", "config": {"contrast": "auto"}, "contrast": {"TS_1": "bright", "TS_2": "dark"}}, None),
+    ]
+    assert open_it(star).contrast is None
+    for manifest, contrast in manifests:
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+        assert open_it(star).contrast == contrast
+    assert "picked from tomograms of both contrasts" in caplog.text
 
 
 def test_threads_do_not_take_the_tomograms_from_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

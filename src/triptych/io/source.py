@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from triptych.config import Contrast, PredictConfig
 from triptych.errors import InputError
 from triptych.io.files import way_to
+from triptych.io.manifest import MANIFEST, manifest_entry, read_manifest
 from triptych.io.mrc import MrcHeader, bare_stem, check_values, is_mrc_name, locate_volume, mrc_files, read_header, read_mrc, stated_voxel_size
 from triptych.io.relion import (
     CENTERED,
@@ -54,6 +55,8 @@ READS_PER_MAP = 16
 """Boxes cut out of a tomogram before it is mapped anew."""
 LONGEST_NAME = 120
 VOXEL_SIZE_TOLERANCE = 0.002
+CONTRAST_ENTRIES = (("particles", "contrast"), ("config", "contrast"))
+"""Where manifests of `predict` and `simulate-tomograms` say it; that of `pick` says it of each tomogram."""
 CHECK_SIZES = "check the pixel size of the coordinates (--set coordinate_pixel_size=) and the tomogram's voxel size (--set tomogram_voxel_size=)"
 _NUMBERED = re.compile(r"(\d+)@(.+)")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
@@ -624,7 +627,23 @@ def _open_star(path: Path, config: PredictConfig, box_size_angstrom: float) -> P
     has_coordinates = set(COORDINATES) <= labels or set(CENTERED) <= labels
     if "rlnImageName" in labels and not (config.tomograms is not None and has_coordinates):
         return _open_star_images(file, config)
-    return _open_star_coordinates(file, config, box_size_angstrom)
+    return replace(_open_star_coordinates(file, config, box_size_angstrom), contrast=picked_contrast(path))
+
+
+def picked_contrast(path: Path) -> Contrast | None:
+    """The contrast of the tomograms in which the particles of a STAR file lie, as the manifest says beside which `pick` or another stage wrote it."""
+    if not (path.parent / MANIFEST).is_file():
+        return None
+    try:
+        manifest = read_manifest(path.parent)
+    except InputError:  # of another program
+        return None
+    by_tomogram = manifest_entry(manifest, "contrast")
+    stated = [*by_tomogram.values()] if isinstance(by_tomogram, dict) else [manifest_entry(manifest, *keys) for keys in CONTRAST_ENTRIES]
+    found = sorted({value for value in stated if value in get_args(Contrast)})
+    if len(found) > 1:
+        log.warning("%s was picked from tomograms of both contrasts, but one counts for all here: predict them apart, with --set contrast=", path)
+    return found[0] if len(found) == 1 else None
 
 
 # ------------------------------------------------------------------------------------------------- MRC files and stores
