@@ -811,3 +811,14 @@ def test_what_the_command_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert result.stderr.startswith("error: ")
     assert len(result.stderr.strip().splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["particles.star"]
+
+
+def test_a_reconstruction_of_relion_5_is_found_in_its_table(tmp_path: Path) -> None:
+    """What was picked from rec_TS_1.mrc lies in the tomogram TS_1, of which the table of tomograms tells (RELION 5 names its files so)."""
+    plain = replace(make_particles(3), tomograms=["TS_1"] * 3)
+    write_particles(tmp_path / "project", plain, "relion5", KNOWN)
+    given = Known(tomograms=tmp_path / "project/tomograms.star")
+    write_particles(tmp_path / "picks", replace(plain, tomograms=["rec_TS_1"] * 3), "relion5", given)
+    again = read_particles(tmp_path / "picks")
+    assert again.tomograms == ["TS_1"] * 3
+    assert np.allclose(again.positions, plain.positions)

@@ -32,6 +32,7 @@ from triptych.io.relion import (
     particles_from_m,
     particles_from_relion,
     read_frames,
+    shared_name,
 )
 from triptych.io.source import find_tomogram
 from triptych.io.star import read_star
@@ -188,11 +189,11 @@ def _given_frames(names: Sequence[str], known: Known) -> dict[str, Frame]:
 
 def _frames_of_table(path: Path, names: Sequence[str]) -> dict[str, Frame]:
     tables = [block for block in read_star(path).values() if hasattr(block, "columns") and "rlnTomoName" in block]
-    frames = {bare_tomogram_name(name): frame for table in tables for name, frame in read_frames(table, path).items()}
-    missing = [name for name in names if bare_tomogram_name(name) not in frames]
+    frames = {shared_name(name): frame for table in tables for name, frame in read_frames(table, path).items()}
+    missing = [name for name in names if shared_name(name) not in frames]
     if missing:
         raise InputError(f"{path} does not state the size of the tomogram {missing[0]} (rlnTomoSizeX/Y/Z, rlnTomoTiltSeriesPixelSize): add it there")
-    return {name: frames[bare_tomogram_name(name)] for name in names}
+    return {name: frames[shared_name(name)] for name in names}
 
 
 def _frame_of_file(path: Path, voxel_size: float | None) -> Frame:
@@ -302,8 +303,8 @@ def _relion_names(particles: Particles, names: Sequence[str], known: Known) -> d
     if known.tomograms is not None and known.tomograms.suffix.lower() == ".star":
         blocks += read_star(known.tomograms).values()
     tables = [block for block in blocks if hasattr(block, "columns") and "rlnTomoName" in block]
-    stated = {bare_tomogram_name(name): name for table in tables for name in table["rlnTomoName"].astype(str)}
-    found = {name: stated[bare_tomogram_name(name)] for name in names if bare_tomogram_name(name) in stated}
+    stated = {shared_name(name): name for table in tables for name in table["rlnTomoName"].astype(str)}
+    found = {name: stated[shared_name(name)] for name in names if shared_name(name) in stated}
     return file_names([name for name in names if name not in found]) | found
 
 

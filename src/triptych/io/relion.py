@@ -65,6 +65,11 @@ def bare_tomogram_name(name: str) -> str:
     return _WARP_PIXEL_SIZE.sub("", bare_stem(name.removesuffix(TOMOSTAR)))
 
 
+def shared_name(name: str) -> str:
+    """A tomogram's bare name without the "rec_" of RELION 5's reconstructions: the tomogram TS_1 is the file rec_TS_1.mrc."""
+    return bare_tomogram_name(name).removeprefix("rec_")
+
+
 def is_warp_name(name: str) -> bool:
     """Whether a tomogram is called as Warp calls it: TS_1.tomostar, or (Warp 1) TS_1_10.00Apx.mrc."""
     return name.endswith(TOMOSTAR) or (is_mrc_name(name) and _WARP_PIXEL_SIZE.search(bare_stem(name)) is not None)
