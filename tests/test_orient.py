@@ -37,7 +37,7 @@ from triptych.io.relion import ANGLES, rotations_from_angles
 from triptych.io.star import probability_columns, read_star, write_star
 from triptych.io.store import open_store
 from triptych.metrics import density_correlation, intersection_over_union
-from triptych.orient import BLOCK, orient, place
+from triptych.orient import BLOCK, ClassAverage, find_doubtful, orient, place
 from triptych.predict import predict
 from triptych.report import report
 from triptych.rivals import INDEPENDENT, Seen, better, choose_trials, count_measured, name_particles, weigh
@@ -380,6 +380,34 @@ def test_probabilities_follow_the_fit() -> None:
     assert np.allclose(after[1, 2] / after[1, 0], 0.2 / 0.5)  # was not tried: as well as the second best
     assert after[3, 0] == pytest.approx(1)
     assert weigh(np.array([[1.0]]), np.array([[0.3]]), np.array([100.0])) == 1  # a model of one class
+
+
+def test_why_particles_are_left_out(predictions: Path, settings: OrientConfig, tmp_path: Path) -> None:
+    partly = shutil.copytree(predictions, tmp_path / "predictions")
+    table = read_star(partly / "particles.star")["particles"]
+    assert isinstance(table, pd.DataFrame)
+    named = (table["triptychClass"] != "none").to_numpy()
+    unknown = named & (np.cumsum(named) % 4 == 0)
+    verdicts = np.where(unknown, "unknown", table["triptychClass"])
+    write_star(partly / "particles.star", {"particles": table.assign(triptychVerdict=verdicts)})
+    command = ["orient", str(partly), str(tmp_path / "poses"), "--set", f"library={settings.library}", "--set", "align_by=recovered"]
+    quick = [word for name, value in (("step", 45), ("candidates", 1)) for word in ("--set", f"align.{name}={value}")]
+    result = CliRunner().invoke(app, [*command, *quick, "--set", f"classes=[{CLASSES[0]}]", "--set", "tilt_range=[-60, 60]"])
+    assert result.exit_code == 0, result.output
+    left_out = json.loads((tmp_path / "poses/manifest.json").read_text())["particles"]["left_out"]
+    other = named & ~unknown & (table["triptychClass"] != CLASSES[0]).to_numpy()
+    expected = [(~named).sum(), unknown.sum(), other.sum()]
+    assert list(left_out.values()) == expected
+    assert f"{expected[1]} called “unknown” (unknown=true takes them too)" in Page(tmp_path / "poses/report.html").text
+    assert f"left out: {expected[0]} called “none”" in " ".join(result.output.split())
+
+
+def test_averages_that_do_not_agree_are_doubted(caplog: pytest.LogCaptureFixture) -> None:
+    empty = Volume(np.zeros((4, 4, 4), np.float32), VOXEL_SIZE)
+    averages = [ClassAverage(name, count, 0.2, empty, empty, found) for name, count, found in (("a", 10, 41.0), ("b", 9, 90.0), ("c", 50, 30.0))]
+    assert find_doubtful(averages, OrientConfig()) == ["a"]
+    assert "averages of a agree with their structures to no better than 40 Å" in caplog.text
+    assert find_doubtful(averages[1:], OrientConfig()) == []
 
 
 def test_what_one_search_misses_the_other_finds() -> None:

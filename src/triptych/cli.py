@@ -603,6 +603,8 @@ def print_oriented(path: Path, part: str | None) -> None:
         table.add_row(escape(str(name)), str(particles), figure(score, 2), figure(resolution, 0))
     out.print(table)
     count = read_manifest(path)["particles"]
+    if count["left_out"]:
+        out.print(f"left out: {', '.join(f'{number:,} {reason}' for reason, number in count['left_out'].items())}")
     if count["renamed"]:
         out.print(f"{count['renamed']:,} of {count['oriented']:,} particles fit another class better than the one that the network had named")
     print_path("poses", path / "particles.star")

@@ -53,6 +53,8 @@ PAIRS = 20
 """Of classes that were taken for each other: the page shows so many."""
 AGREEING = 0.5
 """Shell correlation of average and structure down to which they are said to agree."""
+FEW = 10
+"""Particles below which that says little."""
 
 
 class ClassAverage(NamedTuple):
@@ -120,6 +122,24 @@ class Orienter:
 
     def size(self, number: int) -> int:
         return len(self.rows_of(number))
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How many particles get no pose, by the reason, in words."""
+        given = self.boxes.given
+        assert given.label is not None
+        called, rest = np.array(given.class_names)[given.label], np.ones(len(given), bool)
+        rest[self.rows] = False
+        reasons = {
+            f"called “{NONE_CLASS}”": called == NONE_CLASS,
+            f"called “{UNKNOWN}” (unknown=true takes them too)": ~choose_particles(given, self.config),
+            "of classes that the library has no structure of": ~np.isin(given.label, list(self.structures)),
+            "of classes that were not asked for": np.ones(len(given), bool),
+        }
+        found = {}
+        for reason, applies in reasons.items():
+            found[reason], rest = int((rest & applies).sum()), rest & ~applies
+        return {reason: count for reason, count in found.items() if count}
 
     def called(self, rows: IntArray) -> tuple[IntArray, NDArray[np.float64]]:
         """Class (n,) and probabilities (n, k) of some particles, as the network gave them."""
@@ -291,6 +311,7 @@ def finish_run(workspace: Workspace, orienter: Orienter, folder: Path) -> None:
     notes = [read_note(workspace, number, ("label", "probabilities", "fits", *Alignment._fields)) for number in range(orienter.blocks)]
     found = {name: np.concatenate([note.pop(name) for note in notes]) for name in list(notes[0])}
     averages = [average_class(workspace, orienter, k, found) for k in np.unique(found["label"]).tolist()]
+    doubtful = find_doubtful(averages, orienter.config)
     write_averages(workspace, averages)
     table = posed_table(workspace.out, orienter, found)
     hand = check_hand(workspace, orienter, found)
@@ -298,7 +319,8 @@ def finish_run(workspace: Workspace, orienter: Orienter, folder: Path) -> None:
     write_star(folder / "particles.star", orienter.boxes.source.blocks_with(table))
     write_star(folder / "classes.star", {"classes": classes_table(averages)})
     about = {
-        "particles": {"in_all": len(orienter.boxes.given), "oriented": len(table), "renamed": len(renamed)},
+        "particles": {"in_all": len(orienter.boxes.given), "oriented": len(table), "renamed": len(renamed), "left_out": orienter.left_out},
+        "doubtful_classes": doubtful,
         "called_unknown": None if orienter.levels is None else int((table["triptychVerdict"] == UNKNOWN).sum()),
         "hand": None if hand is None else {**hand._asdict(), "wrong": hand.wrong, "verdict": hand.verdict},
         "tilt_ranges_are": orienter.boxes.tilts_from,
@@ -308,6 +330,16 @@ def finish_run(workspace: Workspace, orienter: Orienter, folder: Path) -> None:
     write_page(folder / "report.html", orienter, averages, renamed, about)
     inputs = [orienter.predictions / name for name in ("particles.star", MANIFEST)] + ([orienter.config.known] if orienter.config.known else [])
     write_manifest(folder, STAGE, orienter.config, inputs, None, about, {"predictions": orienter.predictions})
+
+
+def find_doubtful(averages: Sequence[ClassAverage], config: OrientConfig) -> list[str]:
+    """Classes of more than a few particles whose average does not even agree with their structure as far as the search compares them."""
+    worst = config.align.coarse_resolution
+    doubtful = [item.name for item in averages if item.particles >= FEW and item.resolution > worst]
+    if doubtful:
+        how = "their poses, and names that were changed to theirs, are not to be relied on (rivals=0 leaves names as they are)"
+        log.warning("the averages of %s agree with their structures to no better than %g Å: %s", ", ".join(doubtful), worst, how)
+    return doubtful
 
 
 def check_hand(workspace: Workspace, orienter: Orienter, found: dict[str, Any]) -> Hand | None:
@@ -415,6 +447,8 @@ def write_page(path: Path, orienter: Orienter, averages: Sequence[ClassAverage],
         about=about,
         assumed=about["tilt_ranges_are"] == ASSUMED,
         classes=list(zip(averages, panels, strict=True)),
+        few=FEW,
+        worst=orienter.config.align.coarse_resolution,
         renamed=[(*names, int(count)) for names, count in pairs.items()][:PAIRS],
         others=max(len(pairs) - PAIRS, 0),
     )
