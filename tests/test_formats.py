@@ -783,10 +783,12 @@ def test_convert_from_the_command_line(tmp_path: Path) -> None:
     source = write_relion_4(tmp_path)
     result = run("convert", source, tmp_path / "five", "--to", "relion5", "--tomogram-size", "400", "500", "600", "--voxel-size", "2")
     assert result.exit_code == 0, result.output
-    assert "2 particles in 2 tomograms" in result.stdout
+    assert "2 particles in 2 tomograms\n" in result.stdout  # in Å
+    assert "put your project's own in its place" in result.stderr
     assert sorted(path.name for path in (tmp_path / "five").iterdir()) == ["optimisation_set.star", "particles.star", "tomograms.star"]
     again = run("convert", tmp_path / "five", tmp_path / "table.tbl", "--to", "dynamo")
     assert again.exit_code == 0, again.output
+    assert "2 particles in 2 tomograms, in pixels of 2 Å" in again.stdout
 
 
 @pytest.mark.parametrize(

@@ -464,9 +464,10 @@ def convert(
     from triptych.io.convert import FORMATS, Known, convert_particles
 
     known = Known(voxel_size, input_voxel_size, tomogram_size, tomograms, tomogram, class_name)
-    found = convert_particles(particles, output, to, known)
+    found, sizes = convert_particles(particles, output, to, known)
     places = f" in {len(set(found.tomograms))} tomograms" if found.tomograms is not None else ""
-    out.print(f"{len(found)} particles{places}", soft_wrap=True)
+    unit = "" if sizes is None else f", in pixels of {', '.join(sorted({f'{size:g}' for size in sizes}))} Å"
+    out.print(f"{len(found)} particles{places}{unit}", soft_wrap=True)
     print_path(FORMATS[to], output)
 
 

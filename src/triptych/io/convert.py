@@ -269,8 +269,12 @@ def _image_pixel_sizes(particles: Particles) -> NDArray[np.float64] | None:
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
-def write_particles(path: Path | str, particles: Particles, target: str, known: Known | None = None) -> None:
+def write_particles(path: Path | str, particles: Particles, target: str, known: Known | None = None) -> NDArray[np.float64] | None:
     """Write particles in one of `FORMATS`; nothing is overwritten, and what the format has no place for is said in a warning.
+
+    Returns
+    -------
+    (n,), Å per pixel in which each is written; None where the format counts in Å.
 
     Raises
     ------
@@ -285,16 +289,19 @@ def write_particles(path: Path | str, particles: Particles, target: str, known: 
     frames = find_frames(particles, known)
     sizes = find_pixel_sizes(particles, known, target) if target in COUNTS_PIXELS else None
     if sizes is not None:
-        log.info("%s is written in pixels of %s Å", path, ", ".join(f"{size:g}" for size in np.unique(sizes)))
         _write_in_pixels(path, particles, target, sizes, frames)
     elif target == "relion5":
         _check_frames(particles, frames)
         write_relion_5(path, particles, frames if known.voxel_size else in_unbinned_pixels(frames, particles))
+        if not particles.tomogram_blocks:
+            text = "its tomograms.star knows names and sizes only: where RELION needs the tilt series too, put your project's own in its place"
+            log.warning("%s: %s", path, text)
     elif target == "copick":
         write_copick(path, particles)
     else:
         write_csv(path, particles)
     _warn_of_losses(particles, target)
+    return sizes
 
 
 def _relion_names(particles: Particles, names: Sequence[str], known: Known) -> dict[str, str]:
@@ -373,15 +380,17 @@ def _has_place(column: str, target: str) -> bool:
     return column in {"dynamo": COLUMNS, "em": ROWS, "copick": ("instance_id", "user_id", "session_id", "triptychInstance")}.get(target, ())
 
 
-def convert_particles(source: Path | str, output: Path | str, target: str, known: Known | None = None) -> Particles:
-    """Read particles of any format and write them in another; what was read is returned."""
+def convert_particles(
+    source: Path | str, output: Path | str, target: str, known: Known | None = None
+) -> tuple[Particles, NDArray[np.float64] | None]:
+    """Read particles of any format and write them in another; what was read is returned, and what `write_particles` returns."""
     source, output = Path(source), Path(output)
     _check_target(output, target)
     particles = read_particles(source, known)
-    write_particles(output, particles, target, known)
+    sizes = write_particles(output, particles, target, known)
     if _has_place("rlnImageName", target):
         _warn_of_images(particles, source, output)
-    return particles
+    return particles, sizes
 
 
 def _warn_of_images(particles: Particles, source: Path, output: Path) -> None:
