@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import zarr
@@ -16,6 +18,7 @@ from test_model import small_model
 from tiny import SIMULATE, TRAIN, hashes, set_options, write_mrc
 from typer.testing import CliRunner
 
+from triptych import pick_page
 from triptych.cli import app
 from triptych.config import NetworkConfig, PickConfig, PredictConfig, SimulateConfig, TrainConfig
 from triptych.errors import InputError
@@ -94,6 +97,7 @@ def test_every_blob_is_found_once_where_it_is(voxel_size: float, tile_size: int,
     assert nearest.min(1).max() < 15
     assert set(found.table["triptychClass"]) == {"blob"}
     assert (found.table["triptychScore"] > 0.5).all()
+    assert '<path class="k0"' in (out / "report.html").read_text()
     labels, instances, densities = (read_mrc(out / kind / "a.mrc", voxel_size).data for kind in ("labels", "instances", "densities"))
     for number, position in zip(found.table["triptychInstance"], found.positions, strict=True):
         z, y, x = np.round(position[::-1] / voxel_size).astype(int)
@@ -137,6 +141,36 @@ def test_novelty_is_that_of_the_class_that_is_named(monkeypatch: pytest.MonkeyPa
     job = Job(Path("a.mrc"), "a", (8, 8, 8), 10.0, (0.0, 0.0, 0.0), [], 0)
     found, _ = picker.recognise(job, np.zeros((2, 3)))
     assert found["novelty"].tolist() == pytest.approx([0.2, 0.8])
+
+
+def test_the_page_shows_what_was_found_and_where() -> None:
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(20, 30, 40)).astype(np.float32)
+    labels = np.zeros(data.shape, np.uint16)
+    labels[12:15, 10:14, 20:26], labels[:, :2] = 1, 3
+    columns = [f"rlnCoordinate{axis}" for axis in "XYZ"]
+    places = pd.DataFrame([[22.0, 12.0, 13.0], [30.0, 12.0, 13.0], [5.0, 25.0, 2.0]], columns=columns)
+    kinds = {"triptychClass": ["blob", "blob", "rod"], "triptychVerdict": ["blob", "unknown", "rod"]}
+    table = places.assign(rlnTomoName="a", triptychScore=[0.9, 0.5, 0.25], triptychProbability=[0.8, 0.6, 0.4], **kinds)
+    about = {"contrast": {"a": "dark", "b": "dark"}, "contrast_warnings": ["CONTRAST LOOKS INVERTED"], "model": {"name": "m"}, "device": "CPU"}
+    picked = [pick_page.open_picked(name, Volume(data, 10.0), labels, table, columns) for name in ("a", "b")]
+    text = pick_page.render(table, picked, ("blob", "rod", "membrane"), about)
+    assert "3 particles in 2 tomograms; 1 of these were called" in text
+    assert "CONTRAST LOOKS INVERTED" in text
+    assert text.count('<svg class="slice"') == 4  # xy and xz of each
+    assert text.count('<path class="k0"') == 2  # the blob, where the most are; not on the middle slices of b, where none is listed
+    assert text.count('<path class="structure"') == 2  # the membrane, which only xy slices cut
+    assert re.search(r"<td>any</td><td>3</td>.*<td>0.3</td><td>2</td>.*<td>0.9</td><td>1</td>", text, re.DOTALL)
+    nothing = pick_page.render(table[:0], picked[1:], ("blob", "rod", "membrane"), about)
+    assert "0 particles in 1 tomogram." in nothing
+    assert "What was found" not in nothing
+
+
+def test_the_slice_with_the_most_particles() -> None:
+    assert pick_page.fullest(np.array([3.0, 4.0, 4.2, 11.0]), 2, 16) == 4
+    assert pick_page.fullest(np.array([15.4]), 1, 16) == 15
+    assert pick_page.fullest(np.empty(0), 2, 16) == 8
+    assert pick_page.bin_image(np.arange(12, dtype=np.float32).reshape(3, 4), 2).tolist() == [[2.5, 4.5]]
 
 
 @pytest.mark.parametrize("count", [0xFFFF, 0xFFFF + 5])

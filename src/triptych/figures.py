@@ -120,8 +120,8 @@ def _count_axis(axes: Axes) -> None:
 # -------------------------------------------------------------------------------------------------------------- plots
 
 
-def draw_probabilities(probability: FloatArray, correct: NDArray[np.bool_] | None) -> str:
-    """Histogram of the probability of the predicted class, split into right and wrong where that is known."""
+def draw_probabilities(probability: FloatArray, correct: NDArray[np.bool_] | None, name: str = "probability of the predicted class") -> str:
+    """Histogram of a probability, split into right and wrong where that is known."""
     with _style():
         figure = _figure(5.2, 2.9)
         axes = figure.subplots()
@@ -134,7 +134,7 @@ def draw_probabilities(probability: FloatArray, correct: NDArray[np.bool_] | Non
             axes.legend(loc="upper left")
         _unit_axis(axes)
         axes.grid(visible=False, axis="x")
-        axes.set_xlabel("probability of the predicted class")
+        axes.set_xlabel(name)
         _count_axis(axes)
         return to_svg(figure, "Histogram of class probabilities")
 

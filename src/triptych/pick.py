@@ -27,14 +27,15 @@ from triptych.errors import InputError
 from triptych.fourier import resample_to_shape
 from triptych.io.files import way_to
 from triptych.io.manifest import check_apart, describe_input, installed_version, is_made, recognise_input, write_manifest
-from triptych.io.mrc import check_values, new_mrc, type_for
-from triptych.io.relion import class_table, optics_table, particle_columns, tomogram_row
+from triptych.io.mrc import check_values, mmap_mrc, new_mrc, type_for
+from triptych.io.relion import COORDINATES, class_table, optics_table, particle_columns, tomogram_row
 from triptych.io.source import cut_box
 from triptych.io.star import Block, probability_columns, write_star
 from triptych.io.tomogram import find_tomograms, open_tomogram, tomogram_name
 from triptych.io.workspace import Workspace, choose_items, open_workspace, reopen
 from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, Model, Predictions, hash_model, load_model
 from triptych.novelty import give_verdicts
+from triptych.pick_page import open_picked, render
 from triptych.tiling import Cutout, Tile, clear, find_centres, in_batches, label_voxels, paint, plan_tiles, suppress, widen
 from triptych.volume import Volume, spread_boxes, standardise
 
@@ -268,9 +269,9 @@ def pick(
 ) -> Path:
     """Find, classify, segment and recover the particles of whole tomograms.
 
-    The folder then holds ``particles.star``, ``labels/`` (numbers that ``classes.star`` names), ``instances/`` (``_triptychInstance`` of the
-    particles), perhaps ``densities/``, ``tomograms.star`` and ``embedding.npy``. What is finished is kept in a working folder beside `out`: the
-    same call goes on after a kill. With `part`, `out` exists when the last part is done.
+    The folder then holds ``report.html``, ``particles.star``, ``labels/`` (numbers that ``classes.star`` names), ``instances/``
+    (``_triptychInstance`` of the particles), perhaps ``densities/``, ``tomograms.star`` and ``embedding.npy``. What is finished is kept in a
+    working folder beside `out`: the same call goes on after a kill. With `part`, `out` exists when the last part is done.
 
     Parameters
     ----------
@@ -368,7 +369,18 @@ def finish_run(picker: Picker, folder: Path) -> None:
         "contrast_warnings": [warning for job in jobs if (warning := picker.contrast(job)[1])],
     }
     inputs = [json.loads(str(note["input"])) for note in notes]
+    write_page(folder, picker, table, about)
     write_manifest(folder, STAGE, picker.config, [*inputs, picker.folder], None, about, run_arguments(jobs, picker.folder))
+
+
+def write_page(folder: Path, picker: Picker, table: pd.DataFrame, about: dict[str, Any]) -> None:
+    """Write report.html: what was found, and where."""
+    picked = []
+    for job in picker.jobs:
+        labels = mmap_mrc(picker.workspace.result / "labels" / f"{job.name}.mrc", job.voxel_size).data
+        picked.append(open_picked(job.name, open_tomogram(job.path, job.voxel_size), labels, table, COORDINATES))
+    page = render(table, picked, picker.model.card.label_names, about)
+    (folder / "report.html").write_text(page, encoding="utf-8")
 
 
 def particle_table(job: Job, note: dict[str, NDArray[Any]], class_names: Sequence[str], optics_group: int) -> pd.DataFrame:
