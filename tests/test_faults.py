@@ -122,8 +122,8 @@ def test_a_mapped_file_has_its_room(tmp_path: Path) -> None:
 
 
 def test_a_chunk_that_disappears_is_not_read_as_zeros(tmp_path: Path) -> None:
-    store = create_store(tmp_path / "data.zarr", Rows(16, 16), Rows(0, 0), 10.0, 8, ("one", "none"), {}, (*BOX_ARRAYS, "label"))
-    for name in (*BOX_ARRAYS, "label"):
+    store = create_store(tmp_path / "data.zarr", Rows(16, 16), Rows(0, 0), 10.0, 8, ("one", "none"), {}, (*BOX_ARRAYS, "label", "tomogram"))
+    for name in (*BOX_ARRAYS, "label", "tomogram"):
         array = store.array(name)
         store.write(name, 0, np.ones(array.shape, array.dtype))
     store = open_store(tmp_path / "data.zarr")

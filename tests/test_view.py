@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ def picks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("view")
     paths = [write_mrc(folder / "tomograms" / f"{name}.mrc", blobs(10.0), 10.0) for name in "ab"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("triptych.pick.load_model", seeing_model)
+        patch.setattr(import_module("triptych.pick"), "load_model", seeing_model)
         return pick(paths, folder / "picks", config=PickConfig(write_densities=True, threshold=0.5))
 
 
