@@ -461,12 +461,13 @@ def convert(
     class_name: Annotated[str | None, typer.Option("--class", metavar="NAME", help="What the particles are, where IN does not tell.")] = None,
 ) -> None:
     """A list of particles from one program's format to another's."""
-    from triptych.io.convert import FORMATS, Known, convert_particles
+    from triptych.io.convert import COUNTS_PIXELS, FORMATS, Known, convert_particles, find_pixel_sizes
 
     known = Known(voxel_size, input_voxel_size, tomogram_size, tomograms, tomogram, class_name)
-    found, sizes = convert_particles(particles, output, to, known)
+    found = convert_particles(particles, output, to, known)
     places = f" in {len(set(found.tomograms))} tomograms" if found.tomograms is not None else ""
-    unit = "" if sizes is None else f", in pixels of {', '.join(sorted({f'{size:g}' for size in sizes}))} Å"
+    sizes = sorted({f"{size:g}" for size in find_pixel_sizes(found, known, to)}) if to in COUNTS_PIXELS else []
+    unit = f", in pixels of {', '.join(sizes)} Å" if sizes else ""
     out.print(f"{len(found)} particles{places}{unit}", soft_wrap=True)
     print_path(FORMATS[to], output)
 

@@ -269,12 +269,8 @@ def _image_pixel_sizes(particles: Particles) -> NDArray[np.float64] | None:
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
-def write_particles(path: Path | str, particles: Particles, target: str, known: Known | None = None) -> NDArray[np.float64] | None:
+def write_particles(path: Path | str, particles: Particles, target: str, known: Known | None = None) -> None:
     """Write particles in one of `FORMATS`; nothing is overwritten, and what the format has no place for is said in a warning.
-
-    Returns
-    -------
-    (n,), Å per pixel in which each is written; None where the format counts in Å.
 
     Raises
     ------
@@ -301,7 +297,6 @@ def write_particles(path: Path | str, particles: Particles, target: str, known: 
     else:
         write_csv(path, particles)
     _warn_of_losses(particles, target)
-    return sizes
 
 
 def _relion_names(particles: Particles, names: Sequence[str], known: Known) -> dict[str, str]:
@@ -380,17 +375,15 @@ def _has_place(column: str, target: str) -> bool:
     return column in {"dynamo": COLUMNS, "em": ROWS, "copick": ("instance_id", "user_id", "session_id", "triptychInstance")}.get(target, ())
 
 
-def convert_particles(
-    source: Path | str, output: Path | str, target: str, known: Known | None = None
-) -> tuple[Particles, NDArray[np.float64] | None]:
-    """Read particles of any format and write them in another; what was read is returned, and what `write_particles` returns."""
+def convert_particles(source: Path | str, output: Path | str, target: str, known: Known | None = None) -> Particles:
+    """Read particles of any format and write them in another; what was read is returned."""
     source, output = Path(source), Path(output)
     _check_target(output, target)
     particles = read_particles(source, known)
-    sizes = write_particles(output, particles, target, known)
+    write_particles(output, particles, target, known)
     if _has_place("rlnImageName", target):
         _warn_of_images(particles, source, output)
-    return particles, sizes
+    return particles
 
 
 def _warn_of_images(particles: Particles, source: Path, output: Path) -> None:
