@@ -139,13 +139,12 @@ def choose_particles(given: Predicted, config: DiscoverConfig) -> IntArray:
     elif config.particles == "all":
         chosen = called != NONE_CLASS
     elif config.poses is not None:
-        unknown_before = np.zeros(len(given), bool) if given.verdicts is None else np.array(given.verdicts) == UNKNOWN
-        chosen = unknown_before | np.isin(given.names, read_doubted(config.poses, given))
+        chosen = given.is_unknown | np.isin(given.names, read_doubted(config.poses, given))
     elif given.verdicts is None:
         how = "group all with --set particles=all, or give the model a novelty reference with `triptych calibrate` and predict again"
         raise InputError(f"{given.folder} does not say which particles are unknown: {how}")
     else:
-        chosen = np.array(given.verdicts) == UNKNOWN
+        chosen = given.is_unknown
     if chosen.sum() < config.group.smallest:
         wider = "" if config.particles == "all" else "; to group all particles, say --set particles=all"
         found = f"{chosen.sum()} of {len(given)} particles are to be grouped ({describe_choice(config)})"

@@ -194,9 +194,8 @@ def read_levels(folder: Path, accepted_share: float) -> FitLevels:
 
 def choose_particles(given: Predicted, config: OrientConfig) -> NDArray[np.bool_]:
     """Which particles are to be oriented, whatever their class; all of them where they are to be judged anew."""
-    if given.verdicts is None or config.unknown or config.known is not None:
-        return np.ones(len(given), bool)
-    return np.not_equal(given.verdicts, UNKNOWN)
+    every = config.unknown or config.known is not None
+    return np.ones(len(given), bool) if every else ~given.is_unknown
 
 
 def orient(

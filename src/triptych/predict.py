@@ -33,7 +33,7 @@ from triptych.io.star import probability_columns, write_star
 from triptych.io.workspace import Workspace, choose_items, open_workspace, reopen
 from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, Model, Predictions, hash_model, load_model
 from triptych.tiling import in_batches
-from triptych.volume import Volume, spread_numbers
+from triptych.volume import Volume
 
 logger = logging.getLogger(__name__)
 
@@ -153,17 +153,12 @@ def predict(
 
 def examine_input(predictor: Predictor, config: PredictConfig) -> dict[str, Any]:
     """Voxel size in Å and contrast of the particles, as a sample of them shows; InputError where the model cannot take them."""
-    sample = read_sample(predictor.source)
+    sample = predictor.source.sample(CONTRAST_SAMPLE)
     sizes = voxel_sizes(predictor.source, sample[0])
     predictor.model.check_voxel_size(max(sizes), "the input")
     check_box(predictor.source.names[0], sample[0], predictor.model)
     contrast, warning = choose_contrast(guess_contrast(sample), config.contrast, predictor.source.contrast)
     return {"voxel_size": sizes[0], "contrast": contrast, "contrast_warning": warning}
-
-
-def read_sample(source: ParticleSource) -> list[Volume]:
-    """Particles from all over the input, the first among them."""
-    return [source.read(row) for row in spread_numbers(len(source), CONTRAST_SAMPLE)]
 
 
 def check_box(name: str, first: Volume, model: Model) -> None:

@@ -38,12 +38,12 @@ def collect_metrics(given: Predicted, known: Truth | None, scores: Scores | None
 def _predicted_metrics(given: Predicted) -> dict[str, Any] | None:
     if given.label is None or given.probability is None:
         return None
-    count = np.bincount(given.label, minlength=len(given.class_names))
+    counts = count_by_class(given, np.ones(len(given), bool))
     return {
-        "counts": count_by_class(given, np.ones(len(given), bool)),
+        "counts": counts,
         "median_probability": metrics.median(given.probability),
         "median_probability_by_class": {name: metrics.median(given.probability[given.label == k]) for k, name in enumerate(given.class_names)},
-        "none_share": float(count[given.class_names.index(NONE_CLASS)] / len(given)) if NONE_CLASS in given.class_names else None,
+        "none_share": counts[NONE_CLASS] / len(given) if NONE_CLASS in counts else None,
         "unknown_share": None if given.verdicts is None else float(given.is_unknown.mean()),
         "unknown_by_class": None if given.verdicts is None else count_by_class(given, given.is_unknown),
     }

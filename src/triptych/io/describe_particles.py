@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from triptych.config import PredictConfig
 from triptych.errors import InputError
 from triptych.io.convert import Known, guess_format, read_particles
-from triptych.io.describe_volumes import add_contrast, compare_with_table, open_grey_values, sample
+from triptych.io.describe_volumes import CONTRAST_SAMPLE, add_contrast, compare_with_table, open_grey_values
 from triptych.io.description import Description
 from triptych.io.em import read_em
 from triptych.io.motive_list import ROWS
@@ -100,7 +100,7 @@ def _add_images(result: Description, file: RelionFile) -> None:
         return
     if sizes is not None and not file.tilt_stacks:
         _compare_headers(result, [path for path in found.values() if path is not None], dict(zip(names, sizes, strict=True)))
-    volumes = sample(open_particles(file.path, PredictConfig(), 400.0))
+    volumes = open_particles(file.path, PredictConfig(), 400.0).sample(CONTRAST_SAMPLE)
     result.add("boxes", ", ".join(f"{size} voxels" for size in sorted({volume.shape[0] for volume in volumes})))
     add_contrast(result, volumes)
 

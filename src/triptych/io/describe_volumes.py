@@ -13,11 +13,11 @@ from triptych.contrast import OTHER, Appearance, guess_contrast, guess_tomogram_
 from triptych.errors import InputError
 from triptych.io.description import Description
 from triptych.io.mrc import MrcHeader, are_valid, mmap_mrc, mrc_files, read_header, read_mrc, read_sections, stated_voxel_size
-from triptych.io.source import VOXEL_SIZE_TOLERANCE, ParticleSource, open_particles
+from triptych.io.source import VOXEL_SIZE_TOLERANCE, open_particles
 from triptych.io.stated import StatedTomogram, find_stated
 from triptych.io.tomogram import LARGEST_UNPACKED, open_tomogram
 from triptych.missing_wedge import AXES, MissingWedge, find_missing_wedge
-from triptych.volume import MAX_BOX, Volume, spread_boxes, spread_numbers
+from triptych.volume import MAX_BOX, Volume, spread_boxes
 
 CONTRAST_SAMPLE = 20
 ASSUMED_VOXEL_SIZE = 10.0
@@ -110,11 +110,6 @@ def doubt(appearance: Appearance) -> str:
     return "" if appearance.is_sure else ": too little to tell"
 
 
-def sample(source: ParticleSource) -> list[Volume]:
-    """Particles from all over a source."""
-    return [source.read(row) for row in spread_numbers(len(source), CONTRAST_SAMPLE)]
-
-
 def describe_volumes(path: Path) -> Description:
     files = mrc_files(path)
     result = Description("folder of MRC files")
@@ -134,7 +129,7 @@ def describe_volumes(path: Path) -> Description:
         result.warn("Some boxes are no cubes, so these are no subtomograms that triptych could classify.")
     else:
         config = PredictConfig(voxel_size=None if None not in sizes else 1.0)
-        add_contrast(result, sample(open_particles(path, config, 1.0)))
+        add_contrast(result, open_particles(path, config, 1.0).sample(CONTRAST_SAMPLE))
     return result
 
 

@@ -42,7 +42,7 @@ from triptych.io.stated import BINNING, find_stated
 from triptych.io.tilt_stacks import TiltStacks, open_tilt_stacks
 from triptych.io.tomogram import is_tomogram, open_tomogram, stated_frame, tomogram_files, tomogram_name
 from triptych.io.transfers import CTF_VOLUME, CtfVolumes, Transfers, named_transfers, stored_transfers
-from triptych.volume import MAX_BOX, Volume, clip_box
+from triptych.volume import MAX_BOX, Volume, clip_box, spread_numbers
 
 if TYPE_CHECKING:
     from triptych.io.store import Store
@@ -157,6 +157,10 @@ class ParticleSource:
     def read(self, index: int) -> Volume:
         """Grey values as stored, float32, of particle ``index``; its origin is that of the box where it was cut out of a tomogram."""
         return self.reader.read(index)
+
+    def sample(self, most: int) -> list[Volume]:
+        """Particles from all over the input, so many at most, the first among them."""
+        return [self.read(row) for row in spread_numbers(len(self), most)]
 
     def take(self, rows: IntArray) -> ParticleSource:
         """The particles of the given rows, in that order."""
