@@ -1,11 +1,11 @@
 """Another group's labelled tomograms: trained on five of them, tested on two.
 
-    python benchmarks/labelled.py WORK [--updates 600] [--initial FOLDER | --scratch] [--tiles 16] [--turned-share 0] [--name labelled]
+    python benchmarks/labelled.py WORK [--updates 600] [--initial FOLDER | --scratch] [--tiles 16] [--turned-share 0] [--seed 0] [--name labelled]
 
 The tomograms (../shared/data/tomograms_labelled) do not say their voxel size: they are taken as they are, and called 10 Å. The network
 goes on from the shipped model, from another one, or with --scratch from nothing. What is kept in WORK is not made again, and a training
-that was stopped goes on. Writes benchmarks/results/NAME.json: Dice of every class of the label map of `triptych pick`, and how many of the
-objects are found, and found as what they are.
+that was stopped goes on. One of the five tomograms, which the seed chooses, is held out. Writes benchmarks/results/NAME.json: Dice of
+every class of the label map of `triptych pick`, and how many of the objects are found, and found as what they are.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def training_data(work: Path, turned_share: float) -> Path:
     return store
 
 
-def train_model(store: Path, out: Path, updates: int, initial: Path | None, tiles: int) -> Path:
+def train_model(store: Path, out: Path, updates: int, initial: Path | None, tiles: int, seed: int) -> Path:
     config = TrainConfig(
         updates=updates,
         updates_per_checkpoint=max(1, updates // 8),
@@ -86,7 +86,7 @@ def train_model(store: Path, out: Path, updates: int, initial: Path | None, tile
         network=NetworkConfig(tasks=("class", "mask", "pick"), spectrum="kept"),
         loss=LossConfig(pick_weight=2),
         augment=AugmentConfig(snr=None, padding_share=0, high_pass_share=0, low_pass_share=0.1, fall_off_share=0.1),
-        seed=SEED,
+        seed=seed,
     )
     if not out.exists():
         train(store, out, config, resume=out.with_name(f"{out.name}.training").exists())
@@ -136,6 +136,7 @@ def main() -> None:
     start.add_argument("--scratch", action="store_const", dest="initial", const=None)
     parser.add_argument("--tiles", type=int, default=16, help="tiles in each batch, beside 16 subtomograms")
     parser.add_argument("--turned-share", type=float, default=0.0, help="share of the training data cut in random orientations")
+    parser.add_argument("--seed", type=int, default=SEED, help="of the training")
     parser.add_argument("--name", default="labelled")
     arguments = parser.parse_args()
     if not DATA.is_dir():
@@ -144,7 +145,7 @@ def main() -> None:
     tomograms = unpack(arguments.work)
     initial, name = arguments.initial, arguments.name
     data = training_data(arguments.work, arguments.turned_share)
-    model = train_model(data, arguments.work / f"{name}_model", arguments.updates, initial, arguments.tiles)
+    model = train_model(data, arguments.work / f"{name}_model", arguments.updates, initial, arguments.tiles, arguments.seed)
     picks = arguments.work / f"{name}_picks"
     config = PickConfig(voxel_size=VOXEL_SIZE, half_turns=True)
     if not picks.exists():
@@ -152,7 +153,7 @@ def main() -> None:
     begun = "nothing" if initial is None else "the shipped model" if initial == BUILT_IN_MODEL else str(initial)
     write_result(
         name,
-        SEED,
+        arguments.seed,
         {
             "updates": arguments.updates,
             "from": begun,
