@@ -135,6 +135,12 @@ def test_poses_are_refined_by_the_subtomograms(posed: Path, predictions: Path, s
     assert np.median(turned) < 25  # it stays near where it began
     # the score is that of the subtomogram now, which holds noise and neighbours
     assert after["triptychAlignmentScore"].median() < before["triptychAlignmentScore"].median()
+    # which poses of the structure fit else, only the subtomograms tell
+    assert "triptychPoseProbability" not in before
+    assert after["triptychPoseProbability"].between(0, 1).all()
+    classes = read_star(refined / "classes.star")["classes"]
+    assert np.allclose(classes["triptychPoseProbability"], after["triptychPoseProbability"].median(), atol=1e-6)
+    assert "median pose probability" in Page(refined / "report.html").text
 
 
 def test_averages_agree_with_their_structures(posed: Path, library: Path) -> None:
@@ -404,7 +410,7 @@ def test_why_particles_are_left_out(predictions: Path, settings: OrientConfig, t
 
 def test_averages_that_do_not_agree_are_doubted(caplog: pytest.LogCaptureFixture) -> None:
     empty = Volume(np.zeros((4, 4, 4), np.float32), VOXEL_SIZE)
-    averages = [ClassAverage(name, count, 0.2, empty, empty, found) for name, count, found in (("a", 10, 41.0), ("b", 9, 90.0), ("c", 50, 30.0))]
+    averages = [ClassAverage(name, count, 0.2, 0.9, empty, empty, found) for name, count, found in (("a", 10, 41.0), ("b", 9, 90.0), ("c", 50, 30.0))]
     assert find_doubtful(averages, OrientConfig()) == ["a"]
     assert "averages of a agree with their structures to no better than 40 Å" in caplog.text
     assert find_doubtful(averages[1:], OrientConfig()) == []

@@ -560,7 +560,7 @@ def print_calibration(folder: Path) -> None:
     out.print(text + rejected, soft_wrap=True)
 
 
-def make_table(*columns: str, numbers: tuple[int, ...] = (), title: str | None = None) -> Table:
+def make_table(*columns: str, numbers: Sequence[int] = (), title: str | None = None) -> Table:
     """An empty table; the columns whose index is in ``numbers`` are set flush right."""
     table = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
@@ -597,12 +597,13 @@ def print_oriented(path: Path, part: str | None) -> None:
     from triptych.io.manifest import read_manifest
     from triptych.io.star import read_star
 
-    table = make_table("class", "particles", "median score", "agrees to, Å", numbers=(1, 2, 3))
     columns = read_star(path / "classes.star")["classes"]
-    for name, particles, score, resolution in zip(
-        *(columns[f"triptych{name}"] for name in ("Class", "Particles", "AlignmentScore", "Resolution")), strict=True
-    ):
-        table.add_row(escape(str(name)), str(particles), figure(score, 2), figure(resolution, 0))
+    titles = {"triptychAlignmentScore": "median score", "triptychPoseProbability": "median pose probability", "triptychResolution": "agrees to, Å"}
+    shown = [name for name in titles if name in columns]
+    table = make_table("class", "particles", *(titles[name] for name in shown), numbers=range(1, 2 + len(shown)))
+    for name, particles, *found in zip(*(columns[name] for name in ("triptychClass", "triptychParticles", *shown)), strict=True):
+        figures = (figure(value, 0 if title == "triptychResolution" else 2) for title, value in zip(shown, found, strict=True))
+        table.add_row(escape(str(name)), str(particles), *figures)
     out.print(table)
     count = read_manifest(path)["particles"]
     if count["left_out"]:

@@ -38,7 +38,8 @@ from triptych.io.workspace import Workspace, choose_items, open_workspace, reope
 from triptych.novelty import give_verdicts
 from triptych.pages import draw_panel, render_page
 from triptych.physics import pose
-from triptych.rivals import Named, Seen, choose_trials, name_particles
+from triptych.pose_confidence import pose_probabilities, score_other_poses
+from triptych.rivals import Named, Seen, choose_trials, count_measured, name_particles
 from triptych.specimen import OVERSAMPLING, make_template
 from triptych.structures import Structure, hash_structures
 from triptych.volume import Volume, crop_or_pad
@@ -49,6 +50,7 @@ STAGE = "orient"
 BLOCK = 128
 """Particles that are finished at once: enough that it pays to make a structure ready for them."""
 FIT, TRUE_CLASS, NETWORK_CLASS = "triptychStructureFit", "triptychTrueClass", "triptychNetworkClass"
+POSE_PROBABILITY = "triptychPoseProbability"
 PAIRS = 20
 """Of classes that were taken for each other: the page shows so many."""
 AGREEING = 0.5
@@ -65,6 +67,7 @@ class ClassAverage(NamedTuple):
     name : of the class
     particles : how many
     score : their median alignment score
+    sure : their median pose probability; NaN where poses are by recovered densities alone
     density, structure : (d, d, d), solvent about 0 in the structure
     resolution : Å, where their shell correlation falls below 0.5
     """
@@ -72,6 +75,7 @@ class ClassAverage(NamedTuple):
     name: str
     particles: int
     score: float
+    sure: float
     density: Volume
     structure: Volume
     resolution: float
@@ -257,9 +261,21 @@ def write_block(workspace: Workspace, orienter: Orienter, number: int) -> int:
         write_placed(desk, orienter, rows, named)
         workspace.take_in(desk)
         kept: dict[str, Any] = {"label": named.label, "probabilities": named.probabilities, "fits": named.fits, **named.poses._asdict()}
+        kept["sure"] = tell_sureness(seen, named, references, grid, config)
         np.savez(desk / "note.npz", **kept, **average_classes(seen, named, grid, config))
         workspace.mark(number, desk / "note.npz")
     return len(rows)
+
+
+def tell_sureness(seen: Seen, named: Named, references: dict[int, NDArray[np.float32]], grid: Grid, config: OrientConfig) -> NDArray[np.float32]:
+    """How probably each pose is right (n,), by the subtomograms; NaN where they are not looked at."""
+    sure = np.full(len(named.label), np.nan, np.float32)
+    for k in np.unique(named.label).tolist() if config.align_by == "both" else ():
+        rows = np.flatnonzero(named.label == k)
+        poses, wedges = named.poses.take(rows), of_particles(seen.wedges, rows)
+        others = score_other_poses(seen.subtomograms[rows], references[k], grid.voxel_size, poses, config.align, wedges=wedges)
+        sure[rows] = pose_probabilities(poses.scores, others, count_measured(wedges, grid.voxel_size, config.align))
+    return sure
 
 
 def average_classes(seen: Seen, named: Named, grid: Grid, config: OrientConfig) -> dict[str, Any]:
@@ -307,7 +323,7 @@ def place(template: torch.Tensor, rotation: NDArray[np.float64], shift: NDArray[
 
 def finish_run(workspace: Workspace, orienter: Orienter, folder: Path) -> None:
     """The tables, averages, the page and the manifest."""
-    notes = [read_note(workspace, number, ("label", "probabilities", "fits", *Alignment._fields)) for number in range(orienter.blocks)]
+    notes = [read_note(workspace, number, ("label", "probabilities", "fits", "sure", *Alignment._fields)) for number in range(orienter.blocks)]
     found = {name: np.concatenate([note.pop(name) for note in notes]) for name in list(notes[0])}
     averages = [average_class(workspace, orienter, k, found) for k in np.unique(found["label"]).tolist()]
     doubtful = find_doubtful(averages, orienter.config)
@@ -374,7 +390,8 @@ def average_class(workspace: Workspace, orienter: Orienter, k: int, found: dict[
     frequencies, correlation = fourier_shell_correlation(density * mask, structure * mask, grid.voxel_size)
     resolution = resolution_at(frequencies, correlation, AGREEING)
     seen, known = (Volume(data, grid.voxel_size) for data in (density, structure))
-    return ClassAverage(orienter.structures[k].name, int(own.sum()), float(np.median(found["scores"][own])), seen, known, resolution)
+    score, sure = (float(np.median(found[name][own])) for name in ("scores", "sure"))
+    return ClassAverage(orienter.structures[k].name, int(own.sum()), score, sure, seen, known, resolution)
 
 
 def write_averages(workspace: Workspace, averages: Sequence[ClassAverage]) -> None:
@@ -394,6 +411,8 @@ def posed_table(out: Path, orienter: Orienter, found: dict[str, Any]) -> pd.Data
     table = boxes.posed_table(out, rows, Alignment(*(found[name] for name in Alignment._fields))).drop(columns=EMBEDDING_ROW, errors="ignore")
     table = rename(table, boxes.given.class_names, found["label"], found["probabilities"])
     table[FIT] = found["fits"]
+    if config.align_by == "both":
+        table[POSE_PROBABILITY] = found["sure"]
     truth = boxes.true_classes
     if truth is not None:
         table[TRUE_CLASS] = [truth[row] for row in rows]
@@ -429,9 +448,9 @@ def judge_anew(table: pd.DataFrame, levels: FitLevels) -> pd.DataFrame:
 
 def classes_table(averages: Sequence[ClassAverage]) -> pd.DataFrame:
     """One row for each class: how many particles, how well they fit, and how far average and structure agree."""
-    columns = ("triptychClass", "triptychParticles", "triptychAlignmentScore", "triptychResolution", "triptychAverage")
-    rows = [(item.name, item.particles, item.score, item.resolution, f"averages/{item.name}.mrc") for item in averages]
-    return pd.DataFrame(rows, columns=list(columns))
+    columns = ("triptychClass", "triptychParticles", "triptychAlignmentScore", POSE_PROBABILITY, "triptychResolution", "triptychAverage")
+    rows = [(item.name, item.particles, item.score, item.sure, item.resolution, f"averages/{item.name}.mrc") for item in averages]
+    return pd.DataFrame(rows, columns=list(columns)).dropna(axis="columns")
 
 
 def write_page(path: Path, orienter: Orienter, averages: Sequence[ClassAverage], renamed: pd.DataFrame, about: dict[str, Any]) -> None:
