@@ -19,13 +19,13 @@ from tiny import hashes
 from typer.testing import CliRunner
 
 from triptych.add_class import add_classes
-from triptych.cli import app
+from triptych.cli import app, print_groups
 from triptych.config import AlignConfig, DiscoverConfig, NetworkConfig
 from triptych.discover import discover
 from triptych.errors import InputError
 from triptych.fourier import radial_power_spectrum, scramble_phases
-from triptych.half_maps import compare_half_maps, soft_mask
-from triptych.identify import identify, load_references, mirror
+from triptych.half_maps import compare_half_maps, soft_mask, usable_resolution
+from triptych.identify import identify, load_references, mirror, name_match
 from triptych.io.manifest import describe_input, write_manifest
 from triptych.io.mrc import read_mrc
 from triptych.io.particle_star import add_poses
@@ -89,6 +89,33 @@ def test_groups_are_the_classes_and_have_maps_and_poses(found: Path, predictions
         described = json.loads((folder / "group.json").read_text())
         assert described["half_particles"] == [7, 7]
         assert described["tilt_ranges_are"].startswith("assumed")  # the store holds zeros only
+
+
+def test_no_average_is_compared_finer_than_its_halves_agree() -> None:
+    assert usable_resolution(27.5, 384) == 27.5
+    assert usable_resolution(85.2, 384) == 85.2
+    assert usable_resolution(np.inf, 384) == 100  # something must be left to compare
+    assert usable_resolution(np.inf, 160) == pytest.approx(160 / 3)
+
+
+def test_table_and_page_say_down_to_which_detail_a_match_was_compared_and_of_which_hand(found: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    groups = read_star(found / "groups.star")["groups"]
+    described = [json.loads((found / f"groups/{number}/group.json").read_text()) for number in (1, 2)]
+    page, words = Page(found / "report.html").text, {"same": "", "undecided": "fits about as well", "mirrored": "fits better than the structure"}
+    for item, (_, row) in zip(described, groups.iterrows(), strict=True):
+        assert row["triptychMatchResolution"] == pytest.approx(item["compared_to"])
+        assert item["compared_to"] >= max(item["filtered_to"], QUICK.resolution)
+        match = item["matches"][0]
+        assert row["triptychMatchHand"] == match["hand"]
+        assert name_match(match["name"], match["hand"]) in page.replace("\u200b", "")
+        assert words[match["hand"]] in page
+    print_groups(found)
+    assert f"to {described[0]['compared_to']:.0f} Å" in capsys.readouterr().out
+
+
+def test_a_match_whose_mirror_image_fits_as_well_is_called_so() -> None:
+    words = {hand: name_match("spike", hand) for hand in ("same", "mirrored", "undecided")}
+    assert words == {"same": "spike", "mirrored": "mirror image of spike", "undecided": "spike or its mirror image"}
 
 
 def test_one_group_holds_all_that_were_chosen(predictions: Path, settings: DiscoverConfig, tmp_path: Path) -> None:

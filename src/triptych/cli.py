@@ -639,14 +639,17 @@ def figure(value: float, decimals: int) -> str:
 
 def print_groups(folder: Path) -> None:
     """What was found in each group."""
+    from triptych.identify import name_match
     from triptych.io.manifest import read_manifest
     from triptych.io.star import read_star
 
-    table = make_table("group", "particles", "stability", "resolution, Å", "best match", "correlation", numbers=(0, 1, 2, 3, 5))
+    table = make_table("group", "particles", "stability", "resolution,\nÅ", "best match", "correlation", numbers=(0, 1, 2, 3, 5))
     columns = read_star(folder / "groups.star")["groups"]
-    names = ("Group", "Particles", "Stability", "Resolution", "MatchName", "MatchCorrelation")
-    for group, particles, stability, resolution, name, correlation in zip(*(columns[f"triptych{name}"] for name in names), strict=True):
-        table.add_row(str(group), str(particles), figure(stability, 2), figure(resolution, 0), escape(str(name)), figure(correlation, 2))
+    names = ("Group", "Particles", "Stability", "Resolution", "MatchName", "MatchCorrelation", "MatchHand", "MatchResolution")
+    for group, particles, stability, resolution, name, correlation, hand, detail in zip(*(columns[f"triptych{name}"] for name in names), strict=True):
+        match = escape(name_match(str(name), str(hand)))
+        fits = f"{figure(correlation, 2)} to {figure(detail, 0)} Å"
+        table.add_row(str(group), str(particles), figure(stability, 2), figure(resolution, 0), match, fits)
     if table.row_count:
         out.print(table)
     else:

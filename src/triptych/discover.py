@@ -30,7 +30,7 @@ from triptych.discovery_page import write_page
 from triptych.errors import InputError
 from triptych.fourier import low_pass
 from triptych.grouping import Groups, group
-from triptych.half_maps import COARSEST, HalfMapCorrelation, compare_half_maps, soft_mask
+from triptych.half_maps import HalfMapCorrelation, compare_half_maps, soft_mask, usable_resolution
 from triptych.identify import Match, identify, load_references
 from triptych.io.manifest import MANIFEST, describe_input, hash_file, installed_version, manifest_entry, read_manifest, write_json, write_manifest
 from triptych.io.mrc import read_mrc, write_mrc
@@ -353,7 +353,7 @@ class Explorer:
         recovered = grid.bring(Volume(reference, self.coarse.voxel_size))
         mask = soft_mask(recovered, grid.voxel_size)
         correlation = compare_half_maps(halves[0][0], halves[1][0], grid.voxel_size, mask, self.rng(number, STEPS))
-        resolution = min(correlation.resolution, COARSEST)
+        resolution = usable_resolution(correlation.resolution, grid.voxel_size * grid.box_size)
         filtered = low_pass(Volume(density, grid.voxel_size), resolution)
         first, second, whole, clean, soft = (Volume(data, grid.voxel_size) for data in (halves[0][0], halves[1][0], density, recovered, mask))
         return Average((first, second), whole, filtered, clean, soft, correlation, resolution)
@@ -386,6 +386,7 @@ class Explorer:
                 {"name": item.name, "axis": item.axis, "correlation": item.correlation, "background": item.background} for item in symmetries
             ],
             "matches": [{**match._asdict(), "hand": match.hand} for match in matches[: self.config.matches]],
+            "filtered_to": found.resolution,
             "compared_to": max(self.config.align.resolution, found.resolution),
         }
 
@@ -467,8 +468,8 @@ def write_maps(folder: Path, found: Average) -> None:
 
 
 def groups_table(described: list[dict[str, Any]]) -> pd.DataFrame:
-    """One row for each group: how many particles, how stable, how fine, and what it may be."""
-    columns = ("triptychGroup", "triptychParticles", "triptychStability", "triptychResolution", "triptychMatchName", "triptychMatchCorrelation")
+    """One row for each group: how many particles, how stable, how fine, what it may be, of which hand, and down to which detail that was compared."""
+    names = ("Group", "Particles", "Stability", "Resolution", "MatchName", "MatchCorrelation", "MatchHand", "MatchResolution")
     rows = [
         (
             item["group"],
@@ -477,7 +478,9 @@ def groups_table(described: list[dict[str, Any]]) -> pd.DataFrame:
             np.nan if item["resolution"] is None else item["resolution"],
             item["matches"][0]["name"],
             max(item["matches"][0]["correlation"], item["matches"][0]["mirror_correlation"]),
+            item["matches"][0]["hand"],
+            item["compared_to"],
         )
         for item in described
     ]
-    return pd.DataFrame(rows, columns=list(columns))
+    return pd.DataFrame(rows, columns=[f"triptych{name}" for name in names])

@@ -22,7 +22,8 @@ from triptych import figures
 from triptych.config import DiscoverConfig
 from triptych.errors import InputError
 from triptych.fourier import low_pass, resample_to_box
-from triptych.half_maps import COARSEST, THRESHOLD
+from triptych.half_maps import THRESHOLD
+from triptych.identify import name_match
 from triptych.io.manifest import to_plain
 from triptych.io.mrc import read_mrc
 from triptych.io.predictions import Predicted
@@ -86,7 +87,7 @@ def write_page(
         colours=[group_colour(item["group"]) for item in described],
         layout=config.layout if len(shown) >= FEWEST_FOR_TSNE else "pca",
         surface_level=SURFACE_LEVEL,
-        coarsest=COARSEST,
+        name_match=name_match,
         script=script,
         # The browser runs this script and no other.
         script_hash="sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

@@ -17,8 +17,9 @@ THRESHOLD = 0.143
 """Correlation of two half maps down to which their mean is believed (Rosenthal & Henderson 2003, J. Mol. Biol. 333:721)."""
 RANDOMISED_FROM = 0.8
 """Phases are randomised from where the unmasked correlation first falls below this (as RELION does)."""
-COARSEST = 60.0
-"""Å: an average whose halves agree nowhere is filtered to this resolution, and compared with structures there."""
+COARSEST, LEAST_WAVES = 100.0, 3
+"""Å: where halves agree to nothing finer, an average is filtered and compared with structures to this resolution, or to that of which so many waves
+fit into the box: what is coarser tells no structure from another."""
 SOLVENT = 0.3
 """Share of a density's height from which on a voxel belongs to the molecule."""
 MARGIN = 20.0
@@ -63,6 +64,11 @@ def compare_half_maps(first: Map, second: Map, voxel_size: float, mask: Map, rng
     corrected = np.where(beyond, (masked - by_mask) / (1 - by_mask), masked)
     resolution = resolution_at(frequency, corrected, THRESHOLD, width(mask, voxel_size))
     return HalfMapCorrelation(frequency, unmasked, masked, corrected, resolution)
+
+
+def usable_resolution(resolution: float, box_width: float) -> float:
+    """Å: the resolution at which two half maps agree, or the coarsest at which there is something to look at; both in Å."""
+    return min(resolution, COARSEST, box_width / LEAST_WAVES)
 
 
 def width(mask: Map, voxel_size: float) -> float:

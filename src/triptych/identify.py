@@ -53,6 +53,11 @@ class Match(NamedTuple):
         return max(self.correlation, self.mirror_correlation)
 
 
+def name_match(name: str, hand: str) -> str:
+    """A structure that fits an average best, in words that say where its mirror image does so, or does so as well (`Match.hand`)."""
+    return {"same": name, "mirrored": f"mirror image of {name}"}.get(hand, f"{name} or its mirror image")
+
+
 def identify(
     density: NDArray[np.float32],
     library: Sequence[Structure],
