@@ -37,7 +37,7 @@ from triptych.io.relion import ANGLES, rotations_from_angles
 from triptych.io.star import probability_columns, read_star, write_star
 from triptych.io.store import open_store
 from triptych.metrics import density_correlation, intersection_over_union
-from triptych.orient import BLOCK, ClassAverage, find_doubtful, orient, place
+from triptych.orient import BLOCK, ClassAverage, find_doubtful, open_orienter, orient, place
 from triptych.predict import predict
 from triptych.report import report
 from triptych.rivals import INDEPENDENT, Seen, better, choose_trials, count_measured, name_particles, weigh
@@ -230,12 +230,19 @@ def test_unknown_particles_are_left_out_unless_wanted(predictions: Path, setting
     assert (tmp_path / "True" / table["triptychMask"][0]).is_file()  # the network's own
 
 
-def test_classes_without_a_structure_get_no_pose(predictions: Path, settings: OrientConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_classes_without_a_structure_get_no_pose(
+    predictions: Path, settings: OrientConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_library([make_structure(CLASSES[1], 1)], tmp_path / "one")
     quick = settings.model_copy(update={"library": tmp_path / "one", "write_masks": False, "write_densities": False})
     with caplog.at_level(logging.WARNING):
         orient(predictions, tmp_path / "poses", quick)
     assert f"no structure called {CLASSES[0]}" in caplog.text
+    assert "fetch-classes" not in caplog.text  # which would not help
+    (tmp_path / "entries.csv").write_text(f"name\n{CLASSES[0]}\n")
+    monkeypatch.setattr("triptych.structures.CLASS_ENTRIES", tmp_path / "entries.csv")
+    open_orienter(predictions, quick)
+    assert "`triptych structures fetch-classes LIBRARY`" in caplog.text
     assert set(read_star(tmp_path / "poses/particles.star")["particles"]["triptychClass"]) == {CLASSES[1]}
 
 

@@ -19,12 +19,16 @@ from scipy import ndimage
 from triptych.errors import InputError
 from triptych.fourier import frequency_grid
 from triptych.io.fetch import fetch_entries
+from triptych.io.files import read_json
 from triptych.io.mrc import write_mrc
 from triptych.potential import ATOM_VOLUMES, PROTEIN_CONTRAST, VOLTS, contrast, count_atoms, potential, soft_band_limit
 from triptych.structures import (
     BUILT_IN_LIBRARY,
+    CLASS_ENTRIES,
     HYDRATED_VOLUME,
+    class_entries,
     expand_specs,
+    fetch_classes,
     load_library,
     make_library,
     parse_structure_spec,
@@ -497,6 +501,38 @@ def test_entries_are_fetched_once(mirror: tuple[str, Path], tmp_path: Path) -> N
 def test_no_network_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be reached"):
         fetch_entries(["1ABC"], tmp_path / "out", cache=tmp_path / "cache", pdb_url="http://127.0.0.1:9")
+
+
+def test_classes_that_are_not_built_in_are_made_of_their_entries(
+    mirror: tuple[str, Path], tmp_path: Path, peptide: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    url, root = mirror
+    molecule = gemmi.read_structure(str(peptide))
+    molecule.setup_entities()
+    (root / "1abc.cif.gz").write_bytes(gzip.compress(molecule.make_mmcif_document().as_string().encode()))
+    mass = read_structure(peptide).mass_kda
+    rows = [f"right,1ABC,auto,{1.2 * mass},", f"heavy,1ABC,auto,{0.5 * mass},", f"absent,1ABC,2,{mass},"]
+    (tmp_path / "entries.csv").write_text("\n".join(["name,entry,assembly,mass_kda,note", *rows]) + "\n")
+    monkeypatch.setattr("triptych.structures.CLASS_ENTRIES", tmp_path / "entries.csv")
+    found = fetch_classes(tmp_path / "library", tmp_path / "cache", pdb_url=url)
+    assert [item.name for item in found] == [*(item.name for item in load_library()), "right"]
+    assert load_library(tmp_path / "library")[-1].source == "PDB 1ABC"
+    assert "heavy is left out: PDB 1ABC, assembly auto, has" in caplog.text
+    assert "absent is left out" in caplog.text
+    assert np.array_equal(load_library(tmp_path / "library")[0].density.data, load_library()[0].density.data)
+    with pytest.raises(InputError, match="cannot be reached"):
+        fetch_classes(tmp_path / "none", tmp_path / "empty", pdb_url="http://127.0.0.1:9")
+    assert not (tmp_path / "none").exists()
+
+
+def test_every_class_of_the_shipped_model_has_a_structure() -> None:
+    names = read_json(CLASS_ENTRIES.with_name("model.json"), "model card")["class_names"]
+    entries = class_entries()
+    assert [item.name for item in load_library()] + [row["name"] for row in entries] == [name for name in names if name != "none"]
+    for row in entries:
+        low, high = MASSES[row["name"]]
+        assert low < float(row["mass_kda"]) < high
+        assert row["entry"] in CLASS_ENTRIES.with_name("README.md").read_text()
 
 
 def test_cache_folder_can_be_chosen(mirror: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,6 +66,7 @@ def test_no_command_but_fetch_calls_the_network(tmp_path: Path) -> None:
         ["pick", path("tomograms/tomograms"), path("picks"), "--model", path("model"), "--set", "tile_size=32"],
         ["info", path("model")],
         ["structures", "fetch", "4V5D", path("fetched")],
+        ["structures", "fetch-classes", path("library")],
     ]
     done = subprocess.run(
         [sys.executable, "-c", WATCHED, json.dumps(commands)],
@@ -75,6 +76,6 @@ def test_no_command_but_fetch_calls_the_network(tmp_path: Path) -> None:
         env={"PATH": "", "OMP_NUM_THREADS": "1", "TRIPTYCH_CACHE": path("cache"), "HOME": path("home"), "PYTHONPATH": ":".join(sys.path)},
     )
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["codes"] == [0] * 8 + [2], found["texts"]
-    assert len(found["calls"]) == 1  # that of fetch: the watch would have seen others
-    assert "files.rcsb.org" in found["calls"][0][1]
+    assert found["codes"] == [0] * 8 + [2, 2], found["texts"]
+    assert len(found["calls"]) == 2  # those of fetch: the watch would have seen others
+    assert all("files.rcsb.org" in call[1] for call in found["calls"])

@@ -195,6 +195,17 @@ def fetch_structures(
         print_path("fetched", path)
 
 
+@structures_app.command("fetch-classes")
+def fetch_classes(output: Annotated[Path, typer.Argument(metavar="OUT", help="Library folder to write.")]) -> None:
+    """A library of the classes of the shipped model: those that are built in, and others from PDB entries (needs a network)."""
+    from triptych.structures import fetch_classes as fetch
+
+    with show_progress("fetch", "files", device="") as on_progress:
+        fetch(output, on_progress=on_progress)
+    list_structures(output)
+    print_path("library", output)
+
+
 @app.command()
 def simulate(output: NewStore, config: ConfigFile = None, overrides: Overrides = None, part: Part = None, scheduler: Scheduler = None) -> None:
     """Labelled subtomograms from structures; the same command goes on after an interruption."""

@@ -41,7 +41,7 @@ from triptych.physics import pose
 from triptych.pose_confidence import pose_probabilities, score_other_poses
 from triptych.rivals import Named, Seen, choose_trials, count_measured, name_particles
 from triptych.specimen import OVERSAMPLING, make_template
-from triptych.structures import Structure, hash_structures
+from triptych.structures import Structure, class_entries, hash_structures
 from triptych.volume import Volume, crop_or_pad
 
 log = logging.getLogger(__name__)
@@ -172,8 +172,10 @@ def open_orienter(predictions: Path, config: OrientConfig) -> Orienter:
         raise InputError(f"the library has no structure called {what}: give one that has, with --set library=")
     absent = [name for name in given.class_names if name not in library and name != NONE_CLASS]
     if absent:
-        text = "the library has no structure called %s: what is called so gets no pose, and no particle is compared with it (--set library= helps)"
-        log.warning(text, ", ".join(absent))
+        fetched = set(absent) <= {row["name"] for row in class_entries()}
+        how = "`triptych structures fetch-classes LIBRARY` makes one that has, for --set library=LIBRARY" if fetched else "--set library= helps"
+        text = "the library has no structure called %s: what is called so gets no pose, and no particle is compared with it (%s)"
+        log.warning(text, ", ".join(absent), how)
     if not wanted:
         left = "" if config.unknown else ' whose verdict is not "unknown" (to take these too, say --set unknown=true)'
         raise InputError(f"{predictions} has no particle of these classes{left}, so there is nothing to orient")

@@ -14,9 +14,10 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from scipy import ndimage
 from triptych.config import NONE_CLASS, UNKNOWN
 from triptych.errors import InputError, first_line
 from triptych.fourier import interpolation_matrix
-from triptych.io.fetch import fetch_entries as fetch_entries
+from triptych.io.fetch import PDB_URL, fetch_entries
 from triptych.io.files import read_json, read_text
 from triptych.io.manifest import output_folder
 from triptych.io.mrc import is_mrc_name, read_header, read_mrc, stated_voxel_size, write_mrc
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BUILT_IN_LIBRARY = Path(__file__).parent / "data" / "structures"
+CLASS_ENTRIES = Path(__file__).parent / "data" / "models" / "base" / "structures.csv"
+"""Of the classes of the shipped model that the built-in library lacks: PDB entry, assembly, and mass of the structure that it was trained on."""
+SAME_MASS = 1.5
+"""Factor by which a class's structure may be heavier or lighter than that; its mass was estimated from a map."""
 VOXEL_SIZES = (0.5, 50.0)
 """Å, from the finest to the coarsest that structures are prepared at."""
 NOT_PARTICLES = ("membrane", "gold")
@@ -477,6 +482,44 @@ def write_library(structures: Iterable[Structure], out: Path | str, half: bool =
         ]
         (part / "library.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     return list(written.values())
+
+
+def fetch_classes(
+    out: Path | str, cache: Path | None = None, on_progress: Callable[[int, int], None] | None = None, pdb_url: str = PDB_URL
+) -> list[Structure]:
+    """Write a library of the classes of the shipped model: the built-in structures, and what is made of the PDB entries of the others.
+
+    An entry out of which another structure comes than the model was trained on, by its mass, is left out with a warning. The arguments but `out`
+    are those of `fetch_entries`.
+    """
+    return write_library(_class_structures(cache, on_progress, pdb_url), out)
+
+
+def class_entries() -> list[dict[str, str]]:
+    """The rows of `CLASS_ENTRIES`."""
+    return list(csv.DictReader(io.StringIO(CLASS_ENTRIES.read_text(encoding="utf-8"))))
+
+
+def _class_structures(cache: Path | None, on_progress: Callable[[int, int], None] | None, pdb_url: str) -> Iterator[Structure]:
+    yield from load_library()
+    rows = class_entries()
+    with TemporaryDirectory() as folder:
+        for row, path in zip(rows, fetch_entries([row["entry"] for row in rows], folder, cache, on_progress, pdb_url), strict=True):
+            try:
+                structure = _read_class(path, row)
+            except InputError as error:
+                log.warning("%s is left out: %s", row["name"], error)
+            else:
+                yield structure
+
+
+def _read_class(path: Path, row: Mapping[str, str]) -> Structure:
+    structure = read_structure(path, row["name"], assembly=row["assembly"], source=f"PDB {row['entry']}")
+    wanted = float(row["mass_kda"])
+    if not wanted / SAME_MASS < structure.mass_kda < wanted * SAME_MASS:
+        what = f"{structure.source}, assembly {row['assembly']}, has {structure.mass_kda:,.0f} kDa, but the model was trained on {wanted:,.0f} kDa"
+        raise InputError(f"{what}: choose the chains that belong to it with `triptych structures make {structure.name}=FILE:chains=...`")
+    return structure
 
 
 def make_library(specs: Sequence[str], out: Path | str, voxel_size: float = 10.0, half: bool = False) -> list[Structure]:
