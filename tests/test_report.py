@@ -27,7 +27,7 @@ from triptych.metrics import principal_components
 from triptych.pages import scale_bar
 from triptych.report import report
 from triptych.report_metrics import collect_metrics
-from triptych.report_page import page_warnings
+from triptych.report_page import TOMOGRAMS, page_warnings
 from triptych.scoring import Progress, match_truth, score_particles
 from triptych.volume import Volume
 
@@ -204,6 +204,38 @@ def test_what_was_called_unknown_is_shown(copy: Path, tmp_path: Path) -> None:
     named = np.array([given.class_names[k] != "none" for k in given.label])
     assert before["thresholds"][0]["kept"] == (named & ~given.is_unknown).sum()
     assert found["thresholds"][0]["kept"] == (named & ~unknown).sum()
+
+
+def test_a_bad_tomogram_comes_first(copy: Path, tmp_path: Path) -> None:
+    assert read_metrics(report(copy, tmp_path / "one", None, SHORT))["tomograms"] is None  # the table names no tomogram
+
+    def spoil(table: pd.DataFrame) -> pd.DataFrame:
+        turn = np.arange(len(table)) % 3
+        return table.assign(triptychClass=np.where(turn == 1, "none", table["triptychClass"]), rlnTomoName=np.array(["TS_1", "TS_2", "TS_3"])[turn])
+
+    change_table(copy, spoil)
+    out = report(copy, tmp_path / "report", None, SHORT)
+    first, *others = read_metrics(out)["tomograms"]
+    assert (first["name"], first["particles"], first["classes"], first["none_share"]) == ("TS_2", 12, {"none": 12}, 1)
+    assert first["stands_out"] > 2 > max(item["stands_out"] for item in others)
+    table = read_star(copy / "particles.star")["particles"]
+    for item in (first, *others):
+        own = table[table["rlnTomoName"] == item["name"]]
+        assert item["classes"] == own["triptychClass"].value_counts().to_dict()
+        assert item["median_probability"] == pytest.approx(own["triptychProbability"].median())
+        assert item["unknown_share"] is None
+    assert Page(out / "report.html").text.index("TS_2") < Page(out / "report.html").text.index("TS_1")
+
+
+def test_many_tomograms_are_listed_in_part(copy: Path, tmp_path: Path) -> None:
+    change_table(copy, lambda table: table.assign(rlnMicrographName=[f"TS_{i:02d}.mrc" for i in range(len(table))]))
+    out = report(copy, tmp_path / "report", None, SHORT)
+    tomograms = read_metrics(out)["tomograms"]
+    assert len(tomograms) == 36
+    assert max(item["stands_out"] for item in tomograms) <= 1  # of a single particle each
+    page = (out / "report.html").read_text()
+    assert len(re.findall(r"TS_<wbr>\d\d", page)) == TOMOGRAMS
+    assert f"These are {TOMOGRAMS} of 36" in page
 
 
 def test_rows_in_any_order(copy: Path, fake: Fake, judged: Path) -> None:

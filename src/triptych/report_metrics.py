@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
@@ -27,6 +28,7 @@ def collect_metrics(given: Predicted, known: Truth | None, scores: Scores | None
         "particles": len(given),
         "class_names": list(given.class_names),
         "predicted": _predicted_metrics(given),
+        "tomograms": describe_tomograms(given),
         "thresholds": _threshold_rows(given, known),
     }
     if known is not None and scores is not None:
@@ -54,6 +56,40 @@ def count_by_class(given: Predicted, chosen: NDArray[np.bool_]) -> dict[str, int
     assert given.label is not None
     count = np.bincount(given.label[chosen], minlength=len(given.class_names))
     return {name: int(n) for name, n in zip(given.class_names, count, strict=True)}
+
+
+def describe_tomograms(given: Predicted) -> list[dict[str, Any]] | None:
+    """What was predicted in each tomogram, that which stands out most first; None where the table does not name several.
+
+    A bad tomogram has more particles than others that are called none or unknown, or whose probability is below the median of all. `stands_out` is
+    the largest of these three excesses, in standard deviations of a random sample; that of a single particle is 1 at most.
+    """
+    column = next((label for label in ("rlnTomoName", "rlnMicrographName") if label in given.table), None)
+    if column is None or given.label is None or given.probability is None:
+        return None
+    names, places = np.unique(given.table[column].astype(str), return_inverse=True)
+    if len(names) < 2:
+        return None
+    none = np.array(given.class_names)[given.label] == NONE_CLASS
+    counts = np.bincount(places)
+    excesses = []
+    for sign in (none, given.is_unknown, given.probability < np.median(given.probability)):
+        share = sign.mean()
+        excesses.append((np.bincount(places, sign) - counts * share) / np.sqrt(counts * share * (1 - share) + 1))
+    stands_out = np.max(excesses, axis=0)
+    rows = np.split(np.argsort(places, kind="stable"), np.cumsum(counts)[:-1])
+    return [
+        {
+            "name": str(names[i]),
+            "particles": len(rows[i]),
+            "classes": dict(Counter(given.class_names[k] for k in given.label[rows[i]]).most_common()),
+            "none_share": float(none[rows[i]].mean()) if NONE_CLASS in given.class_names else None,
+            "unknown_share": None if given.verdicts is None else float(given.is_unknown[rows[i]].mean()),
+            "median_probability": metrics.median(given.probability[rows[i]]),
+            "stands_out": float(stands_out[i]),
+        }
+        for i in np.argsort(-stands_out, kind="stable")
+    ]
 
 
 def _threshold_rows(given: Predicted, known: Truth | None) -> list[dict[str, float]] | None:

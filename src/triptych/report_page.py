@@ -25,6 +25,10 @@ from triptych.scoring import Scores, Truth
 KINDS = {"star": "subtomograms of a STAR file", "coordinates": "cut out of tomograms", "files": "MRC files", "store": "dataset of triptych simulate"}
 
 
+TOMOGRAMS, KINDS_SHOWN = 25, 3
+"""Tomograms that the page lists, and of each the commonest classes."""
+
+
 def render(given: Predicted, known: Truth | None, scores: Scores | None, result: dict[str, Any], config: ReportConfig) -> str:
     """The page. Everything that comes from files is escaped by the template."""
     gallery = Gallery(given, known, scores)
@@ -41,6 +45,8 @@ def render(given: Predicted, known: Truth | None, scores: Scores | None, result:
         result=to_plain(result),
         confusion=confusion_rows(known, result),
         bars=class_bars(given, known),
+        tomograms=(result["tomograms"] or [])[:TOMOGRAMS],
+        kinds_shown=KINDS_SHOWN,
         plots=draw_plots(given, known, scores, result, config),
         cards=cards,
         shows_input=gallery.source is not None,
