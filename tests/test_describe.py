@@ -194,7 +194,7 @@ def test_tables_that_disagree(name: str, tmp_path: Path) -> None:
 
 def test_particles_outside(tmp_path: Path) -> None:
     warnings = said(write_run(tmp_path, shift=600.0) / "particles.star")
-    assert "1 particles lie outside their tomogram as the table" in warnings
+    assert "1 particle outside the tomogram as the table" in warnings
     assert "1 of 2 particles lie outside TS_1.mrc" in warnings
 
 

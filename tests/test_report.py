@@ -16,7 +16,7 @@ from fake_predictions import CLASS_NAMES, Fake, make_fake
 
 from triptych import figures, metrics
 from triptych.config import ReportConfig
-from triptych.errors import InputError
+from triptych.errors import InputError, counted
 from triptych.gallery import Gallery, pick_in_turn, spread
 from triptych.io.manifest import describe_input, to_plain
 from triptych.io.mrc import read_mrc, write_mrc
@@ -335,6 +335,10 @@ def test_a_single_particle(tmp_path: Path) -> None:
     fake = make_fake(tmp_path / "fake", count=1, size=8)
     found = read_metrics(report(fake.predictions, tmp_path / "report", fake.truth))
     assert found["particles"] == 1
+    text = Page(tmp_path / "report/report.html").text
+    assert "1 particle," in text
+    assert "1 particles" not in text
+    assert [counted(1, "class", "classes"), counted(0, "class", "classes"), counted(1234, "particle")] == ["1 class", "0 classes", "1,234 particles"]
 
 
 def test_names_from_files_are_escaped(tmp_path: Path) -> None:

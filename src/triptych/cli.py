@@ -24,7 +24,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from triptych import __version__
-from triptych.errors import InputError, first_line
+from triptych.errors import InputError, counted, first_line
 from triptych.parallel import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def demo(
     (output / DEMO_NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
 
     data, predictions, report_folder = (output / part for part in DEMO_PARTS)
-    out.print(f"demo: {particles} particles at SNR {DEMO_SNR:g}, seed {seed}")
+    out.print(f"demo: {counted(particles, 'particle')} at SNR {DEMO_SNR:g}, seed {seed}")
     config = SimulateConfig(particles=particles, snr=(DEMO_SNR, DEMO_SNR), seed=seed)
     with show_progress("simulate", "particles", device_name("auto")) as on_progress:
         simulate_stage(data, config, on_progress=on_progress)
@@ -476,10 +476,10 @@ def convert(
 
     known = Known(voxel_size, input_voxel_size, tomogram_size, tomograms, tomogram, class_name)
     found = convert_particles(particles, output, to, known)
-    places = f" in {len(set(found.tomograms))} tomograms" if found.tomograms is not None else ""
+    places = f" in {counted(len(set(found.tomograms)), 'tomogram')}" if found.tomograms is not None else ""
     sizes = sorted({f"{size:g}" for size in find_pixel_sizes(found, known, to)}) if to in COUNTS_PIXELS else []
     unit = f", in pixels of {', '.join(sizes)} Å" if sizes else ""
-    out.print(f"{len(found)} particles{places}{unit}", soft_wrap=True)
+    out.print(f"{counted(len(found), 'particle')}{places}{unit}", soft_wrap=True)
     print_path(FORMATS[to], output)
 
 
@@ -672,7 +672,7 @@ def print_groups(folder: Path) -> None:
 def print_comparisons(comparisons: Sequence[Comparison]) -> None:
     """How many files are the same, and each that is not."""
     equal, close = (sum(comparison.verdict == verdict for comparison in comparisons) for verdict in ("equal", "close"))
-    out.print(f"{len(comparisons)} files: {equal} equal, {close} with close numbers, {len(comparisons) - equal - close} different")
+    out.print(f"{counted(len(comparisons), 'file')}: {equal} equal, {close} with close numbers, {len(comparisons) - equal - close} different")
     for comparison in comparisons:
         if not comparison.is_same:
             detail = f" ({comparison.detail})" if comparison.detail else ""
@@ -690,7 +690,8 @@ def print_report(folder: Path) -> None:
 def print_summary(metrics: dict[str, Any]) -> None:
     """A row for each figure that there is; a task that was switched off has none."""
     table = make_table("measure", "value", "over", numbers=(1,))
-    everything, true_particles = f"{metrics['particles_of_known_classes']} particles", f"the {metrics['particles_not_none']} that are not background"
+    everything = counted(metrics["particles_of_known_classes"], "particle")
+    true_particles = f"the {metrics['particles_not_none']:,} that are not background"
     for key, label, over in (
         ("accuracy", "accuracy", everything),
         ("mean_iou", "mean IoU of the masks", true_particles),

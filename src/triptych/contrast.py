@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from triptych.config import DEFAULT_CONTRAST, Contrast
+from triptych.errors import counted
 from triptych.fourier import band_pass
 from triptych.volume import Volume, bin_voxels, spread_boxes
 
@@ -90,7 +91,7 @@ def guess_contrast(volumes: Iterable[Volume]) -> Appearance:
     volumes : subtomograms of one kind of contrast; twenty are enough, one may mislead
     """
     scores = [min(max(contrast_score(volume.data), -4.0), 4.0) for volume in volumes]
-    return Appearance(sum(scores) / float(np.sqrt(len(scores))) if scores else 0.0, "1 particle" if len(scores) == 1 else f"{len(scores)} particles")
+    return Appearance(sum(scores) / float(np.sqrt(len(scores))) if scores else 0.0, counted(len(scores), "particle"))
 
 
 # ----------------------------------------------------------------------------------------------------- whole tomograms

@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read."""
+"""The one exception that a user is meant to read, and what sentences for users are made with."""
 
 
 class InputError(ValueError):
@@ -9,3 +9,8 @@ def first_line(error: BaseException) -> str:
     """What another library's exception says, on one line; its kind where it says nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0].rstrip(":") if lines else type(error).__name__
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """A number with what it counts: "1 particle", "1,234 particles"."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from triptych.config import GroupConfig
-from triptych.errors import InputError
+from triptych.errors import InputError, counted
 from triptych.metrics import principal_components
 from triptych.novelty import NoveltyReference, unit_length
 
@@ -77,7 +77,7 @@ def group(
     config = config or GroupConfig()
     count = len(embedding)
     if count < config.smallest:
-        raise InputError(f"{count} particles came, but the smallest group has {config.smallest}: give more, or a lower smallest")
+        raise InputError(f"{counted(count, 'particle')} came, but the smallest group has {config.smallest}: give more, or a lower smallest")
     if none_probability is not None and len(none_probability) != count:
         raise InputError(f"{len(none_probability)} probabilities of none came with {count} particles")
     points = place(embedding, shape, reference, config)

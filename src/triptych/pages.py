@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych import figures
+from triptych.errors import counted
 from triptych.io.manifest import installed_version
 from triptych.volume import Volume
 
@@ -28,6 +29,7 @@ def render_page(template: str, **values: Any) -> str:
     loader = PackageLoader("triptych", "data")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = format_number
+    environment.filters["counted"] = counted
     environment.filters["breakable"] = lambda text: Markup("_<wbr>").join(escape(part) for part in str(text).split("_"))
     return environment.get_template(template).render(version=installed_version() or "", **values)
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from triptych import metrics
 from triptych.config import NONE_CLASS
+from triptych.errors import counted
 from triptych.io.manifest import installed_version
 from triptych.io.predictions import Predicted
 from triptych.scoring import Scores, Truth
@@ -135,7 +136,8 @@ def count_unknown(given: Predicted, known: Truth) -> dict[str, float]:
 def describe_new_classes(given: Predicted, known: Truth) -> str:
     """A sentence about the particles of classes that the model does not know."""
     counts = [f"{name} {(known.label == k).sum()}" for k, name in enumerate(known.class_names) if k >= known.known]
-    text = f"The truth has {(~known.is_known).sum()} particles of classes that the model does not know ({', '.join(counts)}): accuracy, recall and "
+    new = counted(int((~known.is_known).sum()), "particle")
+    text = f"The truth has {new} of classes that the model does not know ({', '.join(counts)}): accuracy, recall and "
     if given.verdicts is None:
         return f"{text}calibration leave them out, and what is new it cannot tell before `triptych calibrate` has shown it what is known."
     share = count_unknown(given, known)

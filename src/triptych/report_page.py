@@ -14,6 +14,7 @@ import numpy as np
 
 from triptych import figures, metrics
 from triptych.config import NONE_CLASS, UNKNOWN, ReportConfig
+from triptych.errors import counted
 from triptych.gallery import Gallery, choose_gallery
 from triptych.io.manifest import manifest_entry, to_plain
 from triptych.io.predictions import Predicted
@@ -103,7 +104,7 @@ def _model_words(model: dict[str, Any]) -> Iterator[str]:
     if model.get("name"):
         yield str(model["name"])
     if model.get("class_names"):
-        yield f"{len(model['class_names'])} classes"
+        yield counted(len(model["class_names"]), "class", "classes")
     if model.get("box_size") and model.get("voxel_size"):
         yield f"box {model['box_size']}³ at {model['voxel_size']:g} Å"
     if model.get("sha256"):
@@ -132,9 +133,9 @@ def headlines(given: Predicted, result: dict[str, Any]) -> list[tuple[str, str, 
 
 def _truth_headlines(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     low, high = summary["accuracy_interval"]
-    kept, in_mask = f"{summary['particles_not_none']:,} particles", summary["mean_density_correlation_in_mask"]
+    kept, in_mask = counted(summary["particles_not_none"], "particle"), summary["mean_density_correlation_in_mask"]
     cards = [
-        ("Accuracy", summary["accuracy"], f"95 % interval {low:.3f} – {high:.3f}; {summary['particles_of_known_classes']:,} particles"),
+        ("Accuracy", summary["accuracy"], f"95 % interval {low:.3f} – {high:.3f}; {counted(summary['particles_of_known_classes'], 'particle')}"),
         ("Mean IoU", summary["mean_iou"], f"median {summary['median_iou']:.3f}; {kept}"),
         ("Density correlation", summary["mean_density_correlation"], f"mean of {kept}; {in_mask:.3f} within the mask"),
         ("Calibration error", summary["expected_calibration_error"], "expected; 0 is ideal"),

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from triptych import metrics
 from triptych.config import NONE_CLASS
-from triptych.errors import InputError
+from triptych.errors import InputError, counted
 from triptych.fourier import fourier_shell_correlation
 from triptych.io.manifest import describe_input, manifest_entry
 from triptych.io.mrc import read_mrc
@@ -72,7 +72,7 @@ def match_truth(given: Predicted, path: Path) -> Truth:
     store = open_store(path)
     count, predicted = len(store), manifest_entry(given.manifest, "particles", "count") or len(given)  # rows may have been taken out since
     if count != predicted:
-        raise InputError(f"{path} holds {count} particles, but {given.folder} was predicted from {predicted}; {SAME_STORE}")
+        raise InputError(f"{path} holds {counted(count, 'particle')}, but {given.folder} was predicted from {predicted}; {SAME_STORE}")
     found = [re.fullmatch(r"particle_(\d+)", name) for name in given.names]
     strange = [name for name, match in zip(given.names, found, strict=True) if match is None or int(match[1]) >= count]
     if strange:

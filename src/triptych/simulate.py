@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from triptych.config import NONE_CLASS, SceneConfig, SimulateConfig
 from triptych.device import choose_device, count_workers
-from triptych.errors import InputError
+from triptych.errors import InputError, counted
 from triptych.io.manifest import command_folder, is_made, read_manifest, write_manifest
 from triptych.io.store import BOXES, ROWS, Rows, create_store, open_store, remove_leftovers
 from triptych.io.workspace import Workspace, choose_items, count_unfinished
@@ -125,7 +125,7 @@ def warn_of_repeats(path: Path, config: SimulateConfig, none_label: int) -> None
     shown = label != none_label
     different = len(np.unique(np.column_stack([tomogram, position])[shown], axis=0))
     if different < shown.sum():
-        what = f"{shown.sum()} subtomograms show only {different} different particles, since the tomograms hold no more"
+        what = f"{shown.sum()} subtomograms show only {counted(different, 'different particle')}, since the tomograms hold no more"
         logger.warning("%s: repeats differ in shift and SNR alone; make specimen.shape larger or particles_per_tomogram smaller", what)
 
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from triptych.config import NONE_CLASS, UNKNOWN
-from triptych.errors import InputError, first_line
+from triptych.errors import InputError, counted, first_line
 from triptych.fourier import interpolation_matrix
 from triptych.io.fetch import PDB_URL, fetch_entries
 from triptych.io.files import read_json, read_text
@@ -276,7 +276,7 @@ def _select(molecule: gemmi.Structure, path: Path, assembly: str | None, model: 
         if missing := [name for name in keep if name not in names]:
             raise InputError(f"{path} has no chain {', '.join(missing)}, only {', '.join(names)}")
         if isinstance(chains, int) and not 1 <= chains <= len(names):
-            raise InputError(f"{path} has {len(names)} chains, but the first {chains} were asked for")
+            raise InputError(f"{path} has {counted(len(names), 'chain')}, but the first {chains} were asked for")
         for name in set(names) - set(keep):
             chosen.remove_chain(name)
     chosen.remove_waters()

@@ -26,7 +26,7 @@ from triptych.confidence import Sample, choose_rows, class_figures, fit_referenc
 from triptych.config import NONE_CLASS, UNKNOWN, TrainConfig
 from triptych.dataset import Batch, PlannedBatches, SubtomogramDataset, class_shares, keep_batch, split_rows, tile_rows, warn_of_missing_signal
 from triptych.device import choose_device, choose_precision, share_cores
-from triptych.errors import InputError, first_line
+from triptych.errors import InputError, counted, first_line
 from triptych.generations import Generation, Generations, Refresh
 from triptych.io.files import disk_errors
 from triptych.io.manifest import describe_input
@@ -295,8 +295,8 @@ class TrainingModule(LightningModule):
         self.train_rows, self.validation_rows = rows[self.label[rows] >= 0], held_out[self.label[held_out] >= 0]
         self.withheld_rows = held_out[self.label[held_out] < 0]
         if not (len(self.train_rows) and len(self.validation_rows)):
-            counts = f"{len(self.train_rows)} particles of {store.path} to train on and {len(self.validation_rows)} to validate with"
-            cause = f"validation_share={config.validation_share:g} and {len(config.withheld)} withheld classes"
+            counts = f"{counted(len(self.train_rows), 'particle')} of {store.path} to train on and {len(self.validation_rows)} to validate with"
+            cause = f"validation_share={config.validation_share:g} and {counted(len(config.withheld), 'withheld class', 'withheld classes')}"
             raise InputError(f"{cause} leave {counts}, but both need some: change them, or simulate more tomograms")
         self.tiles = config.tiles_per_batch if "pick" in config.network.tasks else 0
         torch.manual_seed(config.seed)

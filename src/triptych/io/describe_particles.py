@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from triptych.config import PredictConfig
-from triptych.errors import InputError
+from triptych.errors import InputError, counted
 from triptych.io.convert import Known, guess_format, read_particles
 from triptych.io.describe_volumes import CONTRAST_SAMPLE, add_contrast, compare_with_table, open_grey_values
 from triptych.io.description import Description
@@ -79,8 +79,8 @@ def describe_star(path: Path) -> Description:
 def _describe_blocks(blocks: dict[str, Block], error: InputError) -> Description:
     result = Description("STAR file")
     for name, block in blocks.items():
-        text = f"{len(block)} rows, {len(block.columns)} columns" if isinstance(block, pd.DataFrame) else f"{len(block)} values"
-        result.add(f"data_{name}", text)
+        columns = f", {counted(len(block.columns), 'column')}" if isinstance(block, pd.DataFrame) else ""
+        result.add(f"data_{name}", counted(len(block), "row" if columns else "value") + columns)
     result.warn(f"It cannot be used as particles: {error}.")
     return result
 
@@ -96,7 +96,7 @@ def _add_images(result: Description, file: RelionFile) -> None:
     missing = [name for name in names if found[name] is None]
     result.add("images", f"{len(names) - len(missing)} of {len(names)} found" + (", stacks of 2-D tilt images" if file.tilt_stacks else ""))
     if missing:
-        result.warn(f"{len(missing)} images are missing, the first is {missing[0]}: copy them beside the STAR file or correct rlnImageName.")
+        result.warn(f"{counted(len(missing), 'missing image')}, the first {missing[0]}: copy them beside the STAR file or correct rlnImageName.")
         return
     if sizes is not None and not file.tilt_stacks:
         _compare_headers(result, [path for path in found.values() if path is not None], dict(zip(names, sizes, strict=True)))
@@ -133,7 +133,7 @@ def _add_coordinates(result: Description, file: RelionFile) -> None:
         places = positions + centers if centered else positions
         outside = int(((places < 0) | (places > 2 * centers)).any(axis=1).sum())
         if outside:
-            result.warn(f"{outside} particles lie outside their tomogram as the table of tomograms states its size: check the pixel size.")
+            result.warn(f"{counted(outside, 'particle')} outside the tomogram as the table of tomograms states its size: check the pixel size.")
     try:
         paths, numbers = locate_tomograms(file, PredictConfig())
     except InputError:
@@ -193,7 +193,7 @@ def _describe_tomograms(path: Path, blocks: dict[str, Block]) -> Description:
     result.add("files", f"{sum(file is not None for file in files)} of {len(files)} found")
     missing = [str(name) for name, file in zip(table[RECONSTRUCTED], files, strict=True) if file is None]
     if missing:
-        result.warn(f"{len(missing)} tomograms are missing, the first is {missing[0]}: copy them there, or correct {RECONSTRUCTED}.")
+        result.warn(f"{counted(len(missing), 'missing tomogram')}, the first {missing[0]}: copy them there, or correct {RECONSTRUCTED}.")
     for number, (name, file) in enumerate(zip(table["rlnTomoName"].astype(str), files, strict=True)):
         if file is not None and file.is_file():
             check_tomogram(result, file, stated.get(name), look=number < SPECTRA)
@@ -235,7 +235,7 @@ def describe_list(path: Path) -> Description:
         result.add("pixel size", ", ".join(f"{size:g} Å" for size in np.unique(particles.pixel_sizes)))
     below = int((particles.positions < -0.5 * (1.0 if particles.pixel_sizes is None else particles.pixel_sizes[:, None])).any(axis=1).sum())
     if below:
-        result.warn(f"{below} particles lie before the tomogram's first voxel: check the pixel size, or whether they count from its centre.")
+        result.warn(f"{counted(below, 'particle')} before the tomogram's first voxel: check the pixel size, or whether they count from its centre.")
     result.add("use", f"triptych convert {path} OUT --to relion5 writes them as STAR files, which predict and cut read")
     return result
 

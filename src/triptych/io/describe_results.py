@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from triptych.errors import InputError
+from triptych.errors import InputError, counted
 from triptych.io.description import Description
 from triptych.io.files import read_json
 from triptych.io.manifest import MANIFEST, hash_file, read_manifest
@@ -32,7 +32,7 @@ def describe_store(path: Path) -> Description:
         result.add("count per class", ", ".join(f"{name} {counts[number]}" for number, name in enumerate(store.class_names)))
         wrong = sum(count for number, count in counts.items() if not 0 <= number < len(store.class_names))
         if wrong:
-            result.warn(f"{wrong} labels stand for no class: write the dataset anew.")
+            result.warn(f"{counted(wrong, 'label')} of no class: write the dataset anew.")
     if "snr" in store:
         snr = np.asarray(store["snr"][:], dtype=np.float64)
         snr = snr[np.isfinite(snr) & (snr > 0)]
@@ -112,11 +112,11 @@ def _add_manifest(result: Description, manifest: dict[str, Any]) -> None:
             result.add("from", given.get("path"))
     particles = manifest.get("particles")
     if isinstance(particles, dict) and "count" in particles:
-        result.add("input", f"{particles.get('count')} particles, {particles.get('voxel_size')} Å, {particles.get('contrast')}")
+        result.add("input", f"particles: {particles.get('count')}, {particles.get('voxel_size')} Å, {particles.get('contrast')}")
         if particles.get("contrast_warning"):
             result.warn(str(particles["contrast_warning"]))
     if isinstance(particles, dict) and particles.get("renamed"):
-        result.add("renamed", f"{particles['renamed']} particles fit another class better than the one that the network had named")
+        result.add("renamed", f"{particles['renamed']}, to a class that fits better than the one that the network had named")
     hand = manifest.get("hand")
     if isinstance(hand, dict):
         result.add("hand", hand.get("verdict"))

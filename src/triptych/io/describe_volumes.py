@@ -10,7 +10,7 @@ import numpy as np
 
 from triptych.config import DEFAULT_CONTRAST, PredictConfig
 from triptych.contrast import OTHER, Appearance, guess_contrast, guess_tomogram_contrast
-from triptych.errors import InputError
+from triptych.errors import InputError, counted
 from triptych.io.description import Description
 from triptych.io.mrc import MrcHeader, are_valid, mmap_mrc, mrc_files, read_header, read_mrc, read_sections, stated_voxel_size
 from triptych.io.source import VOXEL_SIZE_TOLERANCE, open_particles
@@ -45,7 +45,7 @@ def describe_mrc(path: Path) -> Description:
     if header.volumes > 1:
         result = Description(f"MRC stack of {header.volumes} volumes")
     elif header.image_stack:
-        result = Description(f"MRC stack of {nz} images")
+        result = Description(f"MRC stack of {counted(nz, 'image')}")
         result.warn("The header calls this a stack of 2-D images, which triptych does not read: export 3-D subtomograms.")
     result.add("size", f"{nx} x {ny} x {nz} voxels (x, y, z)")
     _add_voxel_size(result, header.voxel_size, stated_voxel_size(header))
@@ -120,7 +120,7 @@ def describe_volumes(path: Path) -> Description:
     sizes = Counter(stated_voxel_size(header) for header in headers)
     result.add("voxel size", ", ".join(f"{'not stated' if size is None else f'{size:g} Å'} ({count})" for size, count in sizes.most_common(4)))
     if None in sizes:
-        result.warn(f"The headers of {sizes[None]} files state no usable voxel size: give it with --set voxel_size=.")
+        result.warn(f"Of {counted(sizes[None], 'file')} the header states no usable voxel size: give it with --set voxel_size=.")
     if len(sizes) > 1:
         result.warn("The files state different voxel sizes: triptych reads each as it says, unless --set voxel_size= is given.")
     if not any(is_subtomogram(header.shape, stated_voxel_size(header)) for header in headers):

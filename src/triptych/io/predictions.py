@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from triptych.config import UNKNOWN, PredictConfig
-from triptych.errors import InputError
+from triptych.errors import InputError, counted
 from triptych.io.files import map_array
 from triptych.io.manifest import WEIGHTS, command_folder, has_changed, hash_file, manifest_entry, read_manifest
 from triptych.io.relion import numbers
@@ -178,7 +178,7 @@ def _read_embedding(folder: Path, star: Path, table: pd.DataFrame) -> NDArray[np
     every = np.arange(len(embedding))
     rows = numbers(table, EMBEDDING_ROW, star) - 1 if EMBEDDING_ROW in table else every
     if embedding.ndim != 2 or len(rows) != len(table):
-        raise InputError(f"{path} has shape {embedding.shape}, but particles.star has {len(table)} particles; {AGAIN}")
+        raise InputError(f"{path} has shape {embedding.shape}, but particles.star has {counted(len(table), 'particle')}; {AGAIN}")
     if len(np.unique(rows)) < len(rows) or not np.isin(rows, every).all():
         raise InputError(f"_{EMBEDDING_ROW} of {star} does not name a row of embedding.npy for each particle; {AGAIN}")
     return embedding if np.array_equal(rows, every) else embedding[rows.astype(np.int64)]

@@ -22,7 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from triptych.config import Contrast, PredictConfig
-from triptych.errors import InputError
+from triptych.errors import InputError, counted
 from triptych.io.files import way_to
 from triptych.io.manifest import MANIFEST, manifest_entry, read_manifest
 from triptych.io.mrc import MrcHeader, bare_stem, check_values, is_mrc_name, locate_volume, mrc_files, read_header, read_mrc, stated_voxel_size
@@ -429,6 +429,7 @@ def _open_star_images(file: RelionFile, config: PredictConfig) -> ParticleSource
         transfers = named_transfers(file, stated)
     stems = [bare_stem(path) if number is None else f"{bare_stem(path)}_{number:06d}" for path, number in zip(paths, counts, strict=True)]
     prefixes = [bare_tomogram_name(name) for name in file.tomogram_names or [Path(path).parent.name for path in paths]]
+    kind = ("stack of tilt images", "stacks of tilt images") if file.tilt_stacks else ("3-D image",)
     return ParticleSource(
         kind="star",
         names=unique_names(stems, prefixes),
@@ -438,7 +439,7 @@ def _open_star_images(file: RelionFile, config: PredictConfig) -> ParticleSource
         files=[file.path],
         tilt_ranges=file.tilt_ranges(),
         transfers=transfers,
-        description=f"{file.dialect} STAR file of {len(file)} {'stacks of tilt images' if file.tilt_stacks else '3-D images'}",
+        description=f"{file.dialect} STAR file of {counted(len(file), *kind)}",
     )
 
 
@@ -560,7 +561,7 @@ def _open_star_coordinates(file: RelionFile, config: PredictConfig, box_size_ang
         offsets=offsets,
         origins=file.origins(),
         tilt_ranges=_tilt_ranges(file, paths, tomogram),
-        description=f"{file.dialect} STAR file of {len(file)} positions ({rule}) in {len(paths)} tomograms",
+        description=f"{file.dialect} STAR file of {counted(len(file), 'position')} ({rule}) in {counted(len(paths), 'tomogram')}",
     )
 
 
@@ -694,7 +695,7 @@ def _open_zarr(path: Path, config: PredictConfig) -> ParticleSource:
         files=[path],
         tilt_ranges=_stored_tilt_ranges(store),
         transfers=stored_transfers(store),
-        description=f"triptych dataset of {len(names)} subtomograms",
+        description=f"triptych dataset of {counted(len(names), 'subtomogram')}",
     )
 
 
