@@ -171,6 +171,8 @@ def test_report_judges_what_was_placed(posed: Path, predictions: Path, tmp_path:
     page = Page(made / "report.html")
     assert "Structure in its pose" in page.text
     assert "Low-passed" in page.text  # the subtomograms were found
+    for title, folder in (("Predicted", predictions), ("Oriented", posed)):
+        assert f"{title}{json.loads((folder / 'manifest.json').read_text())['created']}" in page.text
     with pytest.raises(InputError, match="written by `triptych orient`"):
         orient(posed, tmp_path / "again")
     moved = tmp_path / "moved"

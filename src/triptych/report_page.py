@@ -68,7 +68,6 @@ def run_facts(given: Predicted, known: Truth | None) -> list[tuple[str, str]]:
     particles, model = (manifest_entry(given.manifest, key) or {} for key in ("particles", "model"))
     kind, rate = particles.get("kind"), given.manifest.get("particles_per_second")
     seconds = given.manifest.get("seconds")
-    command = [str(word) for word in given.manifest.get("command") or ()]
     facts = [
         ("Particles", f"{len(given):,} from {particles.get('path')}" + (f" ({KINDS.get(kind, kind)})" if kind else "")),
         ("Voxel size", f"{_angstroms(particles['voxel_size'])} Å" if particles.get("voxel_size") else ""),
@@ -79,10 +78,18 @@ def run_facts(given: Predicted, known: Truth | None) -> list[tuple[str, str]]:
         ("Truth", "" if known is None else str(known.path)),
         ("Device", ", ".join(str(given.manifest[key]) for key in ("device", "precision") if given.manifest.get(key))),
         ("Speed", f"{rate:,.1f} particles per second" + (f", {seconds:,.1f} s in all" if seconds else "") if rate else ""),
-        ("Predicted", " · ".join(str(text) for text in (given.manifest.get("created"), f"triptych {given.manifest.get('triptych')}") if text)),
-        ("Command", shlex.join([Path(command[0]).name, *command[1:]]) if command else ""),
+        *how_made("Predicted", given.manifest),
+        *how_made("Oriented", given.oriented or {}),
     ]
     return [(title, text) for title, text in facts if text]
+
+
+def how_made(title: str, manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    """When and by which version something was made, and by which command."""
+    command = [str(word) for word in manifest.get("command") or ()]
+    version = manifest.get("triptych")
+    when = " · ".join(str(text) for text in (manifest.get("created"), version and f"triptych {version}") if text)
+    return [(title, when), ("Command", shlex.join([Path(command[0]).name, *command[1:]]) if command else "")]
 
 
 def shares_words(manifest: dict[str, Any], most: int = 5) -> str:

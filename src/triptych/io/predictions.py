@@ -46,7 +46,7 @@ class Predicted:
     verdicts : n names of classes, or "unknown"; None where the model cannot tell
     masks, densities : n paths; None where that was not written
     embedding : (n, e), mapped into memory where the table is as it was written
-    placed : whether masks and densities are those of known structures, put there by `orient`
+    oriented : the manifest of `orient`, where masks and densities are those of known structures that it put there
     """
 
     folder: Path
@@ -62,10 +62,15 @@ class Predicted:
     masks: list[Path] | None
     densities: list[Path] | None
     embedding: NDArray[np.float32]
-    placed: bool = False
+    oriented: dict[str, Any] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def placed(self) -> bool:
+        """Whether masks and densities are those of known structures."""
+        return self.oriented is not None
 
     @property
     def is_unknown(self) -> NDArray[np.bool_]:
@@ -82,10 +87,9 @@ def read_predictions(folder: Path, oriented: bool = False) -> Predicted:
     """Read and check a prediction folder; with `oriented`, a folder that `orient` made of one will do as well."""
     if not folder.exists():
         raise InputError(f"{folder} does not exist, but a folder that `triptych predict` wrote was expected; check the path")
-    manifest = read_manifest(folder)
-    origin = _read_origin(folder, manifest) if oriented and manifest["stage"] == "orient" else None
-    if origin is not None:
-        manifest = origin.manifest
+    own = read_manifest(folder)
+    origin = _read_origin(folder, own) if oriented and own["stage"] == "orient" else None
+    manifest = own if origin is None else origin.manifest
     if manifest["stage"] != "predict":
         raise InputError(f"{folder} was written by `triptych {manifest['stage']}`, but one that `triptych predict` wrote was expected; give that one")
     star = folder / "particles.star"
@@ -107,7 +111,8 @@ def read_predictions(folder: Path, oriented: bool = False) -> Predicted:
     verdicts = [str(verdict) for verdict in table["triptychVerdict"]] if "triptychVerdict" in table else None
     embedding = _read_embedding(folder, star, table) if origin is None else origin.embedding[_find_names(names, origin)]
     classes = (label, probability, probabilities)
-    return Predicted(folder, manifest, table, names, class_names, *classes, novelty, verdicts, masks, densities, embedding, origin is not None)
+    posed = None if origin is None else own
+    return Predicted(folder, manifest, table, names, class_names, *classes, novelty, verdicts, masks, densities, embedding, posed)
 
 
 def _read_origin(folder: Path, manifest: dict[str, Any]) -> Predicted:
