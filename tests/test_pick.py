@@ -266,6 +266,7 @@ def test_inverted_contrast_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureF
     assert read_manifest(out)["contrast"] == {"dark": "dark", "bright": "bright"}
     found = particles_from_relion(out / "particles.star").table
     assert (found["rlnTomoName"].value_counts() == len(PLACES)).all()
+    assert found["triptychContrast"].tolist() == found["rlnTomoName"].tolist()
 
 
 @pytest.mark.usefixtures("sees_blobs")

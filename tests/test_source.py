@@ -498,6 +498,15 @@ def test_the_contrast_of_picks_is_known_from_their_manifest(tmp_path: Path, capl
     assert "picked from tomograms of both contrasts" in caplog.text
 
 
+def test_the_contrast_of_picks_is_known_from_their_table_wherever_it_lies(tmp_path: Path) -> None:
+    for name in ("TS_1.mrc", "TS_2.mrc"):
+        make_tomogram(tmp_path, name)
+    (tmp_path / "manifest.json").write_text(json.dumps({"stage": "pick", "contrast": {"TS_1": "dark", "TS_2": "dark"}}))
+    for contrasts, known in ((["bright", "bright"], "bright"), (["bright", "dark"], None)):
+        star = write_coordinates(tmp_path, [40.0] * 2, [40.0] * 2, [40.0] * 2, ["TS_1", "TS_2"], triptychContrast=contrasts)
+        assert open_it(star).contrast == known
+
+
 def test_threads_do_not_take_the_tomograms_from_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_tomogram(tmp_path, "TS_0.mrc")
     write_mrc(tmp_path / "TS_1.mrc", Volume(-data, 10.0))

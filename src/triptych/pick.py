@@ -29,7 +29,7 @@ from triptych.io.files import way_to
 from triptych.io.manifest import check_apart, describe_input, installed_version, is_made, recognise_input, write_manifest
 from triptych.io.mrc import check_values, mmap_mrc, new_mrc, type_for
 from triptych.io.relion import COORDINATES, class_table, optics_table, particle_columns, tomogram_row
-from triptych.io.source import cut_box
+from triptych.io.source import CONTRAST, cut_box
 from triptych.io.star import Block, probability_columns, write_star
 from triptych.io.tomogram import find_tomograms, open_tomogram, tomogram_name
 from triptych.io.workspace import Workspace, choose_items, open_workspace, reopen
@@ -351,7 +351,10 @@ def finish_run(picker: Picker, folder: Path) -> None:
     jobs, card = picker.jobs, picker.model.card
     notes = [dict(np.load(picker.workspace.note(job.items[-1]), allow_pickle=False)) for job in jobs]
     groups = {size: number for number, size in enumerate(dict.fromkeys(job.voxel_size for job in jobs), start=1)}
-    tables = [particle_table(job, note, card.class_names, groups[job.voxel_size]) for job, note in zip(jobs, notes, strict=True)]
+    tables = [
+        particle_table(job, note, card.class_names, groups[job.voxel_size]).assign(**{CONTRAST: picker.contrast(job)[0]})
+        for job, note in zip(jobs, notes, strict=True)
+    ]
     table = pd.concat(tables, ignore_index=True)
     files: dict[str, dict[str, Block]] = {
         "particles.star": {"optics": optics_table(groups), "particles": table},

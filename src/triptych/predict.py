@@ -28,7 +28,7 @@ from triptych.io.files import new_array
 from triptych.io.manifest import check_apart, installed_version, is_made, recognise_input, write_manifest
 from triptych.io.mrc import write_mrc
 from triptych.io.predictions import EMBEDDING_ROW
-from triptych.io.source import ParticleSource, open_particles, voxel_sizes
+from triptych.io.source import CONTRAST, ParticleSource, open_particles, voxel_sizes
 from triptych.io.star import probability_columns, write_star
 from triptych.io.workspace import Workspace, choose_items, open_workspace, reopen
 from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, Model, Predictions, hash_model, load_model
@@ -218,6 +218,8 @@ def finish_run(workspace: Workspace, predictor: Predictor, about: dict[str, Any]
     shares = model.estimate_shares(found) if predictor.config.class_shares == "estimated" else None
     found = found if shares is None else model.reweigh(found, shares)
     table = fill_table(source.table_for(workspace.out), source.names, model, found, predictor.config)
+    if source.kind == "coordinates":
+        table[CONTRAST] = about["contrast"]
     write_star(folder / "particles.star", source.blocks_with(table))
     described = {
         "class_shares": None if shares is None else dict(zip(model.card.class_names, shares.round(6).tolist(), strict=True)),

@@ -55,6 +55,8 @@ READS_PER_MAP = 16
 """Boxes cut out of a tomogram before it is mapped anew."""
 LONGEST_NAME = 120
 VOXEL_SIZE_TOLERANCE = 0.002
+CONTRAST = "triptychContrast"
+"""Column with the sign of the grey values of the tomogram in which a particle lies, as it was taken."""
 CONTRAST_ENTRIES = (("particles", "contrast"), ("config", "contrast"))
 """Where manifests of `predict` and `simulate-tomograms` say it; that of `pick` says it of each tomogram."""
 CHECK_SIZES = "check the pixel size of the coordinates (--set coordinate_pixel_size=) and the tomogram's voxel size (--set tomogram_voxel_size=)"
@@ -632,23 +634,29 @@ def _open_star(path: Path, config: PredictConfig, box_size_angstrom: float) -> P
     has_coordinates = set(COORDINATES) <= labels or set(CENTERED) <= labels
     if "rlnImageName" in labels and not (config.tomograms is not None and has_coordinates):
         return _open_star_images(file, config)
-    return replace(_open_star_coordinates(file, config, box_size_angstrom), contrast=picked_contrast(path))
+    return replace(_open_star_coordinates(file, config, box_size_angstrom), contrast=picked_contrast(file))
 
 
-def picked_contrast(path: Path) -> Contrast | None:
-    """The contrast of the tomograms in which the particles of a STAR file lie, as the manifest says beside which `pick` or another stage wrote it."""
-    if not (path.parent / MANIFEST).is_file():
-        return None
-    try:
-        manifest = read_manifest(path.parent)
-    except InputError:  # of another program
-        return None
-    by_tomogram = manifest_entry(manifest, "contrast")
-    stated = [*by_tomogram.values()] if isinstance(by_tomogram, dict) else [manifest_entry(manifest, *keys) for keys in CONTRAST_ENTRIES]
+def picked_contrast(file: RelionFile) -> Contrast | None:
+    """The contrast of the tomograms in which particles lie, as `pick` or another stage says in their table, or in the manifest beside it."""
+    stated = file.table[CONTRAST] if CONTRAST in file.table else manifest_contrasts(file.path.parent)
     found = sorted({value for value in stated if value in get_args(Contrast)})
     if len(found) > 1:
-        log.warning("%s was picked from tomograms of both contrasts, but one counts for all here: predict them apart, with --set contrast=", path)
+        how = "predict them apart (triptych select --tomogram), or with --set contrast="
+        log.warning("%s was picked from tomograms of both contrasts, but one counts for all here: %s", file.path, how)
     return found[0] if len(found) == 1 else None
+
+
+def manifest_contrasts(folder: Path) -> list[Any]:
+    """What the manifest of a folder, if it has one of ours, says of the contrast."""
+    if not (folder / MANIFEST).is_file():
+        return []
+    try:
+        manifest = read_manifest(folder)
+    except InputError:  # of another program
+        return []
+    by_tomogram = manifest_entry(manifest, "contrast")
+    return [*by_tomogram.values()] if isinstance(by_tomogram, dict) else [manifest_entry(manifest, *keys) for keys in CONTRAST_ENTRIES]
 
 
 # ------------------------------------------------------------------------------------------------- MRC files and stores
