@@ -59,7 +59,7 @@ def run_command(line: str) -> None:
 def test_readme_shows_every_command() -> None:
     lines = " ".join(step.text for step in read_steps() if step.language != "python")
     ours = ("demo", "structures list", "structures make", "structures fetch", "simulate", "train", "predict", "pick", "report", "info", "config")
-    ours += ("simulate-tomograms", "convert", "cut", "calibrate", "orient", "discover", "add-class")
+    ours += ("simulate-tomograms", "convert", "cut", "calibrate", "orient", "discover", "add-class", "select")
     for command in ours:
         assert f"triptych {command}" in lines, f"the README doesn't show {command}"
 

@@ -37,6 +37,7 @@ __all__ = [
     "predict",
     "read_structure",
     "report",
+    "select",
     "simulate",
     "simulate_tomograms",
     "train",
@@ -66,6 +67,7 @@ _HOME = {
     "predict": "predict",
     "read_structure": "structures",
     "report": "report",
+    "select": "select",
     "simulate": "simulate",
     "simulate_tomograms": "tomograms",
     "train": "train",
@@ -97,6 +99,7 @@ if TYPE_CHECKING:
     from triptych.pick import pick
     from triptych.predict import predict
     from triptych.report import report
+    from triptych.select import select
     from triptych.simulate import simulate
     from triptych.structures import load_library, read_structure
     from triptych.tomograms import simulate_tomograms

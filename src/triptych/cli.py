@@ -345,6 +345,41 @@ def pick(
 
 
 @app.command()
+def select(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="STAR file that pick, predict, orient or discover wrote, or the folder.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="STAR file to write.")],
+    classes: Annotated[list[str] | None, typer.Option("--class", metavar="NAME", help="Keep this class; may be given several times.")] = None,
+    not_classes: Annotated[list[str] | None, typer.Option("--not-class", metavar="NAME", help="Leave this class out; likewise.")] = None,
+    verdict: Annotated[str | None, typer.Option(metavar="VERDICT", help="Keep what was called known, or unknown.")] = None,
+    min_probability: Annotated[float | None, typer.Option(help="Least probability of the class.")] = None,
+    min_score: Annotated[float | None, typer.Option(help="Least score of pick.")] = None,
+    min_alignment_score: Annotated[float | None, typer.Option(help="Least score of orient, or of discover.")] = None,
+    tomograms: Annotated[list[str] | None, typer.Option("--tomogram", metavar="NAME", help="Keep this tomogram; may be given several times.")] = None,
+    best: Annotated[int | None, typer.Option(min=1, help="Keep so many of each class at most: those with the best score, or probability.")] = None,
+) -> None:
+    """The particles of a table that meet every condition, for the next program."""
+    from triptych.select import select as choose
+
+    counts = choose(
+        table,
+        output,
+        classes=classes or (),
+        not_classes=not_classes or (),
+        verdict=verdict,
+        min_probability=min_probability,
+        min_score=min_score,
+        min_alignment_score=min_alignment_score,
+        tomograms=tomograms or (),
+        best=best,
+    )
+    shown = make_table("class", "before", "after", numbers=(1, 2))
+    for name, (before, after) in zip(counts.index, counts.to_numpy(), strict=True):
+        shown.add_row(escape(str(name)), str(before), str(after))
+    out.print(shown)
+    print_path("particles", output)
+
+
+@app.command()
 def orient(
     predictions: PredictionFolder,
     output: NewFolder,

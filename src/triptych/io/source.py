@@ -137,7 +137,7 @@ class ParticleSource:
         ways = {"rlnImageName": self.reader.paths, **self._ctf_volumes()}
         return self.table.assign(
             **{
-                column: [_name_from(folder, folders, str(name), path) for name, path in zip(self.table[column], paths, strict=True)]
+                column: [name_from(folder, folders, str(name), path) for name, path in zip(self.table[column], paths, strict=True)]
                 for column, paths in ways.items()
             }
         )
@@ -382,10 +382,10 @@ def split_number(name: str) -> tuple[int | None, str]:
     return (int(match[1]), match[2]) if match else (None, name)
 
 
-def _name_from(folder: Path, folders: Sequence[Path], name: str, path: str) -> str:
+def name_from(folder: Path, folders: Sequence[Path], name: str, path: str) -> str:
     """The name under which a STAR file in `folder` finds an image: its own where that does, else the way there."""
     _, plain = split_number(name)
-    found = find_file(plain, folders)
+    found = None if ".." in Path(plain).parts else find_file(plain, folders)  # a way up is one from the folder itself
     if found is not None and os.path.samefile(found, path):
         return name
     return name.removesuffix(plain) + way_to(path, folder)
