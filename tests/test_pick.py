@@ -27,7 +27,8 @@ from triptych.io.manifest import read_manifest
 from triptych.io.mrc import read_mrc
 from triptych.io.relion import particles_from_relion
 from triptych.io.source import cut_box, open_particles
-from triptych.io.star import read_star
+from triptych.io.star import read_star, write_star
+from triptych.io.stated import list_tomograms
 from triptych.io.tomogram import open_tomogram
 from triptych.model import Model, ModelCard, Predictions
 from triptych.network import Network, PickOutput, TaskOutput
@@ -225,6 +226,78 @@ def test_ome_zarr_is_read_as_mrc_is(tmp_path: Path) -> None:
     assert (tmp_path / source.table_for(tmp_path)["rlnTomoReconstructedTomogram"].iloc[-1]).samefile(tmp_path / "b.zarr")
 
 
+def write_table(path: Path, column: str, pixel_size: float = 1.35, **files: str) -> Path:
+    """A table of tomograms by their names, ten times binned, as RELION 5 has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sizes = {"rlnTomoTiltSeriesPixelSize": pixel_size, "rlnTomoTomogramBinning": 10.0}
+    write_star(path, {"global": pd.DataFrame({"rlnTomoName": list(files), column: list(files.values()), **sizes})})
+    return path
+
+
+@pytest.mark.usefixtures("sees_blobs")
+@pytest.mark.parametrize("column", ["rlnTomoReconstructedTomogram", "rlnTomoReconstructedTomogramDenoised"])
+def test_tomograms_of_a_table_are_called_and_sized_as_it_says(column: str, tmp_path: Path) -> None:
+    for name in "ab":
+        write_mrc(tmp_path / f"Tomograms/job1/rec_{name}.mrc", blobs(13.5), 0)
+    star = write_table(tmp_path / "Tomograms/job1/tomograms.star", column, a="Tomograms/job1/rec_a.mrc", b="Tomograms/job1/rec_b.mrc")
+    out = pick([star], tmp_path / "picks", config=PickConfig(tile_size=24))
+    found = particles_from_relion(out / "particles.star")
+    assert found.positions is not None
+    assert found.tomograms == ["a"] * len(PLACES) + ["b"] * len(PLACES)
+    assert np.linalg.norm(found.positions[:, None] - PLACES, axis=-1).min(1).max() < 15
+    assert read_mrc(out / "labels/b.mrc").voxel_size == pytest.approx(13.5)
+    assert str(star) in [given["path"] for given in read_manifest(out)["inputs"]]
+    source = open_particles(out / "particles.star", PredictConfig(), 80.0)
+    assert source.read(0).voxel_size == pytest.approx(13.5)
+    write_star(tmp_path / "set.star", {"": {"rlnTomoTomogramsFile": "Tomograms/job1/tomograms.star"}})
+    again = pick([tmp_path / "set.star"], tmp_path / "again", config=PickConfig(tile_size=24))
+    assert read_star(again / "particles.star")["particles"].equals(found.table)
+
+
+def test_a_header_counts_before_a_table(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_mrc(tmp_path / "a.mrc", np.zeros((4, 4, 4)), 13.5)
+    write_mrc(tmp_path / "b.mrc", np.zeros((4, 4, 4)), 10.0)
+    star = write_table(tmp_path / "tomograms.star", "rlnTomoReconstructedTomogram", a="a.mrc", b="b.mrc")
+    assert [tomogram.voxel_size for tomogram in list_tomograms([star])] == [None, None]
+    assert [f"{tmp_path / 'b.mrc'} is taken to have 10 Å" in message for message in caplog.messages] == [True]
+
+
+@pytest.mark.parametrize(("pixel_size", "taken"), [(1.35, 13.5), (1.0, None), (0.0, None)])
+def test_a_pixel_size_that_was_never_set_is_not_believed(pixel_size: float, taken: float | None, tmp_path: Path) -> None:
+    write_mrc(tmp_path / "a.mrc", np.zeros((4, 4, 4)), 0)
+    star = write_table(tmp_path / "tomograms.star", "rlnTomoReconstructedTomogram", pixel_size, a="a.mrc")
+    assert list_tomograms([star])[0].voxel_size == pytest.approx(taken)
+
+
+@pytest.mark.parametrize(
+    ("column", "files", "sentence"),
+    [
+        ("rlnTomoReconstructedTomogram", {"a": "a.mrc", "b": "gone.mrc"}, "says that the tomogram b is gone.mrc, which is neither under"),
+        ("rlnTomoReconstructedTomogram", {"../a": "a.mrc"}, "cannot be the name of a file"),
+        ("rlnTomoReconstructedTomogram", {"a": "a.mrc", "c": "a.mrc"}, "several tomograms are called a"),
+        ("rlnTomoReconstructedTomogramHalf1", {"a": "a.mrc"}, "does not say where the reconstructed tomograms are"),
+    ],
+)
+def test_tables_whose_tomograms_cannot_be_picked_from(column: str, files: dict[str, str], sentence: str, tmp_path: Path) -> None:
+    path = write_mrc(tmp_path / "a.mrc", np.zeros((4, 4, 4)), 10.0)
+    with pytest.raises(InputError, match=sentence):
+        list_tomograms([write_table(tmp_path / "tomograms.star", column, **files), path])
+
+
+@pytest.mark.parametrize(
+    ("blocks", "sentence"),
+    [
+        ({"particles": pd.DataFrame({"rlnTomoName": ["a"], "rlnCoordinateX": [1.0]})}, "lists no tomograms"),
+        ({"": {"rlnTomoParticlesFile": "particles.star"}}, "optimisation set without tomograms"),
+        ({"": {"rlnTomoTomogramsFile": "gone.star"}}, "names the tomograms gone.star, which do not exist"),
+    ],
+)
+def test_other_tables_are_no_tomograms(blocks: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    write_star(tmp_path / "given.star", blocks)
+    with pytest.raises(InputError, match=sentence):
+        list_tomograms([tmp_path / "given.star"])
+
+
 @pytest.mark.usefixtures("sees_blobs")
 def test_stopped_and_in_parts_it_ends_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("a", "b"):
@@ -305,7 +378,9 @@ def test_several_processes_pick_the_same(tmp_path: Path) -> None:
     torch.manual_seed(0)
     card = ModelCard(TASKS, ("blob", "none"), voxel_size=10.0, box_size=40, contrast="bright", label_names=("blob", "membrane"))
     model = Model(Network(TASKS, 2, 2), card, "cpu", "float32").save(tmp_path / "model", TrainConfig(), [])
-    tomograms = [write_mrc(tmp_path / f"{name}.mrc", blobs(10.0)[:24, :32, :24], 10.0) for name in "ab"]
+    for name in "ab":
+        write_mrc(tmp_path / f"rec_{name}.mrc", blobs(13.5)[:24, :32, :24], 0)
+    tomograms = [write_table(tmp_path / "tomograms.star", "rlnTomoReconstructedTomogram", a="rec_a.mrc", b="rec_b.mrc")]
     tables = []
     for workers in (1, 2):
         config = PickConfig(workers=workers, threshold=0.01, min_score=0, tile_size=32, precision="float32")

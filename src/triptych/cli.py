@@ -324,7 +324,9 @@ def predict(
 
 @app.command()
 def pick(
-    tomograms: Tomograms,
+    tomograms: Annotated[
+        list[Path], typer.Argument(metavar="TOMOGRAM...", help="MRC files, OME-Zarr groups, folders of them, a tomograms.star, an optimisation set.")
+    ],
     output: NewFolder,
     model: ModelFolder = None,
     config: ConfigFile = None,

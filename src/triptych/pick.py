@@ -31,7 +31,8 @@ from triptych.io.mrc import check_values, mmap_mrc, new_mrc, type_for
 from triptych.io.relion import COORDINATES, class_table, optics_table, particle_columns, tomogram_row
 from triptych.io.source import CONTRAST, cut_box
 from triptych.io.star import Block, probability_columns, write_star
-from triptych.io.tomogram import find_tomograms, open_tomogram, tomogram_name
+from triptych.io.stated import NamedTomogram, list_tomograms
+from triptych.io.tomogram import open_tomogram
 from triptych.io.workspace import Workspace, choose_items, open_workspace, reopen
 from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, Model, Predictions, hash_model, load_model
 from triptych.novelty import give_verdicts
@@ -90,9 +91,9 @@ class Picker:
         self.identity = hash_model(folder)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        paths = tuple(job.path.absolute() for job in self.jobs)
+        tomograms = tuple(NamedTomogram(job.name, job.path.absolute(), job.voxel_size) for job in self.jobs)
         judged = tuple(self.contrasts.items())
-        arguments = self.workspace, paths, self.folder.absolute(), self.config, judged
+        arguments = self.workspace, tomograms, self.folder.absolute(), self.config, judged
         return reopen, (open_picker, arguments, self.config.workers, self.identity, self.workspace.identity)
 
     def contrast(self, job: Job) -> tuple[Contrast, str | None]:
@@ -237,10 +238,10 @@ def new_map(desk: Path, kind: str, job: Job, largest: int = 0) -> AbstractContex
     return new_mrc(desk / f"{kind}.mrc", job.shape, type_for(MAPS[kind], largest), job.voxel_size, job.origin)
 
 
-def open_picker(workspace: Workspace, paths: tuple[Path, ...], folder: Path, config: PickConfig, contrasts: Judged) -> Picker:
+def open_picker(workspace: Workspace, tomograms: tuple[NamedTomogram, ...], folder: Path, config: PickConfig, contrasts: Judged) -> Picker:
     """What another process has opened, and the contrasts that it has judged."""
     model = load_model(folder, config.device, config.precision)
-    picker = Picker(workspace, plan_jobs(paths, model, config), model, folder, config)
+    picker = Picker(workspace, plan_jobs(tomograms, model, config), model, folder, config)
     picker.contrasts.update(contrasts)
     return picker
 
@@ -275,7 +276,7 @@ def pick(
 
     Parameters
     ----------
-    tomograms : MRC files, OME-Zarr groups, or folders of them
+    tomograms : MRC files, OME-Zarr groups, folders of them, or tables that name them (a tomograms.star, or an optimisation set)
     out : folder to make
     model : model folder with the task pick; default: the one that ships with triptych
     on_progress : called with (steps done, steps in all), first with those that an earlier run has finished
@@ -286,13 +287,14 @@ def pick(
     folder = Path(model or BUILT_IN_MODEL)
     network = load_model(folder, config.device, config.precision)
     check_model(network, folder, config)
-    jobs = plan_jobs(find_tomograms(tomograms), network, config)
+    jobs = plan_jobs(list_tomograms(tomograms), network, config)
     check_apart(Path(out), [job.path for job in jobs])
-    if part and is_made(out, STAGE, config, run_arguments(jobs, folder)):
+    arguments = {"tomograms": list(tomograms), "model": folder}
+    if part and is_made(out, STAGE, config, arguments):
         return Path(out)
     settings = {
         "version": installed_version(),
-        "tomograms": {job.name: recognise_input(job.path) for job in jobs},
+        "tomograms": {job.name: {**recognise_input(job.path), "voxel_size": job.voxel_size} for job in jobs},
         "model": list(hash_model(folder)),
         **config.decisive(),
     }
@@ -308,7 +310,7 @@ def pick(
         workers = count_workers(config.workers, config.device)
         workspace.fill(rows, picker.do, picker.steps, workers, scheduler, on_progress, then=[items[-1] for items in chosen])
         if len(workspace.done()) == sum(len(job.items) for job in jobs):
-            workspace.finish(partial(finish_run, picker))
+            workspace.finish(partial(finish_run, picker, arguments))
     return Path(out)
 
 
@@ -321,24 +323,19 @@ def check_model(model: Model, folder: Path, config: PickConfig) -> None:
         raise InputError(f"the model {folder} was trained without the task {missing[0]}, which picking needs: train one with it in network.tasks")
 
 
-def plan_jobs(paths: Sequence[Path], model: Model, config: PickConfig) -> list[Job]:
+def plan_jobs(tomograms: Sequence[NamedTomogram], model: Model, config: PickConfig) -> list[Job]:
     """The tomograms with their tiles; InputError where one cannot be read."""
     jobs: list[Job] = []
-    for path in paths:
-        volume = open_tomogram(path, config.voxel_size)
+    for tomogram in tomograms:
+        path, volume = tomogram.path, open_tomogram(tomogram.path, config.voxel_size or tomogram.voxel_size)
         z, y, x = (int(n) for n in volume.data.shape)
         ratio = model.card.voxel_size / volume.voxel_size
         model.check_voxel_size(volume.voxel_size, str(path))
         # Stored voxel sizes differ in the last digits.
         rows = plan_tiles((z, y, x), 1.0 if abs(ratio - 1) < 1e-3 else ratio, config.tile_size, config.margin)
         first = jobs[-1].items.stop if jobs else 0
-        jobs.append(Job(path, tomogram_name(path), (z, y, x), volume.voxel_size, volume.origin, rows, first))
+        jobs.append(Job(path, tomogram.name, (z, y, x), volume.voxel_size, volume.origin, rows, first))
     return jobs
-
-
-def run_arguments(jobs: Sequence[Job], folder: Path) -> dict[str, Any]:
-    """What the run can be repeated with."""
-    return {"tomograms": [job.path for job in jobs], "model": folder}
 
 
 def make_folders(kinds: Sequence[str], folder: Path) -> None:
@@ -346,7 +343,7 @@ def make_folders(kinds: Sequence[str], folder: Path) -> None:
         (folder / kind).mkdir(parents=True)
 
 
-def finish_run(picker: Picker, folder: Path) -> None:
+def finish_run(picker: Picker, arguments: dict[str, Any], folder: Path) -> None:
     """The tables of all tomograms, and the manifest."""
     jobs, card = picker.jobs, picker.model.card
     notes = [dict(np.load(picker.workspace.note(job.items[-1]), allow_pickle=False)) for job in jobs]
@@ -372,8 +369,9 @@ def finish_run(picker: Picker, folder: Path) -> None:
         "contrast_warnings": [warning for job in jobs if (warning := picker.contrast(job)[1])],
     }
     inputs = [json.loads(str(note["input"])) for note in notes]
+    tables_read = [path for path in arguments["tomograms"] if Path(path).suffix.lower() == ".star"]
     write_page(folder, picker, table, about)
-    write_manifest(folder, STAGE, picker.config, [*inputs, picker.folder], None, about, run_arguments(jobs, picker.folder))
+    write_manifest(folder, STAGE, picker.config, [*inputs, *tables_read, picker.folder], None, about, arguments)
 
 
 def write_page(folder: Path, picker: Picker, table: pd.DataFrame, about: dict[str, Any]) -> None:

@@ -18,9 +18,9 @@ from triptych.io.motive_list import ROWS
 from triptych.io.mrc import is_mrc_name, read_header, stated_voxel_size
 from triptych.io.particle_star import TOMOGRAMS
 from triptych.io.relion import CENTERED, COORDINATES, RECONSTRUCTED, RelionFile, find_file, read_relion, search_folders, tomogram_table
-from triptych.io.source import VOXEL_SIZE_TOLERANCE, locate_tomograms, open_particles, split_number
+from triptych.io.source import locate_tomograms, open_particles, split_number
 from triptych.io.star import Block, read_star
-from triptych.io.stated import StatedTomogram, stated_tomograms
+from triptych.io.stated import VOXEL_SIZE_TOLERANCE, StatedTomogram, stated_tomograms
 from triptych.io.tomogram import stated_frame
 from triptych.missing_wedge import find_missing_wedge
 from triptych.particles import Particles

@@ -13,8 +13,8 @@ from triptych.contrast import OTHER, Appearance, guess_contrast, guess_tomogram_
 from triptych.errors import InputError, counted
 from triptych.io.description import Description
 from triptych.io.mrc import MrcHeader, are_valid, mmap_mrc, mrc_files, read_header, read_mrc, read_sections, stated_voxel_size
-from triptych.io.source import VOXEL_SIZE_TOLERANCE, open_particles
-from triptych.io.stated import StatedTomogram, find_stated
+from triptych.io.source import open_particles
+from triptych.io.stated import VOXEL_SIZE_TOLERANCE, StatedTomogram, find_stated
 from triptych.io.tomogram import LARGEST_UNPACKED, open_tomogram
 from triptych.missing_wedge import AXES, MissingWedge, find_missing_wedge
 from triptych.volume import MAX_BOX, Volume, spread_boxes

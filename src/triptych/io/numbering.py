@@ -38,17 +38,18 @@ def file_names(tomograms: Sequence[str]) -> dict[str, str]:
         Where two would be the same, or a name is none for a file: nothing is ever written outside the folder that was asked for.
     """
     files = {name: bare_tomogram_name(name) for name in dict.fromkeys(tomograms)}
-    wrong = next((name for name, file in files.items() if not _is_file_name(file)), None)
-    if wrong is not None:
-        raise InputError(f"a tomogram is called {wrong[:60]!r}, which cannot be the name of a file: rename it")
+    for name, file in files.items():
+        check_file_name(name, file)
     if len({file.casefold() for file in files.values()}) < len(files):
         count = len(set(files.values()))
         raise InputError(f"{len(files)} tomograms would get {count} names of files, for they differ in folders and endings only: rename them")
     return files
 
 
-def _is_file_name(text: str) -> bool:
-    return text.strip(". ") != "" and text.isprintable() and not set(text) & set("/\\") and len(text.encode()) <= LONGEST_NAME
+def check_file_name(tomogram: str, file: str) -> None:
+    """InputError where what belongs to a tomogram cannot be written to a file of that name."""
+    if file.strip(". ") == "" or not file.isprintable() or set(file) & set("/\\") or len(file.encode()) > LONGEST_NAME:
+        raise InputError(f"a tomogram is called {tomogram[:60]!r}, which cannot be the name of a file: rename it")
 
 
 def are_numbers(names: Sequence[str]) -> bool:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -51,6 +51,8 @@ TOMOSTAR = ".tomostar"
 _WARP_PIXEL_SIZE = re.compile(r"(?<=.)_\d+(\.\d+)?Apx$")
 """With which Warp ends the names of its reconstructions: TS_1_10.00Apx.mrc is that of TS_1.tomostar."""
 RECONSTRUCTED = "rlnTomoReconstructedTomogram"
+SET_FILES = {"particles": "rlnTomoParticlesFile", "tomograms": "rlnTomoTomogramsFile"}
+"""What an optimisation set calls the files that it names."""
 SCORES = ("triptychScore", "triptychProbability", "rlnAutopickFigureOfMerit", "rlnLCCmax", "rlnMaxValueProbDistribution")
 """Columns that may say how sure a particle is; the first that is there counts."""
 M_COORDINATES = tuple(f"wrpCoordinate{axis}1" for axis in AXES)
@@ -489,15 +491,15 @@ def tomogram_table(blocks: Mapping[str, Block]) -> pd.DataFrame | None:
     return None
 
 
-def _optimisation_set(blocks: Mapping[str, Block], path: Path) -> dict[str, Any] | None:
+def optimisation_set(blocks: Mapping[str, Block], path: Path, wanted: Literal["particles", "tomograms"]) -> dict[str, Any] | None:
     """The files that an optimisation set names, be it a list of pairs or, of RELION 5's pickers, a table of one row; None where it is none."""
-    block = next((block for block in blocks.values() if {"rlnTomoParticlesFile", "rlnTomoTomogramsFile"} & set(block)), None)
+    block = next((block for block in blocks.values() if set(SET_FILES.values()) & set(block)), None)
     if isinstance(block, pd.DataFrame):
         if len(block) != 1:
-            raise InputError(f"{path} is an optimisation set of {len(block)} rows, but one was expected: give a STAR file of particles itself")
+            raise InputError(f"{path} is an optimisation set of {len(block)} rows, but one was expected: give the STAR file of the {wanted} itself")
         block = {str(label): value for label, value in block.iloc[0].items()}
-    if block is not None and "rlnTomoParticlesFile" not in block:
-        raise InputError(f"{path} is an optimisation set without particles (rlnTomoParticlesFile): give one that names them, or their STAR file")
+    if block is not None and SET_FILES[wanted] not in block:
+        raise InputError(f"{path} is an optimisation set without {wanted} ({SET_FILES[wanted]}): give one that names them, or their STAR file")
     return block
 
 
@@ -511,7 +513,7 @@ def read_relion(path: Path | str) -> RelionFile:
     blocks = read_star(path)
     folders = search_folders(path)
     tomograms_file: Path | None = None
-    if (pairs := _optimisation_set(blocks, path)) is not None:
+    if (pairs := optimisation_set(blocks, path, "particles")) is not None:
         named = find_file(str(pairs["rlnTomoParticlesFile"]), folders)
         if named is None:
             missing = pairs["rlnTomoParticlesFile"]

@@ -38,7 +38,7 @@ from triptych.io.relion import (
     search_folders,
 )
 from triptych.io.star import Block
-from triptych.io.stated import BINNING, find_stated
+from triptych.io.stated import BINNING, VOXEL_SIZE_TOLERANCE, find_stated
 from triptych.io.tilt_stacks import TiltStacks, open_tilt_stacks
 from triptych.io.tomogram import is_tomogram, open_tomogram, stated_frame, tomogram_files, tomogram_name
 from triptych.io.transfers import CTF_VOLUME, CtfVolumes, Transfers, named_transfers, stored_transfers
@@ -54,7 +54,6 @@ IntArray = NDArray[np.int64]
 READS_PER_MAP = 16
 """Boxes cut out of a tomogram before it is mapped anew."""
 LONGEST_NAME = 120
-VOXEL_SIZE_TOLERANCE = 0.002
 CONTRAST = "triptychContrast"
 """Column with the sign of the grey values of the tomogram in which a particle lies, as it was taken."""
 CONTRAST_ENTRIES = (("particles", "contrast"), ("config", "contrast"))

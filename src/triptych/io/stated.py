@@ -2,29 +2,120 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
+import pandas as pd
+
 from triptych.errors import InputError
+from triptych.io.numbering import check_file_name
 from triptych.io.particle_star import TOMOGRAMS
 from triptych.io.relion import (
     RECONSTRUCTED,
+    SET_FILES,
+    UNBINNED_PIXEL_SIZES,
     bare_tomogram_name,
     extreme_tilts,
     find_file,
     numbers,
+    optimisation_set,
     read_frames,
     read_tilts,
     search_folders,
     tomogram_table,
 )
 from triptych.io.star import Block, read_star
-from triptych.io.tomogram import tomogram_name
+from triptych.io.tomogram import check_unique, find_tomograms, is_tomogram, stated_frame, tomogram_name
+
+log = logging.getLogger(__name__)
 
 BINNING = "rlnTomoTomogramBinning"
+DENOISED = f"{RECONSTRUCTED}Denoised"
+VOXEL_SIZE_TOLERANCE = 0.002
+
+
+# ------------------------------------------------------------------------------------------------- tomograms to be read
+
+
+@dataclass(frozen=True)
+class NamedTomogram:
+    """A tomogram to be read.
+
+    Attributes
+    ----------
+    name : what it is called in tables and in names of files
+    path : MRC file or OME-Zarr group
+    voxel_size : Å, as a table states it of a file that does not; None: as the file says
+    """
+
+    name: str
+    path: Path
+    voxel_size: float | None = None
+
+
+def list_tomograms(inputs: Sequence[Path | str]) -> list[NamedTomogram]:
+    """The tomograms that files, folders of files, OME-Zarr groups, tables of tomograms (STAR) and optimisation sets stand for.
+
+    Raises
+    ------
+    InputError
+        If there are none, one is not where a table says, or a name comes twice or is none for a file.
+    """
+    found: list[NamedTomogram] = []
+    for item in map(Path, inputs):
+        if item.suffix.lower() == ".star":
+            found += _listed_tomograms(item)
+        else:
+            found += [NamedTomogram(tomogram_name(path), path) for path in find_tomograms([item])]
+    check_unique([tomogram.name for tomogram in found])
+    return found
+
+
+def _listed_tomograms(star: Path) -> list[NamedTomogram]:
+    """The tomograms of a table, or of an optimisation set that names one: as reconstructed, or denoised where only that is there."""
+    blocks = read_star(star)
+    if (pairs := optimisation_set(blocks, star, "tomograms")) is not None:
+        named = find_file(str(pairs[SET_FILES["tomograms"]]), search_folders(star))
+        if named is None:
+            raise InputError(f"{star} names the tomograms {pairs[SET_FILES['tomograms']]}, which do not exist: correct the name, or give that file")
+        star, blocks = named, read_star(named)
+    table = tomogram_table(blocks)
+    if table is None or table.empty:
+        raise InputError(f"{star} lists no tomograms (rlnTomoName): give their files, a STAR file that lists them, or an optimisation set")
+    column = next((label for label in (RECONSTRUCTED, DENOISED) if label in table), None)
+    if column is None:
+        raise InputError(f"{star} does not say where the reconstructed tomograms are ({RECONSTRUCTED}): reconstruct them, or give their files")
+    found = zip(table["rlnTomoName"].astype(str), table[column].astype(str), _voxel_sizes(table, star), strict=True)
+    return [_locate(name, way, size, star) for name, way, size in found]
+
+
+def _voxel_sizes(table: pd.DataFrame, star: Path) -> list[float | None]:
+    """Å per voxel of the tomograms, with their binning; None where the table does not tell: pixels of exactly 1 Å were never set."""
+    labels = (UNBINNED_PIXEL_SIZES[0], BINNING)
+    if not set(labels) <= set(table):
+        return [None] * len(table)
+    sizes = zip(*(numbers(table, label, star).tolist() for label in labels), strict=True)
+    return [pixel * binning if pixel > 0 and pixel != 1 and binning > 0 else None for pixel, binning in sizes]
+
+
+def _locate(name: str, way: str, stated: float | None, star: Path) -> NamedTomogram:
+    check_file_name(name, name)
+    path = find_file(way, search_folders(star))
+    if path is None:
+        where = f"neither under {star.absolute().parent} nor under a folder above it"
+        raise InputError(f"{star} says that the tomogram {name} is {way}, which is {where}: copy it there, or correct the table")
+    own = stated_frame(path)[1] if is_tomogram(path) else None
+    if own is not None and stated is not None and abs(own / stated - 1) > VOXEL_SIZE_TOLERANCE:
+        text = "%s is taken to have %g Å per voxel, as it says itself, but %s states %g Å (--set voxel_size= decides otherwise)"
+        log.warning(text, path, own, star, stated)
+    return NamedTomogram(name, path, stated if own is None else None)
+
+
+# ------------------------------------------------------------------------------------------------ what is said of a file
 
 
 @dataclass(frozen=True)

@@ -46,11 +46,15 @@ def find_tomograms(inputs: Sequence[Path | str]) -> list[Path]:
             found += inside
         else:
             raise InputError(f"{item} does not exist: give tomograms as MRC files, OME-Zarr groups, or folders of them")
-    names = [tomogram_name(path) for path in found]
+    check_unique([tomogram_name(path) for path in found])
+    return found
+
+
+def check_unique(names: Sequence[str]) -> None:
+    """InputError where two tomograms are called the same."""
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InputError(f"several tomograms are called {twice[0]}: rename them, since results are written under that name")
-    return found
 
 
 def tomogram_files(folder: Path) -> list[Path]:
