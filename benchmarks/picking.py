@@ -240,7 +240,8 @@ def by_size(wanted: pd.DataFrame, kept: pd.DataFrame, mass: dict[str, float]) ->
 def draw(tomograms: Path, picks: Path, threshold: float, path: Path) -> None:
     """A slice through the middle of the first tomogram: grey values, true classes, label map, and the picks near it."""
     name = "tomogram_0000.mrc"
-    grey, truth, labels = (mmap_mrc(file).data for file in (tomograms / "tomograms" / name, tomograms / "classes" / name, picks / "labels" / name))
+    grey, truth = (mmap_mrc(tomograms / kind / name).data for kind in ("tomograms", "classes"))
+    labels = label_map(picks, Path(name).stem, {kind: number for number, kind in class_numbers(tomograms)})
     number = grey.shape[0] // 2
     found = particles_from_relion(picks / "particles.star")
     assert found.positions is not None

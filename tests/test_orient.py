@@ -146,6 +146,7 @@ def test_poses_are_refined_by_the_subtomograms(posed: Path, predictions: Path, s
 def test_averages_agree_with_their_structures(posed: Path, library: Path) -> None:
     table = read_star(posed / "classes.star")["classes"]
     assert table["triptychClass"].tolist() == list(CLASSES[:2])
+    assert table["rlnClassNumber"].tolist() == [1, 2]
     assert (table["triptychResolution"] < 60).all()
     assert table["triptychParticles"].sum() == len(read_star(posed / "particles.star")["particles"])
     for path in table["triptychAverage"]:

@@ -33,7 +33,7 @@ from triptych.io.tomogram import open_tomogram
 from triptych.model import Model, ModelCard, Predictions
 from triptych.network import Network, PickOutput, TaskOutput
 from triptych.novelty import Traits, fit_novelty
-from triptych.pick import RIM, Job, Picker, pick
+from triptych.pick import RIM, Job, Picker, particle_table, pick
 from triptych.settings import load_config
 from triptych.simulate import simulate
 from triptych.tiling import Cutout
@@ -106,8 +106,9 @@ def test_every_blob_is_found_once_where_it_is(voxel_size: float, tile_size: int,
         assert labels[z, y, x] == 1
         volume = (instances == number).sum() * voxel_size**3
         assert volume == pytest.approx(4 / 3 * np.pi * RADIUS**3, rel=0.35)
+    assert read_star(out / "classes.star")["classes"]["triptychClass"].tolist() == ["blob", "none", "membrane"]
     near = ndimage.distance_transform_edt(instances == 0) * voxel_size < RIM - voxel_size
-    assert set(np.unique(labels[near & (instances == 0)])) == {0, 2}  # there the scan marks too much
+    assert set(np.unique(labels[near & (instances == 0)])) == {0, 3}  # there the scan marks too much
     assert (densities[instances == 0] == 0).all()
     assert densities[instances > 0].mean() > 5
 
@@ -189,6 +190,22 @@ def test_instances_of_very_many_particles(count: int, tmp_path: Path, monkeypatc
     assert np.array_equal(data.ravel()[:count], np.arange(1, count + 1))
     assert not data.ravel()[count:].any()
     assert labels_layer(mrc.mmap_mrc(tmp_path / "instances.mrc"), {})[0].dtype.kind == "u"
+
+
+def test_a_class_has_one_number_in_tables_and_maps(tmp_path: Path) -> None:
+    """Of a model that has learned a class later (add-class), which its scan does not know: behind none, where maps once counted a membrane."""
+    card = ModelCard(TASKS, ("blob", "none", "rod"), voxel_size=10.0, box_size=40, contrast="bright", label_names=("blob", "membrane"))
+    job = Job(tmp_path / "a.mrc", "a", (8, 8, 8), 10.0, (0.0, 0.0, 0.0), [], 0)
+    picker = Picker.__new__(Picker)
+    picker.model, picker.config = Model(SeesBlobs(TASKS, 3, 2), card, device="cpu"), PickConfig()
+    masks = [Cutout(np.full(3, at), (1, 1, 1), np.full(1, 128, np.uint8), 1) for at in (1, 5)]
+    probabilities = np.float32([[0.1, 0.2, 0.7], [0.6, 0.4, 0]])
+    picker.write_maps(job, tmp_path, masks, np.full((2, 3), 1), probabilities)
+    labels, numbers = read_mrc(tmp_path / "labels.mrc").data, range(1, 5)
+    note = {"places": np.zeros((2, 3)), "probabilities": probabilities, "score": np.ones(2), "heights": np.ones(2)}
+    table = particle_table(job, note, card.class_names, 1)
+    assert table["rlnClassNumber"].tolist() == [labels[1, 1, 1], labels[5, 5, 5]] == [3, 1]
+    assert dict(zip(numbers, card.numbered_names, strict=True)) == {1: "blob", 2: "none", 3: "rod", 4: "membrane"}
 
 
 @pytest.mark.usefixtures("sees_blobs")

@@ -66,7 +66,7 @@ def test_what_has_changed_is_named(project: Path) -> None:
     triptych.predict("particles/particles.star", "out", "model")
     result = CliRunner().invoke(app, ["rerun", "out/manifest.json"])
     assert result.exit_code == 0, result.output
-    assert "8 equal" in result.output
+    assert "9 equal" in result.output
     mask = project / "out/masks/particle_1.mrc"
     write_mrc(mask, np.ones((24, 24, 24)), 12.0)
     (project / "out/densities/particle_2.mrc").unlink()

@@ -281,6 +281,7 @@ def test_predict_a_star_file(model: Path, tmp_path: Path) -> None:
     assert np.allclose(probabilities.sum(1), 1, atol=1e-4)
     assert [names[i] for i in probabilities.argmax(1)] == table["triptychClass"].tolist()
     assert (probabilities.argmax(1) + 1 == table["rlnClassNumber"]).all()
+    assert read_star(out / "classes.star")["classes"].to_dict("list") == {"rlnClassNumber": [*range(1, len(names) + 1)], "triptychClass": names}
     for kind in ("triptychMask", "triptychDensity"):
         volume = read_mrc(out / table[kind][1])
         assert volume.shape == (24, 24, 24)

@@ -120,6 +120,11 @@ class ModelCard:
     version: str = __version__
 
     @property
+    def numbered_names(self) -> tuple[str, ...]:
+        """What the numbers that are written stand for, from 1: the classes, then what else label maps show, such as membranes."""
+        return (*self.class_names, *(name for name in self.label_names if name not in self.class_names))
+
+    @property
     def trained_shares(self) -> NDArray[np.float64]:
         """(classes,), of each class in the training data; all the same where that is not known."""
         return np.array(self.class_shares or [1 / len(self.class_names)] * len(self.class_names))

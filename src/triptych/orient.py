@@ -334,7 +334,7 @@ def finish_run(workspace: Workspace, orienter: Orienter, folder: Path) -> None:
     hand = check_hand(workspace, orienter, found)
     renamed = table[table["triptychClass"] != table[NETWORK_CLASS]]
     write_star(folder / "particles.star", orienter.boxes.source.blocks_with(table))
-    write_star(folder / "classes.star", {"classes": classes_table(averages)})
+    write_star(folder / "classes.star", {"classes": classes_table(averages, orienter.boxes.given.class_names)})
     about = {
         "particles": {"in_all": len(orienter.boxes.given), "oriented": len(table), "renamed": len(renamed), "left_out": orienter.left_out},
         "doubtful_classes": doubtful,
@@ -448,11 +448,12 @@ def judge_anew(table: pd.DataFrame, levels: FitLevels) -> pd.DataFrame:
     return table.assign(triptychNovelty=novelty, triptychVerdict=give_verdicts(classes, novelty))
 
 
-def classes_table(averages: Sequence[ClassAverage]) -> pd.DataFrame:
-    """One row for each class: how many particles, how well they fit, and how far average and structure agree."""
-    columns = ("triptychClass", "triptychParticles", "triptychAlignmentScore", POSE_PROBABILITY, "triptychResolution", "triptychAverage")
-    rows = [(item.name, item.particles, item.score, item.sure, item.resolution, f"averages/{item.name}.mrc") for item in averages]
-    return pd.DataFrame(rows, columns=list(columns)).dropna(axis="columns")
+def classes_table(averages: Sequence[ClassAverage], class_names: Sequence[str]) -> pd.DataFrame:
+    """One row for each class of a particle: its number, how many there are, how well they fit, and how far average and structure agree."""
+    columns = ("rlnClassNumber", "triptychClass", "triptychParticles", "triptychAlignmentScore", POSE_PROBABILITY, "triptychResolution")
+    rows = [(class_names.index(item.name) + 1, item.name, item.particles, item.score, item.sure, item.resolution) for item in averages]
+    table = pd.DataFrame(rows, columns=list(columns)).dropna(axis="columns")
+    return table.assign(triptychAverage=[f"averages/{item.name}.mrc" for item in averages])
 
 
 def write_page(path: Path, orienter: Orienter, averages: Sequence[ClassAverage], renamed: pd.DataFrame, about: dict[str, Any]) -> None:

@@ -129,7 +129,7 @@ class Picker:
         return job.steps(item)
 
     def scan(self, job: Job, row: list[Tile]) -> dict[str, NDArray[Any]]:
-        """Label map of a row of tiles, and the centres in it: voxels (z, y, x) of the tomogram, and probabilities."""
+        """Labels of a row of tiles, as the model numbers them, and the centres in it: voxels (z, y, x) of the tomogram, and probabilities."""
         tomogram = open_tomogram(job.path, job.voxel_size)
         low, high = row[0].start[1], row[0].stop[1]
         labels = np.zeros((job.shape[0], high - low, job.shape[2]), dtype=np.uint16)
@@ -200,17 +200,19 @@ class Picker:
 
         Around the masks the labels of particles are those of the masks alone, since the scan marks too much there; elsewhere, those of the scan.
         """
-        classes, is_particle = self.class_labels(probabilities), self.labels_of_particles()
+        card = self.model.card
+        numbers = np.array([0, *(card.numbered_names.index(name) + 1 for name in card.label_names)], dtype=np.uint16)  # of the scan's labels
+        is_particle = np.array([False, *(name in card.class_names for name in card.numbered_names)])
+        classes = best_classes(probabilities, card.class_names) + 1
         rim = round(RIM / job.voxel_size)
         with new_map(desk, "labels", job) as labels:
             for row, item in zip(job.rows, job.items[:-1], strict=True):
-                labels[:, row[0].start[1] : row[0].stop[1]] = np.load(self.workspace.note(item), allow_pickle=False)["labels"]
+                labels[:, row[0].start[1] : row[0].stop[1]] = numbers[np.load(self.workspace.note(item), allow_pickle=False)["labels"]]
             for mask in masks:
                 around, start = widen(mask, rim)
                 clear(labels, around, is_particle, start)
-            for mask, label in reversed(list(zip(masks, classes, strict=True))):
-                if label:
-                    paint(labels, mask.mask, label, mask.start)
+            for mask, number in reversed(list(zip(masks, classes, strict=True))):
+                paint(labels, mask.mask, number, mask.start)
         if self.config.write_instances:
             with new_map(desk, "instances", job, len(masks)) as instances:
                 for number, mask in reversed(list(enumerate(masks, start=1))):
@@ -221,16 +223,6 @@ class Picker:
                     result, starts = self.predict(job, places[list(batch)])
                     for i, density, start in zip(batch, result.densities or (), starts, strict=True):
                         paint(densities, masks[i].mask, masks[i].of_box(density, start), masks[i].start)
-
-    def labels_of_particles(self) -> NDArray[np.bool_]:
-        """Whether each number in label maps stands for a class of particles."""
-        card = self.model.card
-        return np.array([False, *(name in card.class_names for name in card.label_names)])
-
-    def class_labels(self, probabilities: NDArray[np.float32]) -> list[int]:
-        """The number in label maps of each particle's class; 0 where label maps do not know it."""
-        numbers = {name: number for number, name in enumerate(self.model.card.label_names, start=1)}
-        return [numbers.get(self.model.card.class_names[best], 0) for best in best_classes(probabilities, self.model.card.class_names)]
 
 
 def new_map(desk: Path, kind: str, job: Job, largest: int = 0) -> AbstractContextManager[NDArray[Any]]:
@@ -270,7 +262,7 @@ def pick(
 ) -> Path:
     """Find, classify, segment and recover the particles of whole tomograms.
 
-    The folder then holds ``report.html``, ``particles.star``, ``labels/`` (numbers that ``classes.star`` names), ``instances/``
+    The folder then holds ``report.html``, ``particles.star``, ``labels/`` (with the numbers of ``classes.star``), ``instances/``
     (``_triptychInstance`` of the particles), perhaps ``densities/``, ``tomograms.star`` and ``embedding.npy``. What is finished is kept in a
     working folder beside `out`: the same call goes on after a kill. With `part`, `out` exists when the last part is done.
 
@@ -356,7 +348,7 @@ def finish_run(picker: Picker, arguments: dict[str, Any], folder: Path) -> None:
     files: dict[str, dict[str, Block]] = {
         "particles.star": {"optics": optics_table(groups), "particles": table},
         "tomograms.star": {"global": pd.DataFrame([describe_tomogram(job, picker.workspace.out) for job in jobs])},
-        "classes.star": {"classes": class_table(card.label_names)},
+        "classes.star": {"classes": class_table(card.numbered_names)},
     }
     for name, blocks in files.items():
         write_star(folder / name, blocks)
@@ -380,7 +372,7 @@ def write_page(folder: Path, picker: Picker, table: pd.DataFrame, about: dict[st
     for job in picker.jobs:
         labels = mmap_mrc(picker.workspace.result / "labels" / f"{job.name}.mrc", job.voxel_size).data
         picked.append(open_picked(job.name, open_tomogram(job.path, job.voxel_size), labels, table, COORDINATES))
-    page = render(table, picked, picker.model.card.label_names, about)
+    page = render(table, picked, picker.model.card.numbered_names, about)
     (folder / "report.html").write_text(page, encoding="utf-8")
 
 

@@ -37,18 +37,18 @@ class Picked:
     places: NDArray[np.float64]
 
 
-def render(table: pd.DataFrame, picked: Sequence[Picked], label_names: Sequence[str], about: Mapping[str, Any]) -> str:
+def render(table: pd.DataFrame, picked: Sequence[Picked], names: Sequence[str], about: Mapping[str, Any]) -> str:
     """The page.
 
     Parameters
     ----------
     table : of particles.star
-    label_names : what the label maps' numbers stand for, from 1
+    names : what the label maps' numbers stand for, from 1
     about : of the manifest
     """
     counts = table["triptychClass"].value_counts()
     coloured = {kind: f"k{i}" for i, kind in enumerate(counts.index[:COLOURED])}
-    styles = {number: coloured.get(kind, "rest" if kind in counts else "structure") for number, kind in enumerate(label_names, start=1)}
+    styles = {number: coloured.get(kind, "rest" if kind in counts else "structure") for number, kind in enumerate(names, start=1)}
     most = sorted(picked, key=lambda item: -len(item.places))[:SHOWN]
     score = table["triptychScore"].to_numpy(np.float64)
     unknown = is_unknown(table)

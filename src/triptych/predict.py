@@ -28,6 +28,7 @@ from triptych.io.files import new_array
 from triptych.io.manifest import check_apart, installed_version, is_made, recognise_input, write_manifest
 from triptych.io.mrc import write_mrc
 from triptych.io.predictions import EMBEDDING_ROW
+from triptych.io.relion import class_table
 from triptych.io.source import CONTRAST, ParticleSource, open_particles, voxel_sizes
 from triptych.io.star import probability_columns, write_star
 from triptych.io.workspace import Workspace, choose_items, open_workspace, reopen
@@ -120,7 +121,7 @@ def predict(
     Parameters
     ----------
     particles : a STAR file, an MRC file, a folder or a glob pattern of MRC files, or a dataset store
-    out : folder to make, with particles.star, masks/, densities/, embedding.npy and manifest.json
+    out : folder to make, with particles.star, classes.star, masks/, densities/, embedding.npy and manifest.json
     model : model folder; default: the one that ships with triptych
     on_progress : called with (particles done, particles in all), first with those that an earlier run has finished
     part : (k, n) to do only the k-th of n parts (k from 1), each perhaps on a machine of its own that sees the same folders
@@ -221,6 +222,8 @@ def finish_run(workspace: Workspace, predictor: Predictor, about: dict[str, Any]
     if source.kind == "coordinates":
         table[CONTRAST] = about["contrast"]
     write_star(folder / "particles.star", source.blocks_with(table))
+    if found.probabilities is not None:
+        write_star(folder / "classes.star", {"classes": class_table(model.card.class_names)})
     described = {
         "class_shares": None if shares is None else dict(zip(model.card.class_names, shares.round(6).tolist(), strict=True)),
         "particles": {"path": os.path.abspath(predictor.particles), "kind": source.kind, "count": len(source), **about},

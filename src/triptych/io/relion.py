@@ -441,7 +441,7 @@ def tomogram_row(name: str, file: str, voxel_size: float, shape: tuple[int, int,
 
 
 def class_table(names: Sequence[str]) -> pd.DataFrame:
-    """What the numbers in label maps stand for, from 1."""
+    """What the numbers in tables and label maps stand for, from 1."""
     return pd.DataFrame({"rlnClassNumber": range(1, len(names) + 1), "triptychClass": list(names)})
 
 
