@@ -7,6 +7,7 @@ import json
 import logging
 import pickle
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,14 @@ from scipy.spatial.transform import Rotation
 from triptych.config import PredictConfig
 from triptych.errors import InputError
 from triptych.io.mrc import write_mrc
-from triptych.io.relion import angles_from_rotations, particles_from_relion, read_relion, rotations_from_angles
+from triptych.io.relion import COORDINATES, angles_from_rotations, particles_from_relion, read_relion, rotations_from_angles
 from triptych.io.source import READS_PER_MAP, ParticleSource, cut_box, find_tomogram, open_particles, unique_names, voxel_sizes
 from triptych.io.star import read_star, write_star
 from triptych.io.store import Rows, create_store
+from triptych.io.tilt_stacks import open_tilt_stacks
+from triptych.missing_wedge import find_missing_wedge
 from triptych.particles import Frame
+from triptych.tilt_images import TiltOptics, reconstruct
 from triptych.volume import Volume
 
 CONFIG = PredictConfig()
@@ -780,3 +784,66 @@ def test_tilt_ranges_come_from_the_tables_of_the_tomograms(tmp_path: Path) -> No
     every = pd.concat([table.assign(rlnTomoName=name) for name, table in tilts.items()])
     write_star(tmp_path / "tilts.star", {"tilts": every})  # as triptych writes them
     assert np.allclose(read_relion(tmp_path / "particles.star").tilt_ranges(), expected)
+
+
+def project(tilts: NDArray[np.float64], axis: str = "Y", depth: int = 1) -> NDArray[np.float64]:
+    """Rotations (n, 3, 3) of projection matrices: Rz Ry(tilt) in RELION (Tomogram::setProjectionMatrix), perhaps mirrored in depth (ImodImport)."""
+    turned = (Rotation.from_euler("Z", 85, degrees=True) * Rotation.from_euler(axis, tilts[:, None], degrees=True)).as_matrix()
+    return np.asarray(turned * [1, 1, depth])
+
+
+def write_projections(path: Path, matrices: NDArray[np.float64]) -> None:
+    """A table of one tomogram as RELION 4 has it."""
+    columns = {f"rlnTomoProj{axis}": [f"[{','.join(f'{value:.6f}' for value in row)},9]" for row in matrices[:, i]] for i, axis in enumerate("XYZ")}
+    table = pd.DataFrame({**columns, "rlnTomoProjW": "[0,0,0,1]"})
+    write_star(path, {"global": pd.DataFrame({"rlnTomoName": ["a"], "rlnTomoSizeX": 100}), "a": table})
+
+
+def test_tilt_ranges_follow_from_projection_matrices(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The sense of the tilts is that of the wedge: what is reconstructed with these matrices has it there."""
+    particles = pd.DataFrame({"rlnTomoName": ["a"], **{name: [5.0] for name in COORDINATES}})
+    write_star(tmp_path / "particles.star", {"particles": particles})
+    tilts = np.arange(-66.0, 40.0, 3)
+    write_projections(tmp_path / "tomograms.star", project(tilts))
+    assert np.allclose(read_relion(tmp_path / "particles.star").tilt_ranges(), [[-66, 39]], atol=1e-3)
+    write_projections(tmp_path / "tomograms.star", project(tilts, depth=-1))
+    assert np.allclose(read_relion(tmp_path / "particles.star").tilt_ranges(), [[-39, 66]], atol=1e-3)
+    images = np.random.default_rng(0).normal(size=(len(tilts), 48, 48))
+    for depth, expected in ((1, (-66, 39)), (-1, (-39, 66))):
+        nothing = np.zeros(len(tilts))
+        wedge = find_missing_wedge(Volume(reconstruct(images, TiltOptics(project(tilts, depth=depth), *[nothing] * 3, 300, 0, 1, False), 10.0), 10.0))
+        assert wedge is not None
+        assert (wedge.tilt_min, wedge.tilt_max) == pytest.approx(expected, abs=9)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("tilts", ["about x", "beam along y"])
+def test_tilts_about_another_axis_are_told_of(tilts: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Beams are along y where RELION 4 imported IMOD's volumes as they are reconstructed (without --flipYZ)."""
+    angles = np.arange(-60.0, 61.0, 3)
+    write_projections(tmp_path / "tomograms.star", project(angles, "X") if tilts == "about x" else project(angles)[..., [0, 2, 1]])
+    particles = pd.DataFrame({"rlnTomoName": ["a"], **{name: [5.0] for name in COORDINATES}})
+    write_star(tmp_path / "particles.star", {"particles": particles})
+    with caplog.at_level(logging.WARNING):
+        assert read_relion(tmp_path / "particles.star").tilt_ranges() is None
+    assert "are not of tilts about y with the beam along z" in caplog.text
+
+
+def test_a_single_tilt_is_no_range(tmp_path: Path) -> None:
+    write_star(tmp_path / "particles.star", {"particles": pd.DataFrame({"rlnTomoName": ["a"], **{name: [5.0] for name in COORDINATES}})})
+    write_star(tmp_path / "tomograms.star", {"global": pd.DataFrame({"rlnTomoName": ["a"]}), "a": pd.DataFrame({"rlnTomoYTilt": [3.0]})})
+    assert read_relion(tmp_path / "particles.star").tilt_ranges() is None
+
+
+def test_of_a_tilt_stack_the_tilts_count_that_show_the_particle(shared_data: Path) -> None:
+    file = read_relion(shared_data / "ribosome_70s_tilt_stacks" / "particles.star")
+    every = open_it(file.path).tilt_ranges
+    assert every is not None
+    assert np.allclose(every[[0, 19]], [[-60.5, 54.2], [-70.7, 44.4]], atol=0.1)  # atan(-x / z) of the beams in the tables
+    seen = [f"[{','.join(['0'] * 10 + ['1'] * 17 + ['0'] * 10)}]", *file.table["rlnTomoVisibleFrames"][1:]]
+    fewer = replace(file, blocks={**file.blocks, file.block: file.table.assign(rlnTomoVisibleFrames=seen)})
+    paths = [str(file.path.parent / name) for name in file.table["rlnImageName"]]
+    ranges = open_tilt_stacks(fewer, paths).tilt_ranges
+    assert ranges is not None
+    assert np.allclose(ranges[0], [-28.5, 18.4], atol=0.1)
+    assert np.array_equal(ranges[1:], every[1:])

@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -45,7 +45,10 @@ SUBTOMOGRAM_ANGLES = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTom
 IMAGE_PIXEL_SIZES = ("rlnImagePixelSize", "rlnPixelSize")
 UNBINNED_PIXEL_SIZES = ("rlnTomoTiltSeriesPixelSize", "rlnMicrographOriginalPixelSize", "rlnMicrographPixelSize")
 PIXEL_SIZES = (*IMAGE_PIXEL_SIZES, *UNBINNED_PIXEL_SIZES)
-TILTS = ("rlnTomoYTilt", "rlnTomoNominalStageTiltAngle")
+TILTS, BEAM = ("rlnTomoYTilt", "rlnTomoNominalStageTiltAngle"), "rlnTomoProjZ"
+"""Angle of a tilt about y, as it was refined or as the stage had it (RELION 5); else the beam, a row of its projection matrix (RELION 4, Warp)."""
+MOST_ASKEW = 0.5
+"""Of a beam's length, what lies along y at most where the tilts are about y: the specimen may lie a little askew."""
 TILT_SERIES, TILT_TABLE = "rlnTomoTiltSeriesStarFile", "tilts.star"
 TOMOSTAR = ".tomostar"
 _WARP_PIXEL_SIZE = re.compile(r"(?<=.)_\d+(\.\d+)?Apx$")
@@ -293,6 +296,10 @@ class RelionFile:
         """Lowest and highest tilt of each particle's tomogram, degrees, (n, 2); None unless the tomograms' tables state the tilts of all."""
         names, tables = self.tomogram_names, self.tilts
         ranges = {name: extreme_tilts(tables[name], self.path) for name in dict.fromkeys(names or ()) if name in tables}
+        askew = [name for name, found in ranges.items() if found is None and BEAM in tables[name]]
+        if askew:
+            what = "the projection matrices of %s (%d tomograms in all) are not of tilts about y with the beam along z, as triptych expects them"
+            log.warning(f"{what}: look with `triptych info` how the tomogram lies", askew[0], len(askew))
         if names is None or any(ranges.get(name) is None for name in names):
             return None
         return np.array([ranges[name] for name in names])
@@ -357,12 +364,25 @@ def read_tilts(tomograms: pd.DataFrame, blocks: Mapping[str, Block], file: Path)
 
 
 def extreme_tilts(table: pd.DataFrame, path: Path) -> tuple[float, float] | None:
-    """Lowest and highest angle of a table of tilts, degrees; None where it states none."""
+    """Lowest and highest angle of a table of tilts about y, degrees; None where it states no such tilts."""
     label = next((label for label in TILTS if label in table), None)
-    if label is None:
-        return None
-    angles = numbers(table, label, path)
-    return float(angles.min()), float(angles.max())
+    if label is not None:
+        return _extremes(numbers(table, label, path))
+    return extreme_beams(number_lists(table[BEAM], BEAM, path, 3)[:, :3]) if BEAM in table else None
+
+
+def extreme_beams(beams: NDArray[np.float64]) -> tuple[float, float] | None:
+    """Lowest and highest tilt about y, degrees, of beams (n, 3), the third rows of projection matrices; None where the tilts are about another axis.
+
+    A matrix is Rz Ry(tilt), with a third row (-sin, 0, cos); one that RELION 4 made of IMOD's files may be mirrored in depth.
+    """
+    x, y, z = (beams / np.linalg.norm(beams, axis=1, keepdims=True)).T
+    return None if np.abs(y).max() > MOST_ASKEW else _extremes(np.degrees(np.arctan2(-x * np.sign(z), np.abs(z))))
+
+
+def _extremes(angles: NDArray[np.float64]) -> tuple[float, float] | None:
+    low, high = float(angles.min()), float(angles.max())
+    return (low, high) if low < high else None
 
 
 def numbers(table: pd.DataFrame, label: str, path: Path) -> NDArray[np.float64]:
@@ -375,6 +395,17 @@ def numbers(table: pd.DataFrame, label: str, path: Path) -> NDArray[np.float64]:
         row = int(np.argmin(np.isfinite(values)))
         raise InputError(f"{label} of {path} is {values[row]} in row {row + 1}, but finite numbers were expected: export the file again")
     return values
+
+
+def number_lists(texts: Iterable[object], label: str, path: Path, least: int = 1) -> NDArray[np.float64]:
+    """A column of lists of numbers such as "[0.1,0,0.9,0]", (n, m), m being so many at least."""
+    try:
+        rows = np.array([[float(word) for word in str(text).strip("[] ").split(",")] for text in texts])
+    except ValueError:
+        raise InputError(f"{label} of {path} holds something else than lists of numbers: export the file again") from None
+    if rows.ndim != 2 or rows.shape[1] < least or not np.isfinite(rows).all():
+        raise InputError(f"{label} of {path} holds lists of different lengths, too short ones, or no finite numbers: export the file again")
+    return rows
 
 
 def _positive(sizes: NDArray[np.float64], label: str, path: Path) -> NDArray[np.float64]:

@@ -422,12 +422,13 @@ def _open_star_images(file: RelionFile, config: PredictConfig) -> ParticleSource
     reader: Reader
     transfers = None
     if file.tilt_stacks:
-        reader = open_tilt_stacks(file, paths)
+        reader = stacks = open_tilt_stacks(file, paths)
+        tilt_ranges = stacks.tilt_ranges
     else:
         stated = file.image_voxel_size() if config.voxel_size is None else np.full(len(file), config.voxel_size)
         _check_images(paths, counts, stated, config.voxel_size, lambda index: f"the image of row {index + 1} of {file.path}")
         reader = _Images(paths, counts, stated)
-        transfers = named_transfers(file, stated)
+        transfers, tilt_ranges = named_transfers(file, stated), file.tilt_ranges()
     stems = [bare_stem(path) if number is None else f"{bare_stem(path)}_{number:06d}" for path, number in zip(paths, counts, strict=True)]
     prefixes = [bare_tomogram_name(name) for name in file.tomogram_names or [Path(path).parent.name for path in paths]]
     kind = ("stack of tilt images", "stacks of tilt images") if file.tilt_stacks else ("3-D image",)
@@ -438,7 +439,7 @@ def _open_star_images(file: RelionFile, config: PredictConfig) -> ParticleSource
         block=file.block,
         reader=reader,
         files=[file.path],
-        tilt_ranges=file.tilt_ranges(),
+        tilt_ranges=tilt_ranges,
         transfers=transfers,
         description=f"{file.dialect} STAR file of {counted(len(file), *kind)}",
     )

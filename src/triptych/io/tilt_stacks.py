@@ -6,7 +6,6 @@ the tomogram's table is that of its centre; a particle above or below it has ano
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from triptych.errors import InputError
 from triptych.io.mrc import check_values, read_sections
-from triptych.io.relion import RelionFile, numbers
+from triptych.io.relion import RelionFile, extreme_beams, number_lists, numbers
 from triptych.tilt_images import TiltOptics, reconstruct
 from triptych.volume import Volume
 
@@ -24,17 +23,6 @@ MATRIX = ("rlnTomoProjX", "rlnTomoProjY", "rlnTomoProjZ")
 DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
 OPTICS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 _HOW = "export 3-D subtomograms instead (WarpTools: ts_export_particles --3d), or give the tomograms with --set tomograms="
-
-
-def _rows(texts: Sequence[object], label: str, path: Path) -> NDArray[np.float64]:
-    """Lists of numbers such as "[0.1,0,0.9,0]"."""
-    try:
-        rows = np.array([[float(word) for word in str(text).strip("[] ").split(",")] for text in texts])
-    except ValueError:
-        raise InputError(f"{label} of {path} holds something else than lists of numbers: export the file again") from None
-    if rows.ndim != 2 or not np.isfinite(rows).all():
-        raise InputError(f"{label} of {path} holds lists of different lengths or no finite numbers: export the file again")
-    return rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +46,12 @@ class TiltStacks:
             raise InputError(f"{path} holds {images.shape} values (images, y, x), but {len(visible)} square images were expected: export it again")
         size = float(self.voxel_sizes[index])
         return Volume(reconstruct(images, self.optics[index], size), size)
+
+    @property
+    def tilt_ranges(self) -> NDArray[np.float64] | None:
+        """Lowest and highest tilt of the images of each particle, degrees, (n, 2); None unless all of them are about y."""
+        ranges = [extreme_beams(optics.projections[:, 2]) for optics in self.optics]
+        return None if None in ranges else np.array(ranges, dtype=np.float64)
 
     def take(self, rows: NDArray[np.int64]) -> TiltStacks:
         """The reader of these rows only, in that order."""
@@ -87,7 +81,7 @@ def _visible(file: RelionFile, counts: list[int]) -> list[NDArray[np.bool_]]:
     label = "rlnTomoVisibleFrames"
     if label not in file.table:
         return [np.ones(count, dtype=bool) for count in counts]
-    visible = [_rows([text], label, file.path)[0] > 0 for text in file.table[label]]
+    visible = [number_lists([text], label, file.path)[0] > 0 for text in file.table[label]]
     wrong = next((row for row, (seen, count) in enumerate(zip(visible, counts, strict=True)) if len(seen) != count), None)
     if wrong is not None:
         raise InputError(f"row {wrong + 1} of {file.path} tells of {len(visible[wrong])} tilts, its tomogram of {counts[wrong]}: export it again")
@@ -103,7 +97,7 @@ def _particle_optics(
         raise InputError(f"{file.path} does not state {lacking[0]}, which 2-D tilt stacks need: {_HOW}")
     voltage, aberration, contrast = (np.asarray(values[label]) for label in OPTICS)
     hand, premultiplied = values["rlnTomoHand"], values["rlnCtfDataAreCtfPremultiplied"]
-    matrices = {name: np.stack([_rows(table[label].tolist(), label, file.path)[:, :3] for label in MATRIX], axis=1) for name, table in tilts.items()}
+    matrices = {name: np.stack([number_lists(table[label], label, file.path, 3)[:, :3] for label in MATRIX], axis=1) for name, table in tilts.items()}
     defoci = {name: np.stack([numbers(table, label, file.path) for label in DEFOCUS]) for name, table in tilts.items()}
     offsets = _offsets(file)
     optics = []
