@@ -131,6 +131,15 @@ def test_a_wedge_is_found_where_it_was_made(beam: int, axis: int, low: float, hi
     assert wedge.depth < 0.1
 
 
+def test_a_wedge_is_found_in_real_subtomograms(shared_data: Path) -> None:
+    """Of tilts to some 60 degrees those are seen that have not too little weight."""
+    folder = shared_data / "ribosome_70s_real" / "subtomograms"
+    wedge = find_missing_wedge(*(read_mrc(path) for path in sorted(folder.glob("*.mrc"))))
+    assert wedge is not None
+    assert wedge.lies_as_expected
+    assert 36 < min(-wedge.tilt_min, wedge.tilt_max) < max(-wedge.tilt_min, wedge.tilt_max) < 54
+
+
 def test_no_wedge_is_found_where_there_is_none() -> None:
     noise = make_noise(72)
     assert find_missing_wedge(Volume(noise, 10.0)) is None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -15,12 +17,13 @@ import torch
 from fake_predictions import VOXEL_SIZE, draw_balls, make_fake, make_shape
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
+from test_contrast import make_noise, remove_wedge
 from test_report import Page
 from tiny import hashes, write_model, write_mrc
 from typer.testing import CliRunner
 
 from triptych.align import Alignment
-from triptych.boxes import open_boxes
+from triptych.boxes import Boxes, find_tilt_ranges, open_boxes
 from triptych.cli import app
 from triptych.config import AlignConfig, DiscoverConfig, OrientConfig, PredictConfig, ReportConfig
 from triptych.discover import choose_particles
@@ -30,10 +33,11 @@ from triptych.fourier import wedge_weights
 from triptych.hand import Hand, choose_sample, tell_hand
 from triptych.identify import mirror
 from triptych.io.describe import describe_file
-from triptych.io.manifest import hash_file
+from triptych.io.manifest import hash_file, read_manifest
 from triptych.io.mrc import read_mrc
 from triptych.io.predictions import read_predictions
 from triptych.io.relion import ANGLES, rotations_from_angles
+from triptych.io.source import open_particles
 from triptych.io.star import probability_columns, read_star, write_star
 from triptych.io.store import open_store
 from triptych.metrics import density_correlation, intersection_over_union
@@ -231,6 +235,38 @@ def test_unknown_particles_are_left_out_unless_wanted(predictions: Path, setting
     assert not (tmp_path / "True/masks").exists()
     table = read_star(tmp_path / "True/particles.star")["particles"]
     assert (tmp_path / "True" / table["triptychMask"][0]).is_file()  # the network's own
+
+
+@pytest.mark.parametrize(
+    ("axis", "low", "high", "expected"),
+    [
+        (1, -60, 60, r"tilts from -60 to 60 degrees are assumed \(--set tilt_range="),
+        (1, -38, 70, r"tilts from -60 to 60 degrees are assumed, but .* as with --set tilt_range=\[-[34]\d,[67]\d\]$"),
+        (2, -60, 60, r"tilts from about -[56]\d° to [56]\d° around x, beam along z, but tilts around y .* expected"),
+    ],
+)
+def test_assumed_tilts_are_compared_with_the_power_spectra(
+    axis: int, low: int, high: int, expected: str, predictions: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The range that is seen is told in the sense in which the setting counts."""
+    for seed in range(4):
+        write_mrc(tmp_path / f"{seed}.mrc", remove_wedge(make_noise(32, seed), 0, axis, low, high).data, VOXEL_SIZE)
+    source = open_particles(tmp_path, PredictConfig(), 100.0)
+    boxes = Boxes(read_predictions(predictions), source, None, *find_tilt_ranges(source, None, OrientConfig()), None, "")
+    with caplog.at_level(logging.WARNING):
+        boxes.warn_of_tilts()
+        messages = caplog.messages.copy()
+        caplog.clear()
+        stated = replace(boxes, tilts_from="as set")
+        stated.warn_of_tilts()
+    assert any(re.search(expected, message) for message in messages)
+    assert sum("are assumed" in message for message in messages) == 1
+    assert len(caplog.messages) == (axis == 2)  # what is stated counts, but an axis that no one expects
+
+
+def test_the_manifest_says_which_tilts_counted(posed: Path) -> None:
+    about = read_manifest(posed)
+    assert (about["tilt_ranges"], about["tilt_ranges_are"]) == ([[-60, 60]], "as set")
 
 
 def test_classes_without_a_structure_get_no_pose(

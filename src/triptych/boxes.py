@@ -24,12 +24,15 @@ from triptych.io.relion import RECONSTRUCTED, SUBTOMOGRAM_ANGLES
 from triptych.io.source import ParticleSource
 from triptych.io.store import open_store
 from triptych.io.transfers import CTF_VOLUME, CtfVolumes, Transfers
+from triptych.missing_wedge import find_missing_wedge
 from triptych.volume import Volume, standardise
 
 log = logging.getLogger(__name__)
 
 IntArray = NDArray[np.int64]
 ASSUMED = "assumed, since no file states them"
+LOOKED_AT = 12
+"""Subtomograms whose power spectra are looked at."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,22 @@ class Boxes:
         measured = wedge_weights((grid.box_size,) * 3, low, high, None if self.frames is None else self.frames[row])
         return measured if self.transfers is None else measured * self.transfers.of(row, grid.box_size, grid.voxel_size)
 
+    def warn_of_tilts(self) -> None:
+        """Warn where the power spectra of the subtomograms show another tilt axis than y, where tilts are assumed, and where these are not seen."""
+        volumes = [] if self.frames is not None else self.source.sample(LOOKED_AT)
+        seen = find_missing_wedge(*(volume.with_data(standardise(volume.data)) for volume in volumes))
+        if seen is not None and not seen.lies_as_expected:
+            how = "turn the tomograms as `triptych info` says, and predict again"
+            log.warning("the power spectra of the subtomograms show %s, but tilts around y and a beam along z were expected: %s", seen, how)
+        if self.tilts_from != ASSUMED:
+            return
+        doubt = " (--set tilt_range= says otherwise)"
+        if seen is not None and seen.lies_as_expected and not seen.agrees(*ASSUMED_TILT_RANGE):
+            low, high = f"{seen.tilt_min:.0f}", f"{seen.tilt_max:.0f}"
+            what = f"the power spectra of the subtomograms show about {low} to {high} (tilts of little weight are not seen)"
+            doubt = f", but {what}: look which were used, and say so, as with --set tilt_range=[{low},{high}]"
+        log.warning("no file states the tilt range: tilts from %g to %g degrees are assumed%s", *ASSUMED_TILT_RANGE, doubt)
+
     def refer_from(self, folder: Path) -> pd.DataFrame:
         """The table of the predictions for a STAR file in another folder, from which images, masks and densities are found."""
         table, named = self.given.table, self.source.table_for(folder)
@@ -142,9 +161,6 @@ def open_boxes(given: Predicted, config: PoseSettings) -> Boxes:
     if isinstance(transfers, CtfVolumes):
         transfers.paths  # noqa: B018  looks for them
     tilt_ranges, tilts_from = find_tilt_ranges(source, transfers, config)
-    if tilts_from == ASSUMED:
-        low, high = ASSUMED_TILT_RANGE
-        log.warning("no file states the tilt range: tilts from %g to %g degrees are assumed (--set tilt_range= says otherwise)", low, high)
     known = "left as it is" if config.ctf else "left as it is, as set"
     turned = not source.lies_as_tomogram and set(SUBTOMOGRAM_ANGLES) <= set(source.table)
     frames = subtomogram_matrices(source.table) if turned else None

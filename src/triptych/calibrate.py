@@ -87,7 +87,7 @@ def with_spectrum(model: Model, config: CalibrateConfig) -> Model:
 
 
 def draw_sample(store: Store, model: Model, config: CalibrateConfig) -> Sample:
-    """Rows for fitting and for judging; whole tomograms are held out."""
+    """Rows for fitting and for judging, held out as in training."""
     check_store(store, model)
     label = known_labels(store, model.card.class_names)
     rest, held_out = split_rows(store, config.held_out_share, len(store), config.seed)

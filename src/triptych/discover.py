@@ -101,6 +101,7 @@ def discover(
     """
     config = config or DiscoverConfig()
     explorer = open_explorer(Path(predictions), config)
+    explorer.boxes.warn_of_tilts()
     settings = {
         "version": installed_version(),
         "predictions": [describe_input(explorer.predictions / name) for name in ("particles.star", "embedding.npy")],

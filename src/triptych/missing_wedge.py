@@ -1,4 +1,4 @@
-"""Which tilts were measured? Seen in a tomogram's power spectrum, where the missing wedge is dark."""
+"""Which tilts were measured? Seen in the power spectrum of a tomogram or of subtomograms, where the missing wedge is dark."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ DARKEST = 0.5
 """The wedge's power over that of the measured part, below which it is believed to be a wedge."""
 EDGE = 0.3
 """The measured part ends where the power falls below this share of its median."""
+TOLERANCE = 12.0
+"""Degrees: the power spectrum shows the ends of the tilt range to about half of that."""
 LEAST_EXPLAINED = 0.6
 """Share of the variance of the logarithm of power over angle that measured and missing explain."""
 AXES = "zyx"
@@ -44,22 +46,32 @@ class MissingWedge:
     tilt_max: float
     depth: float
 
+    @property
+    def lies_as_expected(self) -> bool:
+        """Whether the beam is along z and the tilt axis along y."""
+        return (self.beam, self.tilt_axis) == (0, 1)
+
+    def agrees(self, tilt_min: float, tilt_max: float) -> bool:
+        """Whether these may be the ends of the tilt range, in degrees, in either sense: that is a matter of convention."""
+        seen, stated = sorted((-self.tilt_min, self.tilt_max)), sorted((-tilt_min, tilt_max))
+        return all(abs(a - b) <= TOLERANCE for a, b in zip(seen, stated, strict=True))
+
     def __str__(self) -> str:
         beam, axis = AXES[self.beam], AXES[self.tilt_axis]
         return f"tilts from about {self.tilt_min:.0f}° to {self.tilt_max:.0f}° around {axis}, beam along {beam}"
 
 
-def find_missing_wedge(tomogram: Volume) -> MissingWedge | None:
-    """The missing wedge of a tomogram; None where none is seen, as in one that was filled in or denoised.
+def find_missing_wedge(*volumes: Volume) -> MissingWedge | None:
+    """The missing wedge of a tomogram, or of subtomograms; None where none is seen, as in one that was filled in or denoised.
 
     Each pair of axes is tried as beam and tilt axis. What is measured does not depend on the frequency along the tilt axis, and ends at two
     angles in the plane of the two others; the pair for which measured and missing differ most is taken.
 
     Parameters
     ----------
-    tomogram : its data may be mapped from a file
+    volumes : whose axes are those of the tomogram, and which count by their power; the data may be mapped from a file
     """
-    spectrum = flat_spectrum(tomogram)
+    spectrum = flat_spectrum(*volumes)
     if not np.isfinite(spectrum).all():
         return None
     candidates = [fit_range(spectrum, beam, axis) for beam, axis in itertools.permutations(range(3), 2)]
@@ -69,10 +81,10 @@ def find_missing_wedge(tomogram: Volume) -> MissingWedge | None:
     return wedge if score > 0 and falls_late and explained >= LEAST_EXPLAINED and wedge.depth <= DARKEST else None
 
 
-def flat_spectrum(tomogram: Volume) -> NDArray[np.float64]:
-    """Mean power of boxes from all over a tomogram, over its mean in the same shell; (BOX, BOX, BOX), NaN where the tomogram is empty."""
+def flat_spectrum(*volumes: Volume) -> NDArray[np.float64]:
+    """Mean power of boxes from all over some volumes, over its mean in the same shell; (BOX, BOX, BOX), NaN where these are empty."""
     power = np.zeros((BOX,) * 3)
-    for box in spread_boxes(tomogram.data, BOX, BOXES):
+    for box in (box for volume in volumes for box in spread_boxes(volume.data, BOX, BOXES)):
         # A window, since the jump from one end of a box to the other would fill the wedge.
         z, y, x = (np.hanning(n + 2)[1:-1] for n in box.shape)
         power += np.abs(np.fft.fftn((box - box.mean(dtype=np.float64)) * z[:, None, None] * y[:, None] * x, (BOX,) * 3, (0, 1, 2))) ** 2

@@ -231,6 +231,7 @@ def orient(
     if part and is_made(out, STAGE, config, arguments):
         return out
     orienter = open_orienter(Path(predictions), config)
+    orienter.boxes.warn_of_tilts()
     wanted = choose_items(orienter.blocks, part)
     settings = {
         "version": installed_version(),
@@ -340,6 +341,7 @@ def finish_run(workspace: Workspace, orienter: Orienter, folder: Path) -> None:
         "doubtful_classes": doubtful,
         "called_unknown": None if orienter.levels is None else int((table["triptychVerdict"] == UNKNOWN).sum()),
         "hand": None if hand is None else {**hand._asdict(), "wrong": hand.wrong, "verdict": hand.verdict},
+        "tilt_ranges": np.unique(orienter.boxes.tilt_ranges[orienter.rows], axis=0).tolist(),
         "tilt_ranges_are": orienter.boxes.tilts_from,
         "ctf_is": orienter.boxes.ctf_from,
         "device": name_device(choose_device(orienter.config.align.device)),

@@ -27,8 +27,6 @@ WIDEST_BOX, LARGEST_BOX = 800.0, 96
 THIN = 0.75
 """A tomogram is this much thinner along the beam than it is wide, at most."""
 MOST_LABELS = 64
-TILT_TOLERANCE = 12.0
-"""Degrees: the power spectrum shows the ends of the tilt range to about half of that."""
 
 
 def is_subtomogram(shape: tuple[int, int, int], voxel_size: float | None) -> bool:
@@ -244,11 +242,9 @@ def compare_with_table(result: Description, name: str, header: MrcHeader, wedge:
             f"{name} has {sides} voxels (x, y, z), but {stated.source} speaks of {others}: look whether the binning is right or axes are "
             "exchanged, since coordinates from the centre depend on it."
         )
-    if wedge is not None and stated.tilts is not None:
+    if wedge is not None and stated.tilts is not None and not wedge.agrees(*stated.tilts):
         low, high = stated.tilts
-        seen = sorted((-wedge.tilt_min, wedge.tilt_max))  # their sign is a matter of convention
-        if any(abs(a - b) > TILT_TOLERANCE for a, b in zip(seen, sorted((-low, high)), strict=True)):
-            result.warn(
-                f"{stated.source} gives {name} tilts from {low:g}° to {high:g}°, but its power spectrum shows about {wedge.tilt_min:.0f}° to "
-                f"{wedge.tilt_max:.0f}°: look whether it belongs to that tilt series, and which tilts were used."
-            )
+        result.warn(
+            f"{stated.source} gives {name} tilts from {low:g}° to {high:g}°, but its power spectrum shows about {wedge.tilt_min:.0f}° to "
+            f"{wedge.tilt_max:.0f}°: look whether it belongs to that tilt series, and which tilts were used."
+        )
