@@ -44,8 +44,8 @@ SMALLEST_PIECE = 0.2
 """A connected piece of a label map is a particle if it has this share of the voxels of its label's median piece."""
 NONE_TRIES = 100
 LARGEST_LABEL = 65535
-ARRAYS = ("subtomogram", "mask", "label", "tomogram", "position", "rotation", "shift")
-TILE_ARRAYS = ("tiles/subtomogram", "tiles/labels", "tiles/centres", "tiles/tomogram")
+ARRAYS = ("subtomogram", "mask", "label", "tomogram", "position", "rotation", "shift", "box_position")
+TILE_ARRAYS = ("tiles/subtomogram", "tiles/labels", "tiles/centres", "tiles/tomogram", "tiles/position")
 Array = NDArray[np.float32]
 
 
@@ -403,6 +403,10 @@ class View:
         apart = places - self.center
         return apart if self.turn is None else apart @ self.turn
 
+    def position(self, volume: Volume) -> NDArray[np.float64]:
+        """x, y, z in Å of its middle."""
+        return np.asarray(self.center[::-1] * volume.voxel_size + volume.origin, np.float64)
+
     def rotation(self, rotation: NDArray[np.float64]) -> NDArray[np.float64]:
         """A rotation reference -> tomogram as one reference -> box, on (x, y, z)."""
         return rotation if self.turn is None else self.turn[::-1, ::-1].T @ rotation
@@ -433,6 +437,7 @@ def particle_row(rng: np.random.Generator, annotated: Annotated, config: CutConf
         "position": place[::-1] * volume.voxel_size + volume.origin,
         "rotation": view.rotation(annotated.rotations[row]),
         "shift": view.inward(place)[::-1] * volume.voxel_size,
+        "box_position": view.position(volume),
     }
 
 
@@ -449,9 +454,10 @@ def none_row(rng: np.random.Generator, annotated: Annotated, config: CutConfig, 
         "subtomogram": view.grey(volume.data, config.box_size),
         "mask": np.zeros((config.box_size,) * 3, dtype=bool),
         "label": classes,
-        "position": view.center[::-1] * volume.voxel_size + volume.origin,
+        "position": view.position(volume),
         "rotation": np.eye(3),
         "shift": np.zeros(3),
+        "box_position": view.position(volume),
     }
 
 
@@ -467,4 +473,5 @@ def tile_row(rng: np.random.Generator, annotated: Annotated, config: CutConfig) 
         "subtomogram": view.grey(volume.data, config.box_size),
         "labels": view.numbers(annotated.labels, config.box_size),
         "centres": centres,
+        "position": view.position(volume),
     }

@@ -71,8 +71,15 @@ TILE_ROWS: dict[str, tuple[str, tuple[int, ...], str]] = {
     "tiles/tomogram": ("int32", (), "tomogram from which the tile was cut"),
     "tiles/signal_scale": ("float32", (), "factor of the signal in the tile"),
 }
+PLACES: dict[str, tuple[str, tuple[int, ...], str]] = {
+    "box_position": ("float32", (3,), "x, y, z of the middle of the box (index n // 2) in the tomogram, as those of position"),
+    "tiles/position": ("float32", (3,), "x, y, z of the middle of the tile (index n // 2) in the tomogram"),
+}
+"""Kept of annotated tomograms, which may be so few that a part of one has to be held out."""
 BOXES = BOX_ARRAYS | TILE_BOXES
 ROWS = ROW_ARRAYS | TILE_ROWS
+ARRAYS = (*BOXES, *ROWS, *PLACES)
+"""Every array that a store may have."""
 REQUIRED = ("subtomogram", "label", "tomogram")
 ANEW = "write it anew with `triptych simulate` or `triptych cut`"
 
@@ -150,6 +157,11 @@ def known_labels(store: Store, class_names: Sequence[str]) -> NDArray[np.int64]:
     return translation[np.asarray(store["label"][:], dtype=np.int64)]
 
 
+def is_of_tiles(name: str) -> bool:
+    """Whether an array has a row for each tile, instead of one for each particle."""
+    return name.startswith("tiles/")
+
+
 def particle_name(row: int) -> str:
     """Name of a row, as predictions use it."""
     return f"particle_{row:06d}"
@@ -180,9 +192,9 @@ def create_store(
     group = zarr.open_group(path, mode="w-", zarr_format=3)
     frame: dict[str, Any] = {"voxel_size": voxel_size, "box_size": box_size, "class_names": list(class_names), "contrast": "bright"}
     group.attrs.update({"format": FORMAT, "layout": LAYOUT, **frame, **attributes})
-    create_arrays(group, particles, box_size, [name for name in names if name in BOX_ARRAYS or name in ROW_ARRAYS])
+    create_arrays(group, particles, box_size, [name for name in names if not is_of_tiles(name)])
     if tiles.total:
-        create_arrays(group, tiles, box_size, [name for name in names if name in TILE_BOXES or name in TILE_ROWS])
+        create_arrays(group, tiles, box_size, [name for name in names if is_of_tiles(name)])
     return open_store(path, mode="r+")
 
 
@@ -190,7 +202,7 @@ def create_arrays(group: zarr.Group, rows: Rows, box_size: int, names: Sequence[
     """Boxes are kept a few to a chunk: training reads them in random order, and one to a file would be too many files."""
     codec = BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle")
     boxes_per_chunk = max(n for n in range(1, BOXES_PER_CHUNK + 1) if rows.per_part % n == 0)
-    about = ROWS | {name: (dtype, (box_size,) * 3, text) for name, (dtype, text) in BOXES.items()}
+    about = ROWS | PLACES | {name: (dtype, (box_size,) * 3, text) for name, (dtype, text) in BOXES.items()}
     for name in names:
         dtype, shape, text = about[name]
         chunk = boxes_per_chunk if name in BOXES else rows.per_part
@@ -263,10 +275,10 @@ def check_store(store: Store) -> None:
     if count == 0:
         raise InputError(f"{store.path} holds no particles; {ANEW}")
     tiles = len(store["tiles/labels"]) if "tiles/labels" in store else 0
-    for name in (name for name in (*BOXES, *ROWS) if name in store):
+    for name in (name for name in ARRAYS if name in store):
         shape = store[name].shape
-        rows = tiles if name in TILE_BOXES or name in TILE_ROWS else count
-        wanted = (rows, *((store.box_size,) * 3 if name in BOXES else ROWS[name][1]))
+        rows = tiles if is_of_tiles(name) else count
+        wanted = (rows, *((store.box_size,) * 3 if name in BOXES else (ROWS | PLACES)[name][1]))
         if shape != wanted:
             raise InputError(f"array '{name}' of {store.path} has shape {shape}, but {wanted} was expected; {ANEW}")
 
@@ -276,7 +288,7 @@ def check_complete(store: Store) -> None:
 
     No subtomogram is all zeros, so that theirs are there in any case.
     """
-    for name in (name for name in (*BOXES, *ROWS) if name in store and (store.has_every_chunk or name == "subtomogram")):
+    for name in (name for name in ARRAYS if name in store and (store.has_every_chunk or name == "subtomogram")):
         lost = store[name].chunks_lost()
         if lost:
             raise InputError(f"array '{name}' of {store.path} lacks {lost} of its chunks; copy it again or write it anew")
