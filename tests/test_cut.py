@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 
 import mrcfile
@@ -13,12 +14,15 @@ from tiny import TRAIN, set_options, write_mrc
 from typer.testing import CliRunner
 
 from triptych.cli import app
-from triptych.config import AugmentConfig, CutConfig
+from triptych.config import AugmentConfig, CutConfig, TrainConfig
 from triptych.cut import assign_voxels, cut, find_pieces
-from triptych.dataset import warn_of_missing_signal
+from triptych.dataset import find_slab, split_rows, tile_rows, warn_of_missing_signal
 from triptych.errors import InputError
+from triptych.io.manifest import read_manifest
 from triptych.io.mrc import read_mrc
 from triptych.io.store import Store, open_store
+from triptych.settings import load_config
+from triptych.train import train
 
 SHAPE = (32, 56, 64)
 PLACES = {1: [(12, 14, 15), (16, 40, 20)], 2: [(15, 18, 46)], 7: [(20, 44, 50)]}
@@ -251,6 +255,60 @@ def test_the_place_of_every_box_is_kept(turned_share: float, folder: Path) -> No
         assert np.corrcoef(seen, there)[0, 1] > 0.9
     if not turned_share:
         assert np.allclose(store["box_position"][:], store["position"][:] - store["shift"][:], atol=1e-2)
+
+
+def test_the_end_of_a_single_tomogram_is_held_out(folder: Path) -> None:
+    """The tomogram is longest along x; what trains shares no voxel with what validates."""
+    config = CONFIG.model_copy(update={"particles_per_tomogram": 100, "tiles_per_tomogram": 50})
+    store = open_store(cut([folder / "tomograms/t0.mrc"], folder / "own.zarr", labels=folder / "labels", config=config))
+    slab = find_slab(store, 0.1, 0)
+    assert slab is not None
+    rows, held_out = split_rows(store, 0.1, 100, 0)
+    tiles, held_out_tiles = tile_rows(store, rows, slab), tile_rows(store, held_out, slab)
+    assert 10 <= len(held_out) < 30
+    assert 5 <= len(held_out_tiles) < 15
+    x, of_tiles = (store[name][:, 0] for name in ("box_position", "tiles/position"))
+    first, last = min(x[held_out].min(), of_tiles[held_out_tiles].min()), max(x[rows].max(), of_tiles[tiles].max())
+    assert first - last >= 160
+    assert set(np.flatnonzero(x <= first - 160)) == set(rows)
+    assert set(np.flatnonzero(x >= first)) == set(held_out)
+
+
+def test_a_slab_is_held_out_of_one_tomogram_of_few(folder: Path) -> None:
+    """Half of two would be far more than a tenth; where it would not, a whole one is held out."""
+    store = open_store(cut([folder / "tomograms"], folder / "own.zarr", labels=folder / "labels", config=CONFIG))
+    tomogram = store["tomogram"][:]
+    for share, trained_on in ((0.1, 2), (0.3, 1)):
+        rows, held_out = split_rows(store, share, 100, 0)
+        assert len(set(tomogram[rows])) == trained_on
+        assert len(set(tomogram[held_out])) == 1
+
+
+def test_of_a_tomogram_that_is_too_small_no_end_is_held_out(folder: Path) -> None:
+    wide = CONFIG.model_copy(update={"box_size": 40})
+    store = open_store(cut([folder / "tomograms/t0.mrc"], folder / "own.zarr", labels=folder / "labels", config=wide))
+    with pytest.raises(InputError, match="comes from a single tomogram"):
+        split_rows(store, 0.1, 100, 0)
+
+
+def test_a_store_that_does_not_say_where_its_tiles_lie_is_split_by_tomograms(folder: Path) -> None:
+    """As those that were cut before that was kept."""
+    path = cut([folder / "tomograms"], folder / "own.zarr", labels=folder / "labels", config=CONFIG)
+    shutil.rmtree(path / "tiles/position")
+    tomogram = open_store(path)["tomogram"][:]
+    rows, held_out = split_rows(open_store(path), 0.1, 100, 0)
+    assert len(rows) == len(held_out) == 20
+    assert not set(tomogram[rows]) & set(tomogram[held_out])
+
+
+def test_a_single_tomogram_is_enough_to_train_on(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """That no large particle is left is said, and the manifest says what is held out."""
+    data = cut([folder / "tomograms/t0.mrc"], folder / "own.zarr", labels=folder / "labels", config=CONFIG)
+    config = load_config(TrainConfig, None, [*TRAIN, "network.tasks=[class, mask, pick]"])
+    about = read_manifest(train(data, folder / "model", config))
+    assert 0 < about["validation"]["particles"] <= 4
+    assert about["held_out"].startswith("the end of tomogram 0, from x = ")
+    assert caplog.text.count("no particle of large is left to train on") == 1
 
 
 @pytest.mark.parametrize(("config", "warns"), [(AugmentConfig(snr=(0.1, 0.2)), True), (AugmentConfig(), False), (AugmentConfig(snr=None), False)])

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tiny import SIMULATE, TRAIN, write_model, write_mrc, write_particles
 
 from triptych.config import AugmentConfig, PredictConfig, SimulateConfig, TrainConfig
-from triptych.dataset import PlannedBatches, SubtomogramDataset, centre_heat, split_rows, tile_rows
+from triptych.dataset import PlannedBatches, SubtomogramDataset, centre_heat, find_slab, split_rows, tile_rows
 from triptych.errors import InputError
 from triptych.fourier import scramble_phases
 from triptych.io.mrc import read_mrc
@@ -47,6 +47,21 @@ def test_split_holds_out_whole_tomograms(data: Path) -> None:
     tomogram = store["tomogram"][:]
     assert set(train_rows) | set(held_out) == set(range(len(store)))
     assert not set(tomogram[train_rows]) & set(tomogram[held_out])
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.5])
+def test_of_simulated_tomograms_whole_ones_are_held_out_however_few(data: Path, share: float) -> None:
+    """On this very split rest published figures: the first tomograms of the permutation that the seed draws, and their rows in their order."""
+    store = open_store(data)
+    tomogram = store["tomogram"][:]
+    assert find_slab(store, share, 7) is None
+    train_rows, held_out = split_rows(store, share, 3, 7)
+    chosen = np.random.default_rng((7, 1)).permutation(3)[: 2 if share == 0.5 else 1]
+    is_held_out = np.isin(tomogram, chosen)
+    assert train_rows.tolist() == np.flatnonzero(~is_held_out).tolist()
+    assert held_out.tolist() == sorted(np.random.default_rng((7, 4)).permutation(np.flatnonzero(is_held_out))[:3])
+    own = store["tiles/tomogram"][:]
+    assert tile_rows(store, train_rows, None).tolist() == np.flatnonzero(~np.isin(own, chosen)).tolist()
 
 
 def test_batches_go_on_where_they_stopped() -> None:

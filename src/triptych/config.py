@@ -281,7 +281,7 @@ class TrainConfig(Settings):
     weight_decay: Annotated[float, Field(ge=0, description="AdamW")] = 0.01
     warmup_share: Annotated[float, Field(ge=0, le=1, description="share of the steps over which the learning rate rises")] = 0.05
     gradient_clip: Annotated[float, Field(gt=0, description="largest norm of the gradient")] = 5.0
-    validation_share: Annotated[float, Field(gt=0, lt=1, description="share of the particles held out; whole tomograms, so that no neighbour leaks")] = 0.05
+    validation_share: Annotated[float, Field(gt=0, lt=1, description="share of the particles held out: whole tomograms, so that no neighbour leaks; where a single one would be more than twice the share, of data that cut wrote, a slab at the end of its longer side (x or y) instead, and boxes that reach into that are not used")] = 0.05
     validation_particles: Annotated[int, Field(gt=0, description="held-out particles used at most")] = 1024
     crop_size: Annotated[int | None, Field(gt=0, multiple_of=8, description="central cube of so many voxels that the first updates see: cheaper; none: the whole box from the start")] = None
     crop_share: Annotated[float, Field(ge=0, le=1, description="share of the updates that see crop_size only")] = 0.6
@@ -329,7 +329,7 @@ class CalibrateConfig(Settings):
     spectrum: Annotated[Spectrum | None, Field(description="what the network is to do with spectra from now on, as network.spectrum of a training; none: as it was trained")] = None
     fit_temperature: Annotated[bool, Field(description="fit the temperature of the probabilities; false: leave the model's")] = True
     fit_novelty: Annotated[bool, Field(description="fit the novelty reference, by which particles are called unknown; false: leave the model's")] = True
-    held_out_share: Annotated[float, Field(gt=0, lt=1, description="share of the particles, in whole tomograms, on which the threshold is chosen and the figures are measured; from the others temperature and reference are fitted")] = 0.4
+    held_out_share: Annotated[float, Field(gt=0, lt=1, description="share of the particles, in whole tomograms or in a slab of one (as validation_share of train), on which the threshold is chosen and the figures are measured; from the others temperature and reference are fitted")] = 0.4
     batch_size: Annotated[int, Field(gt=0, description="subtomograms per forward pass")] = 32
     precision: Annotated[Literal["auto", "bfloat16", "float32"], Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = "auto"
     device: Annotated[Device, Field(description="where to run: auto, cpu, gpu, or gpu:1 for the second of several; auto: a GPU where there is one")] = "auto"

@@ -54,23 +54,83 @@ class Batch(NamedTuple):
     tile_heat: Tensor | None = None
 
 
+HELD_OUT, NEITHER = -1, -2
+"""Instead of the tomogram's number: boxes of a slab that is held out, and boxes that share voxels with it."""
+
+
+class Slab(NamedTuple):
+    """The end of a tomogram, which is held out instead of a whole one.
+
+    Attributes
+    ----------
+    tomogram : its number
+    axis : that ends there, 0 (x) or 1 (y)
+    start : Å, where the slab begins: the least coordinate of the middle of a box that is held out
+    width : Å, of a box
+    """
+
+    tomogram: int
+    axis: int
+    start: float
+    width: float
+
+    def __str__(self) -> str:
+        return f"the end of tomogram {self.tomogram}, from {'xy'[self.axis]} = {self.start:.0f} Å on, and boxes that reach into it are not used"
+
+    def number(self, tomogram: NDArray[np.int64], position: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Numbers of the tomograms of boxes, (n,), with HELD_OUT and NEITHER as if they were tomograms, too.
+
+        Parameters
+        ----------
+        tomogram, position : their numbers, (n,), and x, y, z of the boxes' middles in Å, (n, 3)
+        """
+        along = np.where(tomogram == self.tomogram, position[:, self.axis], -np.inf)
+        return np.where(along >= self.start, HELD_OUT, np.where(along > self.start - self.width, NEITHER, tomogram))
+
+
+def find_slab(store: Store, share: float, seed: int) -> Slab | None:
+    """The end of a tomogram to hold out, with the share of all particles, and of all tiles: where a whole one would be more than twice that.
+
+    None where it would not, where the store does not say where its boxes lie, or where nothing would be left to train on.
+    """
+    names = np.unique(store["tomogram"][:])
+    kinds = ("tomogram", "box_position"), *([("tiles/tomogram", "tiles/position")] if "tiles/labels" in store else [])
+    whole_ones_do = len(names) > 1 and 2 * share * len(names) >= 1
+    if whole_ones_do or any(place not in store for _, place in kinds):
+        return None
+    boxes = [(np.asarray(store[number][:]), np.asarray(store[place][:])) for number, place in kinds]
+    chosen = draw_order(names, seed)[0]
+    own = [position[tomogram == chosen] for tomogram, position in boxes]
+    axis = int(np.ptp(own[0][:, :2], axis=0).argmax())
+    counts = [min(max(1, round(share * len(tomogram))), len(places)) for (tomogram, _), places in zip(boxes, own, strict=True)]
+    start = min(np.sort(places[:, axis])[-count] for places, count in zip(own, counts, strict=True))
+    slab = Slab(int(chosen), axis, float(start), store.box_size * store.voxel_size)
+    return slab if all((slab.number(*every) >= 0).any() for every in boxes) else None
+
+
+def draw_order(names: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Numbers of tomograms, first those that are held out first."""
+    return np.random.default_rng((seed, 1)).permutation(names)
+
+
 def split_rows(store: Store, share: float, limit: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows for training and for validation.
 
-    Whole tomograms are held out, since subtomograms of one tomogram share neighbours and optics. InputError where there are
-    too few tomograms for that.
+    Whole tomograms are held out, since subtomograms of one tomogram share neighbours and optics; or the slab that `find_slab` finds, and what
+    shares voxels with it is used for neither. InputError where there are too few tomograms for that.
     """
-    tomogram = store["tomogram"][:]
+    tomogram = np.asarray(store["tomogram"][:])
     names = np.unique(tomogram)
-    if len(names) < 2:
-        raise InputError(
-            f"{store.path} comes from a single tomogram, so none can be held out: simulate two or more (particles > particles_per_tomogram)"
-        )
-    order = np.random.default_rng((seed, 1)).permutation(names)
-    held_out = order[: max(1, round(share * len(names)))]
+    held_out = draw_order(names, seed)[: max(1, round(share * len(names)))]
+    if (slab := find_slab(store, share, seed)) is not None:
+        tomogram, held_out = slab.number(tomogram, store["box_position"][:]), np.array([HELD_OUT])
+    elif len(names) < 2:
+        what = f"{store.path} comes from a single tomogram, so none can be held out"
+        how = "simulate two or more (particles > particles_per_tomogram), or cut more; of one that is a few boxes long, cut anew, the end will do"
+        raise InputError(f"{what}: {how}")
     is_held_out = np.isin(tomogram, held_out)
     rows = np.random.default_rng((seed, 4)).permutation(np.flatnonzero(is_held_out))
-    return np.flatnonzero(~is_held_out), np.sort(rows[:limit])
+    return np.flatnonzero(~is_held_out & (tomogram != NEITHER)), np.sort(rows[:limit])
 
 
 def class_shares(label: NDArray[np.int64], names: Sequence[str], config: AugmentConfig, smoothing: float) -> tuple[float, ...]:
@@ -93,10 +153,12 @@ def warn_of_missing_signal(store: Store, config: AugmentConfig) -> None:
         logger.log(level, "%s keeps no signal apart from its noise, so that augment.snr and augment.swap_noise do nothing", store.path)
 
 
-def tile_rows(store: Store, particles: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rows of the tiles that come from the tomograms of some particles."""
-    tomograms = np.unique(np.asarray(store["tomogram"][:])[particles])
-    return np.flatnonzero(np.isin(np.asarray(store["tiles/tomogram"][:]), tomograms))
+def tile_rows(store: Store, particles: NDArray[np.int64], slab: Slab | None = None) -> NDArray[np.int64]:
+    """Rows of the tiles that come from the tomograms of some particles, or from the part of a tomogram, where a slab is held out."""
+    tomogram, own = (np.asarray(store[name][:]) for name in ("tomogram", "tiles/tomogram"))
+    if slab is not None:
+        tomogram, own = slab.number(tomogram, store["box_position"][:]), slab.number(own, store["tiles/position"][:])
+    return np.flatnonzero(np.isin(own, np.unique(tomogram[particles])))
 
 
 class PlannedBatches(Sampler[list[Draw]]):

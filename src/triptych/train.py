@@ -24,7 +24,17 @@ from torch.utils.data import DataLoader
 
 from triptych.confidence import Sample, choose_rows, class_figures, fit_reference, look
 from triptych.config import NONE_CLASS, UNKNOWN, TrainConfig
-from triptych.dataset import Batch, PlannedBatches, SubtomogramDataset, class_shares, keep_batch, split_rows, tile_rows, warn_of_missing_signal
+from triptych.dataset import (
+    Batch,
+    PlannedBatches,
+    SubtomogramDataset,
+    class_shares,
+    find_slab,
+    keep_batch,
+    split_rows,
+    tile_rows,
+    warn_of_missing_signal,
+)
 from triptych.device import choose_device, choose_precision, share_cores
 from triptych.errors import InputError, counted, first_line
 from triptych.generations import Generation, Generations, Refresh
@@ -93,7 +103,8 @@ def train(
             return out
         model, figures = finish(module, config)
         figures["seconds_of_last_run"] = round(time.monotonic() - started, 1)
-        extra: dict[str, object] = {"validation": figures, "device": name_devices(model, config), "generations": generations.last + 1}
+        extra: dict[str, object] = {"validation": figures, "held_out": module.held_out, "device": name_devices(model, config)}
+        extra["generations"] = generations.last + 1
         if config.refresh_every:
             figures["seconds_waited_in_last_run"] = round(generations.seconds_waited, 1)
         inputs = [data, *([] if config.initial_model is None else [config.initial_model])]
@@ -294,10 +305,13 @@ class TrainingModule(LightningModule):
         rows, held_out = split_rows(store, config.validation_share, config.validation_particles, config.seed)
         self.train_rows, self.validation_rows = rows[self.label[rows] >= 0], held_out[self.label[held_out] >= 0]
         self.withheld_rows = held_out[self.label[held_out] < 0]
+        self.slab = find_slab(store, config.validation_share, config.seed)
         if not (len(self.train_rows) and len(self.validation_rows)):
             counts = f"{counted(len(self.train_rows), 'particle')} of {store.path} to train on and {len(self.validation_rows)} to validate with"
             cause = f"validation_share={config.validation_share:g} and {counted(len(config.withheld), 'withheld class', 'withheld classes')}"
             raise InputError(f"{cause} leave {counts}, but both need some: change them, or simulate more tomograms")
+        if share.leads:
+            self.warn_of_lost_classes()
         self.tiles = config.tiles_per_batch if "pick" in config.network.tasks else 0
         torch.manual_seed(config.seed)
         self.network = Network(config.network, len(self.class_names), len(store.label_names))
@@ -315,6 +329,18 @@ class TrainingModule(LightningModule):
             self.register_buffer("loss_weights", torch.ones(len(config.network.tasks)))
         self.outputs: list[dict[str, Any]] = []
         self.last_outputs: list[dict[str, Any]] = []
+
+    @property
+    def held_out(self) -> str:
+        """What is held out, in words."""
+        return "whole tomograms" if self.slab is None else str(self.slab)
+
+    def warn_of_lost_classes(self) -> None:
+        """Warn where all particles of a class are held out, or too near to those that are."""
+        lost = np.setdiff1d(self.label[self.label >= 0], self.label[self.train_rows])
+        if len(lost):
+            names = ", ".join(self.class_names[k] for k in lost)
+            logger.warning("no particle of %s is left to train on, since all are held out or reach into what is: give more, or another seed", names)
 
     def configure_optimizers(self) -> Any:
         config = self.config
@@ -340,7 +366,7 @@ class TrainingModule(LightningModule):
         data = self._take(first)
         # Only the store that was given has held-out rows.
         rows = np.flatnonzero(known_labels(open_store(data.path), self.class_names) >= 0) if data.number else self.train_rows
-        tiles = None if data.number or not self.tiles else tile_rows(self.store, rows)
+        tiles = None if data.number or not self.tiles else tile_rows(self.store, rows, self.slab)
         batches = PlannedBatches(rows, config.batch_size, config.seed, first, count, data.number * self.generations.every, self.share)
         dataset = SubtomogramDataset(data.path, config.augment, config.seed, crop_size, data.cache, self.tiles, tiles, self.class_names, self.share)
         return self._loader(dataset, batches)
@@ -357,7 +383,7 @@ class TrainingModule(LightningModule):
         size = self.config.batch_size
         draws = [(int(row), i) for i, row in enumerate(self.validation_rows)]
         batches = [draws[i : i + size] for i in range(0, len(draws), size)]
-        tiles = tile_rows(self.store, self.validation_rows) if self.tiles else None
+        tiles = tile_rows(self.store, self.validation_rows, self.slab) if self.tiles else None
         dataset = SubtomogramDataset(self.original.path, None, self.config.seed, None, self.original.cache, self.tiles, tiles, self.class_names)
         return self._loader(dataset, batches)
 
