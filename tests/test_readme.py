@@ -1,4 +1,4 @@
-"""The README's commands and Python really run, in its order and in one folder, on tiny stand-ins for the files it names.
+"""The commands and Python of the README, and of the walk through, really run, in their order and in one folder, on tiny stand-ins for the files they name.
 
 Nothing is replaced inside the commands: the test only appends options that make them small.
 """
@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from triptych.cli import app
 
 README = Path(__file__).parents[1] / "README.md"
+WALK = Path(__file__).parents[1] / "docs/walkthrough.md"
 SMALLER = {
     "demo": ["--particles", "6"],
     "simulate": tiny.set_options(tiny.SIMULATE),
@@ -33,10 +34,10 @@ class Step(NamedTuple):
     text: str
 
 
-def read_steps() -> list[Step]:
+def read_steps(page: Path = README) -> list[Step]:
     """Command lines and Python blocks, in the order of the page."""
     steps = []
-    for language, block in re.findall(r"^```(\w+)\n(.*?)^```", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+    for language, block in re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
         if language == "python":
             steps.append(Step(language, block))
         elif language in ("bash", "console"):
@@ -68,7 +69,7 @@ def test_readme_names_no_setting_that_does_not_exist() -> None:
     from triptych.config import STAGES
     from triptych.settings import load_config
 
-    for step in read_steps():
+    for step in (*read_steps(), *read_steps(WALK)):
         words = shlex.split(step.text, comments=True) if step.language != "python" else []
         settings = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
         if settings:
@@ -87,3 +88,16 @@ def test_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             subprocess.run([sys.executable, "script.py"], check=True)
         else:
             run_command(step.text)
+
+
+def test_the_walk_through_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ribosomes = ["tomograms=2", "specimen.shape=[40, 48, 96]", "specimen.occupancy=[0.15, 0.15]", "classes=[ribosome_70s]", "snr=[1, 1]"]
+    plain = ["specimen.cytosol=[0, 0]", "specimen.vesicles=[0, 0]", "specimen.gold_beads=[0, 0]"]
+    run_command(shlex.join(["triptych", "simulate-tomograms", "simulated", *(f"--set={text}" for text in (*ribosomes, *plain))]))
+    Path("tomograms").mkdir()
+    for number, path in enumerate(sorted(Path("simulated/tomograms").glob("*.mrc")), start=1):
+        path.rename(f"tomograms/TS_{number:02d}.mrc")
+    for step in read_steps(WALK):
+        run_command(step.text)
+    assert "_rlnAngleRot" in Path("ribosomes_relion/particles.star").read_text(encoding="utf-8")

@@ -85,10 +85,11 @@ def test_rows_that_meet_every_condition_stay_as_they_were(conditions: dict[str, 
 
 
 def test_the_best_are_those_of_the_last_score(tmp_path: Path) -> None:
-    star = write_table(tmp_path, triptychAlignmentScore=[0.5, 0.6, 0.1, 0.2, 0.3, 0.4])
+    star = write_table(tmp_path, triptychAlignmentScore=[0.5, 0.6, 0.1, 0.2, 0.3, 0.4], triptychPoseProbability=[0.2, 0.9, 0.95, 0.1, 1.0, 0.3])
     triptych.select(star, tmp_path / "best.star", best=1)
     triptych.select(star, tmp_path / "aligned.star", min_alignment_score=0.5)
-    for name, rows in (("best", [0, 1, 3]), ("aligned", [0, 1])):
+    triptych.select(star, tmp_path / "sure.star", min_pose_probability=0.9)
+    for name, rows in (("best", [0, 1, 3]), ("aligned", [0, 1]), ("sure", [1, 2, 4])):
         found = read_star(tmp_path / f"{name}.star")["particles"]
         assert found["triptychProbability"].tolist() == [FOUND["triptychProbability"][row] for row in rows]
 

@@ -356,6 +356,7 @@ def select(
     min_probability: Annotated[float | None, typer.Option(help="Least probability of the class.")] = None,
     min_score: Annotated[float | None, typer.Option(help="Least score of pick.")] = None,
     min_alignment_score: Annotated[float | None, typer.Option(help="Least score of orient, or of discover.")] = None,
+    min_pose_probability: Annotated[float | None, typer.Option(help="Least probability, by orient, that the pose is right.")] = None,
     tomograms: Annotated[list[str] | None, typer.Option("--tomogram", metavar="NAME", help="Keep this tomogram; may be given several times.")] = None,
     best: Annotated[int | None, typer.Option(min=1, help="Keep so many of each class at most: those with the best score, or probability.")] = None,
 ) -> None:
@@ -371,6 +372,7 @@ def select(
         min_probability=min_probability,
         min_score=min_score,
         min_alignment_score=min_alignment_score,
+        min_pose_probability=min_pose_probability,
         tomograms=tomograms or (),
         best=best,
     )

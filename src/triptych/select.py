@@ -20,13 +20,14 @@ from triptych.io.stated import BINNING
 from triptych.io.transfers import CTF_VOLUME
 
 CLASS, VERDICT, PROBABILITY = "triptychClass", "triptychVerdict", "triptychProbability"
-SCORE, ALIGNMENT_SCORE = "triptychScore", "triptychAlignmentScore"
+SCORE, ALIGNMENT_SCORE, POSE_PROBABILITY = "triptychScore", "triptychAlignmentScore", "triptychPoseProbability"
 WRITTEN_BY = {
     CLASS: "pick and predict write",
     VERDICT: "pick and predict write with a model that has a novelty reference",
     PROBABILITY: "pick and predict write",
     SCORE: "pick writes",
     ALIGNMENT_SCORE: "orient writes, and discover of each group",
+    POSE_PROBABILITY: "orient writes",
 }
 BEST_BY = (ALIGNMENT_SCORE, SCORE, PROBABILITY)
 """Columns that say how good a particle is; the first that is there counts."""
@@ -47,6 +48,7 @@ def select(
     min_probability: float | None = None,
     min_score: float | None = None,
     min_alignment_score: float | None = None,
+    min_pose_probability: float | None = None,
     tomograms: Sequence[str] = (),
     best: int | None = None,
 ) -> pd.DataFrame:
@@ -59,6 +61,7 @@ def select(
     classes, not_classes : names of classes that are kept, and that are left out
     verdict : "known" or "unknown"
     min_probability, min_score, min_alignment_score : least probability of the class, score of `pick`, and score of `orient` or `discover`
+    min_pose_probability : least probability, by `orient`, that the pose is right
     tomograms : names of tomograms
     best : so many of each class at most, of those that meet all else, by the first of `BEST_BY` that is there
 
@@ -83,7 +86,8 @@ def select(
         kept &= is_among(pd.Series(file.tomogram_names or [], dtype=str), tomograms, "tomogram", file.path)
     if verdict is not None:
         kept &= (find_column(file, VERDICT) == UNKNOWN).to_numpy() == is_unknown(verdict)
-    for column, least in ((PROBABILITY, min_probability), (SCORE, min_score), (ALIGNMENT_SCORE, min_alignment_score)):
+    least_values = {PROBABILITY: min_probability, SCORE: min_score, ALIGNMENT_SCORE: min_alignment_score, POSE_PROBABILITY: min_pose_probability}
+    for column, least in least_values.items():
         if least is not None:
             find_column(file, column)
             kept &= numbers(file.table, column, file.path) >= least
