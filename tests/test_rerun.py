@@ -7,12 +7,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import SIMULATE, TRAIN, write_model, write_mrc, write_particles
+from tiny import DISCOVER, ORIENT, SIMULATE, TRAIN, write_model, write_mrc, write_particles
 from typer.testing import CliRunner
 
 import triptych
 from triptych.cli import app
-from triptych.config import STAGES, CutConfig, PickConfig, PredictConfig, ReportConfig, SimulateConfig, TomogramConfig, TrainConfig
+from triptych.config import (
+    STAGES,
+    CalibrateConfig,
+    CutConfig,
+    DiscoverConfig,
+    OrientConfig,
+    PickConfig,
+    PredictConfig,
+    ReportConfig,
+    SimulateConfig,
+    TomogramConfig,
+    TrainConfig,
+)
 from triptych.cut import cut
 from triptych.errors import InputError
 from triptych.io.compare import compare_files, compare_folders
@@ -49,6 +61,12 @@ def test_from_simulation_to_report(project: Path) -> None:
     assert all_the_same("predictions")
     triptych.report(Path("predictions"), Path("report"), data, ReportConfig(gallery=1))
     assert all_the_same("report")
+    triptych.orient("predictions", "poses", load_config(OrientConfig, None, ORIENT))
+    assert all_the_same("poses")
+    triptych.discover("predictions", "discovery", load_config(DiscoverConfig, None, [*DISCOVER[1:], "particles=all"]))
+    assert all_the_same("discovery")
+    triptych.calibrate("trained", data, "calibrated", CalibrateConfig())
+    assert all_the_same("calibrated")
 
 
 def test_tomograms_picks_and_cut(project: Path) -> None:

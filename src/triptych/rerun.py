@@ -18,7 +18,7 @@ from triptych.discover import discover
 from triptych.errors import InputError
 from triptych.io.compare import Comparison, compare_folders
 from triptych.io.manifest import describe_input, hash_file, installed_version, manifest_entry, read_manifest
-from triptych.model import BUILT_IN_MODEL, WEIGHTS
+from triptych.model import WEIGHTS
 from triptych.orient import orient
 from triptych.pick import pick
 from triptych.predict import predict
@@ -80,7 +80,7 @@ def rerun(made: Path, out: Path, on_progress: Callable[[int, int], None] | None 
     config = read_settings(run.stage, manifest)
     out = out.absolute()
     with chdir(run.folder):  # names are repeated as they were given
-        check_inputs(run, manifest_entry(manifest, "model", "sha256"))
+        check_inputs(run, *(manifest_entry(manifest, "model", key) for key in ("path", "sha256")))
         RUN[run.stage](**run.arguments, out=out, config=config, on_progress=on_progress)
     return compare_folders(folder, out)
 
@@ -109,12 +109,16 @@ def read_settings(stage: str, manifest: Mapping[str, Any]) -> Settings:
     return config.model_copy(update={"devices": 1, "nodes": 1}) if isinstance(config, TrainConfig) else config
 
 
-def check_inputs(run: Recorded, weights: object) -> None:
-    """InputError that names the inputs which are not what they were; `weights` is the hash of the model's, None where there was no model."""
+def check_inputs(run: Recorded, found: object, sha256: object) -> None:
+    """InputError that names the inputs which are not what they were.
+
+    `found` is where the model was, for a stage that is not given one but finds it, and `sha256` the hash of its weights; None where there was none.
+    """
     changed = [about.path for about in run.inputs if not is_unchanged(about)]
-    model = Path(str(run.arguments.get("model") or BUILT_IN_MODEL))
-    if weights is not None and (not (model / WEIGHTS).is_file() or hash_file(model / WEIGHTS) != weights):
-        changed.append(str(model / WEIGHTS))
+    model = run.arguments.get("model") or found
+    weights = Path(str(model), WEIGHTS)
+    if model and sha256 and not (weights.is_file() and hash_file(weights) == sha256):
+        changed.append(str(weights))
     if changed:
         raise InputError(f"the run cannot be repeated, for these inputs have changed or are gone: {', '.join(changed)}; put back what they were")
 
