@@ -118,6 +118,12 @@ def test_a_match_whose_mirror_image_fits_as_well_is_called_so() -> None:
     assert words == {"same": "spike", "mirrored": "mirror image of spike", "undecided": "spike or its mirror image"}
 
 
+def test_the_library_is_an_input(found: Path, settings: DiscoverConfig) -> None:
+    """So that a rerun notices whether it has changed."""
+    assert settings.library is not None
+    assert describe_input(settings.library) in json.loads((found / "manifest.json").read_text())["inputs"]
+
+
 def test_one_group_holds_all_that_were_chosen(predictions: Path, settings: DiscoverConfig, tmp_path: Path) -> None:
     config = settings.model_copy(update={"one_group": True, "classes": (CLASSES[0],)})
     discover(predictions, tmp_path / "one", config)

@@ -33,7 +33,7 @@ from triptych.fourier import wedge_weights
 from triptych.hand import Hand, choose_sample, tell_hand
 from triptych.identify import mirror
 from triptych.io.describe import describe_file
-from triptych.io.manifest import hash_file, read_manifest
+from triptych.io.manifest import describe_input, hash_file, read_manifest
 from triptych.io.mrc import read_mrc
 from triptych.io.predictions import read_predictions
 from triptych.io.relion import ANGLES, rotations_from_angles
@@ -108,6 +108,11 @@ def test_rows_may_be_sorted_and_taken_out(posed: Path, predictions: Path, settin
     pd.testing.assert_frame_equal(found[kept], every.loc[found.index, kept])
     density = found["triptychDensity"].iloc[0]
     assert hash_file(tmp_path / "poses" / density) == hash_file(posed / density)
+
+
+def test_the_library_is_an_input(posed: Path, library: Path) -> None:
+    """So that a rerun notices whether it has changed."""
+    assert describe_input(library) in json.loads((posed / "manifest.json").read_text())["inputs"]
 
 
 def test_structures_lie_where_the_particles_are(posed: Path, predictions: Path) -> None:

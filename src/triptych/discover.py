@@ -418,6 +418,7 @@ class Explorer:
         }
         write_page(folder / "report.html", workspace.result / GROUPS, given, source, membership, described, about, self.config)
         inputs = [given.folder / name for name in ("particles.star", "embedding.npy", "manifest.json")]
+        inputs += filter(None, (self.config.library, self.config.poses))
         write_manifest(folder, "discover", self.config, inputs, self.config.seed, about, {"predictions": given.folder})
 
 

@@ -347,7 +347,8 @@ def finish_run(workspace: Workspace, orienter: Orienter, folder: Path) -> None:
         "device": name_device(choose_device(orienter.config.align.device)),
     }
     write_page(folder / "report.html", orienter, averages, renamed, about)
-    inputs = [orienter.predictions / name for name in ("particles.star", MANIFEST)] + ([orienter.config.known] if orienter.config.known else [])
+    inputs = [orienter.predictions / name for name in ("particles.star", MANIFEST)]
+    inputs += filter(None, (orienter.config.library, orienter.config.known))
     write_manifest(folder, STAGE, orienter.config, inputs, None, about, {"predictions": orienter.predictions})
 
 
