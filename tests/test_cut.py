@@ -15,12 +15,14 @@ from typer.testing import CliRunner
 
 from triptych.cli import app
 from triptych.config import AugmentConfig, CutConfig, TrainConfig
-from triptych.cut import assign_voxels, cut, find_pieces
+from triptych.cut import assign_voxels, cut, find_pieces, read_annotations
 from triptych.dataset import find_slab, split_rows, tile_rows, warn_of_missing_signal
 from triptych.errors import InputError
+from triptych.io.convert import Known, convert_particles
 from triptych.io.manifest import read_manifest
 from triptych.io.mrc import read_mrc
 from triptych.io.store import Store, open_store
+from triptych.io.tomogram import find_tomograms
 from triptych.settings import load_config
 from triptych.train import train
 
@@ -197,6 +199,41 @@ def test_tomograms_are_found_by_the_names_of_other_programs(folder: Path) -> Non
     particles.write_text(particles.read_text().replace("t0,", "u0,").replace("t1,", "u1,"))
     with pytest.raises(InputError, match="names no particle in"):
         cut([folder / "tomograms"], folder / "other.zarr", particles=particles, config=config)
+
+
+def test_a_list_that_counts_from_the_centres_needs_no_table_of_tomograms(folder: Path) -> None:
+    """RELION 5's, which names a tomogram more; where a table of tomograms lies beside it, that counts, as for predict."""
+    paths, size = find_tomograms([folder / "tomograms"]), np.array(SHAPE[::-1])
+    voxels = np.array([place[::-1] for label in (1, 2) for place in PLACES[label]])
+    rows = [f"{name} {x} {y} {z} small" for name in ("t0", "u0", "t1") for x, y, z in (voxels - size / 2) * 10]
+    axes = "".join(f"_rlnCenteredCoordinate{axis}Angst\n" for axis in "XYZ")
+    (folder / "list.star").write_text("\n".join([f"data_particles\n\nloop_\n_rlnTomoName\n{axes}_triptychClass", *rows, ""]))
+    known = read_annotations(paths, None, folder / "list.star", CONFIG)
+    assert known.particles is not None
+    assert known.particles.positions is not None
+    for name in ("t0", "t1"):
+        assert np.allclose(known.particles.positions[known.rows_in(name)], voxels * 10)
+    unknown = "".join(f"{name} -999 -999 -999 5\n" for name in ("t1", "u0"))
+    header = "".join(f"_rlnTomo{name}\n" for name in ("Name", "SizeX", "SizeY", "SizeZ", "TiltSeriesPixelSize"))
+    (folder / "tomograms.star").write_text(f"data_global\n\nloop_\n{header}t0 {2 * size[0] + 6} {2 * size[1]} {2 * size[2]} 5\n{unknown}")
+    known = read_annotations(paths, None, folder / "list.star", CONFIG)
+    assert known.particles is not None
+    assert known.particles.positions is not None
+    assert np.allclose(known.particles.positions[known.rows_in("t0")], voxels * 10 + [15, 0, 0])
+    assert np.allclose(known.particles.positions[known.rows_in("t1")], voxels * 10)
+
+
+def test_what_a_list_counts_in_can_be_said(folder: Path) -> None:
+    paths = find_tomograms([folder / "tomograms"])
+    convert_particles(write_list(folder / "list.csv"), folder / "list.em", "em", Known(voxel_size=4))
+    with pytest.raises(InputError, match=r"--set coordinate_pixel_size= \(cut\)"):
+        read_annotations(paths, None, folder / "list.em", CONFIG)
+    stated = read_annotations(paths, None, folder / "list.em", CONFIG.model_copy(update={"coordinate_pixel_size": 4.0}))
+    known = read_annotations(paths, None, folder / "list.csv", CONFIG)
+    assert stated.particles is not None
+    assert known.particles is not None
+    assert np.allclose(stated.particles.positions, known.particles.positions, atol=1e-3)
+    assert stated.inside == known.inside
 
 
 def test_pieces_and_crumbs() -> None:

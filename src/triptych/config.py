@@ -192,6 +192,7 @@ class CutConfig(Settings):
 
     voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of the tomograms; none: as the files say")] = None
     model_voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of what is written, such as 10 to go on from the shipped model; none: as the first tomogram")] = None
+    coordinate_pixel_size: Annotated[float | None, Field(gt=0, description="Å per pixel in which the list of particles counts; none: as the list says, which motive lists never do")] = None
     contrast: Annotated[Contrast, Field(description="sign of the particles' grey values in the tomograms")] = DEFAULT_CONTRAST
     names: Annotated[dict[int, str], Field(description="names of the numbers in the label maps, where no classes.star in or beside their folder tells them; others are called class_1, class_2 ...")] = {}
     not_particles: Annotated[tuple[str, ...], Field(description="names of labels that are no particles, such as membranes")] = ("membrane", "gold")

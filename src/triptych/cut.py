@@ -24,7 +24,7 @@ from scipy.spatial.transform import Rotation
 from triptych.config import NONE_CLASS, UNKNOWN, CutConfig
 from triptych.errors import InputError
 from triptych.fourier import resample
-from triptych.io.convert import read_particles
+from triptych.io.convert import Known, read_particles
 from triptych.io.manifest import check_apart, installed_version, recognise_input, write_manifest
 from triptych.io.mrc import are_valid, check_values, mrc_files, read_mrc, read_sections
 from triptych.io.relion import numbers
@@ -33,7 +33,7 @@ from triptych.io.star import read_star
 from triptych.io.store import Rows, create_store, open_store, remove_leftovers
 from triptych.io.tomogram import find_tomograms, is_zarr, open_tomogram, stated_frame, tomogram_name
 from triptych.io.workspace import Workspace, open_workspace
-from triptych.particles import Particles
+from triptych.particles import Frame, Particles
 from triptych.structures import check_class_names
 from triptych.tiling import paint
 from triptych.volume import Volume, standardise
@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 SMALLEST_PIECE = 0.2
 """A connected piece of a label map is a particle if it has this share of the voxels of its label's median piece."""
 NONE_TRIES = 100
+ELSEWHERE = Frame((0, 0, 0), 1.0)
+"""Stands for the box of a tomogram that is not cut, whose particles are left out wherever they are."""
 LARGEST_LABEL = 65535
 ARRAYS = ("subtomogram", "mask", "label", "tomogram", "position", "rotation", "shift", "box_position")
 TILE_ARRAYS = ("tiles/subtomogram", "tiles/labels", "tiles/centres", "tiles/tomogram", "tiles/position")
@@ -112,7 +114,8 @@ def cut(
     tomograms : MRC files, OME-Zarr groups, or folders of them
     out : the store to make, e.g. "own.zarr"
     labels : folder of label maps, whose names begin with those of the tomograms
-    particles : list of particles with classes, in any format that `triptych convert` reads
+    particles : list of particles with classes, in any format that `triptych convert` reads; where it counts from the centres of its tomograms,
+        a table of tomograms beside it says where these are, else the tomograms themselves, as for `predict`
     on_progress : called with (tomograms done, tomograms in all)
 
     Raises
@@ -169,7 +172,7 @@ def read_annotations(paths: Sequence[Path], labels: Path | str | None, particles
     """Which label map belongs to which tomogram, and what the numbers and classes are called."""
     if labels is None and particles is None:
         raise InputError("no annotation came: give --labels, --particles, or both")
-    listed = None if particles is None else read_particles(particles)
+    listed = None if particles is None else read_list(particles, paths, config)
     if listed is not None and (listed.positions is None or listed.classes is None or listed.tomograms is None):
         raise InputError(f"{particles} does not say where each particle is, in which tomogram and of what class: give a list that does")
     maps: dict[str, Path] = {}
@@ -189,6 +192,16 @@ def read_annotations(paths: Sequence[Path], labels: Path | str | None, particles
     every = (*classes, *others)
     inside = () if listed is None else locate_particles(listed, paths, particles, config.not_particles)
     return Annotations(every, len(classes), {number: every.index(name) for number, name in names.items()}, maps, listed, inside)
+
+
+def read_list(source: Path | str, paths: Sequence[Path], config: CutConfig) -> Particles:
+    """The list of particles; where it counts from the tomograms' centres and does not say where these are, the tomograms themselves do."""
+
+    def find_frames(names: Sequence[str]) -> dict[str, Frame]:
+        meant = {name: called(name, paths) for name in dict.fromkeys(names)}
+        return {name: frame_of(found[0], config) if found else ELSEWHERE for name, found in meant.items()}
+
+    return read_particles(source, Known(input_voxel_size=config.coordinate_pixel_size, find_frames=find_frames))
 
 
 def locate_particles(listed: Particles, paths: Sequence[Path], source: Path | str | None, others: Sequence[str]) -> tuple[str, ...]:
@@ -220,7 +233,7 @@ def check_places(source: Path, paths: Sequence[Path], box_size_angstrom: float, 
         rows = known.rows_in(tomogram_name(path))
         shape, voxel_size = read_frame(path, config)
         nearest = np.floor(known.particles.positions[rows] / voxel_size + 0.5).astype(np.int64)
-        how = "check the pixel size in which the list counts and the tomogram's voxel size (--set voxel_size=)"
+        how = "check the pixel size in which the list counts (--set coordinate_pixel_size=) and the tomogram's voxel size (--set voxel_size=)"
         check_inside(nearest, shape, math.ceil(box_size_angstrom / voxel_size), rows, source, path, how)
 
 
@@ -248,6 +261,12 @@ def read_frame(path: Path, config: CutConfig) -> tuple[tuple[int, int, int], flo
     """Shape and voxel size of a tomogram, without its values."""
     shape, stated = stated_frame(path)
     return shape, config.voxel_size or stated or open_tomogram(path).voxel_size  # which says what is wrong with the file's own
+
+
+def frame_of(path: Path, config: CutConfig) -> Frame:
+    """The box of a tomogram."""
+    (nz, ny, nx), voxel_size = read_frame(path, config)
+    return Frame((nx, ny, nz), voxel_size)
 
 
 def open_volume(path: Path, config: CutConfig) -> Volume:

@@ -80,6 +80,8 @@ class Known:
     """Name of the one tomogram."""
     class_name: str | None = None
     """What all of the particles are."""
+    find_frames: FrameFinder | None = None
+    """Tells the boxes of tomograms where the input does not."""
 
     def __post_init__(self) -> None:
         for name, size in (("--voxel-size", self.voxel_size), ("--input-voxel-size", self.input_voxel_size)):
@@ -157,7 +159,7 @@ def _read(path: Path, known: Known) -> Particles:
         return particles_from_stopgap(path, known.input_voxel_size)
     if kind == "m":
         return particles_from_m(path)
-    return particles_from_relion(path / OPTIMISATION_SET if path.is_dir() else path, known.input_voxel_size, _frame_finder(known))
+    return particles_from_relion(path / OPTIMISATION_SET if path.is_dir() else path, known.input_voxel_size, _frame_finder(known), known.find_frames)
 
 
 def _frame_finder(known: Known) -> FrameFinder | None:

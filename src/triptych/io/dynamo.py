@@ -58,7 +58,8 @@ def _stated_pixel_sizes(table: pd.DataFrame, path: Path) -> NDArray[np.float64]:
     sizes = np.asarray(table["apix"]) if "apix" in table else np.zeros(len(table))
     if (sizes <= 0).any() or (sizes == 1).all():
         raise InputError(
-            f"{path} counts in pixels, but does not state their size (column 36 is missing, 0 or 1): give it in Å with --input-voxel-size"
+            f"{path} counts in pixels, but does not state their size (column 36 is missing, 0 or 1): "
+            "give it in Å with --input-voxel-size (convert) or --set coordinate_pixel_size= (cut)"
         )
     return sizes
 

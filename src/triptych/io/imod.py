@@ -176,7 +176,8 @@ def particles_from_imod(path: Path | str, voxel_size: float | None = None) -> Pa
         model = read_imod(file)
         size = voxel_size if voxel_size is not None else model.voxel_size
         if size is None:
-            raise InputError(f"{file} counts in pixels, but does not state their size: give it in Å with --input-voxel-size")
+            how = "give it in Å with --input-voxel-size (convert) or --set coordinate_pixel_size= (cut)"
+            raise InputError(f"{file} counts in pixels, but does not state their size: {how}")
         for number, item in enumerate(model.objects, 1):
             count = len(item.points)
             places.append(item.points * size)

@@ -69,7 +69,8 @@ def particles_from_motives(table: pd.DataFrame, path: Path, voxel_size: float | 
     if missing:
         raise InputError(f"{path} is a motive list, but says nothing of {', '.join(missing)}: write it anew with all of its columns")
     if voxel_size is None:
-        raise InputError(f"{path} counts in voxels, and a motive list never states their size: give it in Å with --input-voxel-size")
+        how = "give it in Å with --input-voxel-size (convert) or --set coordinate_pixel_size= (cut)"
+        raise InputError(f"{path} counts in voxels, and a motive list never states their size: {how}")
     known = pd.DataFrame({name: numbers(table, name, path) for name in UNDERSTOOD})
     voxels = known[PLACE].to_numpy() + known[SHIFT].to_numpy() - FIRST_VOXEL
     return Particles(

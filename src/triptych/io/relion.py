@@ -223,7 +223,7 @@ class RelionFile:
         stated = "states their size in its images only (rlnImagePixelSize), not in the tilt series" if images else "does not state the pixel's size"
         raise InputError(
             f"{self.path} has coordinates in pixels, but {stated} ({', '.join(UNBINNED_PIXEL_SIZES)}{'' if images else ' or rlnPixelSize'}): "
-            "give it in Å with --set coordinate_pixel_size= (predict) or --input-voxel-size (convert)"
+            "give it in Å with --set coordinate_pixel_size= (predict, cut) or --input-voxel-size (convert)"
         )
 
     def coordinate_rule(self, given: float | None = None) -> str:
@@ -626,7 +626,9 @@ def _check_frames(frames: Mapping[str, Frame], implied: Mapping[str, NDArray[np.
             )
 
 
-def _find_centers(file: RelionFile, find_frames: FrameFinder | None) -> tuple[dict[str, Frame], dict[str, NDArray[np.float64]]]:
+def _find_centers(
+    file: RelionFile, find_frames: FrameFinder | None, find_others: FrameFinder | None
+) -> tuple[dict[str, Frame], dict[str, NDArray[np.float64]]]:
     """The tomograms' boxes as the file states them, and the centres that its coordinates count from, or whose double they are fractions of."""
     stated, names = read_frames(file.tomograms, file.path), file.tomogram_names
     if names is None or not (set(CENTERED) <= set(file.table.columns) or file.counts_fractions):
@@ -638,7 +640,8 @@ def _find_centers(file: RelionFile, find_frames: FrameFinder | None) -> tuple[di
         frames = dict(find_frames(names))
         _check_frames(frames, implied, file.path)
     elif not set(names) <= set(stated):
-        stated = frames = {name: frame for name, frame in file.frames_of_files().items() if agrees(frame, implied.get(name))} | stated
+        others = file.frames_of_files() | dict(find_others(names) if find_others else {})
+        stated = frames = {name: frame for name, frame in others.items() if agrees(frame, implied.get(name))} | stated
     return stated, implied | {name: frame.center for name, frame in frames.items()}
 
 
@@ -672,15 +675,17 @@ def _pixel_sizes(file: RelionFile, given: float | None) -> NDArray[np.float64] |
     return file.coordinate_pixel_size(given) if unbinned is None else unbinned
 
 
-def particles_from_relion(path: Path | str, coordinate_pixel_size: float | None = None, find_frames: FrameFinder | None = None) -> Particles:
+def particles_from_relion(
+    path: Path | str, coordinate_pixel_size: float | None = None, find_frames: FrameFinder | None = None, find_others: FrameFinder | None = None
+) -> Particles:
     """Particles of a STAR file: its table, and whatever of positions, rotations, classes and scores is in it.
 
     RELION 5's coordinates become positions from the first voxel only where `find_frames` finds the boxes of the tomograms that it
     is given the names of, or a table of tomograms states their size, or the particles state their coordinates from the first voxel, too, or the
-    tomograms are where the file says that they are.
+    tomograms are where the file says that they are, or `find_others` finds their boxes, which counts only where the file itself does not tell them.
     """
     file = read_relion(path)
-    stated, centers = _find_centers(file, find_frames)
+    stated, centers = _find_centers(file, find_frames, find_others)
     if file.unset_pixel_size and coordinate_pixel_size is None:
         log.warning("%s; if it is wrong, correct it, or give the right one with --input-voxel-size (convert)", file.unset_pixel_size)
     if file.counts_fractions and coordinate_pixel_size is not None:
