@@ -104,6 +104,7 @@ def test_one_entry_of_a_table() -> None:
         (SimulateConfig, "acquisition.ctf_correction.flip=1", ["'flip'", "did you mean 'phase_flip'"]),
         (TrainConfig, "network.tasks=[class, msk]", ["network.tasks is 'msk' in place 2", "class, mask, density"]),
         (TrainConfig, "network.tasks=[class, class]", ["tasks is [class, class]", "once"]),
+        (SimulateConfig, "classes=[groel, groel]", ["classes is [groel, groel]", "once"]),
         (TrainConfig, "network.tasks=[]", ["network.tasks is []", "1 or more"]),
         (TrainConfig, "device=cuda", ["device is 'cuda', but must be one of auto, cpu, gpu"]),
         (TrainConfig, "crop_size=7", ["crop_size is 7, but must be null or a whole number", "divides by 8"]),

@@ -165,6 +165,12 @@ class SceneConfig(Settings):
     specimen: Annotated[SpecimenConfig, Field(description="what is in the ice")] = SpecimenConfig()
     acquisition: Annotated[AcquisitionConfig, Field(description="how the tilt series is taken")] = AcquisitionConfig()
 
+    @model_validator(mode="after")
+    def _has_each_class_once(self) -> Self:
+        if self.classes is not None and len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes is [{', '.join(self.classes)}], but each class was expected once")
+        return self
+
 
 class SimulateConfig(SceneConfig):
     """`triptych simulate`: structures + physics + seed -> labelled subtomograms."""
