@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
 import re
 from pathlib import Path
 
+import gemmi
 import mrcfile
 import numpy as np
 import pandas as pd
@@ -13,15 +16,18 @@ import pytest
 import zarr
 from test_contrast import make_crowd, make_noise, remove_wedge
 from test_source import make_tomogram, write_coordinates, write_images
-from tiny import write_mrc
+from tiny import write_mrc, write_pdb
 
 from triptych.errors import InputError
+from triptych.identify import load_references
 from triptych.io.convert import FORMATS, Known, write_particles
 from triptych.io.describe import describe_file
 from triptych.io.em import write_em
 from triptych.io.relion import particle_columns, tomogram_row
 from triptych.io.star import write_star
+from triptych.io.structure_files import structure_kind
 from triptych.particles import Frame, Particles
+from triptych.structures import expand_specs
 
 
 def test_what_predict_takes(tmp_path: Path) -> None:
@@ -51,11 +57,30 @@ def test_index_of_structures(tmp_path: Path) -> None:
     assert describe_file(index).warnings == ["More than one is called first: give each its own name."]
     for text in ("a,b\n1,2\n", "", "name,file\n"):
         index.write_text(text)
-        with pytest.raises(InputError, match="neither rows with the columns name and file"):
+        with pytest.raises(InputError, match="no rows with the columns name and file"):
             describe_file(index)
+    index.write_bytes(b"\xef\xbb\xbfname, file\nfirst, first.pdb\n")  # as Excel writes UTF-8
+    assert (describe_file(index).warnings, len(expand_specs([str(index)]))) == ([], 1)
     index.write_bytes(b"name,file\n\xff,b\n")
-    with pytest.raises(InputError, match="cannot be read as CSV"):
+    with pytest.raises(InputError, match="not a text file in UTF-8"):
         describe_file(index)
+
+
+@pytest.mark.parametrize("name", ["a.pdb", "a.ENT.gz", "a.cif", "a.mmcif", "a.mrc", "a.map.gz", "a.map.bz2", "a.ccp4", "a.ccp4.gz"])
+def test_a_structure_file_is_one_everywhere(name: str, tmp_path: Path) -> None:
+    """To info, to a library folder and to `structures make`."""
+    kind = structure_kind(tmp_path / name)
+    if kind == "map":
+        ball = np.exp(-np.linalg.norm(np.mgrid[:24, :24, :24] - 12, axis=0) ** 2 / 20)
+        data = write_mrc(tmp_path / "x" / "a.mrc", ball, 10.0).read_bytes()
+    else:
+        data = write_pdb(tmp_path / "x.txt", residues=60, radius=20).read_bytes()
+        if "cif" in name:
+            data = gemmi.read_pdb_string(data.decode()).make_mmcif_document().as_string().encode()
+    pack = {"gz": gzip.compress, "bz2": bz2.compress}.get(name.rpartition(".")[2], bytes)
+    (tmp_path / name).write_bytes(pack(data))
+    assert describe_file(tmp_path / name).kind == ("MRC volume" if kind == "map" else "PDB or mmCIF file of atoms")
+    assert [item.name for item in load_references(tmp_path, 10.0)] == ["a"]
 
 
 def test_warns(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from triptych.align import align
 from triptych.config import AlignConfig
 from triptych.errors import InputError
 from triptych.fourier import match_amplitudes, resample_to_box
+from triptych.io.structure_files import structure_kind
 from triptych.structures import Structure, load_library, read_structure
 
-STRUCTURE_FILES = (".pdb", ".ent", ".cif", ".mrc", ".map", ".ccp4")
 STRUCTURES_AT_ONCE = 32
 """Structures aligned together: bounds the memory for a large library."""
 
@@ -121,7 +121,7 @@ def load_references(path: Path | None, voxel_size: float) -> list[Structure]:
         raise InputError(
             f"the library {path} does not exist: give a library that `structures make` wrote, a folder of PDB, mmCIF and map files, or a file"
         )
-    files = sorted(file for file in path.iterdir() if file.name.lower().removesuffix(".gz").endswith(STRUCTURE_FILES))
+    files = sorted(file for file in path.iterdir() if structure_kind(file))
     if not files:
-        raise InputError(f"the library {path} holds neither library.json nor files of structures ({', '.join(STRUCTURE_FILES)}): give another folder")
+        raise InputError(f"the library {path} holds neither library.json nor PDB, mmCIF or map files: give another folder")
     return [read_structure(file, voxel_size=voxel_size) for file in files]

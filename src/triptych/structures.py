@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 import logging
 import math
@@ -28,10 +27,11 @@ from triptych.config import NONE_CLASS, UNKNOWN
 from triptych.errors import InputError, counted, first_line
 from triptych.fourier import interpolation_matrix
 from triptych.io.fetch import PDB_URL, fetch_entries
-from triptych.io.files import read_json, read_text
+from triptych.io.files import read_json
 from triptych.io.manifest import output_folder
-from triptych.io.mrc import is_mrc_name, read_header, read_mrc, stated_voxel_size, write_mrc
+from triptych.io.mrc import read_header, read_mrc, stated_voxel_size, write_mrc
 from triptych.io.star import probability_columns
+from triptych.io.structure_files import read_index, structure_kind
 from triptych.potential import Counts, contrast, count_atoms, soft_band_limit
 from triptych.volume import Volume, soften
 
@@ -184,7 +184,7 @@ def read_structure(
     stem = re.sub(r"(\.\w{2,5}\d?)?(\.gz|\.bz2)?$", "", path.name)
     name = stem.lower() if name is None else name
     check_request(path, name, voxel_size, mass_kda)
-    if is_mrc_name(path) or path.name.lower().endswith((".ccp4", ".ccp4.gz")):
+    if structure_kind(path) == "map":
         refuse_options(path, "map", {"assembly": assembly not in ("auto", "none", None), "model": model != 1, "chains": chains is not None})
         structure = structure_from_map(_read_map(path, map_voxel_size), voxel_size, name, source or stem, map_contour, mass_kda)
     else:
@@ -497,7 +497,7 @@ def fetch_classes(
 
 def class_entries() -> list[dict[str, str]]:
     """The rows of `CLASS_ENTRIES`."""
-    return list(csv.DictReader(io.StringIO(CLASS_ENTRIES.read_text(encoding="utf-8"))))
+    return list(csv.DictReader(CLASS_ENTRIES.read_text(encoding="utf-8").splitlines()))
 
 
 def _class_structures(cache: Path | None, on_progress: Callable[[int, int], None] | None, pdb_url: str) -> Iterator[Structure]:
@@ -535,23 +535,13 @@ def expand_specs(specs: Iterable[str]) -> list[StructureSpec]:
     ``entry``, ``kind`` (atoms or density), ``voxel_size_A``, ``assembly``, ``model``, ``chains``, ``contour``, ``mass``."""
     found: list[StructureSpec] = []
     for spec in specs:
-        found += _read_index(Path(spec)) if spec.lower().endswith(".csv") else [parse_structure_spec(spec)]
+        found += _specs_of_index(Path(spec)) if spec.lower().endswith(".csv") else [parse_structure_spec(spec)]
     return found
 
 
-def _read_index(index: Path) -> list[StructureSpec]:
-    if not index.is_file():
-        raise InputError(f"{index} is not a file, but an index of structures (CSV) was expected there: check the name")
-    try:
-        rows = list(csv.DictReader(io.StringIO(read_text(index, "index of structures (CSV)"), newline="")))
-    except csv.Error as error:
-        raise InputError(f"{index} cannot be read as CSV ({error}): correct it") from None
-    if not rows:
-        raise InputError(f"{index} has no rows, but an index of structures has one for each: fill it in")
+def _specs_of_index(index: Path) -> list[StructureSpec]:
     specs = []
-    for row in rows:
-        if not row.get("name") or not row.get("file"):
-            raise InputError(f"{index} has the row {row}, but each needs a name and a file")
+    for row in read_index(index):
         columns = {"voxel_size": "voxel_size_A"} | {key: key for key in ("assembly", "model", "chains", "contour", "mass")}
         options = [f":{key}={row[column]}" for key, column in columns.items() if row.get(column)]
         spec = parse_structure_spec("".join([f"{row['name']}=FILE", *options]))

@@ -11,17 +11,17 @@ from triptych.io.convert import LIST_ENDINGS
 from triptych.io.copick import find_config
 from triptych.io.describe_particles import describe_em, describe_list, describe_star
 from triptych.io.describe_results import describe_model, describe_predictions, describe_result, describe_store
-from triptych.io.describe_structures import describe_atoms, describe_index, describe_library, is_index
+from triptych.io.describe_structures import describe_atoms, describe_index, describe_library
 from triptych.io.describe_volumes import describe_mrc, describe_volumes, describe_zarr
 from triptych.io.description import Description
 from triptych.io.manifest import MANIFEST
 from triptych.io.mrc import is_mrc_name, mrc_files
 from triptych.io.particle_star import OPTIMISATION_SET
+from triptych.io.structure_files import is_index, structure_kind
 from triptych.io.tomogram import is_ome_zarr
 
 UNFINISHED = re.compile(r"\..+\.part|.+\.training")
 """Names of the folders in which stages work until they are finished."""
-COORDINATE_SUFFIXES = (".pdb", ".ent", ".cif", ".mmcif")
 OTHER_LISTS = tuple(ending for ending in LIST_ENDINGS if ending != ".star")
 
 
@@ -43,7 +43,7 @@ def describe_file(path: Path | str) -> Description:
     name = path.name.lower()
     if name.endswith(".star"):
         return describe_star(path)
-    if name.removesuffix(".gz").endswith(COORDINATE_SUFFIXES):
+    if structure_kind(path) == "atoms":
         return describe_atoms(path)
     if is_mrc_name(path):
         return describe_mrc(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections import Counter
 from pathlib import Path
@@ -10,39 +9,21 @@ from pathlib import Path
 from triptych.errors import InputError, first_line
 from triptych.io.description import Description
 from triptych.io.files import read_json
-
-
-def is_index(path: Path) -> bool:
-    """Whether a CSV file is a table of sources, or cannot be read at all, rather than a list of particles."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            columns = set(next(csv.reader(file), ()))
-    except (OSError, UnicodeDecodeError, csv.Error):
-        return True
-    return {"name", "file"} <= columns or not ({"x", "y", "z"} <= columns or "CCC" in columns)  # the last of PEET
+from triptych.io.structure_files import read_index
 
 
 def describe_index(path: Path) -> Description:
     """The table of sources that `triptych structures make` takes."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read as CSV ({error}): check the file") from None
-    if not rows or not {"name", "file"} <= rows[0].keys():
-        raise InputError(
-            f"{path} has neither rows with the columns name and file, as an index of structures has, "
-            "nor x, y and z, as a list of particles has: check the file"
-        )
+    rows = read_index(path)
     result = Description("index of structures")
     counts = Counter(row["name"] for row in rows)
-    result.add("structures", f"{len(rows)}: {', '.join(map(str, counts))}")
+    result.add("structures", f"{len(rows)}: {', '.join(counts)}")
     result.add("use", f"triptych structures make {path} LIBRARY makes a library of them to simulate from")
-    missing = [str(row["file"]) for row in rows if not row["file"] or not os.path.isfile(path.parent / row["file"])]
+    missing = [row["file"] for row in rows if not os.path.isfile(path.parent / row["file"])]
     if missing:
         some = ", ".join(missing[:3])
         result.warn(f"{len(missing)} of their files are not beside it ({some}): fetch them with `triptych structures fetch`.")
-    twice = [str(name) for name, count in counts.items() if count > 1]
+    twice = [name for name, count in counts.items() if count > 1]
     if twice:
         result.warn(f"More than one is called {', '.join(twice)}: give each its own name.")
     return result

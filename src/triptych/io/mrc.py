@@ -30,7 +30,7 @@ from triptych.volume import Volume
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".mrc", ".rec", ".map", ".st", ".mrcs")
+SUFFIXES = (".mrc", ".rec", ".map", ".ccp4", ".st", ".mrcs")
 COMPRESSIONS = (".gz", ".bz2")
 HEADER_BYTES = 1024
 MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
@@ -294,7 +294,7 @@ def read_mrc(path: Path | str, voxel_size: float | None = None, *, number: int |
 
     Parameters
     ----------
-    path : .mrc, .rec, .map, .st, .mrcs, also with .gz or .bz2
+    path : .mrc, .rec, .map, .ccp4, .st, .mrcs, also with .gz or .bz2
     voxel_size : Å; wins over the header. Needed where the header states 0 or 1 Å or differs between the axes.
     number : which volume of a stack of volumes, counted from 1; None: the file holds one
     setting : the setting that a message about the voxel size tells the user to set
