@@ -26,7 +26,8 @@ from triptych.io.copick import clean_name
 from triptych.io.em import read_em, write_em
 from triptych.io.imod import ImodObject, read_imod, write_imod
 from triptych.io.mrc import write_mrc
-from triptych.io.relion import read_relion, rotations_from_angles
+from triptych.io.numbering import are_numbers, number_names
+from triptych.io.relion import frame_of_file, read_relion, rotations_from_angles
 from triptych.io.star import read_star, write_star
 from triptych.particles import Frame, Particles
 from triptych.volume import Volume
@@ -789,6 +790,25 @@ def test_convert_from_the_command_line(tmp_path: Path) -> None:
     again = run("convert", tmp_path / "five", tmp_path / "table.tbl", "--to", "dynamo")
     assert again.exit_code == 0, again.output
     assert "2 particles in 2 tomograms, in pixels of 2 Å" in again.stdout
+
+
+def test_the_header_of_a_tomogram_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    monkeypatch.setattr("triptych.io.convert.frame_of_file", lambda path, size: read.append(path) or frame_of_file(path, size))
+    for name in ("TS_1", "TS_2"):
+        write_mrc(tmp_path / f"tomograms/{name}.mrc", Volume(np.zeros((4, 5, 6), np.float32), 8.0))
+    (tmp_path / "a.csv").write_text("tomogram,x,y,z\nTS_1,1,2,3\nTS_2,1,2,3\nTS_1,2,2,3\n")
+    result = run("convert", tmp_path / "a.csv", tmp_path / "a.em", "--to", "em", "--tomograms", tmp_path / "tomograms")
+    assert "in pixels of 8 Å" in result.stdout
+    assert sorted(read) == [tmp_path / "tomograms/TS_1.mrc", tmp_path / "tomograms/TS_2.mrc"]
+
+
+def test_many_names_are_numbered_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether they are numbers is asked once, and not for each of them again."""
+    asked = []
+    monkeypatch.setattr("triptych.io.numbering.are_numbers", lambda names: asked.append(names) or are_numbers(names))
+    assert (number_names(["b", "a", "b"]), number_names(["7", "3"])) == ({"b": 1, "a": 2}, {"7": 7, "3": 3})
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from triptych.io.convert import Known, read_particles
 from triptych.io.manifest import check_apart, installed_version, recognise_input, write_manifest
 from triptych.io.mrc import are_valid, check_values, mrc_files, read_mrc, read_sections
 from triptych.io.relion import numbers
-from triptych.io.source import called, check_inside, cut_box, find_tomogram
+from triptych.io.source import by_name, called, check_inside, cut_box, find_tomogram
 from triptych.io.star import read_star
 from triptych.io.store import Rows, create_store, open_store, remove_leftovers
 from triptych.io.tomogram import find_tomograms, is_zarr, open_tomogram, stated_frame, tomogram_name
@@ -179,7 +179,8 @@ def read_annotations(paths: Sequence[Path], labels: Path | str | None, particles
     if labels is not None:
         if not Path(labels).is_dir():
             raise InputError(f"--labels {labels} is no folder: give the folder of the label maps")
-        files = [file for file in mrc_files(Path(labels)) if file.resolve() not in {path.resolve() for path in paths}]
+        tomograms = {path.resolve() for path in paths}
+        files = by_name(file for file in mrc_files(Path(labels)) if file.resolve() not in tomograms)
         maps = {tomogram_name(path): find_tomogram(tomogram_name(path), files, Path(labels), "a label map was expected there") for path in paths}
     of_list = sorted(set(listed.classes or ())) if listed is not None else []
     of_maps = sorted({number for path in maps.values() for number in numbers_in(path)} - {0})
@@ -198,7 +199,8 @@ def read_list(source: Path | str, paths: Sequence[Path], config: CutConfig) -> P
     """The list of particles; where it counts from the tomograms' centres and does not say where these are, the tomograms themselves do."""
 
     def find_frames(names: Sequence[str]) -> dict[str, Frame]:
-        meant = {name: called(name, paths) for name in dict.fromkeys(names)}
+        files = by_name(paths)
+        meant = {name: called(name, files) for name in dict.fromkeys(names)}
         return {name: frame_of(found[0], config) if found else ELSEWHERE for name, found in meant.items()}
 
     return read_particles(source, Known(input_voxel_size=config.coordinate_pixel_size, find_frames=find_frames))
@@ -206,16 +208,18 @@ def read_list(source: Path | str, paths: Sequence[Path], config: CutConfig) -> P
 
 def locate_particles(listed: Particles, paths: Sequence[Path], source: Path | str | None, others: Sequence[str]) -> tuple[str, ...]:
     """The attribute `inside` of Annotations, `others` being what is no particle; InputError where no row is in any of the tomograms `paths`."""
-    files = [Path(tomogram_name(path)) for path in paths]
+    files = by_name(paths)
     found: dict[str, str] = {}
     for name in dict.fromkeys(listed.tomograms or ()):
         meant = called(name, files)
         if len(meant) > 1:
-            raise InputError(f"{source} names the tomogram {name}, which several of the tomograms may be ({meant[0]}, {meant[1]}): rename them")
-        found[name] = meant[0].name if meant else ""
+            some = " and ".join(map(tomogram_name, meant[:2]))
+            raise InputError(f"{source} names the tomogram {name}, which several of the tomograms may be ({some}): rename them")
+        found[name] = tomogram_name(meant[0]) if meant else ""
     missing = [name for name, file in found.items() if not file]
     if len(missing) == len(found):
-        raise InputError(f"{source} names no particle in {', '.join(map(str, files[:3]))}, but in {', '.join(missing[:3])}: give those tomograms")
+        ours = ", ".join(name for name, _ in files[:3])
+        raise InputError(f"{source} names no particle in {ours}, but in {', '.join(missing[:3])}: give those tomograms")
     if missing:
         logger.warning("%s names %d more tomograms (%s ...), whose particles are left out", source, len(missing), missing[0])
     no_particles = sorted(set(listed.classes or ()) & set(others))

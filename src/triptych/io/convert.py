@@ -6,8 +6,9 @@ What a format needs and the input doesn't say (a voxel size, a tomogram's size, 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ from triptych.io.relion import (
     read_frames,
     shared_name,
 )
-from triptych.io.source import find_tomogram
+from triptych.io.source import by_name, find_tomogram
 from triptych.io.star import read_star
 from triptych.particles import Frame, Particles
 
@@ -93,6 +94,11 @@ class Known:
             raise InputError("both --tomogram-size and --tomograms were given, but each says how large the tomograms are: give one of them")
         if self.tomograms is not None and not self.tomograms.exists():
             raise InputError(f"--tomograms {self.tomograms} does not exist: give a folder of MRC files, or a tomograms.star")
+
+    @cached_property
+    def frame_of(self) -> Callable[[Path], Frame]:
+        """Tells the box of a tomogram's file, whose header is read once."""
+        return cache(partial(_frame_of_file, voxel_size=self.voxel_size))
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -182,11 +188,12 @@ def _given_frames(names: Sequence[str], known: Known) -> dict[str, Frame]:
         return {}
     if known.tomograms.suffix.lower() == ".star":
         return _frames_of_table(known.tomograms, unique)
-    files = [known.tomograms] if known.tomograms.is_file() else mrc_files(known.tomograms)
-    if known.tomograms.is_file() and len(unique) > 1:
+    if not known.tomograms.is_file():
+        files = by_name(mrc_files(known.tomograms))
+        return {name: known.frame_of(find_tomogram(name, files, known.tomograms, "check --tomograms")) for name in unique}
+    if len(unique) > 1:
         raise InputError(f"the particles are in {len(unique)} tomograms, but --tomograms names one file: give the folder of all")
-    found = {name: files[0] if known.tomograms.is_file() else find_tomogram(name, files, known.tomograms, "check --tomograms") for name in unique}
-    return {name: _frame_of_file(file, known.voxel_size) for name, file in found.items()}
+    return dict.fromkeys(unique, known.frame_of(known.tomograms))
 
 
 def _frames_of_table(path: Path, names: Sequence[str]) -> dict[str, Frame]:

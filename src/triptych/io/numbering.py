@@ -60,7 +60,8 @@ def are_numbers(names: Sequence[str]) -> bool:
 def number_names(names: Sequence[str]) -> dict[str, int]:
     """A number for each of the names, in the order of their first occurrence."""
     unique = list(dict.fromkeys(names))
-    return {name: int(name) if are_numbers(unique) else number for number, name in enumerate(unique, 1)}
+    stay = are_numbers(unique)
+    return {name: int(name) if stay else number for number, name in enumerate(unique, 1)}
 
 
 def number_classes(names: Sequence[str] | None, count: int, *, keeps_names: bool = False) -> NDArray[np.int64]:

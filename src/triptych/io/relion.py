@@ -350,14 +350,16 @@ def read_tilts(tomograms: pd.DataFrame, blocks: Mapping[str, Block], file: Path)
     tomograms, blocks, file : the table of tomograms, all blocks of its file, and that file
     """
     beside = read_star(file.parent / TILT_TABLE).get("tilts") if (file.parent / TILT_TABLE).is_file() else None
+    of_all = beside.groupby(beside["rlnTomoName"].astype(str)) if isinstance(beside, pd.DataFrame) and "rlnTomoName" in beside else ()
+    of_each = {str(name): table.reset_index(drop=True) for name, table in of_all}
     found: dict[str, Block | None] = {}
     for _, row in tomograms.iterrows():
         name = str(row["rlnTomoName"])
         series = find_file(str(row[TILT_SERIES]), search_folders(file)) if TILT_SERIES in row else None
         if name in blocks:
             found[name] = blocks[name]
-        elif isinstance(beside, pd.DataFrame) and "rlnTomoName" in beside:
-            found[name] = beside[beside["rlnTomoName"].astype(str) == name].reset_index(drop=True)
+        elif name in of_each:
+            found[name] = of_each[name]
         elif series is not None and series.is_file():
             found[name] = next((block for block in read_star(series).values() if isinstance(block, pd.DataFrame)), None)
     return {name: table for name, table in found.items() if isinstance(table, pd.DataFrame) and not table.empty}

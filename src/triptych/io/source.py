@@ -11,11 +11,14 @@ import glob
 import logging
 import os
 import re
+import sys
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, get_args
 
 import numpy as np
 import pandas as pd
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 IntArray = NDArray[np.int64]
+NamedFiles: TypeAlias = list[tuple[str, Path]]
 
 READS_PER_MAP = 16
 """Boxes cut out of a tomogram before it is mapped anew."""
@@ -445,7 +449,7 @@ def _open_star_images(file: RelionFile, config: PredictConfig) -> ParticleSource
     )
 
 
-def find_tomogram(name: str, files: Sequence[Path], folder: Path, how: str = "give its folder with --set tomograms=") -> Path:
+def find_tomogram(name: str, files: NamedFiles, folder: Path, how: str = "give its folder with --set tomograms=") -> Path:
     """The file of a tomogram among those of a folder, as `called` finds it; InputError where there is none or several."""
     stem, found, folder = bare_tomogram_name(name), called(name, files), folder.absolute()
     if len(found) == 1:
@@ -465,22 +469,27 @@ def _tilt_ranges(file: RelionFile, paths: Sequence[Path], tomogram: NDArray[np.i
     return np.array(known)[tomogram] if len(known) == len(paths) else None
 
 
-def called(name: str, files: Sequence[Path]) -> list[Path]:
+def by_name(files: Iterable[Path]) -> NamedFiles:
+    """Files of tomograms with their names, by which they are sorted, so that `called` soon finds one among many."""
+    return sorted((tomogram_name(file), file) for file in files)
+
+
+def called(name: str, files: NamedFiles) -> list[Path]:
     """The files that a tomogram's name may mean: called as it is, or so with RELION's "rec_" before it, or else those that start so.
 
     Where there is none, the name counts without the pixel size that Warp adds to it.
     """
     found: list[Path] = []
-    stems = [(file, tomogram_name(file)) for file in files]
     for stem in (bare_stem(name.removesuffix(TOMOSTAR)), bare_tomogram_name(name)):
         keys = (stem, f"rec_{stem}")
-        exact = [file for file, own in stems if own in keys]
-        found = found or exact or [file for file, own in stems for key in keys if _starts_with(own, key)]
+        near = [item for key in keys for item in _starting_with(key, files)]
+        found = found or [file for own, file in near if own in keys] or [file for _, file in near]
     return found
 
 
-def _starts_with(stem: str, key: str) -> bool:
-    return stem.startswith(key) and not stem[len(key) : len(key) + 1].isalnum()
+def _starting_with(key: str, files: NamedFiles) -> NamedFiles:
+    first, last = (bisect_left(files, end, key=itemgetter(0)) for end in (key, key + chr(sys.maxunicode)))
+    return [(own, file) for own, file in files[first:last] if not own[len(key) : len(key) + 1].isalnum()]
 
 
 def locate_tomograms(file: RelionFile, config: PredictConfig) -> tuple[list[Path], NDArray[np.int64]]:
@@ -499,7 +508,7 @@ def locate_tomograms(file: RelionFile, config: PredictConfig) -> tuple[list[Path
     unique = list(dict.fromkeys(names))
     stated = {} if place is not None else file.reconstructed
     folder = place if place is not None else file.path.absolute().parent
-    candidates = tomogram_files(folder)
+    candidates = by_name(tomogram_files(folder))
     paths = []
     for name in unique:
         found = find_file(stated.get(name, name), file.folders) if place is None else None
