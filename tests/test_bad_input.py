@@ -32,12 +32,15 @@ def star(tmp_path: Path) -> Path:
 
 
 def refuse(*words: str | Path) -> str:
-    """The one sentence with which a command ends."""
+    """The one sentence with which a command ends, without the folders of tests, whose names would hold what is expected in it."""
     result = CliRunner().invoke(app, [str(word) for word in words])
     assert result.exit_code == 2, f"{result.exit_code}: {result.output} {result.exception!r}"
     assert "Traceback" not in result.output
     assert result.stderr.count("error: ") == 1
-    return " ".join(result.stderr.split())
+    message = " ".join(result.stderr.split())
+    for folder in sorted({str(word.parent) for word in words if isinstance(word, Path)}, key=len):
+        message = message.replace(folder, "")
+    return message
 
 
 def empty_star(star: Path) -> None:
@@ -83,15 +86,15 @@ def no_voxel_size(star: Path) -> None:
 
 
 CASES: list[tuple[Callable[[Path], None], str]] = [
-    (empty_star, "empty"),
-    (star_without_rows, "no particles"),
-    (star_of_words, "STAR"),
-    (missing_image, "particle_2.mrc"),
-    (truncated_image, "particle_2.mrc"),
-    (nan_image, "NaN"),
-    (oblong_image, "cube"),
-    (flat_image, "particle_2.mrc"),
-    (no_voxel_size, "0"),
+    (empty_star, "particles.star is empty"),
+    (star_without_rows, "lists no particles"),
+    (star_of_words, 'is "these are not particles", but a line that starts a block'),
+    (missing_image, "particle_2.mrc, which is neither under"),
+    (truncated_image, "particle_2.mrc is truncated"),
+    (nan_image, "particle_2.mrc holds 1 values that are NaN"),
+    (oblong_image, "20 x 24 x 24 voxels (x, y, z), but a subtomogram is a cube"),
+    (flat_image, "24 x 24 x 1 voxels (x, y, z), but a subtomogram is a cube"),
+    (no_voxel_size, "particles.star is 0 (particle 1), but must be above 0"),
 ]
 
 
@@ -100,7 +103,7 @@ CASES: list[tuple[Callable[[Path], None], str]] = [
 def test_particles(spoil: Callable[[Path], None], expected: str, star: Path, model: Path, tmp_path: Path) -> None:
     spoil(star)
     message = refuse("predict", star, tmp_path / "out", "--model", model)
-    assert expected.lower() in message.lower()
+    assert expected in message
     assert [path.name for path in tmp_path.iterdir()] == ["project"]
 
 
@@ -141,9 +144,18 @@ def test_existing_output_is_kept(star: Path, model: Path, tmp_path: Path) -> Non
     assert [path.name for path in kept.parent.iterdir()] == ["precious.txt"]
 
 
-@pytest.mark.parametrize("setting", ["voxel_size=0", "contrast=grey", "batch_sise=3", "batch_size=0", "voxel_size"])
-def test_settings(setting: str, star: Path, model: Path, tmp_path: Path) -> None:
-    assert setting.split("=")[0] in refuse("predict", star, tmp_path / "out", "--model", model, "--set", setting) or "key=value" in setting
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("voxel_size=0", "voxel_size is 0, but"),
+        ("contrast=grey", "contrast is 'grey', but"),
+        ("batch_sise=3", "did you mean 'batch_size'"),
+        ("batch_size=0", "batch_size is 0, but"),
+        ("voxel_size", "'voxel_size', but key=value was expected"),
+    ],
+)
+def test_settings(setting: str, expected: str, star: Path, model: Path, tmp_path: Path) -> None:
+    assert expected in refuse("predict", star, tmp_path / "out", "--model", model, "--set", setting)
     assert not (tmp_path / "out").exists()
 
 
@@ -162,7 +174,7 @@ def test_damaged_store(model: Path, tmp_path: Path) -> None:
 
     store = simulate(tmp_path / "data.zarr", load_config(SimulateConfig, None, tiny.SIMULATE))
     (store / "subtomogram/c/0/0/0/0").write_bytes(b"xx")
-    assert "damaged" in refuse("predict", store, tmp_path / "out", "--model", model)
+    assert "subtomogram is damaged" in refuse("predict", store, tmp_path / "out", "--model", model)
     assert [path.name for path in tmp_path.iterdir()] == ["data.zarr"]
 
 
@@ -211,7 +223,7 @@ def test_a_tomogram_is_no_subtomogram(model: Path, tmp_path: Path, caplog: pytes
 )
 def test_impossible_simulations(setting: str, tmp_path: Path) -> None:
     message = refuse("simulate", tmp_path / "out.zarr", *tiny.set_options([*tiny.SIMULATE, setting]))
-    assert setting.split("=")[0].rpartition(".")[2] in message
+    assert f"error: {setting.split('=')[0]} " in message
     assert not list(tmp_path.iterdir())
 
 
