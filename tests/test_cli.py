@@ -151,14 +151,22 @@ def test_other_errors_keep_their_traceback(stub_report: SimpleNamespace) -> None
         ("train", ["a", "b"], "--resume"),
         ("simulate", ["a"], "same command again to go on"),
         ("simulate-tomograms", ["a"], "same command again to go on"),
+        ("cut", [".", "a"], "same command again to go on"),
+        ("demo", [], "--overwrite"),
+        ("rerun", ["made"], "same command again to go on"),
     ],
 )
-def test_ctrl_c_says_how_to_go_on(stage: str, words: list[str], how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_says_how_to_go_on(stage: str, words: list[str], how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made/manifest.json").write_text('{"stage": "simulate"}')
+
     def stop(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    names = {stage.replace("-", "_"): stop, "count_missing": None, "simulate_again": None}
-    monkeypatch.setitem(sys.modules, f"triptych.{stage.removeprefix('simulate-')}", SimpleNamespace(**names))
+    name = "simulate" if stage == "demo" else stage
+    names = {name.replace("-", "_"): stop, "count_missing": None, "simulate_again": None}
+    monkeypatch.setitem(sys.modules, f"triptych.{name.removeprefix('simulate-')}", SimpleNamespace(**names))
     result = run(stage, *words)
     assert result.exit_code == 130
     assert "stopped by you" in result.stderr

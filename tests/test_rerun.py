@@ -42,6 +42,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+class Stop(Exception):
+    pass
+
+
 def all_the_same(made: str) -> bool:
     comparisons = rerun(Path(made), Path(f"{made}.again"))
     assert comparisons
@@ -56,7 +60,13 @@ def test_from_simulation_to_report(project: Path) -> None:
     data = triptych.simulate(Path("data.zarr"), load_config(SimulateConfig, None, SIMULATE))
     assert all_the_same("data.zarr")
     triptych.train(data, Path("trained"), load_config(TrainConfig, None, [*TRAIN, "initial_model=model"]))
-    assert all_the_same("trained")
+
+    def stop(done: int, total: int) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        rerun(Path("trained"), Path("trained.again"), stop)
+    assert all_the_same("trained")  # it goes on
     triptych.predict("data.zarr", "predictions", "trained", PredictConfig())
     assert all_the_same("predictions")
     triptych.report(Path("predictions"), Path("report"), data, ReportConfig(gallery=1))

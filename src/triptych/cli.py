@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,6 +39,8 @@ DIFFERENT = 1
 INPUT_ERROR = 2
 INTERRUPTED = 130
 SECONDS_BETWEEN_LINES = 30.0
+START_OVER = "nothing half-made is left under the output's name; give the same command again to start over"
+GO_ON = "what is finished is kept; give the same command again to go on"
 
 DEMO_PARTICLES = 500
 DEMO_SNR = 0.1
@@ -64,13 +67,7 @@ class Commands(TyperGroup):
             say_error(f"this needs more memory than there is ({first_line(error)}): ask for less at once, such as smaller volumes")
             raise typer.Exit(INPUT_ERROR) from error
         except KeyboardInterrupt as interrupt:
-            if ctx.invoked_subcommand == "train":
-                how = "give the same command with --resume to go on from the last checkpoint"
-            elif ctx.invoked_subcommand in ("simulate", "simulate-tomograms", "cut", "predict", "pick", "orient", "discover"):
-                how = "what is finished is kept; give the same command again to go on"
-            else:
-                how = "nothing half-made is left under the output's name; give the same command again to start over"
-            err.print(f"stopped by you: {how}", soft_wrap=True)
+            err.print(f"stopped by you: {str(interrupt) or START_OVER}", soft_wrap=True)
             raise typer.Exit(INTERRUPTED) from interrupt
 
 
@@ -137,11 +134,12 @@ def demo(
     data, predictions, report_folder = (output / part for part in DEMO_PARTS)
     out.print(f"demo: {counted(particles, 'particle')} at SNR {DEMO_SNR:g}, seed {seed}")
     config = SimulateConfig(particles=particles, snr=(DEMO_SNR, DEMO_SNR), seed=seed)
-    with show_progress("simulate", "particles", device_name("auto")) as on_progress:
+    show = partial(show_progress, again="give the same command with --overwrite to start over")
+    with show("simulate", "particles", device_name("auto")) as on_progress:
         simulate_stage(data, config, on_progress=on_progress)
-    with show_progress("predict", "particles", device_name("auto")) as on_progress:
+    with show("predict", "particles", device_name("auto")) as on_progress:
         predict_stage(data, predictions, None, PredictConfig(half_turns=True), on_progress=on_progress)
-    with show_progress("report", "particles") as on_progress:
+    with show("report", "particles") as on_progress:
         report_stage(predictions, report_folder, data, ReportConfig(), on_progress=on_progress)
     print_report(report_folder)
 
@@ -275,7 +273,8 @@ def train(
         stage(data, output, settings, resume=resume, refresh=simulate_again)
         return
     several = f"{settings.devices * settings.nodes} x " if settings.devices * settings.nodes > 1 else ""
-    with show_progress("train", "updates", several + device_name(settings.device), resumed=resume) as on_progress:
+    again = "give the same command with --resume to go on from the last checkpoint"
+    with show_progress("train", "updates", several + device_name(settings.device), resume, again) as on_progress:
         path = stage(data, output, settings, resume=resume, on_progress=on_progress, refresh=simulate_again)
     print_path("model", path)
 
@@ -794,12 +793,23 @@ class _RateColumn(ProgressColumn):
 
 
 @contextmanager
-def show_progress(title: str, unit: str, device: str = "CPU", resumed: bool = False) -> Iterator[Callable[[int, int], None]]:
+def show_progress(
+    title: str, unit: str, device: str = "CPU", resumed: bool = False, again: str | None = None
+) -> Iterator[Callable[[int, int], None]]:
     """Something to call with (done, total); a bar on a terminal, now and then a line elsewhere.
 
     A resumed run begins in the middle: what was done before its first call is no measure of its speed.
+    `again` is what Ctrl-C advises; default: that the same command goes on, where a run may be a resumed one, or starts over.
     """
-    title = f"{title} on {device}" if device else title
+    try:
+        with _draw_progress(f"{title} on {device}" if device else title, unit, resumed) as update:
+            yield update
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(again or (GO_ON if resumed else START_OVER)) from interrupt
+
+
+@contextmanager
+def _draw_progress(title: str, unit: str, resumed: bool) -> Iterator[Callable[[int, int], None]]:
     if not err.is_terminal:
         yield _line_writer(title, unit, resumed)
         return

@@ -32,7 +32,7 @@ RUN: dict[str, Callable[..., Path]] = {
     "simulate": simulate,
     "simulate-tomograms": simulate_tomograms,
     "cut": cut,
-    "train": partial(train, refresh=simulate_again),
+    "train": partial(train, refresh=simulate_again, resume=True),  # so that the same rerun goes on after an interruption
     "calibrate": calibrate,
     "predict": predict,
     "pick": pick,
