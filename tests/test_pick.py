@@ -343,6 +343,14 @@ def test_stopped_and_in_parts_it_ends_the_same(monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.usefixtures("sees_blobs")
+def test_an_impossible_part_leaves_nothing(tmp_path: Path) -> None:
+    tomogram = write_mrc(tmp_path / "a.mrc", blobs(10.0), 10.0)
+    with pytest.raises(InputError, match="numbered from 1 to"):
+        pick([tomogram], tmp_path / "picks", part=(3, 2))
+    assert list(tmp_path.iterdir()) == [tomogram]
+
+
+@pytest.mark.usefixtures("sees_blobs")
 def test_inverted_contrast_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     dark = write_mrc(tmp_path / "dark.mrc", blobs(10.0), 10.0)
     bright = write_mrc(tmp_path / "bright.mrc", -blobs(10.0), 10.0)

@@ -284,6 +284,7 @@ def pick(
     arguments = {"tomograms": list(tomograms), "model": folder}
     if part and is_made(out, STAGE, config, arguments):
         return Path(out)
+    mine = [jobs[number] for number in choose_items(len(jobs), part)]
     settings = {
         "version": installed_version(),
         "tomograms": {job.name: {**recognise_input(job.path), "voxel_size": job.voxel_size} for job in jobs},
@@ -294,7 +295,6 @@ def pick(
     workspace = open_workspace(Path(out), settings, partial(make_folders, kinds))
     picker = Picker(workspace, jobs, network, folder, config)
     with workspace.until_finished(keep=part is not None):
-        mine = [jobs[number] for number in choose_items(len(jobs), part)]
         for job in mine:
             picker.contrast(job)  # so that a warning comes first, and from this process
         chosen = [job.items for job in mine]
