@@ -344,6 +344,14 @@ def test_star_round_trip_is_exact(tmp_path: Path) -> None:
     assert (tmp_path / "a.star").read_bytes() == (tmp_path / "b.star").read_bytes()
 
 
+def test_a_column_alone_may_hold_what_looks_like_a_block(tmp_path: Path) -> None:
+    names = ["data_1.mrc", "data_", "loop_", "a.mrc"]
+    write_star(tmp_path / "a.star", {"particles": pd.DataFrame({"rlnImageName": names}), "next": {"x": 1}})
+    again = read_star(tmp_path / "a.star")
+    assert list(again) == ["particles", "next"]
+    assert list(again["particles"]["rlnImageName"]) == names
+
+
 def test_names_are_text_and_probabilities_are_numbers(tmp_path: Path) -> None:
     """Also where every name looks like a number, or a class is called like a column of names."""
     labels = ("rlnTomoName", "rlnImageName", "rlnTomoReconstructedTomogram", "triptychClass")

@@ -161,8 +161,10 @@ def read_star(path: Path | str) -> dict[str, Block]:
     return blocks
 
 
-def _quote(value: str) -> str:
-    if value and not any(character.isspace() for character in value) and value[0] not in "\"'#_" and value != "loop_":
+def _quote(value: str, alone: bool) -> str:
+    """A value as it can stand in a row; `alone`: as all of it, where "data_..." would start a block."""
+    means_more = not value or value[0] in "\"'#_" or value == "loop_" or (alone and value.startswith("data_"))
+    if not means_more and not any(character.isspace() for character in value):
         return value
     for mark in ('"', "'"):
         if mark not in value and "\n" not in value and "\r" not in value:
@@ -170,10 +172,10 @@ def _quote(value: str) -> str:
     raise InputError(f"the text {value!r} cannot be written to a STAR file: it holds line breaks or both kinds of quotation marks")
 
 
-def _format(value: Any) -> str:
+def _format(value: Any, alone: bool = False) -> str:
     """Text of a value: the shortest that gives the same number back."""
     if isinstance(value, str):
-        return _quote(value)
+        return _quote(value, alone)
     if value is None or value is pd.NA:
         return "nan"
     if isinstance(value, bool | np.bool_):
@@ -181,13 +183,13 @@ def _format(value: Any) -> str:
     if isinstance(value, float | np.floating):
         # str of a float32 is its own shortest text, not that of the double it would become
         return str(value) if isinstance(value, np.floating) else repr(value)
-    return _quote(str(value))
+    return _quote(str(value), alone)
 
 
-def _format_column(column: pd.Series) -> list[str]:
+def _format_column(column: pd.Series, alone: bool) -> list[str]:
     if isinstance(column.dtype, np.dtype) and column.dtype.kind == "f":
         return [str(value) for value in column.to_numpy()]
-    return [_format(value) for value in column.tolist()]
+    return [_format(value, alone) for value in column.tolist()]
 
 
 def _lines(blocks: Mapping[str, Block]) -> Iterator[str]:
@@ -201,7 +203,8 @@ def _lines(blocks: Mapping[str, Block]) -> Iterator[str]:
             yield from (f"_{label} #{index}" for index, label in enumerate(block.columns, 1))
             for first in range(0, len(block), ROWS_AT_ONCE):
                 rows = block.iloc[first : first + ROWS_AT_ONCE]
-                yield from map("\t".join, zip(*(_format_column(rows[label]) for label in rows.columns), strict=True))
+                columns = (_format_column(rows[label], alone=len(rows.columns) == 1) for label in rows.columns)
+                yield from map("\t".join, zip(*columns, strict=True))
         else:
             yield from (f"_{label}\t{_format(value)}" for label, value in block.items())
         yield ""
