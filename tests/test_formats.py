@@ -23,6 +23,7 @@ from triptych.errors import InputError
 from triptych.io.angles import dynamo_from_rotations, rotations_from_dynamo, rotations_from_zxz, zxz_from_rotations
 from triptych.io.convert import FORMATS, Known, convert_particles, guess_format, read_particles, write_particles
 from triptych.io.copick import clean_name
+from triptych.io.describe import describe_file
 from triptych.io.em import read_em, write_em
 from triptych.io.imod import ImodObject, read_imod, write_imod
 from triptych.io.mrc import write_mrc
@@ -338,6 +339,14 @@ def test_csv(tmp_path: Path) -> None:
     assert (found.tomograms, found.classes) == (["0012"] * 2, ["NA", "b"])
     assert found.table["note"].tolist()[0] == "hello"
     np.testing.assert_array_equal(found.scores, [0.5, np.nan])
+
+
+def test_csv_with_spaces_after_the_commas(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('tomogram, x, y, z, class\nTS_1, 1, 2, 3, "a b"\n')
+    found = read_particles(tmp_path / "a.csv")
+    assert found.positions is not None
+    assert (found.positions.tolist(), found.tomograms, found.classes) == ([[1, 2, 3]], ["TS_1"], ["a b"])
+    assert describe_file(tmp_path / "a.csv").kind == "CSV file of particles"
 
 
 def test_csv_of_a_challenge(tmp_path: Path) -> None:

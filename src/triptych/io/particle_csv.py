@@ -68,7 +68,8 @@ def _read_table(path: Path) -> pd.DataFrame:
     _check_rows(text, path)
     try:
         # names of tomograms and classes stay text: "0012" is not 12
-        return pd.read_csv(io.StringIO(text), dtype=dict.fromkeys((*TEXT, *OTHER_NAMES), "str"), keep_default_na=False, na_values=NOTHING)
+        kinds = dict.fromkeys((*TEXT, *OTHER_NAMES), "str")
+        return pd.read_csv(io.StringIO(text), dtype=kinds, keep_default_na=False, na_values=NOTHING, skipinitialspace=True)
     except ValueError as error:  # also the base of pandas' own
         raise InputError(f"{path} cannot be read as CSV ({' '.join(str(error).split())}): write it anew") from None
 
