@@ -26,6 +26,7 @@ from triptych.errors import InputError
 from triptych.fourier import radial_power_spectrum, scramble_phases
 from triptych.half_maps import compare_half_maps, soft_mask, usable_resolution
 from triptych.identify import identify, load_references, mirror, name_match
+from triptych.io.describe import describe_file
 from triptych.io.manifest import describe_input, write_manifest
 from triptych.io.mrc import read_mrc
 from triptych.io.particle_star import add_poses
@@ -116,6 +117,14 @@ def test_table_and_page_say_down_to_which_detail_a_match_was_compared_and_of_whi
 def test_a_match_whose_mirror_image_fits_as_well_is_called_so() -> None:
     words = {hand: name_match("spike", hand) for hand in ("same", "mirrored", "undecided")}
     assert words == {"same": "spike", "mirrored": "mirror image of spike", "undecided": "spike or its mirror image"}
+
+
+def test_info_knows_a_group(found: Path) -> None:
+    told = describe_file(found / "groups/1")
+    assert (told.kind, told.warnings) == ("triptych group of particles", [])
+    facts = dict(told.facts)
+    assert facts["particles"] == "14"
+    assert facts["most like"] in ("shape_0", "shape_1")
 
 
 def test_the_library_is_an_input(found: Path, settings: DiscoverConfig) -> None:

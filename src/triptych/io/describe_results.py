@@ -17,6 +17,9 @@ from triptych.io.manifest import MANIFEST, hash_file, read_manifest
 from triptych.io.relion import numbers
 from triptych.io.star import read_star
 
+GROUP = "group.json"
+"""In the folder of each group of a discovery."""
+
 
 def describe_store(path: Path) -> Description:
     from triptych.io.store import open_store
@@ -70,11 +73,13 @@ def describe_model(path: Path) -> Description:
 
 
 def describe_predictions(path: Path) -> Description:
-    """What predict, pick or orient wrote."""
+    """What predict, pick or orient wrote, or discover of a group."""
     manifest = read_manifest(path) if (path / MANIFEST).is_file() else None
     stage = None if manifest is None else manifest.get("stage")
     picked = stage == "pick"
-    result = Description({"pick": "triptych picks", "orient": "triptych poses"}.get(str(stage), "triptych predictions"))
+    is_group = (path / GROUP).is_file()
+    kind = "triptych group of particles" if is_group else "triptych predictions"
+    result = Description({"pick": "triptych picks", "orient": "triptych poses"}.get(str(stage), kind))
     table = read_star(path / "particles.star").get("particles")
     if not isinstance(table, pd.DataFrame):
         raise InputError(f"{path / 'particles.star'} holds no table of particles: predict or pick anew")
@@ -91,6 +96,8 @@ def describe_predictions(path: Path) -> Description:
             result.add(label, f"{np.median(numbers(table, column, path / 'particles.star')):.3f}")
     if manifest is not None:
         _add_manifest(result, manifest)
+    elif is_group:
+        _add_group(result, path / GROUP)
     else:
         result.warn("There is no manifest.json, so triptych cannot tell how this was made.")
     return result
@@ -103,6 +110,18 @@ def describe_result(path: Path) -> Description:
     result = Description("result of triptych")
     _add_manifest(result, manifest)
     return result
+
+
+def _add_group(result: Description, path: Path) -> None:
+    group = read_json(path, "description of a group")
+    if not isinstance(group, dict):
+        raise InputError(f"{path} is no description of a group: discover anew")
+    for name, unit in (("stability", ""), ("resolution", " Å")):
+        if isinstance(group.get(name), float):
+            result.add(name, f"{group[name]:.3g}{unit}")
+    like = [str(match.get("name")) for match in group.get("matches") or () if isinstance(match, dict)]
+    if like:
+        result.add("most like", like[0])
 
 
 def _add_manifest(result: Description, manifest: dict[str, Any]) -> None:
