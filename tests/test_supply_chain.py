@@ -14,7 +14,8 @@ from packaging.utils import canonicalize_name
 from tiny import SIMULATE, TRAIN, set_options
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONTENT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = CONTENT["project"]
 UNBOUNDED = {"pillow", "rich", "distributed", "tensorboard"}
 """Their major versions are those of the calendar, or hardly concern what we call."""
 WATCHED = """
@@ -49,6 +50,12 @@ def test_dependencies_have_upper_bounds() -> None:
 def test_every_dependency_has_its_licence_listed() -> None:
     listed = set(re.findall(r"^\| ([a-z0-9.-]+) \|", (ROOT / "docs" / "licences.md").read_text(), re.MULTILINE))
     assert {canonicalize_name(requirement.name) for requirement in requirements()} <= listed
+
+
+def test_the_source_distribution_holds_what_its_tests_run() -> None:
+    included = CONTENT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("*.py"))
+    assert {folder for folder in ("benchmarks", "scripts", "docs", "src") if re.search(f'"{folder}["/]', tests)} <= set(included)
 
 
 def test_no_command_but_fetch_calls_the_network(tmp_path: Path) -> None:
