@@ -21,19 +21,23 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch
 from cells import timed
 from results import FOLDER, write_result
+from sklearn.metrics import roc_auc_score
 
-from triptych.config import NONE_CLASS, OrientConfig, PredictConfig, SimulateConfig
+from triptych.config import NONE_CLASS, AlignConfig, OrientConfig, PredictConfig, SimulateConfig
 from triptych.fourier import resample_to_box
 from triptych.io.mrc import read_mrc
 from triptych.io.predictions import read_predictions
 from triptych.io.relion import ANGLES, AXES, rotations_from_angles
 from triptych.io.star import read_star
 from triptych.io.store import open_store
+from triptych.matching import Poses, make_band, make_reference
 from triptych.metrics import density_correlation, expected_calibration_error, intersection_over_union, median
 from triptych.model import load_model
 from triptych.orient import orient
+from triptych.pose_confidence import ALIKE, similarity
 from triptych.predict import predict
 from triptych.rotations import angular_errors
 from triptych.simulate import simulate
@@ -42,6 +46,9 @@ from triptych.symmetry import find_symmetry
 
 NEAR = 10.0
 """Degrees: a pose is right within them."""
+ABOUT = 20.0
+"""Degrees within which a pose is about right, as it is where the structure looks the same in the true pose: a pose that is not is another one."""
+SURE = 0.9
 SEED = 2026
 SHOWN = ("ribosome_70s", "ribosome_30s", "proteasome_20s", "tric", "groel_groes", "rna_polymerase_2", "nucleosome", "hsp90_sba1", "spike")
 """Classes in the picture."""
@@ -78,6 +85,38 @@ def judge_poses(table: Any, rows: np.ndarray, truth: Any, names: np.ndarray, gro
     }
 
 
+def judge_probabilities(table: Any, rows: np.ndarray, truth: Any, names: np.ndarray, structures: list[Structure]) -> dict[str, Any]:
+    """Whether the probabilities of poses tell those that are about right, of all particles, and whether their scores would."""
+    rotations = rotations_from_angles(table[list(ANGLES)].to_numpy(np.float64))
+    true = np.asarray(truth["rotation"][:], np.float64)[rows]
+    classes, right = table["triptychClass"].to_numpy(), np.zeros(len(rows), bool)
+    for item in structures:
+        own = np.flatnonzero((classes == item.name) & (names[rows] == item.name))
+        if len(own):
+            right[own] = lies_alike(item, rotations[own], true[own])
+    sure = table["triptychPoseProbability"].to_numpy(np.float64)
+    return {
+        "about_right": float(right.mean()),
+        "auroc": float(roc_auc_score(right, sure)),
+        "auroc_of_the_score": float(roc_auc_score(right, table["triptychAlignmentScore"].to_numpy(np.float64))),
+        "expected_calibration_error": expected_calibration_error(sure, right),
+        "sure": float((sure >= SURE).mean()),
+        "about_right_of_the_sure": float(right[sure >= SURE].mean()),
+        "about_right_of_the_others": float(right[sure < SURE].mean()),
+    }
+
+
+def lies_alike(structure: Structure, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Whether a structure lies about the same in two rotations each, (n,): by the angle between them, or by its looks."""
+    density, config = structure.density, AlignConfig()
+    band = make_band(density.shape[0], density.voxel_size, config.resolution, torch.device("cpu"))
+    reference = make_reference(torch.from_numpy(np.ascontiguousarray(density.data)), band)
+    nowhere = torch.zeros(len(a), 3, dtype=torch.float64)
+    one, other = (Poses(torch.from_numpy(rotations), nowhere, nowhere[:, 0]) for rotations in (a, b))
+    alike = similarity(reference, one, other).numpy() >= ALIKE
+    return np.asarray(alike | (angular_errors(a, b, None) < ABOUT))
+
+
 def judge_maps(folder: Path, table: Any, rows: np.ndarray, truth: Any) -> pd.DataFrame:
     """IoU and correlation of the maps that a table lists, of the rows of a store."""
     found = []
@@ -96,7 +135,9 @@ def judge_all(table: pd.DataFrame, maps: pd.DataFrame, names: np.ndarray) -> dic
     return {"accuracy": float(right.mean()), "expected_calibration_error": error, **maps.loc[names != NONE_CLASS].mean().to_dict()}
 
 
-def run_test(work: Path, library: Path | None, particles: int, snr: float, groups: dict[str, np.ndarray | None]) -> dict[str, Any]:
+def run_test(
+    work: Path, library: Path | None, particles: int, snr: float, groups: dict[str, np.ndarray | None], structures: list[Structure]
+) -> dict[str, Any]:
     store, predictions = work / f"data_{snr:g}.zarr", work / f"predictions_{snr:g}"
     if not store.exists():
         simulate(store, SimulateConfig(structures=library, particles=particles, tile_share=0, snr=(snr, snr), seed=SEED))
@@ -118,6 +159,7 @@ def run_test(work: Path, library: Path | None, particles: int, snr: float, group
         maps.loc[placed.index] = placed
         result[way] = {
             **judge_poses(table, rows, truth, names, groups),
+            **({"pose_probability": judge_probabilities(table, rows, truth, names, structures)} if way == "rivals_tried" else {}),
             "placed": placed.mean().to_dict(),
             "network": drawn.loc[placed.index].mean().to_dict(),
             "all": judge_all(whole, maps, names),
@@ -155,10 +197,11 @@ def main() -> None:
     parser.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    groups = symmetry_groups(load_library(arguments.library))
+    structures = load_library(arguments.library)
+    groups = symmetry_groups(structures)
     path = FOLDER / "orient.json"
     for snr in arguments.snrs:
-        found = run_test(arguments.work, arguments.library, arguments.particles, snr, groups)
+        found = run_test(arguments.work, arguments.library, arguments.particles, snr, groups, structures)
         tests = json.loads(path.read_text())["tests"] if path.exists() else {}
         write_result("orient", SEED, {"structures": len(groups), "tests": {**tests, f"{snr:g}": found}}, load_model())
     if arguments.picture:

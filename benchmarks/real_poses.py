@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from real_ribosomes import DATA, read_all
 from results import write_result
+from sklearn.metrics import roc_auc_score
 
 from triptych.align import Alignment, align, average, consensus
 from triptych.config import ASSUMED_TILT_RANGE, AlignConfig
@@ -28,7 +29,8 @@ from triptych.identify import mirror
 from triptych.io.mrc import read_mrc
 from triptych.metrics import median
 from triptych.model import BUILT_IN_MODEL, load_model
-from triptych.rivals import better
+from triptych.pose_confidence import pose_probabilities, score_other_poses
+from triptych.rivals import better, count_measured
 from triptych.rotations import angular_errors
 from triptych.volume import soften, standardise
 
@@ -69,6 +71,23 @@ def onto(reference: NDArray[np.float32], found: tuple[NDArray[np.float32], Align
     return Alignment(poses.rotations @ own.rotations[0], poses.rotations @ own.shifts[0] + poses.shifts, poses.scores)
 
 
+def judge_order(
+    found: Alignment, truth: NDArray[np.float64], volumes: NDArray[np.float32], reference: NDArray[np.float32], voxel_size: float
+) -> dict[str, Any]:
+    """Whether scores, or probabilities, put the poses that are about right first."""
+    others = score_other_poses(volumes, reference, voxel_size, found, CONFIG, wedges=wedge(volumes))
+    sure = pose_probabilities(found.scores, others, count_measured(wedge(volumes), voxel_size, CONFIG))
+    right, half = angular_errors(found.rotations, truth) < NEAR, len(truth) // 2
+    surest = np.argsort(-sure, kind="stable")
+    return {
+        "auroc_of_the_score": float(roc_auc_score(right, found.scores)),
+        "auroc_of_the_probability": float(roc_auc_score(right, sure)),
+        "mean_probability": float(sure.mean()),
+        "about_right_of_the_surest_half": float(right[surest[:half]].mean()),
+        "about_right_of_the_others": float(right[surest[half:]].mean()),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=BUILT_IN_MODEL)
@@ -98,7 +117,8 @@ def main() -> None:
     }
     true = Alignment(truth, np.zeros((len(truth), 3)), np.ones(len(truth), np.float32))
     found = {name: judge(poses, truth, volumes, reference, voxel_size) for name, poses in {"the given poses": true, **ways}.items()}
-    write_result("real_poses", arguments.seed, {"particles": len(truth), "ways": found}, model)
+    order = judge_order(by_subtomogram, truth, volumes, reference, voxel_size)
+    write_result("real_poses", arguments.seed, {"particles": len(truth), "ways": found, "order_of_the_subtomograms": order}, model)
 
 
 if __name__ == "__main__":

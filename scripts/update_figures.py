@@ -174,7 +174,13 @@ def poses() -> str:
     for name, way in content["ways"].items():
         reference, _, through = name.partition(", ")
         rows.append([reference, through or "–", *pose_figures(way)])
-    return f"{table(['reference', 'aligned through', *POSES], rows)}\n\n{source('real_poses', content)}"
+    order = content["order_of_the_subtomograms"]
+    text = (
+        f"Of the poses found by the subtomograms the surest half are right in {100 * order['about_right_of_the_surest_half']:.0f} %, the others in "
+        f"{100 * order['about_right_of_the_others']:.0f} % (within 20°). AUROC of the pose probability, right poses against wrong ones: "
+        f"{order['auroc_of_the_probability']:.2f}; of the score: {order['auroc_of_the_score']:.2f}; mean probability {order['mean_probability']:.2f}."
+    )
+    return f"{table(['reference', 'aligned through', *POSES], rows)}\n\n{text}\n\n{source('real_poses', content)}"
 
 
 def simulator() -> str:
@@ -483,6 +489,18 @@ def orient() -> str:
     header = ["SNR", "pose", "oriented", "named rightly", "median error", "within 10°", "median shift", "particles/s"]
     maps = table(["SNR", "named and drawn by", "accuracy", "ECE", "IoU", "correlation"], second)
     return f"{table(rows=rows, header=header)}\n\n{maps}\n\n{source('orient', content)}"
+
+
+def pose_probability() -> str:
+    """Which poses are right, by their probabilities and by their scores."""
+    content = read("orient")
+    rows = []
+    for snr, test in content["tests"].items():
+        found = test["rivals_tried"]["pose_probability"]
+        shares = [f"{100 * found[key]:.1f} %" for key in ("about_right", "sure", "about_right_of_the_sure", "about_right_of_the_others")]
+        rows.append([snr, *shares, *(f"{found[key]:.3f}" for key in ("expected_calibration_error", "auroc", "auroc_of_the_score"))])
+    header = ["SNR", "poses right", "probability 0.9 or more", "right of these", "right of the others", "ECE", "AUROC", "AUROC of the score"]
+    return f"{table(header, rows)}\n\nRight: the class is, and the pose to 20° or so that the structure looks the same. {source('orient', content)}"
 
 
 NOVELTY = ("near", "far", "mixed", "ribosomes")
@@ -884,7 +902,7 @@ def memory() -> str:
 
 TABLES = (demo, simulated, goals, classes, real, recovered, hand, poses, simulator, spectra)
 TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, temperatures, shares, novelty, alignment, ablation)
-TABLES += (picking, rivals, second_look, labelled, real_tomograms, orient)
+TABLES += (picking, rivals, second_look, labelled, real_tomograms, orient, pose_probability)
 TABLES += (strangers, averages, learned, growth, real_novel, kills, faults, fuzzing, scaling, spread_out, memory)
 FIGURES: dict[str, Callable[[], str]] = {f.__name__: f for f in TABLES}
 

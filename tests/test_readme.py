@@ -1,4 +1,4 @@
-"""The commands and Python of the README, and of the walk through, really run, in their order and in one folder, on tiny stand-ins for the files they name.
+"""The commands and Python of the README, and of the walk through, really run, in order and in one folder, on tiny stand-ins for the files they name.
 
 Nothing is replaced inside the commands: the test only appends options that make them small.
 """
