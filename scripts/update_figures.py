@@ -20,10 +20,12 @@ from typing import Any
 
 from scaling_costs import costs_table
 
+from triptych.io.store import BOXES, ROWS
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 CARD = "src/triptych/data/models/base/README.md"
-DOCS = ("real_data", "simulation", "picking", "benchmarks", "discovery", "orienting", "reliability", "scaling")
+DOCS = ("real_data", "simulation", "picking", "benchmarks", "discovery", "orienting", "reliability", "scaling", "dataset")
 PAGES = tuple(ROOT / name for name in ("README.md", *(f"docs/{name}.md" for name in DOCS), CARD))
 BLOCK = re.compile(r"<!-- figures: (\w+) -->\n.*?<!-- end of figures -->", re.DOTALL)
 
@@ -860,6 +862,13 @@ def fuzzing() -> str:
     return f"{table(header, rows)}\n\n{limits} {source('fuzz', content)}"
 
 
+def arrays() -> str:
+    """The arrays of a dataset store."""
+    about = {name: (dtype, "n x n x n", text) for name, (dtype, text) in BOXES.items()}
+    about |= {name: (dtype, " x ".join(map(str, shape)) or "–", text) for name, (dtype, shape, text) in ROWS.items()}
+    return table(["array", "type", "shape of a row", "what it is"], [[f"`{name}`", *row] for name, row in about.items()])
+
+
 def picture(name: str, size: str = "cpu") -> str:
     """A drawing of benchmarks/draw.py, where it has been drawn."""
     file = f"{name}.png" if size == "cpu" else f"{name}_{size}.png"
@@ -903,7 +912,7 @@ def memory() -> str:
 TABLES = (demo, simulated, goals, classes, real, recovered, hand, poses, simulator, spectra)
 TABLES += (multitask, multitask_gpu, published, published_gpu, recovery, calibration, temperatures, shares, novelty, alignment, ablation)
 TABLES += (picking, rivals, second_look, labelled, real_tomograms, orient, pose_probability)
-TABLES += (strangers, averages, learned, growth, real_novel, kills, faults, fuzzing, scaling, spread_out, memory)
+TABLES += (strangers, averages, learned, growth, real_novel, kills, faults, fuzzing, scaling, spread_out, memory, arrays)
 FIGURES: dict[str, Callable[[], str]] = {f.__name__: f for f in TABLES}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +82,21 @@ def test_signal_shows_the_particle_and_none_has_no_truth(store: Store) -> None:
     assert np.median(correlations) > 0.3
     assert not density[label == 3].any()
     assert not store["mask"][:][label == 3].any()
+
+
+def test_the_page_of_the_dataset_reads_it_in_plain_pytorch(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "dataset.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "script.py").write_text(script, encoding="utf-8")
+    (tmp_path / "data.zarr").symlink_to(store.path)
+    monkeypatch.chdir(tmp_path)
+    made = runpy.run_path("script.py")
+    rows = np.concatenate([made[name].dataset.rows for name in ("train", "test")])
+    assert sorted(rows) == list(range(36))
+    subtomogram, label, mask, density = next(iter(made["test"]))
+    assert subtomogram.shape == mask.shape == density.shape == (8, 32, 32, 32)
+    assert label.tolist() == store["label"][:8].tolist()
+    assert float(subtomogram.std()) == pytest.approx(1, abs=1e-3)
 
 
 def test_shift_stays_within_what_was_asked(store: Store) -> None:

@@ -32,6 +32,7 @@ __all__ = [
     "discover",
     "load_library",
     "load_model",
+    "open_store",
     "orient",
     "pick",
     "predict",
@@ -62,6 +63,7 @@ _HOME = {
     "discover": "discover",
     "load_library": "structures",
     "load_model": "model",
+    "open_store": "io.store",
     "orient": "orient",
     "pick": "pick",
     "predict": "predict",
@@ -94,6 +96,7 @@ if TYPE_CHECKING:
     from triptych.cut import cut
     from triptych.discover import discover
     from triptych.errors import InputError
+    from triptych.io.store import open_store
     from triptych.model import load_model
     from triptych.orient import orient
     from triptych.pick import pick
