@@ -99,6 +99,7 @@ def test_one_entry_of_a_table() -> None:
         (SimulateConfig, "none_share=1", ["none_share is 1", "at least 0 and below 1"]),
         (SimulateConfig, "snr=0.1", ["snr is 0.1, but must be null or a list [low, high]"]),
         (SimulateConfig, "snr=[0, 0.1]", ["snr is 0 in place 1", "above 0"]),
+        (SimulateConfig, "snr=[1, 1e8]", ["snr is 1e+08, but at most 10,000", "`signal`"]),
         (SimulateConfig, "snr=[0.3, 0.1]", ["snr is a range [low, high], but 0.3 is above 0.1"]),
         (SimulateConfig, "acquisition.tilt_max=[60, 50]", ["acquisition.tilt_max is a range [low, high], but 60 is above 50"]),
         (SimulateConfig, "acquisition.ctf_correction.flip=1", ["'flip'", "did you mean 'phase_flip'"]),

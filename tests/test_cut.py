@@ -365,6 +365,8 @@ def test_bad_input_is_named(folder: Path) -> None:
     for names, sentence in (({1: "a-b", 2: "a_b"}, "differ in punctuation"), ({1: "unknown"}, "a meaning of its own"), ({1: "a/b"}, "cannot be")):
         with pytest.raises(InputError, match=sentence):
             cut(tomograms, folder / "own.zarr", labels=folder / "labels", config=CutConfig(names=names))
+    with pytest.raises(InputError, match="max_shift is 80 Å, but less than half the box"):
+        cut(tomograms, folder / "own.zarr", labels=folder / "labels", config=CONFIG.model_copy(update={"max_shift": 80.0}))
     (folder / "labels/t1_labels.mrc").unlink()
     with pytest.raises(InputError, match="no tomogram called t1"):
         cut(tomograms, folder / "own.zarr", labels=folder / "labels")

@@ -117,11 +117,13 @@ def test_packed_particles_do_not_overlap_but_touch() -> None:
     assert np.mean((distance < radii[:, None] + radii + 3).any(1)) > 0.9
 
 
-def test_unknown_class_and_small_tomogram_are_refused(tmp_path: Path) -> None:
+def test_unknown_class_small_tomogram_and_large_shift_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unicorn"):
         simulate(tmp_path / "a.zarr", CONFIG.model_copy(update={"classes": ("unicorn",)}))
     with pytest.raises(InputError, match="exceed box_size"):
         simulate(tmp_path / "b.zarr", CONFIG.model_copy(update={"specimen": SpecimenConfig(shape=(32, 96, 96))}))
+    with pytest.raises(InputError, match="max_shift is 160 Å, but less than half the box"):
+        simulate(tmp_path / "c.zarr", CONFIG.model_copy(update={"max_shift": 160.0}))
     assert not list(tmp_path.iterdir())
 
 

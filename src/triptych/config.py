@@ -33,8 +33,19 @@ PackedRange = tuple[PackedShare, PackedShare]
 BeadSize = Annotated[float, Field(gt=0, le=1000)]
 BeadRange = tuple[BeadSize, BeadSize]
 CountRange = tuple[NonNegativeInt, NonNegativeInt]
+LARGEST_SNR = 1e4
+"""Of what is kept in half precision, which ends at 65,504."""
+
+
+def _check_snr(snr: float) -> float:
+    if snr > LARGEST_SNR:
+        raise ValueError(f"snr is {snr:g}, but at most {LARGEST_SNR:,.0f} was expected: the array `signal` of the dataset is without noise")
+    return snr
+
+
+SnrRange = tuple[Annotated[PositiveFloat, AfterValidator(_check_snr)], Annotated[PositiveFloat, AfterValidator(_check_snr)]]
 Share = Annotated[float, Field(ge=0)]
-RANGES: tuple[Any, ...] = (Range, Range | None, TiltRange, TiltRange | None, PositiveRange, PositiveRange | None, NonNegativeRange, PackedRange, BeadRange, CountRange)
+RANGES: tuple[Any, ...] = (Range, Range | None, TiltRange, TiltRange | None, PositiveRange, PositiveRange | None, SnrRange | None, NonNegativeRange, PackedRange, BeadRange, CountRange)
 Task = Literal["class", "mask", "density", "pick"]
 CtfCorrection = Literal["none", "phase_flip", "deconvolve", "multiply"]
 TiltOrder = Literal["dose_symmetric", "bidirectional", "continuous"]
@@ -180,8 +191,8 @@ class SimulateConfig(SceneConfig):
     none_share: Annotated[float, Field(ge=0, lt=1, description='share of subtomograms of the class "none" (background, membrane, off-centre neighbours)')] = 0.06
     tile_share: Annotated[float, Field(ge=0, description="tiles per subtomogram: boxes at random places with a label map and the centres of all that is in them, from which picking is learned")] = 0.25
     box_size: Annotated[int, Field(gt=0, multiple_of=8, description="voxels along each side of a subtomogram")] = 40
-    max_shift: Annotated[float, Field(ge=0, description="the particle's centre is at most this far from the box's centre along each axis, Å")] = 20.0
-    snr: Annotated[PositiveRange | None, Field(description="var(signal)/var(noise) over the whole box after CTF, wedge and band limit, neighbours belonging to the signal; drawn log-uniform per subtomogram; none: what the dose gives")] = (0.03, 0.3)
+    max_shift: Annotated[float, Field(ge=0, description="the particle's centre is at most this far from the box's centre along each axis, Å, and half a voxel more, as boxes are cut at whole voxels; less than half the box")] = 20.0
+    snr: Annotated[SnrRange | None, Field(description="var(signal)/var(noise) over the whole box after CTF, wedge and band limit, neighbours belonging to the signal; drawn log-uniform per subtomogram, at most 10,000; boxes of the class none, with gold, and tiles get the scale of a usual box of their tomogram instead, and so another SNR; none: what the dose gives")] = (0.03, 0.3)
 
 
 class TomogramConfig(SceneConfig):
@@ -209,7 +220,7 @@ class CutConfig(Settings):
     none_distance: Annotated[float, Field(ge=0, description='least distance of the class "none" from the centre of any particle, Å')] = 100.0
     turned_share: Annotated[float, Field(ge=0, le=1, description="share of the subtomograms and tiles cut in a random orientation, from interpolated voxels: more orientations of few particles, for a missing wedge that lies askew in them")] = 0.0
     box_size: Annotated[int, Field(gt=0, multiple_of=8, description="voxels along each side of a subtomogram and a tile")] = 40
-    max_shift: Annotated[float, Field(ge=0, description="the particle's centre is at most this far from the box's centre along each axis, Å")] = 20.0
+    max_shift: Annotated[float, Field(ge=0, description="the particle's centre is at most this far from the box's centre along each axis, Å, and half a voxel more, as boxes are cut at whole voxels; less than half the box")] = 20.0
     seed: Annotated[int, Field(ge=0, description="same seed, same bytes")] = 0
 
 

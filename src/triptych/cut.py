@@ -129,8 +129,11 @@ def cut(
     check_apart(Path(out), inputs)
     known = read_annotations(paths, labels, particles, config)
     size = config.model_voxel_size or read_frame(paths[0], config)[1]
+    side = size * config.box_size
+    if config.max_shift >= side / 2:
+        raise InputError(f"max_shift is {config.max_shift:g} Å, but less than half the box ({side:g} Å a side) was expected: set a smaller one")
     if particles is not None:
-        check_places(Path(particles), paths, size * config.box_size, known, config)
+        check_places(Path(particles), paths, side, known, config)
     settings = {"version": installed_version(), "inputs": [recognise_input(path) for path in inputs], **config.model_dump(mode="json")}
     workspace = open_workspace(Path(out), settings, partial(create_empty, len(paths), size, known, config))
     with workspace.until_finished():

@@ -154,7 +154,10 @@ def class_names(library: Sequence[Structure]) -> tuple[str, ...]:
 
 
 def check_sizes(config: SimulateConfig) -> None:
-    """InputError if no box fits into the tomogram."""
+    """InputError if no box fits into the tomogram, or particles would be shifted out of their boxes."""
+    side = config.box_size * config.voxel_size
+    if config.max_shift >= side / 2:
+        raise InputError(f"max_shift is {config.max_shift:g} Å, but less than half the box ({side:g} Å a side) was expected: set a smaller one")
     if min(config.specimen.shape) < config.box_size + 8:
         raise InputError(f"specimen.shape is {config.specimen.shape}, but each side must exceed box_size ({config.box_size}) by at least 8 voxels")
 
