@@ -25,6 +25,7 @@ from triptych.io.describe import describe_file
 from triptych.io.em import write_em
 from triptych.io.relion import particle_columns, tomogram_row
 from triptych.io.star import write_star
+from triptych.io.store import Rows, create_store
 from triptych.io.structure_files import structure_kind
 from triptych.particles import Frame, Particles
 from triptych.structures import expand_specs
@@ -166,6 +167,18 @@ def test_label_maps_have_no_contrast(tmp_path: Path) -> None:
     facts = dict(describe_file(write_mrc(tmp_path / "labels.mrc", labels, 12.0)).facts)
     assert "label map" in facts["content"]
     assert "contrast" not in facts
+
+
+def test_dataset_with_infinite_values_and_other_snr_of_none(tmp_path: Path) -> None:
+    boxes = np.ones((3, 8, 8, 8))
+    boxes[1, 2, 3, 4] = np.inf
+    store = create_store(tmp_path / "data.zarr", Rows(3, 3), Rows(0, 0), 10.0, 8, ("a", "none"), {}, ("subtomogram", "label", "tomogram", "snr"))
+    for name, values in (("subtomogram", boxes), ("label", [0, 0, 1]), ("tomogram", [0, 0, 0]), ("snr", [0.1, 0.1, 0.02])):
+        store.write(name, 0, np.array(values))
+    result = describe_file(tmp_path / "data.zarr")
+    facts = dict(result.facts)
+    assert (facts["SNR"], facts['SNR of "none"']) == tuple(f"{snr} to {snr}, var(signal) / var(noise)" for snr in (0.1, 0.02))
+    assert "1 of 3 subtomograms" in result.warnings[0]
 
 
 @pytest.mark.parametrize("name", [".data.zarr.part", "model.training"])

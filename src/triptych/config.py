@@ -45,7 +45,7 @@ def _check_snr(snr: float) -> float:
 
 SnrRange = tuple[Annotated[PositiveFloat, AfterValidator(_check_snr)], Annotated[PositiveFloat, AfterValidator(_check_snr)]]
 Share = Annotated[float, Field(ge=0)]
-RANGES: tuple[Any, ...] = (Range, Range | None, TiltRange, TiltRange | None, PositiveRange, PositiveRange | None, SnrRange | None, NonNegativeRange, PackedRange, BeadRange, CountRange)
+RANGES: tuple[Any, ...] = (Range, Range | None, TiltRange, TiltRange | None, PositiveRange, PositiveRange | None, SnrRange, SnrRange | None, NonNegativeRange, PackedRange, BeadRange, CountRange)
 Task = Literal["class", "mask", "density", "pick"]
 CtfCorrection = Literal["none", "phase_flip", "deconvolve", "multiply"]
 TiltOrder = Literal["dose_symmetric", "bidirectional", "continuous"]

@@ -10,12 +10,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from triptych.config import NONE_CLASS
 from triptych.errors import InputError, counted
 from triptych.io.description import Description
 from triptych.io.files import read_json
 from triptych.io.manifest import MANIFEST, hash_file, read_manifest
 from triptych.io.relion import numbers
 from triptych.io.star import read_star
+from triptych.volume import spread_numbers
+
+SAMPLE = 256
+"""Subtomograms of a dataset that are looked at."""
 
 GROUP = "group.json"
 """In the folder of each group of a discovery."""
@@ -38,9 +43,15 @@ def describe_store(path: Path) -> Description:
             result.warn(f"{counted(wrong, 'label')} of no class: write the dataset anew.")
     if "snr" in store:
         snr = np.asarray(store["snr"][:], dtype=np.float64)
-        snr = snr[np.isfinite(snr) & (snr > 0)]
-        if snr.size:
-            result.add("SNR", f"{snr.min():.3g} to {snr.max():.3g}, var(signal) / var(noise)")
+        is_none = np.isin(store["label"][:], [number for number, name in enumerate(store.class_names) if name == NONE_CLASS])
+        for what, rows in (("SNR", ~is_none), (f'SNR of "{NONE_CLASS}"', is_none)):
+            stated = snr[rows & np.isfinite(snr) & (snr > 0)]
+            if stated.size:
+                result.add(what, f"{stated.min():.3g} to {stated.max():.3g}, var(signal) / var(noise)")
+    sample = spread_numbers(len(store), SAMPLE)
+    bad = sum(not np.isfinite(store["subtomogram"][row]).all() for row in sample)
+    if bad:
+        result.warn(f"{bad} of {len(sample)} subtomograms that were looked at hold infinite values or NaN: write the dataset anew, at a lower SNR.")
     return result
 
 
