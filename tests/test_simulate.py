@@ -136,6 +136,21 @@ def test_particles_that_are_cut_out_repeatedly_are_told_of(tmp_path: Path, caplo
     assert f"{shown.sum()} subtomograms show only {len(different)} different particles" in caplog.text
 
 
+def test_what_tomograms_have_no_room_for_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    small = {"particles": 8, "particles_per_tomogram": 2, "none_share": 0.0, "tile_share": 0.0}
+    empty = SpecimenConfig(shape=(40, 40, 40), occupancy=(0.002, 0.002), vesicles=(0, 0))
+    store = open_store(simulate(tmp_path / "empty.zarr", CONFIG.model_copy(update={**small, "specimen": empty})))
+    nones = int((store["label"][:] == 3).sum())
+    assert nones > 2
+    assert f'{nones} of 8 subtomograms are of the class "none", but 0 were asked for' in caplog.text
+    assert "of the ice" not in caplog.text
+    full = empty.model_copy(update={"occupancy": (0.5, 0.5)})
+    store = open_store(simulate(tmp_path / "full.zarr", CONFIG.model_copy(update={**small, "specimen": full})))
+    low, high = store["occupancy"][:].min(), store["occupancy"][:].max()
+    assert f"particles fill {low:.3g} to {high:.3g} of the ice" in caplog.text
+    assert caplog.text.count("of the ice") == 1
+
+
 def test_the_dose_gives_the_snr_where_none_is_asked_for(tmp_path: Path) -> None:
     physical = open_store(simulate(tmp_path / "dose.zarr", CONFIG.model_copy(update={"snr": None, "particles": 12, "none_share": 0.0})))
     assert np.allclose(physical["snr"][:], physical["dose_snr"][:], rtol=1e-3)

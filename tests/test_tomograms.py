@@ -113,6 +113,13 @@ def test_our_own_reader_cuts_the_particles_out(folder: Path) -> None:
     assert source.read(0).shape == (40, 40, 40)
 
 
+def test_an_occupancy_that_is_not_reached_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    full = TomogramConfig(classes=CONFIG.classes, workers=1, specimen=SpecimenConfig(shape=(40, 40, 40), occupancy=(0.5, 0.5)))
+    filled = float(read_star(simulate_tomograms(tmp_path / "full", full) / "tomograms.star")["global"]["triptychOccupancy"][0])
+    assert filled < 0.4
+    assert f"particles fill {filled:.3g} to {filled:.3g} of the ice" in caplog.text
+
+
 def test_slab_by_slab_is_the_same_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     templates = prepare_templates(CONFIG)
     scene = simulate_scene(np.random.default_rng(0), CONFIG, templates, torch.device("cpu"))

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from triptych.config import AcquisitionConfig, CtfCorrection, SceneConfig, Smoothing, TiltOrder
+from triptych.config import AcquisitionConfig, CtfCorrection, SceneConfig, Smoothing, SpecimenConfig, TiltOrder
 from triptych.device import choose_device
 from triptych.errors import InputError
 from triptych.io.manifest import installed_version
@@ -60,6 +60,8 @@ SLAB_VOXELS = 2**26
 """Most voxels that are held in memory at once."""
 STEEPEST_TILT = 85.0
 """Degrees."""
+LEAST_FILLED = 0.8
+"""Share of the occupancy asked for below which it is said that there was no room for more."""
 Word = TypeVar("Word", bound=str)
 Config = TypeVar("Config", bound=SceneConfig)
 logger = logging.getLogger(__name__)
@@ -109,6 +111,16 @@ def check_scene(config: SceneConfig, library: Sequence[Structure]) -> None:
     steepest = tilts.tilt_max[1] + max(map(abs, tilts.tilt_centre))
     if steepest >= STEEPEST_TILT:
         raise InputError(f"acquisition.tilt_max and tilt_centre reach {steepest:g}°, but less than {STEEPEST_TILT:g}° was expected")
+
+
+def warn_of_room(occupancy: NDArray[Any], config: SpecimenConfig) -> None:
+    """Warn where particles fill less of the tomograms' ice, (n,) shares, than the settings ask for at least."""
+    if occupancy.mean() < LEAST_FILLED * config.occupancy[0]:
+        numbers = occupancy.min(), occupancy.max(), config.occupancy[0]
+        logger.warning(
+            "particles fill %.3g to %.3g of the ice, for want of room, though specimen.occupancy asks for %g at least: make specimen.gap smaller, "
+            "specimen.shape larger, or ask for less", *numbers
+        )  # fmt: skip
 
 
 def open_run(out: Path, config: SceneConfig, library: Sequence[Structure], create: Callable[[Path], object]) -> tuple[Workspace, str]:

@@ -37,6 +37,7 @@ from triptych.scene import (
     reconstruct_rows,
     simulate_scene,
     tomogram_rng,
+    warn_of_room,
 )
 from triptych.specimen import Placed, PosedParticles, Specimen, draw_labels, paste, shell_points
 from triptych.structures import NOT_PARTICLES, Structure
@@ -111,18 +112,25 @@ def create_empty(config: SimulateConfig, library: Sequence[Structure], path: Pat
 
 
 def finish_run(workspace: Workspace, config: SimulateConfig, library: Sequence[Structure]) -> None:
-    warn_of_repeats(workspace.result, config, len(library))
+    warn_of_shortage(workspace.result, config, len(library))
     remove_leftovers(workspace.result)
     inputs = [] if config.structures is None else [config.structures]
     extra = {"class_names": class_names(library), "particles": config.particles}
     workspace.finish(lambda folder: write_manifest(folder, STAGE, config, inputs, config.seed, extra, {}))
 
 
-def warn_of_repeats(path: Path, config: SimulateConfig, none_label: int) -> None:
-    """Warn where tomograms hold so few particles that the same ones were cut out several times: such subtomograms are not independent."""
+def warn_of_shortage(path: Path, config: SimulateConfig, none_label: int) -> None:
+    """Warn where tomograms hold fewer particles than asked for, or so few that "none" came in their place, or the same ones several times."""
     store = open_store(path)
-    tomogram, label, position = (store.read_rows(name, np.arange(config.particles)) for name in ("tomogram", "label", "position"))
+    rows = np.arange(config.particles)
+    tomogram, label, position, occupancy = (store.read_rows(name, rows) for name in ("tomogram", "label", "position", "occupancy"))
+    first = np.unique(tomogram, return_index=True)[1]
+    warn_of_room(occupancy[first], config.specimen)
     shown = label != none_label
+    asked = sum(round(count * config.none_share) for count in (count_rows(config, index) for index in range(count_tomograms(config))))
+    if (~shown).sum() > asked:
+        what = f'{(~shown).sum()} of {len(rows)} subtomograms are of the class "{NONE_CLASS}", but {asked} were asked for'
+        logger.warning("%s: some tomograms hold no particle whose box fits in; make specimen.shape or specimen.occupancy larger", what)
     different = len(np.unique(np.column_stack([tomogram, position])[shown], axis=0))
     if different < shown.sum():
         what = f"{shown.sum()} subtomograms show only {counted(different, 'different particle')}, since the tomograms hold no more"

@@ -33,6 +33,7 @@ from triptych.scene import (
     reconstruct_rows,
     simulate_scene,
     tomogram_rng,
+    warn_of_room,
 )
 from triptych.specimen import Template, draw_labels, draw_particles
 from triptych.structures import NOT_PARTICLES, Structure
@@ -121,7 +122,9 @@ def simulate_maps(folder: Path, name: str, config: TomogramConfig, number: int) 
 def finish_run(workspace: Workspace, config: TomogramConfig, library: Sequence[Structure], folder: Path) -> None:
     """The tables of all tomograms, and the manifest."""
     names = [structure.name for structure in library]
-    write_tables(folder, config, names, [read_star(workspace.note(number)) for number in range(config.tomograms)])
+    tables = [read_star(workspace.note(number)) for number in range(config.tomograms)]
+    write_tables(folder, config, names, tables)
+    warn_of_room(np.array([table["tomograms"]["triptychOccupancy"][0] for table in tables], dtype=float), config.specimen)
     inputs = [] if config.structures is None else [config.structures]
     write_manifest(folder, STAGE, config, inputs, config.seed, {"class_names": names}, {})
 
