@@ -15,7 +15,7 @@ from triptych.config import AcquisitionConfig, SimulateConfig, SpecimenConfig
 from triptych.errors import InputError
 from triptych.io.store import Store, open_store
 from triptych.physics import pose
-from triptych.scene import slabs, tilt_sequence
+from triptych.scene import check_scene, slabs, tilt_sequence
 from triptych.simulate import prepare_templates, simulate
 from triptych.specimen import OVERSAMPLING, Ball, Occupancy, draw_ball, fill_specimen, gold_profile, make_template, membrane_profile, pack
 from triptych.structures import load_library
@@ -125,6 +125,11 @@ def test_unknown_class_small_tomogram_and_large_shift_are_refused(tmp_path: Path
     with pytest.raises(InputError, match="max_shift is 160 Å, but less than half the box"):
         simulate(tmp_path / "c.zarr", CONFIG.model_copy(update={"max_shift": 160.0}))
     assert not list(tmp_path.iterdir())
+
+
+def test_structures_coarser_than_the_voxels_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    check_scene(SimulateConfig(voxel_size=8), load_library())
+    assert "detail finer than 20 Å is missing; `triptych structures make --voxel-size 8`" in caplog.text
 
 
 def test_particles_that_are_cut_out_repeatedly_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -349,6 +349,7 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
     save(folder / "empty.pdb", "REMARK nothing\n")
     save(folder / "good.pdb", alanines())
     save(folder / "hydrogen.pdb", alanines(1, atoms="N").replace(" N\n", " H\n"))
+    save(folder / "one.pdb", alanines(1, atoms="CA"))
     (folder / "cut.pdb.gz").write_bytes(gzip.compress(alanines(200).encode())[:3000])
     (folder / "cut.cif.gz").write_bytes(b"\x1f\x8b" + bytes(40))
     (folder / "noise.cif").write_bytes(bytes(range(256)))
@@ -362,6 +363,7 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
         "is not a file": (folder / "missing.pdb", {}),
         "no atoms": (folder / "empty.pdb", {}),
         "heavier than hydrogen": (folder / "hydrogen.pdb", {}),
+        "has 1 atom of 0.07": (folder / "one.pdb", {}),
         "cannot be read as PDB or mmCIF": (folder / "cut.pdb.gz", {}),
         "cannot be read as PDB": (folder / "cut.cif.gz", {}),
         "noise.cif": (folder / "noise.cif", {}),

@@ -168,7 +168,9 @@ def make_structures(
     """Turn coordinates and maps into a library to simulate from.
 
     A source may be followed by :key=value, several times: assembly (auto, none, or a name in the file), model (from 1), chains (A+B+C, or
-    first16 for the first 16), mass (kDa), source (free text); and for a map voxel_size (Å) and contour (its grey value).
+    first16 for the first 16), mass (kDa), source (free text); and for a map voxel_size (Å) and contour (its grey value). A CSV index has a row for
+    each structure, with the columns name and file (beside the index), and if wanted assembly, model, chains, mass, contour, voxel_size_A (of a map),
+    entry (as source) and kind (density: a map).
     """
     from triptych.config import SimulateConfig
     from triptych.structures import make_library

@@ -130,25 +130,25 @@ class SpecimenConfig(Settings):
     vesicle_radius: Annotated[PositiveRange, Field(description="radius of a vesicle, Å")] = (200.0, 450.0)
     gold_beads: Annotated[CountRange, Field(description="number of gold beads [low, high]")] = (0, 0)
     gold_diameter: Annotated[BeadRange, Field(description="diameter of a gold bead, Å")] = (60.0, 120.0)
-    voxel_size_error: Annotated[PositiveRange, Field(description="factor on the size of all particles, at most 1.1: a wrong calibration")] = (0.98, 1.02)
+    voxel_size_error: Annotated[PositiveRange, Field(description="factor on the size of all particles, at most 1.1, as a wrong voxel size gives it; true densities and masks have it too; [1, 1]: none")] = (0.98, 1.02)
 
 
 class AcquisitionConfig(Settings):
     """How the tilt series is taken and reconstructed; every range is drawn anew for each tomogram, and what was drawn is recorded."""
 
-    tilt_max: Annotated[PositiveRange, Field(description="the tilts run from -tilt_max to +tilt_max, around tilt_centre")] = (60.0, 60.0)
-    tilt_centre: Annotated[Range, Field(description="middle of the tilt range, as the pre-tilt of a lamella or a blocked side gives it")] = (0.0, 0.0)
-    tilt_step: Annotated[PositiveRange, Field(description="angle between tilts")] = (3.0, 3.0)
+    tilt_max: Annotated[PositiveRange, Field(description="the tilts run from -tilt_max to +tilt_max around tilt_centre, degrees; not quite so far where tilt_step does not divide it")] = (60.0, 60.0)
+    tilt_centre: Annotated[Range, Field(description="middle of the tilt range, degrees, as the pre-tilt of a lamella or a blocked side gives it")] = (0.0, 0.0)
+    tilt_step: Annotated[PositiveRange, Field(description="angle between tilts, degrees")] = (3.0, 3.0)
     tilt_order: Annotated[dict[TiltOrder, Share], Field(description="relative frequency of each order of tilts, which decides where the dose went")] = {"dose_symmetric": 3.0, "bidirectional": 1.0, "continuous": 0.0}
-    tilt_jitter: Annotated[NonNegativeRange, Field(description="standard deviation of the error of each tilt angle")] = (0.0, 0.3)
+    tilt_jitter: Annotated[NonNegativeRange, Field(description="standard deviation of the error of each tilt angle, degrees")] = (0.0, 0.3)
     shift_jitter: Annotated[NonNegativeRange, Field(description="standard deviation of the residual image shift (misalignment), Å")] = (0.0, 3.0)
-    voltage_kv: Annotated[float, Field(gt=0, description="acceleration voltage")] = 300.0
-    spherical_aberration_mm: Annotated[float, Field(ge=0, description="spherical aberration")] = 2.7
+    voltage_kv: Annotated[float, Field(gt=0, description="acceleration voltage, kV")] = 300.0
+    spherical_aberration_mm: Annotated[float, Field(ge=0, description="spherical aberration, mm")] = 2.7
     amplitude_contrast: Annotated[float, Field(ge=0, le=1, description="share of amplitude contrast")] = 0.07
-    defocus_um: Annotated[Range, Field(description="underfocus on the tilt axis, positive")] = (2.0, 5.0)
-    defocus_jitter_um: Annotated[float, Field(ge=0, description="standard deviation of the defocus from tilt to tilt")] = 0.1
+    defocus_um: Annotated[Range, Field(description="underfocus on the tilt axis, µm, positive")] = (2.0, 5.0)
+    defocus_jitter_um: Annotated[float, Field(ge=0, description="standard deviation of the defocus from tilt to tilt, µm")] = 0.1
     defocus_gradient: Annotated[bool, Field(description="let the defocus of tilted images change with the distance from the tilt axis")] = True
-    astigmatism_um: Annotated[NonNegativeRange, Field(description="largest minus smallest defocus, in a random direction")] = (0.0, 0.1)
+    astigmatism_um: Annotated[NonNegativeRange, Field(description="largest minus smallest defocus, µm, in a random direction")] = (0.0, 0.1)
     dose_e_per_a2: Annotated[PositiveRange, Field(description="total exposure of the series, electrons per Å^2")] = (80.0, 140.0)
     radiation_damage: Annotated[bool, Field(description="let detail fade with the exposure")] = True
     b_factor: Annotated[NonNegativeRange, Field(description="extra Gaussian fall-off exp(-B k^2 / 4) of the signal, Å^2")] = (0.0, 300.0)

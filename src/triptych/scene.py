@@ -101,8 +101,8 @@ def check_scene(config: SceneConfig, library: Sequence[Structure]) -> None:
     """InputError where the ranges of the settings do not go together; a warning where the structures are coarser than the voxels."""
     coarsest = max(structure.density.voxel_size for structure in library)
     if coarsest > 1.01 * config.voxel_size:
-        sizes = coarsest, config.voxel_size, 2 * coarsest
-        logger.warning("structures come at %g Å per voxel, %g Å are simulated: detail finer than %g Å is missing", *sizes)
+        what = f"structures come at {coarsest:g} Å per voxel, {config.voxel_size:g} Å are simulated: detail finer than {2 * coarsest:g} Å is missing"
+        logger.warning("%s; `triptych structures make --voxel-size %g` makes finer ones", what, config.voxel_size)
     if config.specimen.voxel_size_error[1] > LARGEST_FACTOR:
         raise InputError(f"specimen.voxel_size_error goes up to {config.specimen.voxel_size_error[1]}, but at most {LARGEST_FACTOR} was expected")
     tilts = config.acquisition

@@ -60,6 +60,8 @@ MASK_REACH, MASK_EDGE = 15.0, 10.0
 """Å around the molecule of a map that are kept, and over which the rest fades."""
 MARGIN = 2.5
 """Voxels between the outermost atom and the wall of the cube."""
+LEAST_MASS = 1.0
+"""kDa; what is lighter than a peptide is a mistake."""
 LARGEST_SIDE = 256
 """Voxels; a finer grid would take gigabytes."""
 MEAN_INSIDE = 0.57
@@ -313,11 +315,14 @@ def structure_from_atoms(
     if not radius <= max(SCATTERED_RADIUS, (MOST_SPACE * mass) ** (1 / 3)):  # nor NaN
         what = f"the atoms of {name} are {mass / 1e3:.3g} kDa, but lie up to {radius:,.0f} Å from their centre of mass"
         raise InputError(f"{what}: some of their coordinates are wrong")
+    mass = mass if mass_kda is None else mass_kda * 1e3
+    if mass < LEAST_MASS * 1e3:
+        what = f"{name} has {counted(len(positions), 'atom')} of {mass / 1e3:.3g} kDa in all, but at least {LEAST_MASS:g} kDa was expected"
+        raise InputError(f"{what}: check model, chains and assembly")
     size = _cube_side(radius, voxel_size)
     if size > LARGEST_SIDE:
         raise InputError(f"{name} takes {size} voxels of {voxel_size:g} Å along each side, more than {LARGEST_SIDE}: choose a larger voxel size")
     density = Volume(contrast(centred, counts, size, voxel_size), voxel_size)
-    mass = mass if mass_kda is None else mass_kda * 1e3
     return Structure(name, density, mass / 1e3, enclosing_level(density, mass * HYDRATED_VOLUME), source)
 
 
