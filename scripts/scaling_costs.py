@@ -18,6 +18,8 @@ TOMOGRAMS, SHAPE, PARTICLES = 1000, (300, 1024, 1024), 10_000_000
 TRAINING_PARTICLES, TRAINING_UPDATES, BATCH = 100_000, 20_000, 256
 BOX = 40
 CPU_NODES, CORES, GPUS = 100, 32, 8
+SPREAD_PARTICLES = 512
+"""From tomograms of the default size, 64 from each, without tiles."""
 MRC_HEADER = 1024
 ROW_BYTES = 600
 """Of the STAR file: the columns that predict writes for 18 classes."""
@@ -68,14 +70,15 @@ def measured(content: dict[str, Any] | None, *keys: str) -> Any:
 
 def core_rates() -> dict[str, float]:
     """Units per second of one core, from the files of the benchmarks."""
-    simulator, picking, shipped, rates = read("simulator"), read("picking"), read("shipped_model"), read("rates")
+    simulator, picking, shipped, rates, spread = (read(name) for name in ("simulator", "picking", "shipped_model", "rates", "spread"))
     assert simulator is not None
     assert picking is not None
     assert shipped is not None
+    assert spread is not None
     tests = [test for name, test in shipped["tests"].items() if "half turns" not in name]
     cores = simulator["cores"]
     found = {
-        "simulate": simulator["subtomograms"]["particles_per_second"] / cores,
+        "simulate": SPREAD_PARTICLES / spread["stages"][f"simulate, {SPREAD_PARTICLES} particles"]["one process"]["seconds"],
         "tomograms": 200 * 512 * 512 / simulator["tomogram_files"]["seconds"],  # one worker, one core
         "train": simulator["training"]["particles_per_second"] / cores,
         "predict": sum(test["particles"] for test in tests) / sum(test["seconds"]["predict"] for test in tests) / shipped["machine"]["cores"],

@@ -877,7 +877,7 @@ def picture(name: str, size: str = "cpu") -> str:
 
 def scaling() -> str:
     """What a project of a thousand tomograms costs."""
-    files = "simulator, picking, shipped_model, memory" + (", gpu/rates" if (RESULTS / "gpu" / "rates.json").is_file() else "")
+    files = "simulator, spread, picking, shipped_model, memory" + (", gpu/rates" if (RESULTS / "gpu" / "rates.json").is_file() else "")
     return f"{table(*costs_table())}\n\n(`scripts/scaling_costs.py`, from `benchmarks/results/`: {files})"
 
 

@@ -60,8 +60,8 @@ MASK_REACH, MASK_EDGE = 15.0, 10.0
 """Å around the molecule of a map that are kept, and over which the rest fades."""
 MARGIN = 2.5
 """Voxels between the outermost atom and the wall of the cube."""
-LEAST_MASS = 1.0
-"""kDa; what is lighter than a peptide is a mistake."""
+LEAST_MASS = 0.1
+"""kDa; what is lighter, an ion or a residue, is a mistake."""
 LARGEST_SIDE = 256
 """Voxels; a finer grid would take gigabytes."""
 MEAN_INSIDE = 0.57
