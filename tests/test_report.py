@@ -18,7 +18,7 @@ from triptych import figures, metrics
 from triptych.config import ReportConfig
 from triptych.errors import InputError, counted
 from triptych.gallery import Gallery, pick_in_turn, spread
-from triptych.io.manifest import describe_input, to_plain
+from triptych.io.manifest import WEIGHTS, describe_input, hash_file, to_plain, write_manifest
 from triptych.io.mrc import read_mrc, write_mrc
 from triptych.io.predictions import read_predictions
 from triptych.io.star import probability_column, read_star, write_star
@@ -393,6 +393,18 @@ def test_truth_from_elsewhere_is_doubted(fake: Fake, copy: Path) -> None:
     change_manifest(copy, inputs=[], particles={**particles, "kind": "files"})
     given = read_predictions(copy)
     assert "something else" in page_warnings(given, match_truth(given, fake.truth))[1]
+
+
+def test_truth_that_the_model_has_learned_from_is_told_of(fake: Fake, copy: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / WEIGHTS).write_bytes(b"weights")
+    about = {**json.loads((copy / "manifest.json").read_text())["model"], "sha256": hash_file(model / WEIGHTS)}
+    change_manifest(copy, model=about, inputs=[describe_input(fake.truth), {"path": str(model)}])
+    for learned_from, warns in ((fake.truth, True), (fake.predictions, False)):
+        write_manifest(model, "train", None, [learned_from], 0)
+        given = read_predictions(copy)
+        assert any("what it remembers" in text for text in page_warnings(given, match_truth(given, fake.truth))) == warns
 
 
 # ------------------------------------------------------------------------------------------------------------ damaged

@@ -121,7 +121,7 @@ class SpecimenConfig(Settings):
 
     shape: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(description="tomogram size in voxels, [z, y, x]")] = (104, 320, 320)
     ice_thickness: Annotated[PositiveRange, Field(description="thickness of the ice, Å: particles lie within it, and its electrons are lost; ice may be thicker than the tomogram")] = (1000.0, 2500.0)
-    occupancy: Annotated[PackedRange, Field(description="share of the ice's volume that particles fill, up to about 0.35; log-uniform")] = (0.02, 0.08)
+    occupancy: Annotated[PackedRange, Field(description="share of the ice's volume that particles fill, log-uniform; there is room for 0.25 to 0.3, and without a gap for about 0.35")] = (0.02, 0.08)
     contact_share: Annotated[float, Field(ge=0, le=1, description="share of the particles that are pushed against a neighbour")] = 0.8
     gap: Annotated[float, Field(ge=0, description="least distance between neighbouring surfaces, Å")] = 10.0
     cytosol: Annotated[NonNegativeRange, Field(description="share of the volume between them that small proteins (25, 60 and 150 kDa, unlabelled) fill; cells have 0.1-0.3")] = (0.0, 0.0)

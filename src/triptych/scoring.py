@@ -19,9 +19,9 @@ from triptych import metrics
 from triptych.config import NONE_CLASS
 from triptych.errors import InputError, counted
 from triptych.fourier import fourier_shell_correlation
-from triptych.io.manifest import describe_input, manifest_entry
+from triptych.io.manifest import describe_input, manifest_entry, read_manifest
 from triptych.io.mrc import read_mrc
-from triptych.io.predictions import Predicted
+from triptych.io.predictions import Predicted, find_model
 from triptych.io.store import Store, known_labels, open_store, particle_name
 from triptych.metrics import FloatArray, IntArray
 
@@ -44,7 +44,7 @@ class Truth:
     known : the model knows the first so many
     label : (n,), index of the true class
     snr : (n,) or None
-    doubt : a sentence if the store may be another one than the predictions were made from
+    doubt : a sentence if the store may be another one than the predictions were made from, or is one that the model has learned from
     """
 
     path: Path
@@ -82,20 +82,29 @@ def match_truth(given: Predicted, path: Path) -> Truth:
     names = store.class_names if given.label is None else given.class_names
     class_names = (*names, *(name for k, name in enumerate(store.class_names) if name not in names and (label == k).any()))
     snr = np.asarray(store["snr"][:], np.float64)[row] if "snr" in store else None
-    doubt = _doubt(given.manifest, path)
-    if doubt and given.manifest.get("particles", {}).get("kind") == "store":
+    listing = describe_input(path).get("sha256_of_listing")
+    if listing not in _listings(given.manifest) and given.manifest.get("particles", {}).get("kind") == "store":
         raise InputError(f"{given.folder} was predicted from another store than {path}; {SAME_STORE}")
+    doubt = _doubt(given, path, listing)
     if doubt:
         log.warning(doubt)
     return Truth(path, store, row, class_names, len(names), known_labels(store, class_names)[row], snr, doubt)
 
 
-def _doubt(manifest: dict[str, Any], path: Path) -> str | None:
-    """A sentence if none of the inputs that the manifest lists is this store."""
-    listings = {entry.get("sha256_of_listing") for entry in manifest.get("inputs", ()) if isinstance(entry, dict)}
-    if describe_input(path).get("sha256_of_listing") in listings:
-        return None
-    return f"The predictions were made from something else than the truth in {path}: the figures mean nothing unless both are of the same particles."
+def _listings(manifest: dict[str, Any]) -> set[Any]:
+    """What the folders among the inputs of a manifest are known by."""
+    return {entry.get("sha256_of_listing") for entry in manifest.get("inputs") or () if isinstance(entry, dict)}
+
+
+def _doubt(given: Predicted, path: Path, listing: Any) -> str | None:
+    """A sentence if none of the inputs that the manifest lists is this store, or if one of the model's is."""
+    if listing not in _listings(given.manifest):
+        what = f"The predictions were made from something else than the truth in {path}"
+        return f"{what}: the figures mean nothing unless both are of the same particles."
+    model = find_model(given)
+    if model is not None and listing in _listings(read_manifest(model)):
+        return f"The model was trained or calibrated on {path}: the figures tell what it remembers, not how well it does on new particles."
+    return None
 
 
 @dataclass(frozen=True, eq=False)
