@@ -20,7 +20,7 @@ from triptych.errors import InputError
 from triptych.fourier import frequency_grid
 from triptych.io.fetch import fetch_entries
 from triptych.io.files import read_json
-from triptych.io.mrc import write_mrc
+from triptych.io.mrc import read_mrc, write_mrc
 from triptych.potential import ATOM_VOLUMES, PROTEIN_CONTRAST, VOLTS, contrast, count_atoms, potential, soft_band_limit
 from triptych.structures import (
     BUILT_IN_LIBRARY,
@@ -296,6 +296,20 @@ def test_spec_names_all_parts() -> None:
     for wrong in ("a=b.pdb:colour=red", "a=b.pdb:model=x"):
         with pytest.raises(InputError):
             parse_structure_spec(wrong)
+
+
+def test_origin_lays_a_structure_over_its_file(tmp_path: Path) -> None:
+    def middle(volume: Volume, least: float = 0) -> np.ndarray:
+        return ndimage.center_of_mass(np.where(volume.data > least, volume.data, 0))[::-1] * np.array(volume.voxel_size) + volume.origin
+
+    path = save(tmp_path / "far.pdb", alanines(offset=200.0))
+    atoms = np.array([list(site.atom.pos) for site in gemmi.read_structure(str(path))[0].all()])
+    (made,) = make_library([str(path)], tmp_path / "atoms", voxel_size=3.0)
+    written = read_mrc(tmp_path / "atoms" / "far.mrc")
+    assert np.allclose(middle(written), atoms.mean(0), atol=1)
+    moved = Volume(np.roll(crop_or_pad(made.density.data, (48, 48, 48), 0), (2, 4, 6), (0, 1, 2)), 3.0, (70.0, -20.0, 30.0))
+    of_map = structure_from_map(moved, 5.0, "map", "map", mass_kda=made.mass_kda)
+    assert np.allclose(middle(of_map.density, of_map.contour), middle(moved, made.contour), atol=1)
 
 
 def test_library_round_trip(tmp_path: Path, peptide: Path) -> None:

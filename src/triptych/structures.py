@@ -82,7 +82,8 @@ class Structure:
         Class name.
     density : Volume
         A cube of even side, centred on the centre of mass at index ``n // 2``: electrostatic potential less that of the
-        displaced ice, in units of `PROTEIN_CONTRAST`, so the inside of protein is about 1 and the solvent 0.
+        displaced ice, in units of `PROTEIN_CONTRAST`, so the inside of protein is about 1 and the solvent 0. Its origin lays it
+        over the file that it was read from; nothing here depends on that.
     mass_kda : float
         Mass of the particle, hydrogens included, water excluded.
     contour : float
@@ -310,7 +311,8 @@ def structure_from_atoms(
         raise InputError(f"{name} holds atoms of {unknown[0]}, of which it is not known how they scatter electrons: remove them from the file")
     weights = sum((gemmi.Element(symbol).weight * column for symbol, column in counts.items()), np.zeros(len(positions)))
     mass = float(weights.sum())
-    centred = positions - weights @ positions / mass
+    centre = weights @ positions / mass
+    centred = positions - centre
     radius = float(np.linalg.norm(centred, axis=1).max())
     if not radius <= max(SCATTERED_RADIUS, (MOST_SPACE * mass) ** (1 / 3)):  # nor NaN
         what = f"the atoms of {name} are {mass / 1e3:.3g} kDa, but lie up to {radius:,.0f} Å from their centre of mass"
@@ -322,8 +324,14 @@ def structure_from_atoms(
     size = _cube_side(radius, voxel_size)
     if size > LARGEST_SIDE:
         raise InputError(f"{name} takes {size} voxels of {voxel_size:g} Å along each side, more than {LARGEST_SIDE}: choose a larger voxel size")
-    density = Volume(contrast(centred, counts, size, voxel_size), voxel_size)
+    density = Volume(contrast(centred, counts, size, voxel_size), voxel_size, _origin(centre, size, voxel_size))
     return Structure(name, density, mass / 1e3, enclosing_level(density, mass * HYDRATED_VOLUME), source)
+
+
+def _origin(centre: NDArray[np.float64], size: int, voxel_size: float) -> tuple[float, float, float]:
+    """Where the first voxel of a cube lies whose index ``size // 2`` is at `centre` (x, y, z), Å."""
+    x, y, z = (centre - size // 2 * voxel_size).tolist()
+    return x, y, z
 
 
 def _cube_side(radius: float, voxel_size: float) -> int:
@@ -379,7 +387,9 @@ def structure_from_map(
     centre = np.array(ndimage.center_of_mass(np.where(inside, smooth, 0)))
     radius = float(np.linalg.norm(np.argwhere(inside) - centre, axis=1).max()) * step
     sharp = resample_around(centred, middle, size, step, low_pass=max(voxel_size, volume.voxel_size)) * soften(inside, step, MASK_REACH, MASK_EDGE)
-    density = Volume(resample_around(Volume(sharp, step), centre, _cube_side(radius, voxel_size), voxel_size), voxel_size)
+    side = _cube_side(radius, voxel_size)
+    place = np.array(volume.origin) + (middle * volume.voxel_size + (centre - size // 2) * step)[::-1]
+    density = Volume(resample_around(Volume(sharp, step), centre, side, voxel_size), voxel_size, _origin(place, side, voxel_size))
     bound = enclosing_level(density, mass * HYDRATED_VOLUME)
     scale = MEAN_INSIDE / float(density.data[density.data > bound].mean())
     return Structure(name, density.with_data(np.float32(scale) * density.data), mass / 1e3, scale * bound, source)
