@@ -20,7 +20,7 @@ from typing import Any
 
 from scaling_costs import costs_table
 
-from triptych.io.store import BOXES, ROWS
+from triptych.io.store import BOXES, PLACES, ROWS
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -865,7 +865,7 @@ def fuzzing() -> str:
 def arrays() -> str:
     """The arrays of a dataset store."""
     about = {name: (dtype, "n x n x n", text) for name, (dtype, text) in BOXES.items()}
-    about |= {name: (dtype, " x ".join(map(str, shape)) or "–", text) for name, (dtype, shape, text) in ROWS.items()}
+    about |= {name: (dtype, " x ".join(map(str, shape)) or "–", text) for name, (dtype, shape, text) in (ROWS | PLACES).items()}
     return table(["array", "type", "shape of a row", "what it is"], [[f"`{name}`", *row] for name, row in about.items()])
 
 
