@@ -168,6 +168,14 @@ def test_which_boxes_are_normalised(spectrum: str, particles: bool, tiles: bool)
     assert torch.allclose(out.pick.foreground_logits, scaled.pick.foreground_logits, atol=1e-4) == tiles
 
 
+def test_an_export_leaves_the_model_as_it_was() -> None:
+    boxes = torch.randn(2, 32, 32, 32)
+    model = small_model(box_size=32)
+    torch.export.export(model.network, (boxes,))
+    assert model.predict(boxes.numpy(), 10.0).classes == small_model(box_size=32).predict(boxes.numpy(), 10.0).classes
+    torch.export.export(model.network, (boxes,))
+
+
 def test_normalising_keeps_half_turns_and_brings_nothing_back() -> None:
     boxes = torch.randn(1, 24, 24, 24, generator=torch.Generator().manual_seed(1))
     for axes in HALF_TURNS:

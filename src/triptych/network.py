@@ -115,7 +115,6 @@ class Shells(NamedTuple):
     smoothing: Tensor
 
 
-@lru_cache(maxsize=16)
 @torch.inference_mode(False)
 def make_shells(size: tuple[int, int, int], device: torch.device) -> Shells:
     """Shells of a box (d, h, w)."""
@@ -130,6 +129,9 @@ def make_shells(size: tuple[int, int, int], device: torch.device) -> Shells:
     return Shells(*(part.to(device) for part in (place, nearest, counted, nearness / (nearness @ population)[:, None])))
 
 
+keep_shells = lru_cache(maxsize=16)(make_shells)
+
+
 def normalise_spectrum(boxes: Tensor) -> Tensor:
     """Boxes (b, d, h, w) whose mean power falls as exp(-FALL_OFF k^2) / k, whatever it was, with mean 0 and standard deviation 1; k in 1 / voxel.
 
@@ -138,7 +140,8 @@ def normalise_spectrum(boxes: Tensor) -> Tensor:
     """
     with torch.autocast(boxes.device.type, enabled=False):
         size = (boxes.shape[-3], boxes.shape[-2], boxes.shape[-1])
-        shells = make_shells(size, boxes.device)
+        # What torch.export or torch.compile sees is no tensor to be kept for later calls.
+        shells = (make_shells if torch.compiler.is_compiling() else keep_shells)(size, boxes.device)
         waves = torch.fft.rfftn(boxes.float(), dim=(-3, -2, -1))
         sums = torch.zeros(len(boxes), len(shells.smoothing), device=boxes.device)
         sums.index_add_(1, shells.nearest, waves.abs().square().flatten(1) * shells.counted)
