@@ -236,6 +236,14 @@ def test_array_without_voxel_size_is_refused() -> None:
         small_model().predict([np.zeros((16, 16, 16), np.float32)])
 
 
+def test_a_network_in_training_is_neither_used_so_nor_changed() -> None:
+    volumes, model = np.random.default_rng(0).normal(size=(2, 16, 16, 16)).astype(np.float32), small_model()
+    before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+    model.network.train()
+    assert np.array_equal(model.predict(volumes, 10.0).embedding, small_model().predict(volumes, 10.0).embedding)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.network.state_dict().items())
+
+
 def test_arrays_in_a_list_may_differ_in_size() -> None:
     arrays = [np.random.default_rng(n).normal(size=(n, n, n)).astype(np.float32) for n in (16, 20)]
     found = small_model().predict(arrays, 10.0)

@@ -168,6 +168,7 @@ class Model:
 
         With `half_turns` the outputs are averaged over the four orientations that keep the missing wedge.
         """
+        self.network.eval()  # whoever has trained it further may have left it in training, where batches change it
         parts, done = [], 0
         while done < len(boxes):
             some = boxes[done : done + self.most_boxes]
@@ -206,6 +207,7 @@ class Model:
         """
         if "pick" not in self.card.network.tasks:
             raise InputError("this model was trained without the task pick: train one with network.tasks=[class, mask, density, pick]")
+        self.network.eval()
         x = torch.from_numpy(np.ascontiguousarray(tiles, dtype=np.float32)).to(self.device)
         try:
             outputs = [self._scan_flipped(x, axes) for axes in (HALF_TURNS if half_turns else HALF_TURNS[:1])]
