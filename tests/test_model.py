@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -242,6 +243,18 @@ def test_a_network_in_training_is_neither_used_so_nor_changed() -> None:
     model.network.train()
     assert np.array_equal(model.predict(volumes, 10.0).embedding, small_model().predict(volumes, 10.0).embedding)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.network.state_dict().items())
+
+
+def test_a_new_head_needs_a_card_with_its_names(tmp_path: Path) -> None:
+    volumes, model = np.random.default_rng(0).normal(size=(2, 16, 16, 16)).astype(np.float32), small_model()
+    model.network.classify[-1] = torch.nn.Linear(8, 2)
+    with pytest.raises(InputError, match=r"has 2 classes, but its card names 3: .* make a model anew"):
+        model.predict(volumes, 10.0)
+    with pytest.raises(InputError, match=r"classify.2.bias of the shape \(2,\), but its card \(3,\)"):
+        model.save(tmp_path / "model", None, [])
+    assert not list(tmp_path.iterdir())
+    card = replace(model.card, class_names=("new", "none"), class_shares=(), temperature=Temperature())
+    load_model(Model(model.network, card, "cpu").save(tmp_path / "model", None, [])).predict(volumes, 10.0)
 
 
 def test_arrays_in_a_list_may_differ_in_size() -> None:

@@ -52,6 +52,10 @@ MASK_LEVEL = 0.5
 """A voxel belongs to the particle from this probability on."""
 COARSEST, HOPELESS = 1.5, 5.0
 """Times the model's voxel size: the input's may be so large."""
+NEW_HEAD = (
+    "for a head of other classes make a model anew, "
+    "Model(network, dataclasses.replace(model.card, class_names=..., class_shares=(), temperature=Temperature()))"
+)
 BUILT_IN_MODEL = Path(__file__).parent / "data" / "models" / "base"
 
 
@@ -230,7 +234,9 @@ class Model:
         return TaskOutput(logits, mask_logits, density, out.embedding.float())
 
     def probabilities(self, class_logits: Tensor) -> NDArray[np.float32]:
-        """Calibrated class probabilities (n, classes)."""
+        """Calibrated class probabilities (n, classes); InputError where the card does not name the network's classes."""
+        if class_logits.shape[1] != len(self.card.class_names):
+            raise InputError(f"the network has {class_logits.shape[1]} classes, but its card names {len(self.card.class_names)}: {NEW_HEAD}")
         return np.asarray(self.card.temperature.scale(class_logits).softmax(-1), dtype=np.float32)
 
     def predict(
@@ -313,6 +319,16 @@ class Model:
             raise InputError(f"shares must be {len(found.class_names)} numbers above 0 whose sum is 1, as estimate_shares gives them")
         return replace(found, probabilities=reweigh(found.probabilities, self.card.trained_shares, shares).astype(np.float32))
 
+    def check_network(self) -> None:
+        """InputError unless the network is the one that the card describes, as a folder has to hold it."""
+        own, stated = (
+            {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()} for network in (self.network, blank_network(self.card))
+        )
+        for name in sorted(own.keys() | stated.keys()):
+            if own.get(name) != stated.get(name):
+                shapes = f"{name} of the shape {own.get(name)}, but its card {stated.get(name)}"
+                raise InputError(f"the network has {shapes}: {NEW_HEAD}")
+
     def check_voxel_size(self, voxel_size: float, name: str) -> None:
         """Log a warning if voxels of `voxel_size` Å cannot hold the detail that the model was trained on; InputError where they hold next to none."""
         if voxel_size > HOPELESS * self.card.voxel_size:
@@ -343,6 +359,7 @@ class Model:
         arguments: dict[str, object] | None = None,
     ) -> Path:
         """Write weights.safetensors, model.json, perhaps novelty.safetensors, manifest.json and further texts by name into a new folder."""
+        self.check_network()
         with output_folder(folder) as part:
             # Half precision: the network computes in bfloat16, which keeps fewer digits, and the folder is half the size.
             tensors = {name: half(tensor.detach().cpu().contiguous()) for name, tensor in self.network.state_dict().items()}
@@ -411,8 +428,7 @@ def load_model(folder: Path | str | None = None, device: str = "auto", precision
             raise InputError(f"{folder} is not a complete model folder: {name} is missing; give a folder that `triptych train` wrote")
     check_hashes(folder)
     card, rule = read_card(folder / "model.json")
-    with torch.device("meta"):  # nothing is allocated for what model.json says before the weights agree with it
-        network = Network(card.network, len(card.class_names), len(card.label_names))
+    network = blank_network(card)  # nothing is allocated for what model.json says before the weights agree with it
     types = {name: tensor.dtype for name, tensor in network.state_dict().items()}
     try:
         weights = load_file(folder / WEIGHTS)
@@ -426,6 +442,12 @@ def load_model(folder: Path | str | None = None, device: str = "auto", precision
     if novelty is None and "class" in card.network.tasks:
         logger.warning("the model %s has no novelty reference: nothing is called unknown (`triptych calibrate` makes one)", folder)
     return Model(network, card, device, precision, novelty)
+
+
+def blank_network(card: ModelCard) -> Network:
+    """The network that a card describes, whose weights have shapes and no values."""
+    with torch.device("meta"):
+        return Network(card.network, len(card.class_names), len(card.label_names))
 
 
 def check_hashes(folder: Path) -> None:
