@@ -67,6 +67,12 @@ def test_calibration_error_of_honest_probabilities_is_small() -> None:
     assert np.isnan(metrics.expected_calibration_error([], []))
 
 
+@pytest.mark.parametrize("strange", [np.nan, -0.1, 2.5])
+def test_calibration_error_refuses_what_is_no_probability(strange: float) -> None:
+    with pytest.raises(InputError, match=r"NaN or lie outside 0 \.\.\. 1"):
+        metrics.expected_calibration_error([0.5, strange], [1, 0])
+
+
 def test_reliability_curve_keeps_the_ends() -> None:
     assert metrics.reliability_curve([0.0, 1.0], [0, 1]).particles.sum() == 2
 
@@ -87,6 +93,16 @@ def test_intersection_over_union_of_empty_masks() -> None:
     assert metrics.intersection_over_union(empty, full) == 0
 
 
+@pytest.mark.parametrize("strange", [0.4, np.nan, 255])
+def test_masks_are_of_zeros_and_ones(strange: float) -> None:
+    mask, full = np.full((4, 4, 4), strange), np.ones((4, 4, 4))
+    for pair in ((mask, full), (full, mask)):
+        with pytest.raises(InputError, match="cut probabilities at a threshold first"):
+            metrics.intersection_over_union(*pair)
+    with pytest.raises(InputError, match="cut probabilities at a threshold first"):
+        metrics.density_correlation(full, full, within=mask)
+
+
 @settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.floats(0.1, 10), st.floats(-5, 5))
 def test_density_correlation_is_pearsons(seed: int, factor: float, offset: float) -> None:
@@ -104,6 +120,17 @@ def test_density_correlation_without_contrast() -> None:
     assert metrics.density_correlation(np.full((4, 4, 4), 0.1), data) == 0
     assert np.isnan(metrics.density_correlation(data, np.full((4, 4, 4), 0.1)))
     assert np.isnan(metrics.density_correlation(data, data, np.zeros((4, 4, 4))))
+
+
+def test_a_density_that_is_no_number_counts_as_none() -> None:
+    """Were it left out, the worst densities would best be NaN."""
+    truth = np.random.default_rng(0).normal(size=(3, 4, 4, 4))
+    density, within = truth.copy(), np.ones(truth.shape)
+    density[0, 1, 2, 3], density[1, 0, 0, 0] = np.nan, np.inf
+    np.testing.assert_allclose(metrics.density_correlation(density, truth), [0, 0, 1])
+    within[0, 1, 2, 3] = 0
+    np.testing.assert_allclose(metrics.density_correlation(density, truth, within), [1, 0, 1])
+    assert np.isnan(metrics.density_correlation(density[0], np.zeros((4, 4, 4))))
 
 
 def test_summary_leaves_none_out_of_masks_and_densities_only() -> None:

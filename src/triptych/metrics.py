@@ -17,6 +17,8 @@ from triptych.config import NONE_CLASS
 from triptych.errors import InputError
 
 BOX = (-3, -2, -1)
+ROUNDING = 1e-5
+"""What a probability may lie beyond 0 and 1 by."""
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -117,6 +119,8 @@ def reliability_curve(probability: ArrayLike, correct: ArrayLike, bins: int = 15
     correct : bool (n,), whether it is the true one
     """
     probability, correct = np.asarray(probability, np.float64), np.asarray(correct, np.float64)
+    if not ((probability > -ROUNDING) & (probability < 1 + ROUNDING)).all():
+        raise InputError("some probabilities are NaN or lie outside 0 ... 1: give those of a softmax, say, and no logits or per cent")
     index = np.clip((probability * bins).astype(np.int64), 0, bins - 1)
     count = np.bincount(index, minlength=bins)
     return ReliabilityCurve(
@@ -145,16 +149,29 @@ def intersection_over_union(mask: ArrayLike, truth: ArrayLike) -> FloatArray:
 
     Parameters
     ----------
-    mask, truth : bool or 0/1 arrays, shape (..., nz, ny, nx)
+    mask, truth : bool or 0/1 arrays, shape (..., nz, ny, nx); probabilities are to be cut at a threshold first
 
     Returns
     -------
     array of the leading shape (a 0-d array for one particle). Two empty masks agree: 1.
+
+    Raises
+    ------
+    InputError
+        If there are values other than 0 and 1.
     """
-    mask, truth = np.asarray(mask).astype(bool), np.asarray(truth).astype(bool)
+    mask, truth = _as_mask(mask), _as_mask(truth)
     both = np.count_nonzero(mask & truth, axis=BOX)
     either = np.count_nonzero(mask | truth, axis=BOX)
     return np.where(either == 0, 1.0, share(both, either))
+
+
+def _as_mask(values: ArrayLike) -> NDArray[np.bool_]:
+    array = np.asarray(values)
+    mask = array.astype(bool)
+    if not (array == mask).all():
+        raise InputError("a mask has values other than 0 and 1: cut probabilities at a threshold first, as triptych does with mask > 0.5")
+    return mask
 
 
 def density_correlation(density: ArrayLike, truth: ArrayLike, within: ArrayLike | None = None) -> FloatArray:
@@ -167,11 +184,14 @@ def density_correlation(density: ArrayLike, truth: ArrayLike, within: ArrayLike 
 
     Returns
     -------
-    array of the leading shape. A constant `density` tells nothing about the truth: 0. A constant `truth` (an empty
-    box) leaves nothing to correlate with: NaN.
+    array of the leading shape. A constant `density` tells nothing about the truth: 0; nor does one that is NaN or infinite somewhere that
+    counts. A constant `truth` (an empty box) leaves nothing to correlate with: NaN.
     """
     density, truth = np.asarray(density, np.float64), np.asarray(truth, np.float64)
-    weight = np.ones(truth.shape) if within is None else np.asarray(within).astype(np.float64)
+    weight = np.ones(truth.shape) if within is None else _as_mask(within).astype(np.float64)
+    strange = ~np.isfinite(density)
+    broken = (strange & (weight > 0)).any(axis=BOX, keepdims=True)
+    density = np.where(strange | broken, 0.0, density)
     a, b = _centre(density, weight), _centre(truth, weight)
     spread_a, spread_b = np.sqrt((a * a).sum(axis=BOX)), np.sqrt((b * b).sum(axis=BOX))
     # Below the rounding error of the mean a spread is no spread.
@@ -245,7 +265,7 @@ DEFINITIONS: dict[str, str] = {
     "expected_calibration_error": "mean of |accuracy − stated probability of the predicted class| over 15 bins of equal width from 0 to 1, "
     "weighted by their particles; all particles of classes that the model knows",
     "called_unknown": "share of the particles whose verdict is “unknown”: of classes that the model does not know, and of those that it knows",
-    "mean_iou": f"voxels in both the predicted and the true mask over voxels in either, per particle; {_AVERAGED}",
+    "mean_iou": f"voxels in both the predicted mask (probability above 0.5) and the true one over voxels in either, per particle; {_AVERAGED}",
     "mean_density_correlation": f"Pearson correlation of recovered and true density over the whole box, per particle; {_AVERAGED}",
     "mean_density_correlation_in_mask": "the same over the voxels of the true mask only",
     "fourier_shell_correlation": f"of recovered and true density, whole box, no further mask, per particle; {_AVERAGED}",
