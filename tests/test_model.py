@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -265,6 +266,39 @@ def test_arrays_in_a_list_may_differ_in_size() -> None:
     assert np.allclose(found.embedding[1], small_model().predict(Volume(arrays[1], 10.0)).embedding[0], atol=1e-5)
     with pytest.raises(InputError, match="batch_size is 0"):
         small_model().predict(arrays, 10.0, batch_size=0)
+
+
+CUBE = np.random.default_rng(0).normal(size=(1, 16, 16, 16)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("volumes", "options", "said"),
+    [
+        (CUBE, {"voxel_size": 100.0}, "volume 0 has 100 Å per voxel, but the model was trained at 10 Å"),
+        (CUBE, {"voxel_size": "10"}, "voxel_size is '10', but must be a number"),
+        (CUBE, {"voxel_size": 10.0, "batch_size": 1.5}, "batch_size is 1.5, but must be a whole number"),
+        (CUBE[:, :, :0], {"voxel_size": 10.0}, "16 x 0 x 16 voxels holds nothing"),
+        (CUBE.astype(np.complex64), {"voxel_size": 10.0}, "type complex64 came, but arrays of real numbers"),
+        ("particle.mrc", {"voxel_size": 10.0}, "read a file with triptych.io.mrc.read_mrc"),
+        (Path("particle.mrc"), {"voxel_size": 10.0}, "read a file with triptych.io.mrc.read_mrc"),
+        (["particle.mrc"], {"voxel_size": 10.0}, "read a file with triptych.io.mrc.read_mrc"),
+        ([], {}, "no volumes came"),
+    ],
+)
+def test_what_cannot_be_predicted_on_is_refused(volumes: Any, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        small_model().predict(volumes, **options)
+
+
+def test_voxels_too_coarse_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    small_model().predict([Volume(CUBE[0], size) for size in (10.0, 17.0, 16.0)])
+    assert [record.message[:28] for record in caplog.records if "per voxel" in record.message] == ["volume 1 has 17 Å per voxel,"]
+
+
+@pytest.mark.parametrize("option", ["device", "precision"])
+def test_strange_devices_and_precisions_are_refused(folder: Path, option: str) -> None:
+    with pytest.raises(InputError, match=f"{option} is 'banana', but must be one of auto, "):
+        load_model(folder, **{option: "banana"})
 
 
 @pytest.mark.parametrize("name", ["model.json", "weights.safetensors", "manifest.json"])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import get_args
 
 import torch
 
+from triptych.config import DEVICE, Precision
 from triptych.errors import InputError, first_line
 from triptych.parallel import available_cores
 
@@ -20,6 +22,8 @@ def choose_device(device: str) -> torch.device:
     """'auto', 'cpu', 'gpu' or 'gpu:1' -> torch device; InputError where a GPU was asked for that is not there, or that torch cannot use."""
     if device == "cpu":
         return torch.device("cpu")
+    if not DEVICE.fullmatch(device):
+        raise InputError(f"device is {device!r}, but must be one of auto, cpu, gpu, or gpu:1 for the second of several")
     kind, _, number = device.partition(":")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if kind == "gpu" and count == 0:
@@ -74,6 +78,8 @@ def name_device(device: torch.device) -> str:
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:
     """'auto' -> bfloat16 where the device itself computes in it, else float32."""
+    if precision not in get_args(Precision):
+        raise InputError(f"precision is {precision!r}, but must be one of {', '.join(get_args(Precision))}")
     if precision != "auto":
         return torch.bfloat16 if precision == "bfloat16" else torch.float32
     on_gpu = device.type == "cuda"

@@ -13,7 +13,7 @@ from typing import TypeAlias, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -261,20 +261,22 @@ class Model:
         -------
         Predictions, in the order of the volumes; each mask and density has the shape (nz, ny, nx) and the voxels of its volume
         """
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}, but must be a whole number above 0")
+        if np.asarray(batch_size).dtype.kind not in "iu" or batch_size < 1:
+            raise InputError(f"batch_size is {batch_size!r}, but must be a whole number above 0")
         items = as_volumes(volumes, voxel_size)
+        if not items:
+            raise InputError("no volumes came; give at least one subtomogram")
         if contrast not in get_args(Contrast):
             raise InputError(f"contrast is {contrast!r}, but must be one of {', '.join(get_args(Contrast))}: say which the particles are")
         for number, volume in enumerate(items):
             if not are_valid(volume.data).all():
                 raise InputError(f"volume {number} holds values that are NaN, infinite or beyond {LARGEST_VALUE:g}: mend or leave it out")
+        coarsest = max(range(len(items)), key=lambda number: items[number].voxel_size)
+        self.check_voxel_size(items[coarsest].voxel_size, f"volume {coarsest}")
         warning = contrast_warning(guess_contrast(items[:CONTRAST_SAMPLE]), contrast)
         if warning:
             logger.warning("%s; if they are, say contrast='%s'", warning, OTHER[contrast])
         parts = [self.predict_batch(items[i : i + batch_size], contrast, half_turns) for i in range(0, len(items), batch_size)]
-        if not parts:
-            raise InputError("no volumes came; give at least one subtomogram")
         return Predictions(
             self.card.class_names,
             None if parts[0].probabilities is None else np.concatenate([p.probabilities for p in parts if p.probabilities is not None]),
@@ -333,7 +335,7 @@ class Model:
         """Log a warning if voxels of `voxel_size` Å cannot hold the detail that the model was trained on; InputError where they hold next to none."""
         if voxel_size > HOPELESS * self.card.voxel_size:
             what = f"{name} has {voxel_size:.4g} Å per voxel, but the model was trained at {self.card.voxel_size:.4g} Å"
-            raise InputError(f"{what}: give the right voxel size with --set voxel_size=, or data of finer voxels")
+            raise InputError(f"{what}: give the right voxel_size (--set voxel_size=), or data of finer voxels")
         if voxel_size > COARSEST * self.card.voxel_size:
             text = "%s has %.4g Å per voxel, but the model was trained at %.4g Å: detail that it needs is missing"
             logger.warning(text, name, voxel_size, self.card.voxel_size)
@@ -399,8 +401,8 @@ def as_volumes(volumes: Subtomograms, voxel_size: float | None) -> list[Volume]:
     """Whatever a caller has -> list of Volumes."""
     if isinstance(volumes, Volume):
         return [volumes]
-    if not isinstance(volumes, list):
-        array = np.asarray(volumes, dtype=np.float32)
+    if not isinstance(volumes, list | tuple):
+        array = as_array(volumes)
         if array.ndim not in (3, 4):
             raise InputError(f"volumes of shape {array.shape} came; expected (n, nz, ny, nx) or (nz, ny, nx)")
         volumes = list(array if array.ndim == 4 else array[None])
@@ -412,7 +414,18 @@ def as_volume(volume: Volume | NDArray[np.float32], voxel_size: float | None) ->
         return volume
     if voxel_size is None:
         raise InputError("an array does not say its voxel size: give voxel_size in Å")
-    return Volume(np.asarray(volume, dtype=np.float32), voxel_size)
+    if np.asarray(voxel_size).dtype.kind not in "fiu":
+        raise InputError(f"voxel_size is {voxel_size!r}, but must be a number of Å")
+    return Volume(as_array(volume), float(voxel_size))
+
+
+def as_array(values: ArrayLike) -> NDArray[np.float32]:
+    """Grey values as float32; InputError unless they are real numbers."""
+    kind = np.asarray(values).dtype
+    if kind.kind not in "fiub":
+        what = f"values of the type {kind} came, but arrays of real numbers or Volumes were expected"
+        raise InputError(f"{what}: read a file with triptych.io.mrc.read_mrc, or give its name to triptych.predict")
+    return np.asarray(values, dtype=np.float32)
 
 
 def load_model(folder: Path | str | None = None, device: str = "auto", precision: str = "auto") -> Model:

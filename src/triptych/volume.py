@@ -40,6 +40,8 @@ class Volume:
     def __post_init__(self) -> None:
         if self.data.ndim != 3:
             raise InputError(f"a volume has 3 axes, but this array has shape {self.data.shape}")
+        if 0 in self.data.shape:
+            raise InputError(f"a volume of {' x '.join(map(str, self.data.shape))} voxels holds nothing: give one with sides of at least 1 voxel")
         if not np.isfinite(self.voxel_size) or self.voxel_size <= 0:
             raise InputError(f"the voxel size is {self.voxel_size} Å, but must be a positive number: give the right one")
 
