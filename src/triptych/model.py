@@ -28,7 +28,7 @@ from triptych.io.files import read_json
 from triptych.io.manifest import WEIGHTS as WEIGHTS
 from triptych.io.manifest import hash_file, output_folder, read_manifest, write_manifest
 from triptych.io.mrc import LARGEST_VALUE, are_valid
-from triptych.network import HALF_TURNS, Network, PickOutput, TaskOutput, turn
+from triptych.network import HALF_TURNS, Exportable, Network, PickOutput, TaskOutput, turn
 from triptych.novelty import (
     NOVELTY_FILE,
     THRESHOLD,
@@ -165,6 +165,11 @@ class Model:
     def describe(self) -> dict[str, object]:
         """The card, and how unknown particles are recognised: what stands in model.json."""
         return {**self.card.to_json(), "novelty": None if self.novelty is None else asdict(self.novelty.rule)}
+
+    def exportable(self) -> Exportable:
+        """A module around the network, on the model's device, that takes standardised boxes (b, d, h, w), protein bright, and gives a dictionary
+        of tensors (`TaskOutput`'s fields, without those of other tasks): what torch.export can save, with any number of boxes."""
+        return Exportable(self.network).eval()
 
     @torch.inference_mode()
     def run(self, boxes: NDArray[np.float32], half_turns: bool = False) -> TaskOutput:

@@ -143,7 +143,7 @@ def normalise_spectrum(boxes: Tensor) -> Tensor:
         # What torch.export or torch.compile sees is no tensor to be kept for later calls.
         shells = (make_shells if torch.compiler.is_compiling() else keep_shells)(size, boxes.device)
         waves = torch.fft.rfftn(boxes.float(), dim=(-3, -2, -1))
-        sums = torch.zeros(len(boxes), len(shells.smoothing), device=boxes.device)
+        sums = torch.zeros(boxes.shape[0], len(shells.smoothing), device=boxes.device)
         sums.index_add_(1, shells.nearest, waves.abs().square().flatten(1) * shells.counted)
         power = sums @ shells.smoothing.T
         power = (power + LEAST_POWER * power.amax(1, keepdim=True)).clamp(min=NO_POWER)
@@ -188,7 +188,7 @@ class AttentionPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, d, h, w) -> (b, heads * c)."""
-        radius = radius_map(x.shape, self.stride, x.device).to(x.dtype).expand(len(x), -1, -1, -1, -1)
+        radius = radius_map(x.shape, self.stride, x.device).to(x.dtype).expand(x.shape[0], -1, -1, -1, -1)
         weights = self.score(torch.cat([x, radius], 1)).flatten(2).float().softmax(-1).to(x.dtype)
         return torch.einsum("bhn,bcn->bhc", weights, x.flatten(2)).flatten(1)
 
@@ -248,7 +248,7 @@ class Network(nn.Module):
 
     def forward(self, subtomograms: Tensor, tiles: Tensor | None = None) -> TaskOutput:
         """Standardised subtomograms, and perhaps tiles, protein bright, (b, d, h, w); each side a multiple of 8 -> TaskOutput."""
-        count = len(subtomograms)
+        count = subtomograms.shape[0]  # which torch.export may leave open, unlike len()
         if tiles is None:
             return self.centred(self.features(subtomograms, count))
         features = self.features(torch.cat([subtomograms, tiles]), count)
@@ -260,12 +260,12 @@ class Network(nn.Module):
 
     def features(self, boxes: Tensor, centred: int) -> Features:
         """The trunk. The first `centred` boxes are told how far each voxel is from the centre; in the others no place is special."""
-        normalised = {"normalised": len(boxes), "particles": centred, "kept": 0}[self.spectrum]
+        normalised = {"normalised": boxes.shape[0], "particles": centred, "kept": 0}[self.spectrum]
         if normalised:
             boxes = torch.cat([normalise_spectrum(boxes[:normalised]), boxes[normalised:]])
         x = space_to_depth(boxes[:, None])
         radius = radius_map(x.shape, 2, x.device).to(x.dtype)
-        is_centred = (torch.arange(len(x), device=x.device) < centred).to(x.dtype)
+        is_centred = (torch.arange(x.shape[0], device=x.device) < centred).to(x.dtype)
         x = torch.cat([x, radius * is_centred[:, None, None, None, None]], 1).to(memory_format=torch.channels_last_3d)
         x1 = self.level1(self.stem(x))
         x2 = self.level2(self.down1(x1))
@@ -294,6 +294,18 @@ class Network(nn.Module):
         """The head that speaks of everything that is there."""
         maps = self.to_picks(features.y1)
         return PickOutput(depth_to_space(maps[:, :8])[:, 0], maps[:, 8:-1], maps[:, -1])
+
+
+class Exportable(nn.Module):
+    """A network as torch.export can save it: subtomograms (b, d, h, w) -> the outputs that it has, by the names of `TaskOutput`'s fields."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, subtomograms: Tensor) -> dict[str, Tensor]:
+        output: TaskOutput = self.network(subtomograms)
+        return {name: part for name, part in output._asdict().items() if part is not None}
 
 
 def pool_within(mask_logits: Tensor, features: Tensor) -> Tensor:
