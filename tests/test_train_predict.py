@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import SIMULATE, TRAIN, write_model, write_mrc, write_particles
 
+from triptych.calibrate import calibrate
 from triptych.config import AugmentConfig, PredictConfig, SimulateConfig, TrainConfig
 from triptych.dataset import PlannedBatches, SubtomogramDataset, centre_heat, find_slab, split_rows, tile_rows
 from triptych.errors import InputError
@@ -20,7 +21,7 @@ from triptych.io.predictions import read_predictions
 from triptych.io.source import ParticleSource, open_particles
 from triptych.io.star import probability_columns, read_star
 from triptych.io.store import Rows, create_store, open_store
-from triptych.model import load_model
+from triptych.model import load_model, locate_model
 from triptych.network import HALF_TURNS, Network, turn
 from triptych.predict import predict
 from triptych.settings import load_config
@@ -264,6 +265,18 @@ def test_training_goes_on_from_a_model(data: Path, model: Path, tmp_path: Path) 
     wide = load_config(TrainConfig, None, [*TRAIN, f"initial_model={model}", "network.channels=[16, 8, 8]"])
     with pytest.raises(InputError, match="do not fit the settings"):
         train(data, tmp_path / "wide", wide)
+
+
+def test_the_shipped_model_goes_by_its_name(data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever a model folder is asked for, unless a folder here has that name."""
+    monkeypatch.setattr("triptych.model.BUILT_IN_MODEL", model)
+    monkeypatch.chdir(tmp_path)
+    config = load_config(TrainConfig, None, [*TRAIN, f"initial_model={model.name}"])
+    assert json.loads((train(data, Path("trained"), config) / "manifest.json").read_text())["inputs"][1]["path"] == str(model)
+    calibrate(model.name, data, Path("calibrated"))
+    predict(data, Path("found"), model.name)
+    Path("trained").rename(model.name)
+    assert locate_model(model.name) == Path(model.name)
 
 
 def test_training_needs_its_truth_and_two_tomograms(data: Path, tmp_path: Path) -> None:

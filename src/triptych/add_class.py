@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from triptych.errors import InputError
 from triptych.io.manifest import hash_file, manifest_entry, read_manifest
-from triptych.model import WEIGHTS, Model, ModelCard, load_model
+from triptych.model import WEIGHTS, Model, ModelCard, load_model, locate_model
 from triptych.network import Network
 from triptych.novelty import NoveltyReference, add_class
 from triptych.structures import check_class_names
@@ -73,7 +73,7 @@ def find_parent(discovery: Path, model: Path | str | None) -> Path:
     stated = manifest_entry(manifest, "model", "path")
     if model is None and not stated:
         raise InputError(f"{discovery} does not say where its model is: give it with --model")
-    folder = Path(model or str(stated))
+    folder = locate_model(model or str(stated))
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise InputError(f"the model {folder} is not there: say with --model where the model is that the predictions were made with")

@@ -17,7 +17,7 @@ from triptych.dataset import split_rows
 from triptych.errors import InputError
 from triptych.io.manifest import check_output_folder, read_manifest
 from triptych.io.store import Store, known_labels, open_store
-from triptych.model import BUILT_IN_MODEL, Model, load_model
+from triptych.model import Model, load_model, locate_model
 from triptych.network import Network
 from triptych.temperature import Temperature, fit_temperature
 
@@ -52,7 +52,7 @@ def calibrate(
         If the data do not fit the model, come from a single tomogram, or hold no particle of a class that the model knows.
     """
     config = config or CalibrateConfig()
-    folder, out = Path(model or BUILT_IN_MODEL), check_output_folder(Path(out))
+    folder, out = locate_model(model), check_output_folder(Path(out))
     given = load_model(folder, config.device, config.precision)
     check_kept(given, config)
     network = with_spectrum(given, config)

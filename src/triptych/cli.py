@@ -82,7 +82,7 @@ app.add_typer(structures_app, name="structures")
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="YAML file of settings; `triptych config STAGE` prints one.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as seed=7; may be given several times.")]
-ModelFolder = Annotated[Path | None, typer.Option("--model", metavar="MODEL", help="Model folder; default: the one that ships with triptych.")]
+ModelFolder = Annotated[Path | None, typer.Option("--model", metavar="MODEL", help="Model folder; default: the one that ships with triptych (base).")]
 Part = Annotated[str | None, typer.Option("--part", metavar="K/N", help="Do the K-th of N parts only, as a job array wants it.")]
 Scheduler = Annotated[
     str | None, typer.Option("--scheduler", metavar="ADDRESS", help="Dask scheduler, such as tcp://host:8786, whose workers do it.")
@@ -283,7 +283,7 @@ def train(
 
 @app.command()
 def calibrate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Trained model folder.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Trained model folder, or base: the one that ships with triptych.")],
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Zarr store that it was not trained on, with the same box and voxel size.")],
     output: NewModel,
     config: ConfigFile = None,

@@ -304,7 +304,7 @@ class TrainConfig(Settings):
     validation_particles: Annotated[int, Field(gt=0, description="held-out particles used at most")] = 1024
     crop_size: Annotated[int | None, Field(gt=0, multiple_of=8, description="central cube of so many voxels that the first updates see: cheaper; none: the whole box from the start")] = None
     crop_share: Annotated[float, Field(ge=0, le=1, description="share of the updates that see crop_size only")] = 0.6
-    initial_model: Annotated[Path | None, Field(description="model folder whose weights to start from")] = None
+    initial_model: Annotated[Path | None, Field(description="model folder whose weights to start from; base: the model that ships with triptych")] = None
     precision: Annotated[Precision, Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = "auto"
     device: Annotated[Device, Field(description="where to train: auto, cpu, gpu, or gpu:1 for the second of several; auto: a GPU where there is one")] = "auto"
     devices: Annotated[int, Field(gt=0, description="GPUs of a machine that train together, or processes on CPUs; each has its share of every batch")] = 1

@@ -433,14 +433,21 @@ def as_array(values: ArrayLike) -> NDArray[np.float32]:
     return np.asarray(values, dtype=np.float32)
 
 
+def locate_model(folder: Path | str | None) -> Path:
+    """The folder of a model; that of the model which ships with triptych for None, and for its name where nothing else has it."""
+    folder = Path(BUILT_IN_MODEL if folder is None else folder)
+    return BUILT_IN_MODEL if str(folder) == BUILT_IN_MODEL.name and not folder.exists() else folder
+
+
 def load_model(folder: Path | str | None = None, device: str = "auto", precision: str = "auto") -> Model:
-    """Load a model folder; default: the model that ships with the package.
+    """Load a model folder; default: the model that ships with the package, whose name, "base", does as well.
 
     Runs no code from the folder: weights are safetensors, the rest is JSON, and both are checked against the hashes in the manifest.
     """
-    folder = BUILT_IN_MODEL if folder is None else Path(folder)
+    folder = locate_model(folder)
     if not folder.is_dir():
-        raise InputError(f"the model folder {folder} does not exist: give a folder that `triptych train` wrote")
+        how = f'a folder that `triptych train` wrote, or "{BUILT_IN_MODEL.name}" for the model that ships with triptych'
+        raise InputError(f"the model folder {folder} does not exist: give {how}")
     for name in ("model.json", WEIGHTS, "manifest.json"):
         if not (folder / name).is_file():
             raise InputError(f"{folder} is not a complete model folder: {name} is missing; give a folder that `triptych train` wrote")

@@ -34,7 +34,7 @@ from triptych.io.star import Block, probability_columns, write_star
 from triptych.io.stated import NamedTomogram, list_tomograms
 from triptych.io.tomogram import open_tomogram
 from triptych.io.workspace import Workspace, choose_items, open_workspace, reopen
-from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, Model, Predictions, hash_model, load_model
+from triptych.model import MASK_LEVEL, Model, Predictions, hash_model, load_model, locate_model
 from triptych.novelty import give_verdicts
 from triptych.pick_page import open_picked, render
 from triptych.tiling import Cutout, Tile, clear, find_centres, in_batches, label_voxels, paint, plan_tiles, suppress, widen
@@ -276,7 +276,7 @@ def pick(
     scheduler : address of a Dask scheduler whose workers pick instead of processes on this machine
     """
     config = config or PickConfig()
-    folder = Path(model or BUILT_IN_MODEL)
+    folder = locate_model(model)
     network = load_model(folder, config.device, config.precision)
     check_model(network, folder, config)
     jobs = plan_jobs(list_tomograms(tomograms), network, config)

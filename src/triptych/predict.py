@@ -32,7 +32,7 @@ from triptych.io.relion import class_table
 from triptych.io.source import CONTRAST, ParticleSource, open_particles, voxel_sizes
 from triptych.io.star import probability_columns, write_star
 from triptych.io.workspace import Workspace, choose_items, open_workspace, reopen
-from triptych.model import BUILT_IN_MODEL, MASK_LEVEL, Model, Predictions, hash_model, load_model
+from triptych.model import MASK_LEVEL, Model, Predictions, hash_model, load_model, locate_model
 from triptych.tiling import in_batches
 from triptych.volume import Volume
 
@@ -128,7 +128,7 @@ def predict(
     scheduler : address of a Dask scheduler whose workers predict instead of processes on this machine
     """
     config, out = config or PredictConfig(), Path(out)
-    predictor = open_predictor(str(particles), Path(model or BUILT_IN_MODEL), config)
+    predictor = open_predictor(str(particles), locate_model(model), config)
     check_apart(out, predictor.source.files)
     wanted = choose_items(predictor.blocks, part)
     if part and is_made(out, STAGE, config, predictor.arguments):

@@ -44,7 +44,7 @@ from triptych.io.store import Store, known_labels, open_store, unpack
 from triptych.io.workspace import differing
 from triptych.losses import TileTruth, Truth, coarse_labels, equalising_weights, task_losses, total_loss, uncertainty_loss
 from triptych.metrics import density_correlation, intersection_over_union
-from triptych.model import Model, ModelCard, has_broken, load_model
+from triptych.model import Model, ModelCard, has_broken, load_model, locate_model
 from triptych.network import Network, PickOutput, TaskOutput
 from triptych.novelty import NoveltyReference
 from triptych.parallel import WorkerContext, available_cores
@@ -107,7 +107,7 @@ def train(
         extra["generations"] = generations.last + 1
         if config.refresh_every:
             figures["seconds_waited_in_last_run"] = round(generations.seconds_waited, 1)
-        inputs = [data, *([] if config.initial_model is None else [config.initial_model])]
+        inputs = [data, *([] if config.initial_model is None else [locate_model(config.initial_model)])]
         model.save(out, config, inputs, config.seed, extra, {"training.csv": join_logs(run / "log")}, arguments={"data": data})
     shutil.rmtree(run)
     return out
