@@ -17,6 +17,9 @@ import tiny
 from typer.testing import CliRunner
 
 from triptych.cli import app
+from triptych.config import STAGES, SimulateConfig
+from triptych.settings import load_config
+from triptych.simulate import simulate
 
 README = Path(__file__).parents[1] / "README.md"
 WALK = Path(__file__).parents[1] / "docs/walkthrough.md"
@@ -70,6 +73,7 @@ def test_readme_names_no_setting_that_does_not_exist() -> None:
     from triptych.settings import load_config
 
     for step in (*read_steps(), *read_steps(WALK)):
+    for step in read_steps():
         words = shlex.split(step.text, comments=True) if step.language != "python" else []
         settings = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
         if settings:
@@ -101,3 +105,11 @@ def test_the_walk_through_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for step in read_steps(WALK):
         run_command(step.text)
     assert "_rlnAngleRot" in Path("ribosomes_relion/particles.star").read_text(encoding="utf-8")
+
+
+def test_what_is_built_on_triptych_runs(tmp_path: Path) -> None:
+    simulate(tmp_path / "few.zarr", load_config(SimulateConfig, None, tiny.SIMULATE))
+    blocks = [step.text for step in read_steps(README.parent / "docs" / "building.md")]
+    check = 'assert triptych.load_model("tuned").card.class_names == store.class_names'
+    subprocess.run([sys.executable, "-c", "\n".join([*blocks, check])], cwd=tmp_path, check=True)
+    assert (tmp_path / "network.pt2").is_file()
