@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -229,6 +230,10 @@ def test_training_with_balanced_losses(balance: str, data: Path, tmp_path: Path)
     weights = load_file(folder / "weights.safetensors")
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
     assert not any("log_variance" in name or "loss_weights" in name for name in weights)
+    log = pd.read_csv(folder / "training.csv")
+    for task in ("class", "mask", "density"):
+        assert (log[f"weight_{task}"].dropna() > 0).all()
+        assert log[f"loss_{task}"].notna().any()  # in a short training, too
 
 
 def test_a_setting_newer_than_the_run_had_its_default() -> None:

@@ -262,7 +262,7 @@ def make_trainer(run: Path, config: TrainConfig, smallest_box: int, strategy: st
         max_epochs=-(-last_update(config) // config.updates_per_checkpoint),
         gradient_clip_val=config.gradient_clip,
         reload_dataloaders_every_n_epochs=1,
-        log_every_n_steps=10,
+        log_every_n_steps=min(10, last_update(config)),
         logger=loggers,
         callbacks=[keep_last, *([ReportProgress(last_update(config), on_progress)] if on_progress else [])],
         enable_progress_bar=False,
@@ -412,13 +412,18 @@ class TrainingModule(LightningModule):
     def balance(self, losses: dict[str, Tensor]) -> Tensor:
         """The loss to descend."""
         if self.config.loss.balance == "uncertainty":
+            self.log_weights(losses, torch.exp(-self.log_variance))
             return uncertainty_loss(losses, self.log_variance)
         if self.config.loss.balance == "gradient":
             if self.global_step % UPDATES_PER_BALANCE == 0:
                 weights = self.share.mean(equalising_weights(losses, self.network.shared_weight))
                 self.loss_weights = weights if self.global_step == 0 else torch.lerp(self.loss_weights, weights, BALANCE_RATE)
+            self.log_weights(losses, self.loss_weights)
             return total_loss(losses, self.loss_weights)
         return total_loss(losses)
+
+    def log_weights(self, losses: dict[str, Tensor], weights: Tensor) -> None:
+        self.log_dict({f"weight_{task}": weight.detach() for task, weight in zip(losses, weights, strict=True)})
 
     def check_finite(self) -> None:
         """InputError if the training has diverged: weights that are no finite half-precision numbers, as which they are kept, or such logits."""
