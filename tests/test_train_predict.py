@@ -180,7 +180,10 @@ def test_scrambled_phases_keep_the_power_spectrum() -> None:
 
 def test_model_folder_is_complete(model: Path) -> None:
     assert {"weights.safetensors", "model.json", "novelty.safetensors", "manifest.json", "training.csv"} == {path.name for path in model.iterdir()}
-    assert json.loads((model / "manifest.json").read_text())["validation"]["particles"] == 4
+    figures, log = json.loads((model / "manifest.json").read_text())["validation"], pd.read_csv(model / "training.csv")
+    assert figures["particles"] == 4
+    plain = log["validation_calibration_error"].dropna().iloc[-1]  # before the temperature that is fitted to these particles
+    assert figures["calibration_error_before_temperature"] == pytest.approx(plain, rel=1e-5)
     shares = load_model(model).card.class_shares
     assert sum(shares) == pytest.approx(1)
     assert shares[-1] > 0.05  # some are turned into "none"

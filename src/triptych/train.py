@@ -535,6 +535,8 @@ def finish(module: TrainingModule, config: TrainConfig) -> tuple[Model, dict[str
     about: dict[str, Any] = {"temperature": temperature, "label_names": labels, "class_shares": shares}
     card = ModelCard(config.network, names, store.voxel_size, store.box_size, store.contrast, **about)
     figures = {"particles": sum(len(o["label"]) for o in outputs), **summarise(outputs, temperature)}
+    if "logits" in outputs[0]:  # to these particles the temperature was fitted
+        figures["calibration_error_before_temperature"] = class_figures(*join_logits(outputs), Temperature())["calibration_error"]
     model = Model(module.network, card, config.device, config.precision)
     if "class" in config.network.tasks:
         model.novelty = fit_model_novelty(model, module, config)
