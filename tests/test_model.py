@@ -180,10 +180,10 @@ def test_an_export_leaves_the_model_as_it_was() -> None:
 
 def test_an_exported_network_takes_any_number_of_boxes(tmp_path: Path) -> None:
     module = small_model(NetworkConfig(**{**SMALL.model_dump(), "tasks": ("class", "mask")})).exportable()
-    boxes = {"subtomograms": {0: torch.export.Dim("boxes", min=2)}}
+    boxes = {"subtomograms": {0: torch.export.Dim("boxes")}}
     torch.export.save(torch.export.export(module, (torch.randn(3, 16, 16, 16),), dynamic_shapes=boxes), tmp_path / "network.pt2")
     again = torch.export.load(tmp_path / "network.pt2").module()
-    for count in (2, 5):
+    for count in (1, 5):
         x = torch.randn(count, 16, 16, 16)
         out, expected = again(x), module(x)
         assert list(out) == ["class_logits", "mask_logits", "embedding"]
