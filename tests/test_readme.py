@@ -69,11 +69,7 @@ def test_readme_shows_every_command() -> None:
 
 
 def test_readme_names_no_setting_that_does_not_exist() -> None:
-    from triptych.config import STAGES
-    from triptych.settings import load_config
-
     for step in (*read_steps(), *read_steps(WALK)):
-    for step in read_steps():
         words = shlex.split(step.text, comments=True) if step.language != "python" else []
         settings = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
         if settings:
