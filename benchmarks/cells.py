@@ -24,14 +24,13 @@ from results import FOLDER, write_result
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from triptych import metrics
 from triptych.config import AcquisitionConfig, PredictConfig, ReportConfig, SimulateConfig, SpecimenConfig
 from triptych.fourier import wedge_weights
 from triptych.io.store import Store, open_store
 from triptych.model import Model, load_model
 from triptych.parallel import keep_freed_memory
 from triptych.predict import predict
-from triptych.report import report
+from triptych.report import judge, report
 from triptych.simulate import simulate
 from triptych.volume import standardise
 
@@ -148,25 +147,10 @@ def judge_model(model: Path, test: Path, folder: Path, keys: tuple[str, ...] = J
     return {key: content[key] for key in keys}
 
 
-def judge_outputs(
-    store: Store,
-    rows: np.ndarray,
-    probabilities: np.ndarray | None = None,
-    masks: np.ndarray | None = None,
-    densities: np.ndarray | None = None,
-    labels: np.ndarray | None = None,
-) -> dict[str, Any]:
-    """The same figures of outputs in memory, for some rows of a store; labels where there are no probabilities."""
-    truth = np.asarray(store["label"][:])[rows]
-    iou = correlation = None
-    if masks is not None:
-        iou = metrics.intersection_over_union(masks, store.read_rows("mask", rows))
-    if densities is not None:
-        correlation = metrics.density_correlation(densities, store.read_rows("density", rows))
-    certainty = None if probabilities is None else probabilities.max(1)
-    labels = labels if probabilities is None else probabilities.argmax(1)
-    summary = metrics.summarise(store.class_names, truth, labels, certainty, iou, correlation)
-    return {key: None if np.isnan(getattr(summary, key)) else getattr(summary, key) for key in JUDGED}
+def judge_outputs(store: Store, rows: np.ndarray, **outputs: Any) -> dict[str, Any]:
+    """The same figures of outputs in memory, for some rows of a store; the outputs are named as `triptych.judge` takes them."""
+    figures = judge(store.path, rows, **outputs)
+    return {key: figures[key] for key in JUDGED}
 
 
 def judge_trained(kind: str, text: str | None, snrs: Sequence[float], test: Callable[[Model, Store, int], dict[str, Any]]) -> None:
@@ -196,7 +180,8 @@ def judge_rows(model: Model, store: Store, rows: np.ndarray) -> dict[str, Any]:
     assert out.class_logits is not None
     assert out.mask_logits is not None
     assert out.density is not None
-    return judge_outputs(store, rows, model.probabilities(out.class_logits), out.mask_logits.numpy() > 0, out.density.numpy())
+    probabilities, masks = model.probabilities(out.class_logits), out.mask_logits.numpy() > 0
+    return judge_outputs(store, rows, probabilities=probabilities, masks=masks, densities=out.density.numpy())
 
 
 def wedge(box_size: int, tilt_min: float, tilt_max: float) -> Tensor:

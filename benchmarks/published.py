@@ -206,7 +206,7 @@ def judge_network(runner: Runner, path: Path) -> dict[str, Any]:
     groups = np.array_split(np.arange(len(store)), -(-len(store) // 32))
     parts = [runner.answer(read_boxes(store, rows), none) for rows in groups]
     masks = None if parts[0][1] is None else torch.cat([mask for _, mask in parts if mask is not None]).cpu().numpy()
-    return judge_outputs(store, np.arange(len(store)), torch.cat([p for p, _ in parts]).cpu().numpy(), masks)
+    return judge_outputs(store, np.arange(len(store)), probabilities=torch.cat([p for p, _ in parts]).cpu().numpy(), masks=masks)
 
 
 def run_network(work: Path, size: Size, name: str, seed: int, results: Path) -> None:
@@ -308,8 +308,7 @@ def run_template_matching(work: Path, size: Size, seed: int, results: Path, subs
         fine = {item.name: make_template(item, store.voxel_size).fine for item in structures}
         boxes = [place(fine[item.name], turn, shift / store.voxel_size, (store.box_size,) * 3) for item, turn, shift in found]
         masks = np.stack([box > item.contour for box, (item, _, _) in zip(boxes, found, strict=True)])
-        labels = np.array([store.class_names.index(item.name) for item, _, _ in found])
-        tests[f"{snr:g}"] = judge_outputs(store, rows, None, masks, np.stack(boxes), labels)
+        tests[f"{snr:g}"] = judge_outputs(store, rows, classes=[item.name for item, _, _ in found], masks=masks, densities=np.stack(boxes))
         if rivals.exists():
             same[f"{snr:g}"] = judge_rows(load_model(rivals), store, rows)
     seconds = time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""The commands and Python of the README, and of the walk through, really run, in order and in one folder, on tiny stand-ins for the files they name.
+"""The commands and Python of the README and of other pages really run, in order and in one folder, on tiny stand-ins for the files they name.
 
 Nothing is replaced inside the commands: the test only appends options that make them small.
 """
@@ -22,7 +22,8 @@ from triptych.settings import load_config
 from triptych.simulate import simulate
 
 README = Path(__file__).parents[1] / "README.md"
-WALK = Path(__file__).parents[1] / "docs/walkthrough.md"
+WALK = README.parent / "docs/walkthrough.md"
+JUDGING = README.parent / "docs" / "judging.md"
 SMALLER = {
     "demo": ["--particles", "6"],
     "simulate": tiny.set_options(tiny.SIMULATE),
@@ -60,6 +61,15 @@ def run_command(line: str) -> None:
         target.write_text(result.stdout, encoding="utf-8")
 
 
+def run_steps(page: Path) -> None:
+    for step in read_steps(page):
+        if step.language == "python":
+            Path("script.py").write_text(step.text, encoding="utf-8")
+            subprocess.run([sys.executable, "script.py"], check=True)
+        else:
+            run_command(step.text)
+
+
 def test_readme_shows_every_command() -> None:
     lines = " ".join(step.text for step in read_steps() if step.language != "python")
     ours = ("demo", "structures list", "structures make", "structures fetch", "simulate", "train", "predict", "pick", "report", "info", "config")
@@ -82,12 +92,12 @@ def test_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.write_particles(tmp_path)
     tiny.write_pdb(tmp_path / "complex.pdb", residues=900, radius=45, seed=1)
     tiny.write_pdb(tmp_path / "second.pdb", residues=400, radius=30, seed=2)
-    for step in read_steps():
-        if step.language == "python":
-            Path("script.py").write_text(step.text, encoding="utf-8")
-            subprocess.run([sys.executable, "script.py"], check=True)
-        else:
-            run_command(step.text)
+    run_steps(README)
+
+
+def test_judging_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_steps(JUDGING)
 
 
 def test_the_walk_through_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,8 +108,7 @@ def test_the_walk_through_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     Path("tomograms").mkdir()
     for number, path in enumerate(sorted(Path("simulated/tomograms").glob("*.mrc")), start=1):
         path.rename(f"tomograms/TS_{number:02d}.mrc")
-    for step in read_steps(WALK):
-        run_command(step.text)
+    run_steps(WALK)
     assert "_rlnAngleRot" in Path("ribosomes_relion/particles.star").read_text(encoding="utf-8")
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from fake_predictions import CLASS_NAMES, Fake, make_fake
 
+import triptych
 from triptych import figures, metrics
 from triptych.config import ReportConfig
 from triptych.errors import InputError, counted
@@ -405,6 +406,86 @@ def test_truth_that_the_model_has_learned_from_is_told_of(fake: Fake, copy: Path
         write_manifest(model, "train", None, [learned_from], 0)
         given = read_predictions(copy)
         assert any("what it remembers" in text for text in page_warnings(given, match_truth(given, fake.truth))) == warns
+
+
+# ------------------------------------------------------------------------------------------------- another program's
+
+
+def export(predictions: Path, folder: Path, rows: np.ndarray | None = None) -> Path:
+    """What `predict` wrote, as another program would hand it over."""
+    given = read_predictions(predictions)
+    rows = np.arange(len(given)) if rows is None else rows
+    folder.mkdir()
+    table = pd.DataFrame({"name": given.names, **dict(zip(given.class_names, given.probabilities.T, strict=True))})
+    table.iloc[rows].to_csv(folder / "predictions.csv", index=False)
+    for what, paths in (("masks", given.masks), ("densities", given.densities)):
+        np.save(folder / f"{what}.npy", np.stack([read_mrc(paths[i]).data for i in rows]))
+    return folder
+
+
+def figures_alone(found: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in found.items() if key != "predictions"}
+
+
+def test_own_predictions_handed_over_by_another_program_get_the_same_figures(fake: Fake, judged: Path, tmp_path: Path) -> None:
+    other = export(fake.predictions, tmp_path / "other")
+    found = report(other, tmp_path / "report", fake.truth, SHORT)
+    assert figures_alone(read_metrics(found)) == figures_alone(read_metrics(judged))
+    page = Page(found / "report.html").text
+    assert "another program" in page
+    assert "Low-passed" in page  # the subtomograms are found in the store
+    assert "Map of the embedding" not in page
+    given = read_predictions(fake.predictions)
+    maps = {what: np.load(other / f"{what}.npy") for what in ("masks", "densities")}
+    assert figures_alone(triptych.judge(fake.truth, probabilities=given.probabilities, **maps)) == figures_alone(read_metrics(judged))
+
+
+def test_some_particles_of_another_program_in_any_order(fake: Fake, tmp_path: Path) -> None:
+    rows = np.array([17, 3, 4, 30])
+    found = read_metrics(report(export(fake.predictions, tmp_path / "other", rows), tmp_path / "report", fake.truth, SHORT))
+    assert found["particles"] == 4
+    assert found["accuracy"] == (fake.label == fake.predicted)[rows].mean()
+    assert found["mean_iou"] > 0.3  # masks of the particles that the table names
+    classes = [CLASS_NAMES[k] for k in fake.label[rows]]
+    right = triptych.judge(fake.truth, rows, classes=[*classes[:3], "a stranger"])
+    assert (right["accuracy"], right["expected_calibration_error"], right["mean_iou"]) == (0.75, None, None)
+
+
+def test_masks_alone_of_another_program(fake: Fake, judged: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    np.save(tmp_path / "other" / "masks.npy", open_store(fake.truth)["mask"][:] > 0)
+    found = read_metrics(report(tmp_path / "other", tmp_path / "report", fake.truth, SHORT))
+    assert (found["mean_iou"], found["accuracy"], found["mean_density_correlation"]) == (1, None, None)
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("name,class\nparticle_000001,spike\nparticle_000001,spike\n", "particle_000001"),
+        ("name,class\nparticle_009999,spike\n", "particle_009999"),
+        ("class\nspike\n", "holds classes of 1 particle, but 36 were expected"),
+        ("name,probability\nparticle_000001,0.5\n", "at least one"),
+        ("name,spike,none,score\nparticle_000001,0.5,0.5,0.9\n", "add up to 1.9"),
+        ("name,spike,x\nparticle_000001,0.5,90\n", "between 0 and 1"),
+        ("name,class,spike,none\nparticle_000001,apoferritin,0.5,0.5\n", "no probabilities of that class"),
+    ],
+)
+def test_table_of_another_program_that_cannot_be_judged(fake: Fake, tmp_path: Path, table: str, words: str) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "predictions.csv").write_text(table)
+    refuse(tmp_path / "other", tmp_path / "report", fake.truth, words)
+
+
+def test_maps_of_another_program_that_cannot_be_judged(fake: Fake, tmp_path: Path) -> None:
+    maps = np.zeros((36, 16, 16, 16), np.float32)
+    with pytest.raises(InputError, match="probabilities"):
+        triptych.judge(fake.truth, masks=maps - 3)  # logits
+    with pytest.raises(InputError, match="NaN"):
+        triptych.judge(fake.truth, densities=maps * np.nan)
+    with pytest.raises(InputError, match="has shape"):
+        triptych.judge(fake.truth, densities=maps[:, :8])
+    np.save(tmp_path / "masks.npy", maps)
+    refuse(tmp_path, tmp_path / "report", None, "--truth")
 
 
 # ------------------------------------------------------------------------------------------------------------ damaged

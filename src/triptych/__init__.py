@@ -30,6 +30,7 @@ __all__ = [
     "calibrate",
     "cut",
     "discover",
+    "judge",
     "load_library",
     "load_model",
     "open_store",
@@ -61,6 +62,7 @@ _HOME = {
     "calibrate": "calibrate",
     "cut": "cut",
     "discover": "discover",
+    "judge": "report",
     "load_library": "structures",
     "load_model": "model",
     "open_store": "io.store",
@@ -101,7 +103,7 @@ if TYPE_CHECKING:
     from triptych.orient import orient
     from triptych.pick import pick
     from triptych.predict import predict
-    from triptych.report import report
+    from triptych.report import judge, report
     from triptych.select import select
     from triptych.simulate import simulate
     from triptych.structures import load_library, read_structure

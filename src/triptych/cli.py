@@ -463,7 +463,9 @@ def view(
 
 @app.command()
 def report(
-    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder written by predict, or by orient.")],
+    predictions: Annotated[
+        Path, typer.Argument(metavar="PREDICTIONS", help="Folder of predict or orient; with --truth, also of another program (docs/judging.md).")
+    ],
     output: NewFolder,
     truth: Annotated[Path | None, typer.Option(metavar="DATA", help="The Zarr store that the predictions were made from.")] = None,
     config: ConfigFile = None,

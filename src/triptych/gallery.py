@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from triptych.config import ReportConfig
 from triptych.errors import InputError
 from triptych.fourier import low_pass
-from triptych.io.mrc import read_mrc
 from triptych.io.predictions import Predicted, open_input
 from triptych.metrics import IntArray
 from triptych.pages import Panel, density_limits, draw_panel, eye_resolution
@@ -129,8 +128,7 @@ class Gallery:
 
     def panels(self, i: int) -> list[Panel]:
         """What there is of input, mask, recovered and true density."""
-        mask = None if self.given.masks is None else read_mrc(self.given.masks[i])
-        density = None if self.given.densities is None else read_mrc(self.given.densities[i])
+        mask, density = self.given.read_mask(i), self.given.read_density(i)
         true_mask, true_density = (None, None) if self.known is None else read_truth(self.known, i)
         subtomogram = self.read_input(i, density or mask)
         title = "Structure in its pose" if self.given.placed else "Recovered density"

@@ -199,7 +199,8 @@ def draw_plots(given: Predicted, known: Truth | None, scores: Scores | None, res
     plots: dict[str, str] = {}
     if given.label is not None and given.probability is not None:
         plots["probabilities"] = figures.draw_probabilities(given.probability, None if known is None else given.label == known.label)
-    plots["embedding"] = draw_embedding(given, np.random.default_rng(config.seed))
+    if given.embedding.shape[1]:
+        plots["embedding"] = draw_embedding(given, np.random.default_rng(config.seed))
     if known is None or scores is None:
         return plots
     if "reliability" in result and known.is_known.any():

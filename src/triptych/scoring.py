@@ -20,10 +20,10 @@ from triptych.config import NONE_CLASS
 from triptych.errors import InputError, counted
 from triptych.fourier import fourier_shell_correlation
 from triptych.io.manifest import describe_input, manifest_entry, read_manifest
-from triptych.io.mrc import read_mrc
 from triptych.io.predictions import Predicted, find_model
 from triptych.io.store import Store, known_labels, open_store, particle_name
 from triptych.metrics import FloatArray, IntArray
+from triptych.volume import Volume
 
 log = logging.getLogger(__name__)
 
@@ -136,10 +136,12 @@ def score_particles(given: Predicted, known: Truth, on_progress: Progress) -> Sc
     true_densities = known.store["density"] if compares else None
     for done, i in enumerate(order, 1):
         true_mask = np.asarray(true_masks[int(known.row[i])]) > 0
-        if given.masks is not None:
-            iou[i] = metrics.intersection_over_union(_read_like(given.masks[i], true_mask) > 0.5, true_mask)
-        if given.densities is not None and true_densities is not None:
-            density, true_density = _read_like(given.densities[i], true_mask), np.asarray(true_densities[int(known.row[i])], np.float32)
+        mask, recovered = given.read_mask(i), given.read_density(i) if compares else None
+        if mask is not None:
+            iou[i] = metrics.intersection_over_union(_check_map("mask", mask, true_mask, given.names[i]) > 0.5, true_mask)
+        if recovered is not None and true_densities is not None:
+            density = _check_map("density", recovered, true_mask, given.names[i])
+            true_density = np.asarray(true_densities[int(known.row[i])], np.float32)
             correlation[i] = metrics.density_correlation(density, true_density)
             within[i] = metrics.density_correlation(density, true_density, true_mask)
             if known.label[i] != none:
@@ -174,8 +176,12 @@ class ShellMean:
         return None if self.total is None else self.total / self.count
 
 
-def _read_like(path: Path, like: NDArray[Any]) -> NDArray[np.float32]:
-    data = read_mrc(path).data
-    if data.shape != like.shape:
-        raise InputError(f"{path} has shape {data.shape}, but the truth of that particle has {like.shape}; {SAME_STORE}")
-    return data
+def _check_map(what: str, volume: Volume, like: NDArray[Any], name: str) -> NDArray[np.float32]:
+    if volume.shape != like.shape:
+        raise InputError(f"the {what} of {name} has shape {volume.shape}, but the truth of that particle has {like.shape}; {SAME_STORE}")
+    if not np.isfinite(volume.data).all():
+        raise InputError(f"the {what} of {name} holds NaN or infinity; replace these, for nothing can be compared with them")
+    if what == "mask" and (volume.data.min() < 0 or volume.data.max() > 1):
+        span = f"{volume.data.min():g} to {volume.data.max():g}"
+        raise InputError(f"the mask of {name} holds {span}, but probabilities (above 0.5 counts as within), or 0 and 1, were expected; give these")
+    return volume.data

@@ -90,14 +90,14 @@ def way_to(path: Path | str, folder: Path | str) -> str:
 
 
 def map_array(path: Path, how: str) -> NDArray[Any]:
-    """A NumPy file (.npy) of numbers, mapped into memory; `how` is what to do where it is missing or damaged."""
+    """A NumPy file (.npy) of numbers or truth values, mapped into memory; `how` is what to do where it is missing or damaged."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise InputError(f"{path} is missing; {how}") from None
     except (OSError, ValueError, EOFError, TypeError, SyntaxError, OverflowError, tokenize.TokenError):  # its header is Python text
         raise InputError(f"{path} is not a whole NumPy array of numbers; {how}") from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "bfiu":
         raise InputError(f"{path} is not a whole NumPy array of numbers; {how}")
     return array
 

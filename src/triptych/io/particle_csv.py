@@ -39,7 +39,7 @@ KNOWN = ("tomogram", "class", "score", *PLACE, *MATRIX, *ANGLES, "pixel_size")
 def particles_from_csv(path: Path | str, voxel_size: float | None = None) -> Particles:
     """Particles of a CSV file; see above for its columns, of which x, y and z must be there. `voxel_size` is that of a motive list, in Å."""
     path = Path(path)
-    table = _read_table(path)
+    table = read_table(path)
     motives = table.rename(columns=CRYOCAT)
     if set(ROWS) <= set(motives):
         return particles_from_motives(motives, path, voxel_size)
@@ -54,14 +54,15 @@ def particles_from_csv(path: Path | str, voxel_size: float | None = None) -> Par
         table[[name for name in table if name not in understood]],
         _finite(table, PLACE, path),
         rotations,
-        tomograms=_names(table, "tomogram", path),
-        classes=_names(table, "class", path),
+        tomograms=text_column(table, "tomogram", path),
+        classes=text_column(table, "class", path),
         scores=np.asarray(pd.to_numeric(table["score"], errors="coerce"), dtype=np.float64) if "score" in table else None,
         pixel_sizes=None if sizes is None else sizes[:, 0],
     )
 
 
-def _read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path) -> pd.DataFrame:
+    """The columns of a CSV file, each name once; those of `TEXT` are kept as text."""
     text = read_text(path, "CSV file")
     if text.startswith("CCC,"):
         raise InputError(f"{path} is PEET's motive list, which does not say where particles are: give the IMOD model (.mod) that belongs to it")
@@ -88,7 +89,8 @@ def _finite(table: pd.DataFrame, names: list[str], path: Path) -> NDArray[np.flo
     return np.stack([numbers(table, name, path) for name in names], axis=1) if set(names) <= set(table) else None
 
 
-def _names(table: pd.DataFrame, name: str, path: Path) -> list[str] | None:
+def text_column(table: pd.DataFrame, name: str, path: Path) -> list[str] | None:
+    """A column of names, none empty; None where it is not there."""
     if name not in table:
         return None
     names = [str(value).strip() for value in table[name]]

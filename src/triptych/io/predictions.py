@@ -17,9 +17,11 @@ from triptych.config import UNKNOWN, PredictConfig
 from triptych.errors import InputError, counted
 from triptych.io.files import map_array
 from triptych.io.manifest import WEIGHTS, command_folder, has_changed, hash_file, manifest_entry, read_manifest
+from triptych.io.mrc import read_mrc
 from triptych.io.relion import numbers
 from triptych.io.source import ParticleSource, open_particles
 from triptych.io.star import probability_columns, read_star
+from triptych.volume import Volume
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -44,8 +46,8 @@ class Predicted:
     probabilities : (n, k); None without the class task
     novelty : (n,), 0 for known, 1 for new; None where the model cannot tell
     verdicts : n names of classes, or "unknown"; None where the model cannot tell
-    masks, densities : n paths; None where that was not written
-    embedding : (n, e), mapped into memory where the table is as it was written
+    masks, densities : n paths, or an array (n, nz, ny, nx) of another program; None where that was not predicted
+    embedding : (n, e), mapped into memory where the table is as it was written; e = 0 of another program
     oriented : the manifest of `orient`, where masks and densities are those of known structures that it put there
     """
 
@@ -59,8 +61,8 @@ class Predicted:
     probabilities: FloatArray | None
     novelty: FloatArray | None
     verdicts: list[str] | None
-    masks: list[Path] | None
-    densities: list[Path] | None
+    masks: list[Path] | NDArray[Any] | None
+    densities: list[Path] | NDArray[Any] | None
     embedding: NDArray[np.float32]
     oriented: dict[str, Any] | None = None
 
@@ -76,6 +78,19 @@ class Predicted:
     def is_unknown(self) -> NDArray[np.bool_]:
         """(n,), which particles were called unknown; none where the model cannot tell."""
         return np.zeros(len(self), bool) if self.verdicts is None else np.array(self.verdicts) == UNKNOWN
+
+    def read_mask(self, i: int) -> Volume | None:
+        """The mask of a particle; above 0.5 lies what belongs to it."""
+        return None if self.masks is None else self._read_map(self.masks, i)
+
+    def read_density(self, i: int) -> Volume | None:
+        """The recovered density of a particle."""
+        return None if self.densities is None else self._read_map(self.densities, i)
+
+    def _read_map(self, maps: list[Path] | NDArray[Any], i: int) -> Volume:
+        if isinstance(maps, list):
+            return read_mrc(maps[i])
+        return Volume(np.asarray(maps[i], np.float32), manifest_entry(self.manifest, "model", "voxel_size"))
 
     @property
     def sign(self) -> float:
@@ -220,7 +235,7 @@ def open_input(given: Predicted) -> tuple[ParticleSource | None, str | None]:
     if changed:
         return None, f"{changed[0]} has changed since: predict again"
     try:
-        config = PredictConfig.model_validate(given.manifest["config"] or {}).from_anywhere(command_folder(given.manifest))
+        config = PredictConfig.model_validate(given.manifest.get("config") or {}).from_anywhere(command_folder(given.manifest))
         source = open_particles(Path(path), config, float(box_size) * float(voxel_size))
     except (InputError, OSError) as error:
         return None, str(error)
