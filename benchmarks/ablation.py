@@ -19,7 +19,7 @@ import numpy as np
 import zarr
 from cells import ACQUISITION, SPECIMEN, judge_model
 from real_ribosomes import DATA, describe, make_controls, not_deconvolved, read_all
-from results import FOLDER, write_result
+from results import FOLDER, exists_already, write_result
 
 from triptych.config import AcquisitionConfig, AugmentConfig, NetworkConfig, SimulateConfig, SpecimenConfig, TrainConfig
 from triptych.model import load_model
@@ -124,7 +124,7 @@ def real_figures(folder: Path) -> dict[str, Any] | None:
     return {name: {key: found[key] for key in keys} for name, found in figures.items()}
 
 
-def run_cell(work: Path, cell: str, seed: int, updates: int, particles: int, test: Path) -> None:
+def run_cell(work: Path, cell: str, seed: int, updates: int, particles: int, test: Path, results: Path) -> None:
     store = training_data(work, cell, particles, seed)
     config = TrainConfig(
         updates=updates,
@@ -146,7 +146,7 @@ def run_cell(work: Path, cell: str, seed: int, updates: int, particles: int, tes
         "real": real_figures(model),
         "training_seconds": time.perf_counter() - started,
     }
-    write_result(f"ablation/{cell}_{seed}", seed, figures, load_model(model))
+    write_result(f"ablation/{cell}_{seed}", seed, figures, load_model(model), results)
 
 
 def main() -> None:
@@ -156,17 +156,17 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=800)
     parser.add_argument("--particles", type=int, default=6400)
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
+    parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the result files")
     arguments = parser.parse_args()
     keep_freed_memory()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    (FOLDER / "ablation").mkdir(exist_ok=True)
+    cells = [(seed, cell) for seed in range(arguments.seeds) for cell in arguments.cells]
+    missing = [(seed, cell) for seed, cell in cells if not exists_already(arguments.results / "ablation" / f"{cell}_{seed}.json")]
     test = arguments.work / "test.zarr"
-    if not test.exists():
+    if missing and not test.exists():
         simulate(test, simulate_config("full", 1000, 10_000).model_copy(update={"snr": (0.1, 0.1)}))
-    for seed in range(arguments.seeds):
-        for cell in arguments.cells:
-            if not (FOLDER / "ablation" / f"{cell}_{seed}.json").exists():
-                run_cell(arguments.work, cell, seed, arguments.updates, arguments.particles, test)
+    for seed, cell in missing:
+        run_cell(arguments.work, cell, seed, arguments.updates, arguments.particles, test, arguments.results)
 
 
 if __name__ == "__main__":

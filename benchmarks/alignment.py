@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from results import FOLDER, write_result
+from results import FOLDER, exists_already, write_result
 
 from triptych.align import Alignment, align, average, consensus
 from triptych.config import AlignConfig, Device, PredictConfig, SimulateConfig
@@ -178,7 +178,7 @@ def main() -> None:
     structures = {structure.name: structure for structure in load_library()}
     for name in arguments.classes:
         cell = f"alignment/{name}_{arguments.snr:g}"
-        if (arguments.results / f"{cell}.json").exists():
+        if exists_already(arguments.results / f"{cell}.json"):
             continue
         figures = run_cell(arguments, structures[name])
         head = {"class": name, "particles": arguments.particles, "snr": arguments.snr}

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from results import FOLDER, write_result
+from results import FOLDER, exists_already, write_result
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -102,6 +102,12 @@ def read_arguments(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace,
     return arguments, size
 
 
+def missing_cells(arguments: argparse.Namespace, kind: str) -> list[tuple[int, str]]:
+    """Seed and name of the cells that were asked for and have no result file KIND/CELL_SEED.json."""
+    cells = [(seed, name) for seed in arguments.seeds for name in arguments.cells]
+    return [(seed, name) for seed, name in cells if not exists_already(arguments.results / kind / f"{name}_{seed}.json")]
+
+
 def simulate_config(size: Size, particles: int, seed: int, snr: tuple[float, float]) -> SimulateConfig:
     return SimulateConfig(
         particles=particles,
@@ -159,14 +165,11 @@ def judge_trained(kind: str, text: str | None, snrs: Sequence[float], test: Call
     parser = make_parser(text)
     parser.add_argument("--cells", nargs="+", default=["all"], help="of multitask.py, with the task that is judged")
     arguments, size = read_arguments(parser)
-    for seed in arguments.seeds:
-        for name in arguments.cells:
-            if (arguments.results / kind / f"{name}_{seed}.json").exists():
-                continue
-            model = load_model(arguments.work / f"model_{name}_{seed}")
-            tests = {f"{snr:g}": test(model, open_store(make_test_store(arguments.work, size, snr)), seed) for snr in snrs}
-            figures = {"cell": name, "test_particles": size.test_particles, "temperature": model.card.temperature.value, "tests": tests}
-            write_result(f"{kind}/{name}_{seed}", seed, figures, model, arguments.results)
+    for seed, name in missing_cells(arguments, kind):
+        model = load_model(arguments.work / f"model_{name}_{seed}")
+        tests = {f"{snr:g}": test(model, open_store(make_test_store(arguments.work, size, snr)), seed) for snr in snrs}
+        figures = {"cell": name, "test_particles": size.test_particles, "temperature": model.card.temperature.value, "tests": tests}
+        write_result(f"{kind}/{name}_{seed}", seed, figures, model, arguments.results)
 
 
 def read_boxes(store: Store, rows: np.ndarray) -> np.ndarray:

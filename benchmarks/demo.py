@@ -16,7 +16,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from results import write_result
+from results import FOLDER, write_result
 
 from triptych.io.mrc import read_mrc
 from triptych.io.predictions import read_predictions
@@ -54,6 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(3), "little"))
     parser.add_argument("--picture", type=Path, help="PNG file of some particles")
+    parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the result files")
     arguments = parser.parse_args()
     seed = arguments.seed
     with tempfile.TemporaryDirectory() as name:
@@ -68,7 +69,7 @@ def main() -> None:
     keys = ("particles", "accuracy", "accuracy_interval", "mean_iou", "mean_density_correlation", "expected_calibration_error")
     figures = {key: metrics[key] for key in keys}
     present = sum(1 for row in metrics["classes"] if row["particles"])
-    write_result("demo", seed, {**figures, "classes": present, "snr": snr, "seconds": round(seconds, 1)}, load_model())
+    write_result("demo", seed, {**figures, "classes": present, "snr": snr, "seconds": round(seconds, 1)}, load_model(), arguments.results)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import torch
 from alignment import MASK_REACH
 from cells import peak_memory, timed
 from numpy.typing import NDArray
-from results import write_result
+from results import FOLDER, write_result
 from scipy.spatial.transform import Rotation
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
@@ -337,6 +337,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=BUILT_IN_MODEL)
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--picture", type=Path, help="PNG file of the averages")
+    parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the result files")
     arguments = parser.parse_args()
     if not DATA.is_dir():
         sys.exit(f"the structures are not at {DATA}: this benchmark needs them")
@@ -364,7 +365,7 @@ def main() -> None:
         "averages": judged,
         "learning": judge_learning(mixture, arguments.model, arguments.seed),
     }
-    write_result(f"discovery_{snr:g}", arguments.seed, figures, load_model(arguments.model))
+    write_result(f"discovery_{snr:g}", arguments.seed, figures, load_model(arguments.model), arguments.results)
 
 
 if __name__ == "__main__":

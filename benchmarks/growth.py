@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cells import peak_memory, run_apart, timed
-from results import FOLDER, write_result
+from results import FOLDER, exists_already, write_result
 
 from triptych.config import DiscoverConfig, PredictConfig, SimulateConfig
 from triptych.discover import discover
@@ -63,14 +63,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
     parser.add_argument("--counts", type=int, nargs="+", default=[250, 1000, 4000])
+    parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the result files")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     for count in arguments.counts:
-        if (FOLDER / "growth" / f"discover_{count}.json").exists():
+        if exists_already(arguments.results / "growth" / f"discover_{count}.json"):
             continue
         predictions, seconds = make_predictions(arguments.work, count)
         figures = run_apart(run_discover, predictions, arguments.work / f"discovery_{count}")
-        write_result(f"growth/discover_{count}", SEED, {"particles": count, "seconds_of_predict": round(seconds, 1), **figures}, load_model())
+        figures = {"particles": count, "seconds_of_predict": round(seconds, 1), **figures}
+        write_result(f"growth/discover_{count}", SEED, figures, load_model(), arguments.results)
 
 
 if __name__ == "__main__":

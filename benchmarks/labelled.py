@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from picking import dice, label_map, match
-from results import write_result
+from results import FOLDER, write_result
 
 from triptych.config import AugmentConfig, CutConfig, LossConfig, NetworkConfig, PickConfig, TrainConfig
 from triptych.cut import cut
@@ -138,6 +138,7 @@ def main() -> None:
     parser.add_argument("--turned-share", type=float, default=0.0, help="share of the training data cut in random orientations")
     parser.add_argument("--seed", type=int, default=SEED, help="of the training")
     parser.add_argument("--name", default="labelled")
+    parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the result files")
     arguments = parser.parse_args()
     if not DATA.is_dir():
         sys.exit(f"the labelled tomograms are not at {DATA}: this benchmark needs them")
@@ -162,6 +163,7 @@ def main() -> None:
             **judge(picks, config.min_score),
         },
         load_model(model),
+        arguments.results,
     )
 
 

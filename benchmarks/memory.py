@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 import torch
 from cells import run_apart
-from results import write_result
+from results import FOLDER, write_result
 
 from triptych.config import NetworkConfig, PickConfig, PredictConfig, TrainConfig
 from triptych.io.mrc import new_mrc
@@ -156,6 +156,7 @@ def main() -> None:
     parser.add_argument("--narrow-counts", type=int, nargs="*", default=[100, 1000, 10_000, 100_000])
     parser.add_argument("--narrow-shapes", type=parse_shape, nargs="*", default=[*small, (300, 512, 512), (300, 1024, 1024)])
     parser.add_argument("--name", default="memory", help="of the result file")
+    parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the result files")
     arguments = parser.parse_args()
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
@@ -164,7 +165,7 @@ def main() -> None:
         **measure(work, BUILT_IN_MODEL, arguments.counts, arguments.shapes, PickConfig().threshold),
         "narrow": measure(work, narrow, arguments.narrow_counts, arguments.narrow_shapes, NARROW_THRESHOLD),
     }
-    write_result(arguments.name, SEED, figures, load_model())
+    write_result(arguments.name, SEED, figures, load_model(), arguments.results)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from cells import (
     make_parser,
     make_test_store,
     measure_rate,
+    missing_cells,
     peak_memory,
     read_arguments,
     run_apart,
@@ -125,13 +126,11 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=CORE)
     arguments, size = read_arguments(parser)
-    training_store(arguments.work, size)
-    for snr in TEST_SNRS:
-        make_test_store(arguments.work, size, snr)
-    for seed in arguments.seeds:
-        for name in arguments.cells:
-            if not (arguments.results / "multitask" / f"{name}_{seed}.json").exists():
-                run_apart(run_cell, arguments.work, size, name, seed, arguments.results)
+    for seed, name in missing_cells(arguments, "multitask"):
+        training_store(arguments.work, size)  # in this process, so that the memory of the cell is not that of simulating
+        for snr in TEST_SNRS:
+            make_test_store(arguments.work, size, snr)
+        run_apart(run_cell, arguments.work, size, name, seed, arguments.results)
 
 
 if __name__ == "__main__":

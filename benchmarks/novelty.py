@@ -26,6 +26,7 @@ from cells import (
     Size,
     make_parser,
     make_test_store,
+    missing_cells,
     peak_memory,
     read_arguments,
     read_boxes,
@@ -198,13 +199,11 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(FOLDS))
     arguments, size = read_arguments(parser)
-    for snr in TEST_SNRS:
-        make_test_store(arguments.work, size, snr)
-    for seed in arguments.seeds:
-        for cell in arguments.cells:
-            training_store(arguments.work, size, CELLS[cell][0])
-            if not (arguments.results / "novelty" / f"{cell}_{seed}.json").exists():
-                run_apart(run_cell, arguments.work, size, cell, seed, arguments.results)
+    for seed, cell in missing_cells(arguments, "novelty"):
+        for snr in TEST_SNRS:
+            make_test_store(arguments.work, size, snr)
+        training_store(arguments.work, size, CELLS[cell][0])
+        run_apart(run_cell, arguments.work, size, cell, seed, arguments.results)
 
 
 if __name__ == "__main__":

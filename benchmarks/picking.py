@@ -26,7 +26,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from results import write_result
+from results import FOLDER, write_result
 from rivals import choose_templates, run_dog, run_oriented, run_templates
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
@@ -272,6 +272,7 @@ def main() -> None:
     parser.add_argument("--templates", type=int, default=6, help="structures for template matching")
     parser.add_argument("--rotations", type=int, default=500, help="of each template; neighbours among 500 are 24° apart")
     parser.add_argument("--picture", type=Path, help="PNG file of a slice at the first SNR")
+    parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the result files")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     tests = {f"{snr:g}": measure(arguments, snr) for snr in arguments.snr}
@@ -279,7 +280,8 @@ def main() -> None:
         first = f"{arguments.snr[0]:g}"
         folders = arguments.work / f"tomograms_{first}", arguments.work / f"{arguments.name}_{first}"
         draw(*folders, tests[first]["threshold"], arguments.picture)
-    write_result(arguments.name, SEED, {"shape": arguments.shape, "tomograms": arguments.tomograms, "tests": tests}, load_model(arguments.model))
+    figures = {"shape": arguments.shape, "tomograms": arguments.tomograms, "tests": tests}
+    write_result(arguments.name, SEED, figures, load_model(arguments.model), arguments.results)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ from cells import (
     make_parser,
     make_test_store,
     measure_rate,
+    missing_cells,
     peak_memory,
     read_arguments,
     read_boxes,
@@ -329,16 +330,13 @@ def main() -> None:
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=CORE)
     parser.add_argument("--subset", type=int, default=60, help="particles for template matching")
     arguments, size = read_arguments(parser)
-    for seed in arguments.seeds:
-        for name in arguments.cells:
-            if (arguments.results / "published" / f"{name}_{seed}.json").exists():
-                continue
-            if name not in ONCE:
-                run_apart(run_network, arguments.work, size, name, seed, arguments.results)
-            elif seed == arguments.seeds[0] and name == "rates":
-                run_apart(run_rates, size, seed, arguments.results)
-            elif seed == arguments.seeds[0]:
-                run_apart(run_template_matching, arguments.work, size, seed, arguments.results, arguments.subset)
+    for seed, name in missing_cells(arguments, "published"):
+        if name not in ONCE:
+            run_apart(run_network, arguments.work, size, name, seed, arguments.results)
+        elif seed == arguments.seeds[0] and name == "rates":
+            run_apart(run_rates, size, seed, arguments.results)
+        elif seed == arguments.seeds[0]:
+            run_apart(run_template_matching, arguments.work, size, seed, arguments.results, arguments.subset)
 
 
 if __name__ == "__main__":

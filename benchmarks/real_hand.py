@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from results import write_result
+from results import FOLDER, write_result
 
 from triptych.align import Alignment, average
 from triptych.config import AlignConfig, OrientConfig, PredictConfig, SimulateConfig
@@ -96,7 +96,9 @@ def tell_simulated(snr: float) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA)
-    folder = parser.parse_args().data
+    parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the result files")
+    arguments = parser.parse_args()
+    folder = arguments.data
     ribosome = next(item for item in load_library() if item.name == "ribosome_70s")
     rotations = read_particles(folder / "ribosome_70s_tilt_stacks" / "particles.star").rotations  # the same particles in the same order
     assert rotations is not None
@@ -108,7 +110,7 @@ def main() -> None:
     for name, (place, sign) in SETS.items():
         source = open_particles(folder / place / "particles.star", PredictConfig(), 400.0)
         told[name] = tell(source, sign, ["ribosome_70s"] * len(source), (-TILT_MAX, TILT_MAX))
-    write_result("real_hand", SEED, {"densities": densities, "told": told})
+    write_result("real_hand", SEED, {"densities": densities, "told": told}, folder=arguments.results)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from real_poses import CONFIG, judge, mirrored_poses, onto, wedge
 from real_ribosomes import DATA, SEED, make_controls, own_and_other, read_all
-from results import write_result
+from results import FOLDER, write_result
 from sklearn.metrics import roc_auc_score
 
 from triptych.align import align, consensus
@@ -88,6 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, help="folder in which novelty.py left the model")
     parser.add_argument("--seed", type=int, default=0, help="of the network")
+    parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the result files")
     arguments = parser.parse_args()
     if not DATA.is_dir():
         sys.exit(f"the ribosomes are not at {DATA}: this benchmark needs them")
@@ -107,7 +108,7 @@ def main() -> None:
         "groups_of_all": judge_groups(model, found, only_unknown=False),
         "poses_without_a_reference": judge_average(particles, recovered, arguments.seed),
     }
-    write_result("real_novel", arguments.seed, figures, model)
+    write_result("real_novel", arguments.seed, figures, model, arguments.results)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from results import write_result
+from results import FOLDER, write_result
 
 from triptych.config import UNKNOWN, Contrast, PredictConfig
 from triptych.identify import mirror
@@ -130,6 +130,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=BUILT_IN_MODEL)
     parser.add_argument("--half-turns", action="store_true")
     parser.add_argument("--name", default="real_ribosomes", help="of the result file")
+    parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the result files")
     arguments = parser.parse_args()
     if not arguments.data.is_dir():
         parser.exit(2, f"error: {arguments.data} does not exist: give the folder of the real particles with --data\n")
@@ -156,7 +157,7 @@ def main() -> None:
     tests["real_half_turns"] = {**turned.pop("real"), "controls": turned}
     tests["one_list"] = describe_one_list(model, [of_particles, *(found for _, found in controls.values())])
     tests["controls"] = {name: described for name, (described, _) in controls.items()}
-    write_result(arguments.name, SEED, {**about, **tests}, model)
+    write_result(arguments.name, SEED, {**about, **tests}, model, arguments.results)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from results import write_result
+from results import FOLDER, write_result
 from scipy import stats
 
 mpl.use("Agg")
@@ -163,7 +163,7 @@ def compare(real: list[Array], other: list[Array]) -> dict[str, Any]:
     return result
 
 
-def draw(sets: dict[str, list[Array]]) -> None:
+def draw(sets: dict[str, list[Array]], picture: Path) -> None:
     """One figure: radial spectrum, angular spectrum, grey values."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
     places = (radial_frequencies(), (ANGLES[1:] + ANGLES[:-1]) / 2, (GREY[1:] + GREY[:-1]) / 2)
@@ -180,8 +180,8 @@ def draw(sets: dict[str, list[Array]]) -> None:
     # Boxes padded with one value have a far higher peak at 0, which is cut off.
     axes[2].set(xlabel="grey value, standard deviations", title="grey values", ylim=(0, 0.8))
     axes[0].legend(frameon=False)
-    PICTURE.parent.mkdir(exist_ok=True)
-    figure.savefig(PICTURE, dpi=110)
+    picture.parent.mkdir(exist_ok=True)
+    figure.savefig(picture, dpi=110)
 
 
 def main() -> None:
@@ -189,6 +189,8 @@ def main() -> None:
     parser.add_argument("--library", type=Path, required=True)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--tomograms", type=int, default=8)
+    parser.add_argument("--picture", type=Path, default=PICTURE)
+    parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the result files")
     arguments = parser.parse_args()
     if not arguments.data.is_dir():
         parser.exit(2, f"error: {arguments.data} does not exist: give the folder of the real particles with --data\n")
@@ -198,7 +200,7 @@ def main() -> None:
     library = {"structures": arguments.library}
     matched, matched_density = simulate_set(MATCHED.model_copy(update=library), False, arguments.tomograms)
     randomised, randomised_density = simulate_set(RANDOMISED.model_copy(update=library), True, 3 * arguments.tomograms)
-    draw({"real": real, "matched": matched, "randomised": randomised})
+    draw({"real": real, "matched": matched, "randomised": randomised}, arguments.picture)
     figures: dict[str, Any] = {
         "particles": {"real": len(real), "matched": len(matched), "randomised": len(randomised)},
         "correlation_with_clean_density": {
@@ -210,7 +212,7 @@ def main() -> None:
         "real_against_randomised": compare(real, randomised),
         "matched_settings": MATCHED.model_dump(mode="json", include={"specimen", "acquisition"}),
     }
-    write_result("real_spectra", SEED, figures)
+    write_result("real_spectra", SEED, figures, folder=arguments.results)
 
 
 if __name__ == "__main__":

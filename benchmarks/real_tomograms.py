@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
-from results import write_result
+from results import FOLDER, write_result
 
 from triptych.config import UNKNOWN, Contrast, PickConfig
 from triptych.io.manifest import read_manifest
@@ -71,7 +71,7 @@ def describe(picks: Path, name: str) -> dict[str, Any]:
     }
 
 
-def draw(work: Path, tomograms: dict[str, Path]) -> None:
+def draw(work: Path, tomograms: dict[str, Path], picture: Path) -> None:
     """The middle slice of each, and what is seen in it with the contrast that it has and with the other."""
     figure, axes = plt.subplots(len(tomograms), 3, figsize=(12, 9), layout="constrained")
     for row, (name, path) in zip(axes, tomograms.items(), strict=True):
@@ -88,7 +88,7 @@ def draw(work: Path, tomograms: dict[str, Path]) -> None:
             axis.axis("off")
     colours = [Line2D([], [], marker="s", ls="", color=plt.get_cmap("inferno")(i / (len(SEEN) - 1)), label=SEEN[i]) for i in (1, 2)]
     figure.legend(handles=colours, loc="outside lower center", ncols=2, frameon=False)
-    figure.savefig(PICTURE, dpi=75)
+    figure.savefig(picture, dpi=75)
 
 
 def main() -> None:
@@ -96,6 +96,8 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--model", type=Path, default=BUILT_IN_MODEL)
+    parser.add_argument("--picture", type=Path, default=PICTURE)
+    parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the result files")
     arguments = parser.parse_args()
     if not arguments.data.is_dir():
         parser.exit(2, f"error: {arguments.data} does not exist: give the folder of the real tomograms with --data\n")
@@ -109,8 +111,8 @@ def main() -> None:
             if not out.exists():
                 pick([tomograms[name]], out, arguments.model, PickConfig(contrast=contrast))
             figures[f"{name}_{contrast}"] = {"tomogram": name, "contrast": contrast, "right_contrast": right, **describe(out, name)}
-    draw(arguments.work, tomograms)
-    write_result("real_tomograms", 0, {"tomograms": figures}, load_model(arguments.model))
+    draw(arguments.work, tomograms, arguments.picture)
+    write_result("real_tomograms", 0, {"tomograms": figures}, load_model(arguments.model), arguments.results)
 
 
 if __name__ == "__main__":

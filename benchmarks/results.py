@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,12 +17,29 @@ from triptych.model import Model
 FOLDER = Path(__file__).parent / "results"
 
 
+def exists_already(path: Path) -> bool:
+    """Whether a result file is there: what has one is not run again, and is told so."""
+    if path.exists():
+        print(f"{path} exists already: give --results FOLDER to run it anew")
+    return path.exists()
+
+
+def commit() -> str | None:
+    """The commit of this clone, with -dirty where files differ from it; None outside of a clone."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
 def write_result(name: str, seed: int, figures: dict[str, object], model: Model | None = None, folder: Path = FOLDER) -> Path:
     """Write <name>.json into the folder of the results and print it."""
     content = {
         "benchmark": name,
         "command": f"python {Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip(),
         "triptych": __version__,
+        "commit": commit(),
         "torch": torch.__version__,
         "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
         "device": model.device_name if model else "CPU",

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from cells import read_boxes, simulate_once
 from numpy.typing import NDArray
-from results import write_result
+from results import FOLDER, write_result
 
 from triptych.config import SimulateConfig
 from triptych.io.store import known_labels, open_store
@@ -117,6 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, help="folder for stores and what the model says of them")
     parser.add_argument("--library", type=Path, required=True, help="structures that the model knows")
+    parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the result files")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     model = load_model()
@@ -125,7 +126,7 @@ def main() -> None:
         seen = look(arguments.work, snr, arguments.library, model)
         tests[f"{snr:g}"] = {kind: {str(n): judge_mixtures(kind, n, *seen, model.card.trained_shares) for n in COUNTS} for kind in KINDS}
     about = {"particles": PARTICLES, "draws": DRAWS, "priors": PRIORS, "trained_shares": list(model.card.trained_shares)}
-    write_result("shares", SEED, {**about, "tests": tests}, model)
+    write_result("shares", SEED, {**about, "tests": tests}, model, arguments.results)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from results import write_result
+from results import FOLDER, write_result
 
 from triptych.config import AugmentConfig, SimulateConfig, SpecimenConfig, TomogramConfig, TrainConfig
 from triptych.parallel import available_cores, keep_freed_memory
@@ -115,6 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--library", type=Path)
     parser.add_argument("--measure", choices=MEASUREMENTS, help=argparse.SUPPRESS)
+    parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the result files")
     arguments = parser.parse_args()
     if arguments.measure:
         measure(arguments.measure, arguments.library)
@@ -126,7 +127,7 @@ def main() -> None:
         figures[name] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
         print(name, figures[name], flush=True)
     figures["cores"] = available_cores()
-    write_result("simulator", SEED, figures)
+    write_result("simulator", SEED, figures, folder=arguments.results)
 
 
 if __name__ == "__main__":

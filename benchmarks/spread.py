@@ -30,7 +30,7 @@ import pandas as pd
 import torch
 from cells import run_apart
 from faults import content, same_files
-from results import write_result
+from results import FOLDER, write_result
 
 from triptych.config import PickConfig, PredictConfig, SimulateConfig, SpecimenConfig, TomogramConfig
 from triptych.model import load_model
@@ -189,6 +189,7 @@ def main() -> None:
     parser.add_argument("--tomograms", type=int, default=4)
     parser.add_argument("--updates", type=int, default=9)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the result files")
     arguments = parser.parse_args()
     work: Path = arguments.work
     data, tomograms, out = work / "data.zarr", work / "tomograms", work / "out"
@@ -207,7 +208,7 @@ def main() -> None:
         name: once(work / f"{name}.json", partial(compare_ways, stage, ways, out, arguments.repeats)) for name, (stage, ways) in stages.items()
     }
     trained = once(work / "train.json", partial(compare_training, data, out, arguments.updates, arguments.repeats))
-    write_result("spread", SEED, {"stages": compared, "train": trained}, load_model())
+    write_result("spread", SEED, {"stages": compared, "train": trained}, load_model(), arguments.results)
 
 
 if __name__ == "__main__":

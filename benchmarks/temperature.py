@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from cells import read_boxes, simulate_once
-from results import write_result
+from results import FOLDER, write_result
 from torch import Tensor
 
 from triptych.confidence import class_figures
@@ -60,6 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, help="folder for stores and logits")
     parser.add_argument("--library", type=Path, required=True, help="structures that the model knows")
+    parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the result files")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     model = load_model()
@@ -71,7 +72,7 @@ def main() -> None:
         for name, (logits, label) in sets.items()
     }
     figures = {"fitted_on": len(fitted[1]), "temperatures": {which: asdict(t) for which, t in temperatures.items()}, "tests": tests}
-    write_result("temperature", SEED, figures, model)
+    write_result("temperature", SEED, figures, model, arguments.results)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,3 +16,21 @@ def test_pages_show_the_committed_figures() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert readme.count("<!-- figures: ") >= 3
     assert "TO BE FILLED" not in readme
+
+
+def run_benchmark(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], cwd=ROOT / "benchmarks", capture_output=True, text=True, check=False)
+
+
+def test_what_has_a_result_file_is_not_run_again_and_says_so(tmp_path: Path) -> None:
+    result = run_benchmark("multitask.py", str(tmp_path / "work"), "--seeds", "0", "--cells", "all")
+    assert result.returncode == 0, result.stderr
+    assert "all_0.json exists already: give --results FOLDER" in result.stdout
+    assert not list((tmp_path / "work").iterdir())  # nothing was simulated for it
+
+
+def test_figures_of_another_seed_are_not_taken_for_those_asked_for(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "benchmarks" / "results" / "shipped_model.json", tmp_path)
+    result = run_benchmark("shipped_model.py", "--seed", "7", "--results", str(tmp_path))
+    assert "with another seed: give --results FOLDER" in result.stderr
+    assert result.returncode == 1
