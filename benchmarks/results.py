@@ -37,7 +37,7 @@ def write_result(name: str, seed: int, figures: dict[str, object], model: Model 
     """Write <name>.json into the folder of the results and print it."""
     content = {
         "benchmark": name,
-        "command": f"python {Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip(),
+        "command": f"python {os.path.relpath(sys.argv[0])} {' '.join(sys.argv[1:])}".strip(),
         "triptych": __version__,
         "commit": commit(),
         "torch": torch.__version__,

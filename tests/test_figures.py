@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -34,3 +35,11 @@ def test_figures_of_another_seed_are_not_taken_for_those_asked_for(tmp_path: Pat
     result = run_benchmark("shipped_model.py", "--seed", "7", "--results", str(tmp_path))
     assert "with another seed: give --results FOLDER" in result.stderr
     assert result.returncode == 1
+
+
+def test_results_name_the_commit(tmp_path: Path) -> None:
+    write = "import sys, pathlib, results; results.write_result('some', 0, {}, folder=pathlib.Path(sys.argv[1]))"
+    assert run_benchmark("-c", write, str(tmp_path)).returncode == 0
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    named = json.loads((tmp_path / "some.json").read_text())["commit"]
+    assert (named or "").removesuffix("-dirty") == git.stdout.strip()  # nothing outside of a clone
