@@ -440,7 +440,7 @@ def test_own_predictions_handed_over_by_another_program_get_the_same_figures(fak
     assert figures_alone(triptych.judge(fake.truth, probabilities=given.probabilities, **maps)) == figures_alone(read_metrics(judged))
 
 
-def test_some_particles_of_another_program_in_any_order(fake: Fake, tmp_path: Path) -> None:
+def test_some_particles_of_another_program_in_any_order(fake: Fake, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = np.array([17, 3, 4, 30])
     found = read_metrics(report(export(fake.predictions, tmp_path / "other", rows), tmp_path / "report", fake.truth, SHORT))
     assert found["particles"] == 4
@@ -448,6 +448,7 @@ def test_some_particles_of_another_program_in_any_order(fake: Fake, tmp_path: Pa
     assert found["mean_iou"] > 0.3  # masks of the particles that the table names
     classes = [CLASS_NAMES[k] for k in fake.label[rows]]
     right = triptych.judge(fake.truth, rows, classes=[*classes[:3], "a stranger"])
+    assert "a stranger" in caplog.text
     assert (right["accuracy"], right["expected_calibration_error"], right["mean_iou"]) == (0.75, None, None)
 
 
@@ -466,6 +467,8 @@ def test_masks_alone_of_another_program(fake: Fake, judged: Path, tmp_path: Path
         ("class\nspike\n", "holds classes of 1 particle, but 36 were expected"),
         ("name,probability\nparticle_000001,0.5\n", "at least one"),
         ("name,spike,none,score\nparticle_000001,0.5,0.5,0.9\n", "add up to 1.9"),
+        ("name,class,verdict\nparticle_000001,spike,spike\n", "verdict"),
+        ("name,class\n", "no particles"),
         ("name,spike,x\nparticle_000001,0.5,90\n", "between 0 and 1"),
         ("name,class,spike,none\nparticle_000001,apoferritin,0.5,0.5\n", "no probabilities of that class"),
     ],
@@ -484,6 +487,10 @@ def test_maps_of_another_program_that_cannot_be_judged(fake: Fake, tmp_path: Pat
         triptych.judge(fake.truth, densities=maps * np.nan)
     with pytest.raises(InputError, match="has shape"):
         triptych.judge(fake.truth, densities=maps[:, :8])
+    with pytest.raises(InputError, match="4 axes"):
+        triptych.judge(fake.truth, densities=maps[0])
+    with pytest.raises(InputError, match="a class twice"):
+        triptych.judge(fake.truth, classes=["spike"] * 36, class_names=["spike", "spike"])
     np.save(tmp_path / "masks.npy", maps)
     refuse(tmp_path, tmp_path / "report", None, "--truth")
 

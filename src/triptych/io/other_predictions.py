@@ -9,6 +9,7 @@ Each file, and each column, may be left out. Without names the rows are those of
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from pandas.api.types import is_numeric_dtype
 
 from triptych.errors import InputError, counted
 from triptych.io.files import map_array
@@ -26,8 +28,11 @@ from triptych.io.predictions import FloatArray, IntArray, Predicted
 from triptych.io.relion import numbers
 from triptych.io.store import open_store
 
+log = logging.getLogger(__name__)
+
 TABLE, MASKS, DENSITIES = FILES = ("predictions.csv", "masks.npy", "densities.npy")
 OWN_COLUMNS = ("name", "class", "probability")
+AXES = {"probabilities": 2, "masks": 4, "densities": 4}
 SUM_TOLERANCE = 0.01
 """How far the probabilities of a particle may be from 1 in sum: they may be rounded."""
 
@@ -46,6 +51,9 @@ def read_other_predictions(folder: Path, truth: Path) -> Predicted:
     table = read_table(path)
     names, classes = (text_column(table, name, path) for name in ("name", "class"))
     class_names = [str(name) for name in table if name not in OWN_COLUMNS]
+    words = [name for name in class_names if not is_numeric_dtype(table[name])]
+    if words and len(table):
+        raise InputError(f"the column {words[0]} of {path} holds text, but one named after a class, with its probabilities, was expected; remove it")
     probability = numbers(table, "probability", path) if "probability" in table else None
     probabilities = np.stack([numbers(table, name, path) for name in class_names], axis=1) if class_names else None
     return gather_predictions(truth, names, classes, probability, probabilities, class_names or None, masks, densities, folder)
@@ -60,7 +68,7 @@ def gather_predictions(
     class_names: Sequence[str] | None = None,
     masks: NDArray[Any] | None = None,
     densities: NDArray[Any] | None = None,
-    folder: Path = Path("arrays"),
+    folder: Path = Path("what was given"),
 ) -> Predicted:
     """Predictions as arrays, checked.
 
@@ -73,13 +81,18 @@ def gather_predictions(
     probabilities : (n, k), in the order of `class_names`
     class_names : k names; default: the store's, and after them others that occur in `classes`
     masks, densities : (n, nz, ny, nx)
-    folder : where they come from, for messages
+    folder : where they come from, for messages and metrics.json
     """
     store = open_store(truth)
     names = store.particle_names if names is None else list(names)
     given = {"classes": classes, "probability": probability, "probabilities": probabilities, "masks": masks, "densities": densities}
-    _check_lengths(names, {name: np.shape(value)[0] for name, value in given.items() if value is not None}, folder)
+    _check_shapes(names, {name: np.shape(value) for name, value in given.items() if value is not None}, folder)
     class_names = tuple(dict.fromkeys([*store.class_names, *(classes or ())]) if class_names is None else class_names)
+    if len(set(class_names)) < len(class_names):
+        raise InputError(f"{folder} names a class twice ({Counter(class_names).most_common(1)[0][0]}); give each once")
+    strange = [name for name in class_names if name not in store.class_names]
+    if strange:
+        log.warning("%s names classes that %s does not have (%s): what is called so counts as wrong", folder, truth, ", ".join(strange))
     chances = None if probabilities is None else _check_probabilities(np.asarray(probabilities, np.float64), class_names, folder)
     label = _find_labels(classes, class_names, folder) if classes is not None else None if chances is None else chances.argmax(axis=1)
     certainty = None if chances is None or label is None else chances[np.arange(len(names)), label]
@@ -92,15 +105,20 @@ def gather_predictions(
     return Predicted(folder, manifest, table, names, class_names, label, certainty, chances, None, None, masks, densities, embedding)
 
 
-def _check_lengths(names: list[str], lengths: dict[str, int], folder: Path) -> None:
+def _check_shapes(names: list[str], shapes: dict[str, tuple[int, ...]], folder: Path) -> None:
     """Every name once, and as many of everything."""
+    if not names:
+        raise InputError(f"{folder} has no particles, but at least one was expected; name those that were predicted")
     if len(set(names)) < len(names):
         raise InputError(f"{folder} names a particle twice ({Counter(names).most_common(1)[0][0]}); give each once")
-    if not lengths.keys() - {"probability"}:
+    if not shapes.keys() - {"probability"}:
         raise InputError(f"{folder} holds no classes, probabilities of all classes, masks or densities; give at least one of these")
-    for what, length in lengths.items():
-        if length != len(names):
-            raise InputError(f"{folder} holds {what} of {counted(length, 'particle')}, but {len(names)} were expected; name those meant")
+    for what, shape in shapes.items():
+        axes = AXES.get(what, 1)
+        if len(shape) != axes:
+            raise InputError(f"{folder} holds {what} of shape {shape}, but an array of {counted(axes, 'axis', 'axes')} was expected")
+        if shape[0] != len(names):
+            raise InputError(f"{folder} holds {what} of {counted(shape[0], 'particle')}, but {len(names)} were expected; name those meant")
 
 
 def _find_labels(classes: Sequence[str], class_names: Sequence[str], folder: Path) -> IntArray:
@@ -118,7 +136,7 @@ def _check_range(values: FloatArray, folder: Path) -> FloatArray:
 
 def _check_probabilities(values: FloatArray, class_names: Sequence[str], folder: Path) -> FloatArray:
     """Of every class, (n, k)."""
-    if values.ndim != 2 or values.shape[1] != len(class_names):
+    if values.shape[1] != len(class_names):
         raise InputError(f"{folder}: probabilities have shape {values.shape}, but a column for each of {len(class_names)} classes was expected")
     values = _check_range(values, folder)
     wrong = np.abs(values.sum(axis=1) - 1) > SUM_TOLERANCE
