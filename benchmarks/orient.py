@@ -1,6 +1,7 @@
 """How well `orient` names particles and finds poses, and what masks and densities gain where the structure is put in its pose.
 
     python benchmarks/orient.py WORK [--library FOLDER] [--particles 1080] [--snrs 0.1 0.03] [--picture docs/images/orienting.png]
+                               [--results FOLDER]
 
 Particles of the 18 built-in structures, or with --library (made by `triptych structures make`) of all that the model knows, and "none",
 simulated with the default settings (neighbours, missing wedge, CTF, noise) and predicted with the shipped model, are oriented by recovered
@@ -195,15 +196,16 @@ def main() -> None:
     parser.add_argument("--particles", type=int, default=1080)
     parser.add_argument("--snrs", type=float, nargs="+", default=[0.1, 0.03])
     parser.add_argument("--picture", type=Path)
+    parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the result file")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     structures = load_library(arguments.library)
     groups = symmetry_groups(structures)
-    path = FOLDER / "orient.json"
+    path = arguments.results / "orient.json"
     for snr in arguments.snrs:
         found = run_test(arguments.work, arguments.library, arguments.particles, snr, groups, structures)
         tests = json.loads(path.read_text())["tests"] if path.exists() else {}
-        write_result("orient", SEED, {"structures": len(groups), "tests": {**tests, f"{snr:g}": found}}, load_model())
+        write_result("orient", SEED, {"structures": len(groups), "tests": {**tests, f"{snr:g}": found}}, load_model(), arguments.results)
     if arguments.picture:
         draw_averages(arguments.work / f"rivals_tried_{arguments.snrs[0]:g}", arguments.picture)
 

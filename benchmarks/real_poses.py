@@ -1,6 +1,6 @@
 """Poses of twenty real ribosomes (../shared/data/ribosome_70s_real): by the subtomograms, and by the densities that the shipped model recovers.
 
-    python benchmarks/real_poses.py [--model FOLDER] [--seed N]
+    python benchmarks/real_poses.py [--model FOLDER] [--seed N] [--results FOLDER]
 
 The particles are mirrored first, since their tomograms have the wrong hand (docs/real_data.md), and compared in the poses that come with
 them. With the averaged density as reference the search only has to find the pose (`triptych orient` takes the better of two); without a
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from real_ribosomes import DATA, read_all
-from results import write_result
+from results import FOLDER, write_result
 from sklearn.metrics import roc_auc_score
 
 from triptych.align import Alignment, align, average, consensus
@@ -92,6 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=BUILT_IN_MODEL)
     parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the result file")
     arguments = parser.parse_args()
     if not DATA.is_dir():
         sys.exit(f"the ribosomes are not at {DATA}: this benchmark needs them")
@@ -118,7 +119,7 @@ def main() -> None:
     true = Alignment(truth, np.zeros((len(truth), 3)), np.ones(len(truth), np.float32))
     found = {name: judge(poses, truth, volumes, reference, voxel_size) for name, poses in {"the given poses": true, **ways}.items()}
     order = judge_order(by_subtomogram, truth, volumes, reference, voxel_size)
-    write_result("real_poses", arguments.seed, {"particles": len(truth), "ways": found, "order_of_the_subtomograms": order}, model)
+    write_result("real_poses", arguments.seed, {"particles": len(truth), "ways": found, "order_of_the_subtomograms": order}, model, arguments.results)
 
 
 if __name__ == "__main__":
