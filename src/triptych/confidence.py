@@ -79,7 +79,8 @@ def empty_traits(model: Model) -> Traits:
     """Of no particles."""
     network, size = model.card.network, model.card.box_size
     density = torch.empty(0, size, size, size) if "density" in network.tasks else None
-    return traits(TaskOutput(torch.empty(0, len(model.card.class_names)), None, density, torch.empty(0, network.embedding_size)))
+    logits, embedding = torch.empty(0, len(model.card.class_names)), torch.empty(0, network.embedding_size)
+    return traits(TaskOutput(class_logits=logits, mask_logits=None, density=density, embedding=embedding))
 
 
 def look_at_rows(model: Model, store: Store, rows: Rows) -> Traits:

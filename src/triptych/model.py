@@ -194,8 +194,7 @@ class Model:
         x = torch.from_numpy(np.ascontiguousarray(boxes, dtype=np.float32)).to(self.device)
         turns = HALF_TURNS if half_turns else HALF_TURNS[:1]
         outputs = [self._run_turned(x, axes) for axes in turns]
-        mean = [None if part[0] is None else torch.stack(part).mean(0).cpu() for part in zip(*(out[:4] for out in outputs), strict=True)]
-        return TaskOutput._make([*mean, None])
+        return TaskOutput._make(None if part[0] is None else torch.stack(part).mean(0).cpu() for part in zip(*outputs, strict=True))
 
     def _take_fewer(self, count: int, error: torch.OutOfMemoryError) -> None:
         """Halve the number of boxes that are run at once, from now on; InputError where not even one fits."""
