@@ -42,7 +42,7 @@ from triptych.io.star import probability_columns, read_star, write_star
 from triptych.io.store import open_store
 from triptych.metrics import density_correlation, intersection_over_union
 from triptych.orient import BLOCK, ClassAverage, find_doubtful, open_orienter, orient, place
-from triptych.predict import predict
+from triptych.predict import OF_A_MODEL, predict
 from triptych.report import report
 from triptych.rivals import INDEPENDENT, Seen, better, choose_trials, count_measured, name_particles, weigh
 from triptych.rotations import angular_errors
@@ -144,6 +144,10 @@ def test_poses_are_refined_by_the_subtomograms(posed: Path, predictions: Path, s
     assert np.median(turned) < 25  # it stays near where it began
     # the score is that of the subtomogram now, which holds noise and neighbours
     assert after["triptychAlignmentScore"].median() < before["triptychAlignmentScore"].median()
+    # all that is of these poses goes where the particles are predicted anew
+    new = set(after) - set(read_predictions(predictions).table)
+    assert all(name.startswith((*OF_A_MODEL, "rln", "triptychTrueClass")) for name in new)
+    assert "triptychPoseProbability" in new
     # which poses of the structure fit else, only the subtomograms tell
     assert "triptychPoseProbability" not in before
     assert after["triptychPoseProbability"].between(0, 1).all()

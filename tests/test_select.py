@@ -103,6 +103,9 @@ def test_the_best_are_those_of_the_last_score(tmp_path: Path) -> None:
         ({"verdict": "rod"}, "known or unknown was expected"),
         ({"min_alignment_score": 0.5}, "has no column _triptychAlignmentScore, which orient writes"),
         ({"min_score": 0.95}, "none of the 6 particles"),
+        ({"min_score": float("nan")}, "_triptychScore is to be nan at least"),
+        ({"min_probability": 2.0}, "outside of 0 to 1"),
+        ({"classes": ["rod"], "not_classes": ["rod"]}, "both to be kept and to be left out"),
     ],
 )
 def test_what_cannot_be_chosen_is_said_and_nothing_written(conditions: dict[str, Any], sentence: str, tmp_path: Path) -> None:

@@ -413,7 +413,8 @@ def posed_table(out: Path, orienter: Orienter, found: dict[str, Any]) -> pd.Data
     order = np.argsort(orienter.rows)
     rows = orienter.rows[order]
     found = {name: values[order] for name, values in found.items()}
-    table = boxes.posed_table(out, rows, Alignment(*(found[name] for name in Alignment._fields))).drop(columns=EMBEDDING_ROW, errors="ignore")
+    table = boxes.posed_table(out, rows, Alignment(*(found[name] for name in Alignment._fields)))
+    table = table.drop(columns=[EMBEDDING_ROW, POSE_PROBABILITY], errors="ignore")
     table = rename(table, boxes.given.class_names, found["label"], found["probabilities"])
     table[FIT] = found["fits"]
     if config.align_by == "both":

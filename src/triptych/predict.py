@@ -43,7 +43,7 @@ BLOCK = 64
 """Particles that are finished at once, where a batch has no more."""
 OF_A_MODEL = (
     "triptychProbability", "triptychNovelty", "triptychVerdict", "triptychNetworkClass", "triptychStructureFit", "triptychAlignmentScore",
-    "triptychMask", "triptychDensity",
+    "triptychPoseProbability", "triptychMask", "triptychDensity",
 )  # fmt: skip
 """Beginnings of the columns that an earlier model, or the poses found by it, may have left in the table, and that this one may not have."""
 

@@ -78,6 +78,8 @@ def select(
     check_new_star(out)
     file = read_relion(table / PARTICLES if table.is_dir() else table)
     kept = np.ones(len(file), dtype=bool)
+    if both := sorted(set(classes) & set(not_classes)):
+        raise InputError(f'the class "{both[0]}" is both to be kept and to be left out: say one of them')
     if classes:
         kept &= is_among(find_column(file, CLASS), classes, "class", file.path)
     if not_classes:
@@ -89,6 +91,7 @@ def select(
     least_values = {PROBABILITY: min_probability, SCORE: min_score, ALIGNMENT_SCORE: min_alignment_score, POSE_PROBABILITY: min_pose_probability}
     for column, least in least_values.items():
         if least is not None:
+            check_least(column, least)
             find_column(file, column)
             kept &= numbers(file.table, column, file.path) >= least
     if best is not None:
@@ -115,6 +118,11 @@ def find_column(file: RelionFile, label: str) -> pd.Series:
     if label not in file.table:
         raise InputError(f"{file.path} has no column _{label}, which {WRITTEN_BY[label]}: give such a table, or choose by something else")
     return file.table[label]
+
+
+def check_least(label: str, least: float) -> None:
+    if not -1 <= least <= 1:
+        raise InputError(f"_{label} is to be {least:g} at least, but no score or probability is outside of 0 to 1: ask for one within")
 
 
 def is_among(values: pd.Series, wanted: Sequence[str], what: str, path: Path) -> NDArray[np.bool_]:
