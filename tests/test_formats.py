@@ -28,7 +28,7 @@ from triptych.io.em import read_em, write_em
 from triptych.io.imod import ImodObject, read_imod, write_imod
 from triptych.io.mrc import write_mrc
 from triptych.io.numbering import are_numbers, number_names
-from triptych.io.relion import frame_of_file, read_relion, rotations_from_angles
+from triptych.io.relion import frame_of_file, read_relion, rotations_from_angles, tomogram_row
 from triptych.io.star import read_star, write_star
 from triptych.particles import Frame, Particles
 from triptych.volume import Volume
@@ -853,3 +853,26 @@ def test_a_reconstruction_of_relion_5_is_found_in_its_table(tmp_path: Path) -> N
     again = read_particles(tmp_path / "picks")
     assert again.tomograms == ["TS_1"] * 3
     assert np.allclose(again.positions, plain.positions)
+
+
+def test_binnings_follow_the_pixels_that_are_counted(tmp_path: Path) -> None:
+    """Picks count the voxels of a binned tomogram; where a project's table tells its unbinned pixels, its file is still as binned as it was."""
+    (tmp_path / "picks").mkdir()
+    place = {f"rlnCoordinate{axis}": [value] for axis, value in zip("XYZ", [20.0, 10.0, 5.0], strict=True)}
+    optics = pd.DataFrame({"rlnOpticsGroup": [1], "rlnTomoTiltSeriesPixelSize": [10.0]})
+    table = pd.DataFrame({"rlnTomoName": ["t"], **place, "rlnOpticsGroup": [1], "rlnTomoTomogramBinning": [1.0]})
+    write_star(tmp_path / "picks/particles.star", {"optics": optics, "particles": table})
+    write_star(tmp_path / "picks/tomograms.star", {"global": pd.DataFrame([tomogram_row("t", "t.mrc", 10.0, (20, 30, 40))])})
+    project = {**tomogram_row("t", "t.mrc", 2.5, (80, 120, 160)), "rlnTomoTomogramBinning": 4.0}
+    write_star(tmp_path / "project.star", {"global": pd.DataFrame([project])})
+    particles = read_particles(tmp_path / "picks/particles.star")
+    for target, out in (("relion5", "five"), ("relion4", "four.star")):
+        write_particles(tmp_path / out, particles, target, Known(tomograms=tmp_path / "project.star"))
+        star = tmp_path / out / "particles.star" if target == "relion5" else tmp_path / out
+        written = read_star(star)
+        assert written["optics"]["rlnTomoTiltSeriesPixelSize"].tolist() == [2.5]
+        assert written["particles"]["rlnTomoTomogramBinning"].tolist() == [4.0]
+    row = read_star(tmp_path / "five/tomograms.star")["global"].iloc[0]
+    assert row[["rlnTomoTiltSeriesPixelSize", "rlnTomoTomogramBinning", "rlnTomoSizeX"]].tolist() == [2.5, 4.0, 160]
+    again = read_particles(tmp_path / "five")
+    assert np.allclose(again.positions, particles.positions)

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from triptych.config import UNKNOWN
 from triptych.errors import InputError
 from triptych.io.particle_star import PARTICLES
-from triptych.io.relion import RECONSTRUCTED, RelionFile, find_file, numbers, read_relion, search_folders
+from triptych.io.relion import BINNING, RECONSTRUCTED, RelionFile, find_file, numbers, read_relion, search_folders
 from triptych.io.source import name_from, split_number
 from triptych.io.star import write_star
-from triptych.io.stated import BINNING
 from triptych.io.transfers import CTF_VOLUME
 
 CLASS, VERDICT, PROBABILITY = "triptychClass", "triptychVerdict", "triptychProbability"

@@ -25,6 +25,7 @@ from triptych.io.numbering import are_numbers, number_classes
 from triptych.io.relion import (
     ANGLES,
     AXES,
+    BINNING,
     CENTERED,
     CLASSES,
     COORDINATES,
@@ -143,6 +144,17 @@ def _optics(particles: Particles, groups: NDArray[np.int64], sizes: NDArray[np.f
     return new, np.array([numbers[key] for key in zip(groups.tolist(), sizes.tolist(), strict=True)], dtype=np.int64)
 
 
+def _rebinned(table: pd.DataFrame, particles: Particles, sizes: NDArray[np.float64]) -> pd.DataFrame:
+    """The table with binnings that belong to the pixel sizes (n,) that are written; without them where those before are not stated."""
+    optics, label = particles.blocks.get("optics"), UNBINNED_PIXEL_SIZES[0]
+    if BINNING not in table:
+        return table
+    if not isinstance(optics, pd.DataFrame) or not {"rlnOpticsGroup", label} <= set(optics):
+        return table.drop(columns=BINNING)
+    before = pd.Series(_groups(table)).map(dict(zip(optics["rlnOpticsGroup"], optics[label], strict=True)))
+    return table.assign(**{BINNING: table[BINNING].to_numpy(np.float64) * before.to_numpy(np.float64) / sizes})
+
+
 def _groups(table: pd.DataFrame) -> NDArray[np.int64]:
     if "rlnOpticsGroup" not in table:
         return np.ones(len(table), dtype=np.int64)
@@ -173,6 +185,7 @@ def write_relion_3_or_4(path: Path | str, particles: Particles, pixel_sizes: NDA
     table[name] = [tomogram.removesuffix(TOMOSTAR) for tomogram in _tomogram_names(particles)]
     table[list(COORDINATES)] = particles.positions / pixel_sizes[:, None]
     unwanted = [*CENTERED, *UNBINNED_PIXEL_SIZES, *(["rlnTomoName"] if name != "rlnTomoName" else [])]
+    table = _rebinned(table, particles, pixel_sizes)
     optics, table["rlnOpticsGroup"] = _optics(particles, _groups(table), pixel_sizes, size)
     write_star(path, _blocks(particles, optics, table.drop(columns=unwanted, errors="ignore")))
 
@@ -207,6 +220,9 @@ def _tomogram_blocks(particles: Particles, frames: Mapping[str, Frame]) -> dict[
     table = pd.concat([old, pd.DataFrame({"rlnTomoName": new})], ignore_index=True) if new else old.copy()
     columns: dict[str, dict[str, float]] = {UNBINNED_PIXEL_SIZES[0]: {name: frame.voxel_size for name, frame in frames.items()}}
     columns |= {f"rlnTomoSize{axis}": {name: frame.size[number] for name, frame in frames.items()} for number, axis in enumerate(AXES)}
+    if {BINNING, UNBINNED_PIXEL_SIZES[0]} <= set(table):  # the files stay as they are, whatever pixels are counted in
+        now = table["rlnTomoName"].astype(str).map(columns[UNBINNED_PIXEL_SIZES[0]]).fillna(table[UNBINNED_PIXEL_SIZES[0]])
+        table[BINNING] = table[BINNING].astype(float) * table[UNBINNED_PIXEL_SIZES[0]].astype(float) / now.astype(float)
     for label, values in columns.items():
         before = table[label] if label in table else pd.Series([None] * len(table))
         table[label] = [values.get(str(name), value) for name, value in zip(table["rlnTomoName"], before, strict=True)]
@@ -229,6 +245,7 @@ def write_relion_5(path: Path | str, particles: Particles, frames: Mapping[str, 
     table["rlnTomoName"] = names
     table[list(CENTERED)] = particles.positions - np.stack([frames[name].center for name in names])
     sizes = np.array([frames[name].voxel_size for name in names])
+    table = _rebinned(table, particles, sizes)
     optics, table["rlnOpticsGroup"] = _optics(particles, _groups(table), sizes, UNBINNED_PIXEL_SIZES[0])
     blocks = _blocks(particles, optics, table.drop(columns=[*COORDINATES, *UNBINNED_PIXEL_SIZES], errors="ignore"))
     tomograms = _tomogram_blocks(particles, frames)

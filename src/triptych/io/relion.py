@@ -54,6 +54,8 @@ TOMOSTAR = ".tomostar"
 _WARP_PIXEL_SIZE = re.compile(r"(?<=.)_\d+(\.\d+)?Apx$")
 """With which Warp ends the names of its reconstructions: TS_1_10.00Apx.mrc is that of TS_1.tomostar."""
 RECONSTRUCTED = "rlnTomoReconstructedTomogram"
+BINNING = "rlnTomoTomogramBinning"
+"""Voxels of a tomogram over the pixels of its tilt series."""
 SET_FILES = {"particles": "rlnTomoParticlesFile", "tomograms": "rlnTomoTomogramsFile"}
 """What an optimisation set calls the files that it names."""
 SCORES = ("triptychScore", "triptychProbability", "rlnAutopickFigureOfMerit", "rlnLCCmax", "rlnMaxValueProbDistribution")
@@ -468,7 +470,7 @@ def tomogram_row(name: str, file: str, voxel_size: float, shape: tuple[int, int,
         "rlnTomoName": name,
         RECONSTRUCTED: file,
         "rlnTomoTiltSeriesPixelSize": voxel_size,
-        "rlnTomoTomogramBinning": 1.0,
+        BINNING: 1.0,
         **{f"rlnTomoSize{axis}": size for axis, size in zip(AXES, shape[::-1], strict=True)},
     }
 

@@ -30,6 +30,7 @@ from triptych.io.files import way_to
 from triptych.io.manifest import MANIFEST, manifest_entry, read_manifest
 from triptych.io.mrc import MrcHeader, bare_stem, check_values, is_mrc_name, locate_volume, mrc_files, read_header, read_mrc, stated_voxel_size
 from triptych.io.relion import (
+    BINNING,
     CENTERED,
     COORDINATES,
     RECONSTRUCTED,
@@ -41,7 +42,7 @@ from triptych.io.relion import (
     search_folders,
 )
 from triptych.io.star import Block
-from triptych.io.stated import BINNING, VOXEL_SIZE_TOLERANCE, find_stated
+from triptych.io.stated import VOXEL_SIZE_TOLERANCE, find_stated
 from triptych.io.tilt_stacks import TiltStacks, open_tilt_stacks
 from triptych.io.tomogram import is_tomogram, open_tomogram, stated_frame, tomogram_files, tomogram_name
 from triptych.io.transfers import CTF_VOLUME, CtfVolumes, Transfers, named_transfers, stored_transfers

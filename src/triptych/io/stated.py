@@ -15,6 +15,7 @@ from triptych.errors import InputError
 from triptych.io.numbering import check_file_name
 from triptych.io.particle_star import TOMOGRAMS
 from triptych.io.relion import (
+    BINNING,
     RECONSTRUCTED,
     SET_FILES,
     UNBINNED_PIXEL_SIZES,
@@ -33,7 +34,6 @@ from triptych.io.tomogram import check_unique, find_tomograms, is_tomogram, stat
 
 log = logging.getLogger(__name__)
 
-BINNING = "rlnTomoTomogramBinning"
 DENOISED = f"{RECONSTRUCTED}Denoised"
 VOXEL_SIZE_TOLERANCE = 0.002
 
