@@ -855,6 +855,14 @@ def test_a_reconstruction_of_relion_5_is_found_in_its_table(tmp_path: Path) -> N
     assert np.allclose(again.positions, plain.positions)
 
 
+def test_the_list_of_a_folder_is_found(tmp_path: Path) -> None:
+    """Of what pick, predict and orient write, and of RELION's jobs."""
+    particles = make_particles(3)
+    write_particles(tmp_path / "five", particles, "relion5", KNOWN)
+    (tmp_path / "five/optimisation_set.star").unlink()
+    assert np.allclose(read_particles(tmp_path / "five").positions, particles.positions)
+
+
 def test_binnings_follow_the_pixels_that_are_counted(tmp_path: Path) -> None:
     """Picks count the voxels of a binned tomogram; where a project's table tells its unbinned pixels, its file is still as binned as it was."""
     (tmp_path / "picks").mkdir()

@@ -23,7 +23,7 @@ from triptych.io.motive_list import ROWS, STOPGAP_BLOCK, particles_from_motive_l
 from triptych.io.mrc import mrc_files
 from triptych.io.numbering import file_names
 from triptych.io.particle_csv import particles_from_csv, write_csv
-from triptych.io.particle_star import OPTIMISATION_SET, STAR_LABEL, UNDERSTOOD, write_relion_3_or_4, write_relion_5, write_warp
+from triptych.io.particle_star import OPTIMISATION_SET, PARTICLES, STAR_LABEL, UNDERSTOOD, write_relion_3_or_4, write_relion_5, write_warp
 from triptych.io.relion import (
     M_COORDINATES,
     FrameFinder,
@@ -137,7 +137,7 @@ def guess_format(path: Path) -> str:
         kind, start = LIST_ENDINGS[path.suffix.lower()], read_bytes(path, "list of particles", 4096)
         return next((other for other, sign in OTHER_STARS.items() if sign in start), kind) if kind == "star" else kind
     if path.is_dir():
-        if (path / OPTIMISATION_SET).is_file():
+        if star_of_folder(path) is not None:
             return "star"
         if any(path.glob("*.mod")):
             return "imod"
@@ -145,8 +145,13 @@ def guess_format(path: Path) -> str:
             return "copick"
     raise InputError(
         f"{path} is no list of particles that triptych knows: give a .star, .tbl, .em, .mod or .csv file, a folder of IMOD models, "
-        f"or a folder with {OPTIMISATION_SET} or of a copick project"
+        f"or a folder with {OPTIMISATION_SET} or {PARTICLES}, or of a copick project"
     )
+
+
+def star_of_folder(folder: Path) -> Path | None:
+    """The list in a folder as RELION, `convert` to RELION 5, or one of our stages wrote it."""
+    return next((folder / name for name in (OPTIMISATION_SET, PARTICLES) if (folder / name).is_file()), None)
 
 
 def _read(path: Path, known: Known) -> Particles:
@@ -165,7 +170,7 @@ def _read(path: Path, known: Known) -> Particles:
         return particles_from_stopgap(path, known.input_voxel_size)
     if kind == "m":
         return particles_from_m(path)
-    return particles_from_relion(path / OPTIMISATION_SET if path.is_dir() else path, known.input_voxel_size, _frame_finder(known), known.find_frames)
+    return particles_from_relion(star_of_folder(path) or path, known.input_voxel_size, _frame_finder(known), known.find_frames)
 
 
 def _frame_finder(known: Known) -> FrameFinder | None:
