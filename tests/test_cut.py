@@ -324,7 +324,7 @@ def test_a_slab_is_held_out_of_one_tomogram_of_few(folder: Path) -> None:
 def test_of_a_tomogram_that_is_too_small_no_end_is_held_out(folder: Path) -> None:
     wide = CONFIG.model_copy(update={"box_size": 40})
     store = open_store(cut([folder / "tomograms/t0.mrc"], folder / "own.zarr", labels=folder / "labels", config=wide))
-    with pytest.raises(InputError, match="comes from a single tomogram"):
+    with pytest.raises(InputError, match=r"comes from a single tomogram; with its end held out .* a smaller --set validation_share="):
         split_rows(store, 0.1, 100, 0)
 
 
@@ -346,6 +346,8 @@ def test_a_single_tomogram_is_enough_to_train_on(folder: Path, caplog: pytest.Lo
     assert 0 < about["validation"]["particles"] <= 4
     assert about["held_out"].startswith("the end of tomogram 0, from x = ")
     assert caplog.text.count("no particle of large is left to train on") == 1
+    assert "held out: " in caplog.text
+    assert "whose figures mean little" in caplog.text
 
 
 @pytest.mark.parametrize(("config", "warns"), [(AugmentConfig(snr=(0.1, 0.2)), True), (AugmentConfig(), False), (AugmentConfig(snr=None), False)])

@@ -101,11 +101,14 @@ def find_slab(store: Store, share: float, seed: int) -> Slab | None:
     boxes = [(np.asarray(store[number][:]), np.asarray(store[place][:])) for number, place in kinds]
     chosen = draw_order(names, seed)[0]
     own = [position[tomogram == chosen] for tomogram, position in boxes]
-    axis = int(np.ptp(own[0][:, :2], axis=0).argmax())
     counts = [min(max(1, round(share * len(tomogram))), len(places)) for (tomogram, _), places in zip(boxes, own, strict=True)]
-    start = min(np.sort(places[:, axis])[-count] for places, count in zip(own, counts, strict=True))
-    slab = Slab(int(chosen), axis, float(start), store.box_size * store.voxel_size)
-    return slab if all((slab.number(*every) >= 0).any() for every in boxes) else None
+    longer = int(np.ptp(own[0][:, :2], axis=0).argmax())
+    for axis in (longer, 1 - longer):
+        start = min(np.sort(places[:, axis])[-count] for places, count in zip(own, counts, strict=True))
+        slab = Slab(int(chosen), axis, float(start), store.box_size * store.voxel_size)
+        if all((slab.number(*every) >= 0).any() for every in boxes):
+            return slab
+    return None
 
 
 def draw_order(names: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
@@ -127,6 +130,9 @@ def split_rows(store: Store, share: float, limit: int, seed: int) -> tuple[NDArr
     elif len(names) < 2:
         what = f"{store.path} comes from a single tomogram, so none can be held out"
         how = "simulate two or more (particles > particles_per_tomogram), or cut more; of one that is a few boxes long, cut anew, the end will do"
+        if "box_position" in store:
+            what = f"{store.path} comes from a single tomogram; with its end held out (validation_share={share:g}) no boxes, or no tiles, are left"
+            how = "try a smaller --set validation_share=, cut more tiles (tiles_per_tomogram), or give a longer tomogram or a second one"
         raise InputError(f"{what}: {how}")
     is_held_out = np.isin(tomogram, held_out)
     rows = np.random.default_rng((seed, 4)).permutation(np.flatnonzero(is_held_out))

@@ -54,6 +54,8 @@ from triptych.temperature import Temperature, fit_temperature
 
 SMALLEST_HALF_BOX = 24
 """On a grid of 2^3, which a box of 16 has at 1/8, the weight gradients of torch 2.13's bfloat16 convolutions on CPUs are garbage."""
+FEW_HELD_OUT = 20
+"""Particles held out below which a training on a part of a tomogram warns that its figures mean little."""
 GPU_LOADERS = 8
 """Processes that prepare the batches of a GPU, at most."""
 CLASS_HEAD, PICK_HEAD = "classify.", "to_picks."
@@ -311,6 +313,7 @@ class TrainingModule(LightningModule):
             cause = f"validation_share={config.validation_share:g} and {counted(len(config.withheld), 'withheld class', 'withheld classes')}"
             raise InputError(f"{cause} leave {counts}, but both need some: change them, or simulate more tomograms")
         if share.leads:
+            self.say_what_is_held_out()
             self.warn_of_lost_classes()
         self.tiles = config.tiles_per_batch if "pick" in config.network.tasks else 0
         torch.manual_seed(config.seed)
@@ -334,6 +337,15 @@ class TrainingModule(LightningModule):
     def held_out(self) -> str:
         """What is held out, in words."""
         return "whole tomograms" if self.slab is None else str(self.slab)
+
+    def say_what_is_held_out(self) -> None:
+        """Loudly where it is the end of a tomogram with few particles, whose figures mean little."""
+        used, held = len(self.train_rows), counted(len(self.validation_rows), "particle")
+        if self.slab is not None and len(self.validation_rows) < FEW_HELD_OUT:
+            text = "%s to train on; held out: %s (%s), whose figures mean little (--set validation_share= holds out more)"
+            logger.warning(text, counted(used, "particle"), held, self.held_out)
+        else:
+            logger.info("%s to train on; held out: %s (%s)", counted(used, "particle"), held, self.held_out)
 
     def warn_of_lost_classes(self) -> None:
         """Warn where all particles of a class are held out, or too near to those that are."""
