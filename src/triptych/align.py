@@ -54,6 +54,8 @@ SHIFTS_PER_DETAIL = 2.5
 """Places that the search tries along the length of the finest detail that it compares."""
 COARSE_STEPS, FINE_STEPS = 5, 10
 """Steps of refinement at the coarse and at the fine resolution, at most."""
+APART = 1.5
+"""Steps of the search: poses that lie nearer are one."""
 FINALISTS = 2
 """Candidates that are refined at the fine resolution."""
 LEAST_WEIGHT = 0.05
@@ -228,13 +230,8 @@ def find_poses(matcher: Matcher, coarse: ParticleTerms, fine: ParticleTerms) -> 
     assert matcher.turned is not None
     config, grid = matcher.config, matcher.turned.rotations
     scores, shift_numbers = search(coarse, matcher.turned, matcher.shifts)
-    chosen = choose_candidates(scores, grid, config.candidates, 1.5 * config.step)
-    count = chosen.shape[1]
-    rows = torch.arange(len(chosen), device=grid.device)
-    owners = rows.repeat_interleave(count)
-    shifts = matcher.shifts[shift_numbers[owners, chosen.flatten()]].double()
-    poses = Poses(grid[chosen.flatten()], shifts, scores[owners, chosen.flatten()])
-    poses = refine(coarse[owners], matcher.coarse, poses, COARSE_STEPS, config.step / 2, config.max_shift)
+    rows, count = torch.arange(len(scores), device=grid.device), config.candidates
+    owners, _, poses = climb(matcher, coarse, scores, shift_numbers)
     finals = score(fine[owners], matcher.fine, poses.rotations, poses.shifts).reshape(-1, count).topk(min(FINALISTS, count), dim=1).indices
     kept = (rows[:, None] * count + finals).flatten()
     owners = owners[kept]
@@ -242,6 +239,25 @@ def find_poses(matcher: Matcher, coarse: ParticleTerms, fine: ParticleTerms) -> 
     poses = refine(fine[owners], matcher.fine, poses, FINE_STEPS, config.step / 2, config.max_shift)
     best = poses.scores.reshape(len(rows), -1).argmax(dim=1) + rows * finals.shape[1]
     return Poses(poses.rotations[best], poses.shifts[best], poses.scores[best])
+
+
+def climb(matcher: Matcher, coarse: ParticleTerms, scores: Tensor, shift_numbers: Tensor) -> tuple[Tensor, Poses, Poses]:
+    """The candidates of a search, none a neighbour of another, those of a particle side by side.
+
+    Parameters
+    ----------
+    scores, shift_numbers : (b, r), as `search` gives them
+
+    Returns
+    -------
+    owners : (b candidates,), number of the particle of each; then their poses in the search, and these refined at the coarse resolution
+    """
+    assert matcher.turned is not None
+    config, grid = matcher.config, matcher.turned.rotations
+    chosen = choose_candidates(scores, grid, config.candidates, APART * config.step).flatten()
+    owners = torch.arange(len(scores), device=grid.device).repeat_interleave(config.candidates)
+    starts = Poses(grid[chosen], matcher.shifts[shift_numbers[owners, chosen]].double(), scores[owners, chosen])
+    return owners, starts, refine(coarse[owners], matcher.coarse, starts, COARSE_STEPS, config.step / 2, config.max_shift)
 
 
 def mask_particles(boxes: Tensor, weights: Tensor, matcher: Matcher, poses: Poses) -> ParticleTerms:

@@ -236,16 +236,19 @@ def search(particles: ParticleTerms, references: TurnedReferences, shifts: Tenso
     return torch.cat(scores, dim=1) / norms, torch.cat(numbers, dim=1)
 
 
+def lie_within(distance: float, a: Tensor, b: Tensor) -> Tensor:
+    """Which of the rotations b (m, 3, 3) lie within `distance` degrees of each of a (n, 3, 3), (n, m)."""
+    return a.flatten(1) @ b.flatten(1).T >= 1 + 2 * math.cos(math.radians(distance))
+
+
 def choose_candidates(scores: Tensor, rotations: Tensor, count: int, distance: float) -> Tensor:
     """Numbers (b, count) of the best rotations of each particle, none within `distance` degrees of a better one."""
     scores = scores.clone()
-    least_trace = 1 + 2 * math.cos(math.radians(distance))
-    flat = rotations.flatten(1)
     chosen = []
     for _ in range(count):
         best = scores.argmax(dim=1)
         chosen.append(best)
-        scores[flat[best] @ flat.T >= least_trace] = -torch.inf
+        scores[lie_within(distance, rotations[best], rotations)] = -torch.inf
     return torch.stack(chosen, dim=1)
 
 

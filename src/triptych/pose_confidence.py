@@ -6,8 +6,6 @@ wrong poses score as high as right ones. What tells is the distance to the best 
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,13 +13,14 @@ from scipy.special import expit
 from torch import Tensor
 
 from triptych.align import (
-    COARSE_STEPS,
+    APART,
     FINE_STEPS,
     PARTICLES_AT_ONCE,
     Alignment,
     Matcher,
     check_reference,
     check_volumes,
+    climb,
     make_matcher,
     of_particles,
     to_tensor,
@@ -31,8 +30,8 @@ from triptych.matching import (
     BOX,
     Poses,
     Reference,
-    choose_candidates,
     inner,
+    lie_within,
     make_particle_terms,
     refine,
     search,
@@ -41,8 +40,6 @@ from triptych.matching import (
 )
 from triptych.rivals import log_likelihoods
 
-APART = 1.5
-"""Poses that lie nearer, in steps of the search, are one."""
 ALIKE = 0.9
 """Correlation of a structure in two poses from which on they are one: it looks the same in both, as a symmetric one does."""
 INDEPENDENT = 0.5
@@ -88,37 +85,32 @@ def score_other_poses(
 def score_others_of_some(matcher: Matcher, volumes: NDArray[np.float32], wedges: NDArray[np.float32], found: Alignment) -> NDArray[np.float32]:
     """`score_other_poses` of as many particles as fit into memory at once: a search, and refinement of the best of what is not the pose found."""
     assert matcher.turned is not None
-    config, device, grid = matcher.config, matcher.shifts.device, matcher.turned.rotations
+    config, device = matcher.config, matcher.shifts.device
     boxes, weights = to_tensor(volumes, device), to_tensor(wedges, device)
     boxes = boxes - boxes.mean(dim=BOX, keepdim=True)
     coarse, fine = (make_particle_terms(boxes, weights, reference.band) for reference in (matcher.coarse, matcher.fine))
     rotations, shifts = (torch.from_numpy(np.asarray(part, np.float64)).to(device) for part in (found.rotations, found.shifts))
     scores, shift_numbers = search(coarse, matcher.turned, matcher.shifts)
-    distance = APART * config.step
-    scores[near_alike(matcher, rotations, distance)] = NO_OTHER
-    chosen = choose_candidates(scores, grid, config.candidates, distance)
-    owners = torch.arange(len(chosen), device=device).repeat_interleave(chosen.shape[1])
-    starts = Poses(grid[chosen.flatten()], matcher.shifts[shift_numbers[owners, chosen.flatten()]].double(), scores[owners, chosen.flatten()])
-    others = refine(coarse[owners], matcher.coarse, starts, COARSE_STEPS, config.step / 2, config.max_shift)
+    scores[near_alike(matcher, rotations)] = NO_OTHER
+    owners, starts, others = climb(matcher, coarse, scores, shift_numbers)
     others = refine(fine[owners], matcher.fine, others, FINE_STEPS, config.step / 2, config.max_shift)
     same = similarity(matcher.fine, others, Poses(rotations[owners], shifts[owners], others.scores)) >= ALIKE
-    best = others.scores.masked_fill(same | (starts.scores <= NO_OTHER), NO_OTHER).reshape(chosen.shape).amax(dim=1)
+    best = others.scores.masked_fill(same | (starts.scores <= NO_OTHER), NO_OTHER).reshape(len(boxes), -1).amax(dim=1)
     return np.asarray(best.float().cpu().numpy())
 
 
-def near_alike(matcher: Matcher, rotations: Tensor, distance: float) -> Tensor:
-    """Which rotations of the search lie within `distance` degrees of one in which the reference looks as it does in the given ones, (b, r)."""
+def near_alike(matcher: Matcher, rotations: Tensor) -> Tensor:
+    """Which rotations of the search lie near one in which the reference looks as it does in the given ones, (b, r)."""
     assert matcher.turned is not None
-    band, turned = matcher.coarse.band, matcher.turned
+    band, turned, distance = matcher.coarse.band, matcher.turned, APART * matcher.config.step
     terms = turn(matcher.coarse.spectra[:2], band, rotations)[:, 0]
     products = torch.view_as_real(terms * band.twins).flatten(1) @ turned.parts
     norms = (terms.abs().square() @ band.twins)[:, None] * (band.twins @ turned.power)
     alike = products >= ALIKE * norms.sqrt()
-    flat = turned.rotations.flatten(1).float()
-    neighbours = flat @ flat.T >= 1 + 2 * math.cos(math.radians(distance))
+    some, grid = alike.any(dim=0).nonzero()[:, 0], turned.rotations.float()  # few, but of what is nearly round
+    neighbours = lie_within(distance, grid[some], grid)
     # the pose itself lies between the rotations of the grid
-    near = rotations.flatten(1).float() @ flat.T >= 1 + 2 * math.cos(math.radians(distance))
-    return near | (alike.float() @ neighbours.float() > 0)
+    return lie_within(distance, rotations.float(), grid) | (alike[:, some].float() @ neighbours.float() > 0)
 
 
 def similarity(reference: Reference, a: Poses, b: Poses) -> Tensor:
