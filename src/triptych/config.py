@@ -45,6 +45,7 @@ def _check_snr(snr: float) -> float:
 
 SnrRange = tuple[Annotated[PositiveFloat, AfterValidator(_check_snr)], Annotated[PositiveFloat, AfterValidator(_check_snr)]]
 Share = Annotated[float, Field(ge=0)]
+Shift = Annotated[float, Field(ge=0, description="the particle's centre is at most this far from the box's centre along each axis, Å, and half a voxel more, as boxes are cut at whole voxels; less than half the box")]
 RANGES: tuple[Any, ...] = (Range, Range | None, TiltRange, TiltRange | None, PositiveRange, PositiveRange | None, SnrRange, SnrRange | None, NonNegativeRange, PackedRange, BeadRange, CountRange)
 Task = Literal["class", "mask", "density", "pick"]
 CtfCorrection = Literal["none", "phase_flip", "deconvolve", "multiply"]
@@ -192,7 +193,7 @@ class SimulateConfig(SceneConfig):
     none_share: Annotated[float, Field(ge=0, lt=1, description='share of subtomograms of the class "none" (background, membrane, off-centre neighbours)')] = 0.06
     tile_share: Annotated[float, Field(ge=0, description="tiles per subtomogram: boxes at random places with a label map and the centres of all that is in them, from which picking is learned")] = 0.25
     box_size: Annotated[int, Field(gt=0, multiple_of=8, description="voxels along each side of a subtomogram")] = 40
-    max_shift: Annotated[float, Field(ge=0, description="the particle's centre is at most this far from the box's centre along each axis, Å, and half a voxel more, as boxes are cut at whole voxels; less than half the box")] = 20.0
+    max_shift: Shift = 20.0
     snr: Annotated[SnrRange | None, Field(description="var(signal)/var(noise) over the whole box after CTF, wedge and band limit, neighbours belonging to the signal; drawn log-uniform per subtomogram, at most 10,000; boxes of the class none, with gold, and tiles get the scale of a usual box of their tomogram instead, and so another SNR; none: what the dose gives")] = (0.03, 0.3)
 
 
@@ -221,7 +222,7 @@ class CutConfig(Settings):
     none_distance: Annotated[float, Field(ge=0, description='least distance of the class "none" from the centre of any particle, Å')] = 100.0
     turned_share: Annotated[float, Field(ge=0, le=1, description="share of the subtomograms and tiles cut in a random orientation, from interpolated voxels: more orientations of few particles, for a missing wedge that lies askew in them")] = 0.0
     box_size: Annotated[int, Field(gt=0, multiple_of=8, description="voxels along each side of a subtomogram and a tile")] = 40
-    max_shift: Annotated[float, Field(ge=0, description="the particle's centre is at most this far from the box's centre along each axis, Å, and half a voxel more, as boxes are cut at whole voxels; less than half the box")] = 20.0
+    max_shift: Shift = 20.0
     seed: Annotated[int, Field(ge=0, description="same seed, same bytes")] = 0
 
 

@@ -30,7 +30,7 @@ from triptych.io.mrc import are_valid, check_values, mrc_files, read_mrc, read_s
 from triptych.io.relion import numbers
 from triptych.io.source import by_name, called, check_inside, cut_box, find_tomogram
 from triptych.io.star import read_star
-from triptych.io.store import Rows, create_store, open_store, remove_leftovers
+from triptych.io.store import Rows, check_shift, create_store, open_store, remove_leftovers
 from triptych.io.tomogram import find_tomograms, is_zarr, open_tomogram, stated_frame, tomogram_name
 from triptych.io.workspace import Workspace, open_workspace
 from triptych.particles import Frame, Particles
@@ -130,8 +130,7 @@ def cut(
     known = read_annotations(paths, labels, particles, config)
     size = config.model_voxel_size or read_frame(paths[0], config)[1]
     side = size * config.box_size
-    if config.max_shift >= side / 2:
-        raise InputError(f"max_shift is {config.max_shift:g} Å, but less than half the box ({side:g} Å a side) was expected: set a smaller one")
+    check_shift(config.max_shift, side)
     if particles is not None:
         check_places(Path(particles), paths, side, known, config)
     settings = {"version": installed_version(), "inputs": [recognise_input(path) for path in inputs], **config.model_dump(mode="json")}

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from triptych.errors import InputError
 
+GIVE_PIXEL_SIZE = "give it in Å with --input-voxel-size (convert) or --set coordinate_pixel_size= (cut)"
+"""What to do where a list counts in pixels of a size that it does not state."""
+
 
 @dataclass(frozen=True)
 class Frame:

@@ -24,7 +24,7 @@ from triptych.config import NONE_CLASS, SceneConfig, SimulateConfig
 from triptych.device import choose_device, count_workers
 from triptych.errors import InputError, counted
 from triptych.io.manifest import command_folder, is_made, read_manifest, write_manifest
-from triptych.io.store import BOXES, ROWS, Rows, create_store, open_store, remove_leftovers
+from triptych.io.store import BOXES, ROWS, Rows, check_shift, create_store, open_store, remove_leftovers
 from triptych.io.workspace import Workspace, choose_items, count_unfinished
 from triptych.physics import draw_log_uniform
 from triptych.scene import (
@@ -163,9 +163,7 @@ def class_names(library: Sequence[Structure]) -> tuple[str, ...]:
 
 def check_sizes(config: SimulateConfig) -> None:
     """InputError if no box fits into the tomogram, or particles would be shifted out of their boxes."""
-    side = config.box_size * config.voxel_size
-    if config.max_shift >= side / 2:
-        raise InputError(f"max_shift is {config.max_shift:g} Å, but less than half the box ({side:g} Å a side) was expected: set a smaller one")
+    check_shift(config.max_shift, config.box_size * config.voxel_size)
     if min(config.specimen.shape) < config.box_size + 8:
         raise InputError(f"specimen.shape is {config.specimen.shape}, but each side must exceed box_size ({config.box_size}) by at least 8 voxels")
 

@@ -340,12 +340,10 @@ class TrainingModule(LightningModule):
 
     def say_what_is_held_out(self) -> None:
         """Loudly where it is the end of a tomogram with few particles, whose figures mean little."""
-        used, held = len(self.train_rows), counted(len(self.validation_rows), "particle")
-        if self.slab is not None and len(self.validation_rows) < FEW_HELD_OUT:
-            text = "%s to train on; held out: %s (%s), whose figures mean little (--set validation_share= holds out more)"
-            logger.warning(text, counted(used, "particle"), held, self.held_out)
-        else:
-            logger.info("%s to train on; held out: %s (%s)", counted(used, "particle"), held, self.held_out)
+        used, held = (counted(len(rows), "particle") for rows in (self.train_rows, self.validation_rows))
+        few = self.slab is not None and len(self.validation_rows) < FEW_HELD_OUT
+        doubt = ", whose figures mean little (--set validation_share= holds out more)" if few else ""
+        logger.log(logging.WARNING if few else logging.INFO, "%s to train on; held out: %s (%s)%s", used, held, self.held_out, doubt)
 
     def warn_of_lost_classes(self) -> None:
         """Warn where all particles of a class are held out, or too near to those that are."""

@@ -19,7 +19,7 @@ from triptych.io.angles import dynamo_from_rotations, rotations_from_dynamo
 from triptych.io.files import read_numbers
 from triptych.io.manifest import output_file
 from triptych.io.numbering import class_names, number_classes, number_tomograms, tomogram_names
-from triptych.particles import Particles
+from triptych.particles import GIVE_PIXEL_SIZE, Particles
 
 COLUMNS = [
     "tag", "aligned", "averaged", "dx", "dy", "dz", "tdrot", "tilt", "narot", "cc", "cc2", "cpu", "ftype", "ymintilt", "ymaxtilt",
@@ -58,8 +58,7 @@ def _stated_pixel_sizes(table: pd.DataFrame, path: Path) -> NDArray[np.float64]:
     sizes = np.asarray(table["apix"]) if "apix" in table else np.zeros(len(table))
     if (sizes <= 0).any() or (sizes == 1).all():
         raise InputError(
-            f"{path} counts in pixels, but does not state their size (column 36 is missing, 0 or 1): "
-            "give it in Å with --input-voxel-size (convert) or --set coordinate_pixel_size= (cut)"
+            f"{path} counts in pixels, but does not state their size (column 36 is missing, 0 or 1): {GIVE_PIXEL_SIZE}"
         )
     return sizes
 

@@ -21,7 +21,7 @@ from triptych.errors import InputError
 from triptych.io.files import read_bytes
 from triptych.io.manifest import output_file, output_folder
 from triptych.io.numbering import file_names
-from triptych.particles import Frame, Particles
+from triptych.particles import GIVE_PIXEL_SIZE, Frame, Particles
 
 MAGIC = b"IMODV1.2"
 FIRST_VOXEL = np.array([0.5, 0.5, 0.0])
@@ -176,8 +176,7 @@ def particles_from_imod(path: Path | str, voxel_size: float | None = None) -> Pa
         model = read_imod(file)
         size = voxel_size if voxel_size is not None else model.voxel_size
         if size is None:
-            how = "give it in Å with --input-voxel-size (convert) or --set coordinate_pixel_size= (cut)"
-            raise InputError(f"{file} counts in pixels, but does not state their size: {how}")
+            raise InputError(f"{file} counts in pixels, but does not state their size: {GIVE_PIXEL_SIZE}")
         for number, item in enumerate(model.objects, 1):
             count = len(item.points)
             places.append(item.points * size)

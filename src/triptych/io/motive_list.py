@@ -23,7 +23,7 @@ from triptych.io.em import read_em, write_em
 from triptych.io.numbering import class_names, number_classes, number_tomograms, tomogram_names
 from triptych.io.relion import numbers
 from triptych.io.star import read_star
-from triptych.particles import Particles
+from triptych.particles import GIVE_PIXEL_SIZE, Particles
 
 ROWS = [
     "score", "geom1", "geom2", "subtomogram_id", "tomogram_id", "object_id", "subtomogram_mean", "x", "y", "z", "shift_x", "shift_y",
@@ -69,8 +69,7 @@ def particles_from_motives(table: pd.DataFrame, path: Path, voxel_size: float | 
     if missing:
         raise InputError(f"{path} is a motive list, but says nothing of {', '.join(missing)}: write it anew with all of its columns")
     if voxel_size is None:
-        how = "give it in Å with --input-voxel-size (convert) or --set coordinate_pixel_size= (cut)"
-        raise InputError(f"{path} counts in voxels, and a motive list never states their size: {how}")
+        raise InputError(f"{path} counts in voxels, and a motive list never states their size: {GIVE_PIXEL_SIZE}")
     known = pd.DataFrame({name: numbers(table, name, path) for name in UNDERSTOOD})
     voxels = known[PLACE].to_numpy() + known[SHIFT].to_numpy() - FIRST_VOXEL
     return Particles(

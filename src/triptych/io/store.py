@@ -178,6 +178,12 @@ class Rows(NamedTuple):
     per_part: int
 
 
+def check_shift(max_shift: float, side: float) -> None:
+    """InputError where particles may be shifted out of boxes of so many Å a side."""
+    if max_shift >= side / 2:
+        raise InputError(f"max_shift is {max_shift:g} Å, but less than half the box ({side:g} Å a side) was expected: set a smaller one")
+
+
 def create_store(
     path: Path,
     particles: Rows,
