@@ -96,6 +96,16 @@ def test_list_and_label_maps(folder: Path) -> None:
     check(open_store(out), ("large", "small", "membrane"))
 
 
+def test_numbers_without_names_beside_names_of_a_list_are_told_of(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Else a class and the number that marks its voxels are taken for two."""
+    particles = write_list(folder / "particles.csv")
+    nameless = CONFIG.model_copy(update={"names": {1: "small", 7: "membrane"}})
+    store = open_store(cut([folder / "tomograms"], folder / "own.zarr", labels=folder / "labels", particles=particles, config=nameless))
+    assert store.class_names == ("class_2", "large", "small", "none")
+    assert "so it is of the class class_2" in caplog.text
+    assert "--set names=" in caplog.text
+
+
 def test_list_alone_draws_balls(folder: Path) -> None:
     particles = write_list(folder / "particles.csv")
     config = CONFIG.model_copy(update={"radius": {"small": 50.0, "large": 50.0}})
@@ -336,6 +346,10 @@ def test_a_store_that_does_not_say_where_its_tiles_lie_is_split_by_tomograms(fol
     rows, held_out = split_rows(open_store(path), 0.1, 100, 0)
     assert len(rows) == len(held_out) == 20
     assert not set(tomogram[rows]) & set(tomogram[held_out])
+    alone = cut([folder / "tomograms/t0.mrc"], folder / "alone.zarr", labels=folder / "labels", config=CONFIG)
+    shutil.rmtree(alone / "tiles/position")
+    with pytest.raises(InputError, match=r"from a single tomogram and does not say where its tiles lie, .*: cut it anew"):
+        split_rows(open_store(alone), 0.1, 100, 0)
 
 
 def test_a_single_tomogram_is_enough_to_train_on(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

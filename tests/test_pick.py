@@ -264,8 +264,8 @@ def test_tomograms_of_a_table_are_called_and_sized_as_it_says(column: str, tmp_p
     assert np.linalg.norm(found.positions[:, None] - PLACES, axis=-1).min(1).max() < 15
     assert read_mrc(out / "labels/b.mrc").voxel_size == pytest.approx(13.5)
     assert str(star) in [given["path"] for given in read_manifest(out)["inputs"]]
-    source = open_particles(out / "particles.star", PredictConfig(), 80.0)
-    assert source.read(0).voxel_size == pytest.approx(13.5)
+    for listed in (out / "particles.star", out):
+        assert open_particles(listed, PredictConfig(), 80.0).read(0).voxel_size == pytest.approx(13.5)
     write_star(tmp_path / "set.star", {"": {"rlnTomoTomogramsFile": "Tomograms/job1/tomograms.star"}})
     again = pick([tmp_path / "set.star"], tmp_path / "again", config=PickConfig(tile_size=24))
     assert read_star(again / "particles.star")["particles"].equals(found.table)
@@ -292,6 +292,7 @@ def test_a_pixel_size_that_was_never_set_is_not_believed(pixel_size: float, take
         ("rlnTomoReconstructedTomogram", {"a": "a.mrc", "b": "gone.mrc"}, "says that the tomogram b is gone.mrc, which is neither under"),
         ("rlnTomoReconstructedTomogram", {"../a": "a.mrc"}, "cannot be the name of a file"),
         ("rlnTomoReconstructedTomogram", {"a": "a.mrc", "c": "a.mrc"}, "several tomograms are called a"),
+        ("rlnTomoReconstructedTomogram", {"b": "a.mrc", "c": "a.mrc"}, "the tomograms b and c are the same file, .*a.mrc: give it once"),
         ("rlnTomoReconstructedTomogramHalf1", {"a": "a.mrc"}, "does not say where the reconstructed tomograms are"),
     ],
 )

@@ -17,7 +17,8 @@ from triptych.config import PredictConfig
 from triptych.errors import InputError
 from triptych.io.convert import read_particles, write_particles
 from triptych.io.describe import describe_file
-from triptych.io.relion import find_file, optics_table, particle_columns, search_folders, tomogram_row
+from triptych.io.links import find_file, search_folders
+from triptych.io.relion import optics_table, particle_columns, tomogram_row
 from triptych.io.source import open_particles
 from triptych.io.star import read_star, write_star
 from triptych.predict import predict

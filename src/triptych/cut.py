@@ -188,6 +188,8 @@ def read_annotations(paths: Sequence[Path], labels: Path | str | None, particles
     of_maps = sorted({number for path in maps.values() for number in numbers_in(path)} - {0})
     stated = {} if labels is None else stated_names(Path(labels)) | config.names
     names = {number: stated.get(number, f"class_{number}") for number in of_maps}
+    if unnamed := sorted(set(names) - set(stated)):
+        warn_of_unnamed(unnamed, set(of_list) - set(names.values()), labels, particles)
     # A name of the list that no label map has is that of a class without voxels.
     classes = sorted({name for name in (*of_list, *names.values()) if name not in config.not_particles})
     check_class_names(classes, reserved=(NONE_CLASS, UNKNOWN))
@@ -195,6 +197,14 @@ def read_annotations(paths: Sequence[Path], labels: Path | str | None, particles
     every = (*classes, *others)
     inside = () if listed is None else locate_particles(listed, paths, particles, config.not_particles)
     return Annotations(every, len(classes), {number: every.index(name) for number, name in names.items()}, maps, listed, inside)
+
+
+def warn_of_unnamed(numbers: Sequence[int], listed: set[str], labels: Path | str | None, particles: Path | str | None) -> None:
+    """Say that a number of the label maps that has no name may be what is only in the list, which would make two classes of it."""
+    if listed:
+        text = "no classes.star in or beside %s names the number %d (%d such numbers), so it is of the class class_%d, and what %s calls %s is of "
+        text += "another one: if they are the same, name the numbers with --set names="
+        logger.warning(text, labels, numbers[0], len(numbers), numbers[0], particles, ", ".join(sorted(listed)[:3]))
 
 
 def read_list(source: Path | str, paths: Sequence[Path], config: CutConfig) -> Particles:

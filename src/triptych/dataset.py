@@ -130,7 +130,10 @@ def split_rows(store: Store, share: float, limit: int, seed: int) -> tuple[NDArr
     elif len(names) < 2:
         what = f"{store.path} comes from a single tomogram, so none can be held out"
         how = "simulate two or more (particles > particles_per_tomogram), or cut more; of one that is a few boxes long, cut anew, the end will do"
-        if "box_position" in store:
+        if "box_position" in store and "tiles/labels" in store and "tiles/position" not in store:
+            what = f"{store.path} comes from a single tomogram and does not say where its tiles lie, so its end cannot be held out"
+            how = "cut it anew"
+        elif "box_position" in store:
             what = f"{store.path} comes from a single tomogram; with its end held out (validation_share={share:g}) no boxes, or no tiles, are left"
             how = "try a smaller --set validation_share=, cut more tiles (tiles_per_tomogram), or give a longer tomogram or a second one"
         raise InputError(f"{what}: {how}")

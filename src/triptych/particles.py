@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,7 @@ class Particles:
     frames : the boxes of the tomograms whose size is known, by name
     blocks : what else is in the particles' STAR file (optics, general), by block name
     tomogram_blocks : what is in the STAR file of their tomograms, by block name
+    file, tomograms_file : where the table and the `tomogram_blocks` come from, so that relative paths in them start there
     """
 
     table: pd.DataFrame
@@ -68,6 +70,8 @@ class Particles:
     frames: Mapping[str, Frame] = field(default_factory=dict)
     blocks: Mapping[str, Any] = field(default_factory=dict)
     tomogram_blocks: Mapping[str, Any] = field(default_factory=dict)
+    file: Path | None = None
+    tomograms_file: Path | None = None
 
     def __post_init__(self) -> None:
         for name in ("positions", "rotations", "tomograms", "classes", "scores", "pixel_sizes"):

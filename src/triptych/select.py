@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from triptych.config import UNKNOWN
 from triptych.errors import InputError
-from triptych.io.particle_star import PARTICLES
-from triptych.io.relion import BINNING, RECONSTRUCTED, RelionFile, find_file, numbers, read_relion, search_folders
-from triptych.io.source import name_from, split_number
+from triptych.io.links import RECONSTRUCTED, lead_from
+from triptych.io.particle_star import PARTICLES, star_of_folder
+from triptych.io.relion import BINNING, RelionFile, numbers, read_relion
 from triptych.io.star import write_star
-from triptych.io.transfers import CTF_VOLUME
 
 CLASS, VERDICT, PROBABILITY = "triptychClass", "triptychVerdict", "triptychProbability"
 SCORE, ALIGNMENT_SCORE, POSE_PROBABILITY = "triptychScore", "triptychAlignmentScore", "triptychPoseProbability"
@@ -30,9 +29,6 @@ WRITTEN_BY = {
 }
 BEST_BY = (ALIGNMENT_SCORE, SCORE, PROBABILITY)
 """Columns that say how good a particle is; the first that is there counts."""
-BESIDE = ("triptychMask", "triptychDensity")
-"""Columns of paths that start at the table's own folder; those of others may also start at one above it."""
-PATHS = (*BESIDE, "rlnImageName", CTF_VOLUME, RECONSTRUCTED)
 LISTED = 40
 """Names that a message lists at most."""
 
@@ -75,7 +71,7 @@ def select(
     """
     table, out = Path(table), Path(out)
     check_new_star(out)
-    file = read_relion(table / PARTICLES if table.is_dir() else table)
+    file = read_relion(star_of_folder(table) or table / PARTICLES if table.is_dir() else table)
     kept = np.ones(len(file), dtype=bool)
     if both := sorted(set(classes) & set(not_classes)):
         raise InputError(f'the class "{both[0]}" is both to be kept and to be left out: say one of them')
@@ -167,16 +163,3 @@ def refer_to_tomograms(file: RelionFile) -> pd.DataFrame:
         return file.table
     binning = file.values(BINNING)
     return file.table.assign(**{RECONSTRUCTED: [ways[name] for name in names]}, **({} if binning is None else {BINNING: binning}))
-
-
-def lead_from(out: Path, table: pd.DataFrame, star: Path) -> pd.DataFrame:
-    """The table of `star` with paths that lead from `out` to the same files; those of files that are not there stay."""
-    folder = Path(os.path.realpath(out.parent))  # however it is called: ".." is taken from where a link leads to
-    moved = {}
-    for column in PATHS:
-        if column in table:
-            before, after = (search_folders(path)[: 1 if column in BESIDE else None] for path in (star, folder / out.name))
-            names = table[column].astype(str)
-            found = {name: find_file(split_number(name)[1], before) for name in names.unique()}
-            moved[column] = names.map({name: name if path is None else name_from(folder, after, name, str(path)) for name, path in found.items()})
-    return table.assign(**moved)

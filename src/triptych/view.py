@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 
 from triptych.errors import InputError
+from triptych.io.links import RECONSTRUCTED, find_file, search_folders
 from triptych.io.mrc import mmap_mrc
-from triptych.io.relion import RECONSTRUCTED, find_file, particles_from_relion, search_folders, tomogram_table
+from triptych.io.relion import particles_from_relion, tomogram_table
 from triptych.io.star import read_star
 from triptych.io.tomogram import open_tomogram
 from triptych.volume import Volume, spread_boxes

@@ -12,6 +12,7 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from triptych.errors import InputError
@@ -19,16 +20,25 @@ from triptych.io.copick import find_config, particles_from_copick, write_copick
 from triptych.io.dynamo import COLUMNS, particles_from_dynamo, write_dynamo
 from triptych.io.files import read_bytes
 from triptych.io.imod import particles_from_imod, write_imod_particles
+from triptych.io.links import PATHS, lead_from
 from triptych.io.motive_list import ROWS, STOPGAP_BLOCK, particles_from_motive_list, particles_from_stopgap, write_motive_list
 from triptych.io.mrc import mrc_files
 from triptych.io.numbering import file_names
 from triptych.io.particle_csv import particles_from_csv, write_csv
-from triptych.io.particle_star import OPTIMISATION_SET, PARTICLES, STAR_LABEL, UNDERSTOOD, write_relion_3_or_4, write_relion_5, write_warp
+from triptych.io.particle_star import (
+    OPTIMISATION_SET,
+    PARTICLES,
+    STAR_LABEL,
+    UNDERSTOOD,
+    star_of_folder,
+    write_relion_3_or_4,
+    write_relion_5,
+    write_warp,
+)
 from triptych.io.relion import (
     M_COORDINATES,
     FrameFinder,
     bare_tomogram_name,
-    find_file,
     frame_of_file,
     particles_from_m,
     particles_from_relion,
@@ -36,7 +46,7 @@ from triptych.io.relion import (
     shared_name,
 )
 from triptych.io.source import by_name, find_tomogram
-from triptych.io.star import read_star
+from triptych.io.star import Block, read_star
 from triptych.particles import Frame, Particles
 
 log = logging.getLogger(__name__)
@@ -63,6 +73,7 @@ NEARLY_THE_SAME = 0.25
 COUNTS_UNBINNED = ("relion3.1", "relion4")
 LINKS_BY_NAME = ("relion4", "relion5")
 COUNTS_PIXELS = (*COUNTS_UNBINNED, "warp", "dynamo", "em", "imod")
+HAVE_PATHS = ("relion3.1", "relion4", "relion5", "warp", "csv")
 
 
 @dataclass(frozen=True)
@@ -147,11 +158,6 @@ def guess_format(path: Path) -> str:
         f"{path} is no list of particles that triptych knows: give a .star, .tbl, .em, .mod or .csv file, a folder of IMOD models, "
         f"or a folder with {OPTIMISATION_SET} or {PARTICLES}, or of a copick project"
     )
-
-
-def star_of_folder(folder: Path) -> Path | None:
-    """The list in a folder as RELION, `convert` to RELION 5, or one of our stages wrote it."""
-    return next((folder / name for name in (OPTIMISATION_SET, PARTICLES) if (folder / name).is_file()), None)
 
 
 def _read(path: Path, known: Known) -> Particles:
@@ -293,9 +299,10 @@ def write_particles(path: Path | str, particles: Particles, target: str, known: 
     """
     path, known = Path(path), known or Known()
     _check_target(path, target)
-    if target in LINKS_BY_NAME and particles.tomograms is not None:
-        names = _relion_names(particles, particles.tomograms, known)
-        particles = replace(particles, tomograms=[names[name] for name in particles.tomograms])
+    if target in LINKS_BY_NAME:
+        particles = _link_tomograms(particles, known)
+    if target in HAVE_PATHS:
+        particles = _lead_from(path / PARTICLES if target == "relion5" else path, particles)
     frames = find_frames(particles, known)
     sizes = find_pixel_sizes(particles, known, target) if target in COUNTS_PIXELS else None
     if sizes is not None:
@@ -313,15 +320,43 @@ def write_particles(path: Path | str, particles: Particles, target: str, known: 
     _warn_of_losses(particles, target)
 
 
-def _relion_names(particles: Particles, names: Sequence[str], known: Known) -> dict[str, str]:
-    """What RELION is to call each tomogram: as the table of its tomograms does, which it links by the very name, else without folders and endings."""
-    blocks = list(particles.tomogram_blocks.values())
+def _link_tomograms(particles: Particles, known: Known) -> Particles:
+    """The particles with the table of tomograms that the user gives, or else with their own, and with its names, by which RELION links them.
+
+    What no table names is called without folders and endings.
+    """
     if known.tomograms is not None and known.tomograms.suffix.lower() == ".star":
-        blocks += read_star(known.tomograms).values()
-    tables = [block for block in blocks if hasattr(block, "columns") and "rlnTomoName" in block]
+        particles = replace(particles, tomogram_blocks=read_star(known.tomograms), tomograms_file=known.tomograms)
+    if particles.tomograms is None:
+        return particles
+    tables = [block for block in particles.tomogram_blocks.values() if isinstance(block, pd.DataFrame) and "rlnTomoName" in block]
     stated = {shared_name(name): name for table in tables for name in table["rlnTomoName"].astype(str)}
-    found = {name: stated[shared_name(name)] for name in names if shared_name(name) in stated}
-    return file_names([name for name in names if name not in found]) | found
+    found = {name: stated[shared_name(name)] for name in particles.tomograms if shared_name(name) in stated}
+    names = file_names([name for name in particles.tomograms if name not in found]) | found
+    return replace(particles, tomograms=[names[name] for name in particles.tomograms])
+
+
+def _lead_from(out: Path, particles: Particles) -> Particles:
+    """The particles with paths, in both of their tables, that lead from a file `out` to where they led before."""
+    table, blocks = particles.table, dict(particles.tomogram_blocks)
+    if particles.file is not None:
+        table = lead_from(out, table, particles.file)
+    if particles.tomograms_file is not None:
+        blocks |= {name: lead_from(out, block, particles.tomograms_file) for name, block in blocks.items() if isinstance(block, pd.DataFrame)}
+    before = (particles.table, *particles.tomogram_blocks.values())
+    moved = [way for old, new in zip(before, (table, *blocks.values()), strict=True) for way in _changed_paths(old, new)]
+    if moved:
+        text = "%s names files by their way from its own folder now (%s ...): where RELION is to read it, which takes them from the folder of its "
+        log.warning(text + "project, write it somewhere in that folder", out, moved[0])
+    return replace(particles, table=table, tomogram_blocks=blocks)
+
+
+def _changed_paths(before: Block, after: Block) -> list[str]:
+    """The first path of each column in which paths are others."""
+    if not isinstance(before, pd.DataFrame) or not isinstance(after, pd.DataFrame):
+        return []
+    changed = {name: after[name][after[name] != before[name].astype(str)] for name in PATHS if name in after}
+    return [str(ways.iloc[0]) for ways in changed.values() if len(ways)]
 
 
 def _write_in_pixels(path: Path, particles: Particles, target: str, sizes: NDArray[np.float64], frames: dict[str, Frame]) -> None:
@@ -395,16 +430,4 @@ def convert_particles(source: Path | str, output: Path | str, target: str, known
     _check_target(output, target)
     particles = read_particles(source, known)
     write_particles(output, particles, target, known)
-    if _has_place("rlnImageName", target):
-        _warn_of_images(particles, source, output)
     return particles
-
-
-def _warn_of_images(particles: Particles, source: Path, output: Path) -> None:
-    """Names of images are kept as they are, so they may lead nowhere from the new place."""
-    if "rlnImageName" not in particles.table:
-        return
-    name = str(particles.table["rlnImageName"].iloc[0]).split("@")[-1]
-    before, now = ((path if path.is_dir() else path.parent).absolute() for path in (source, output))
-    if find_file(name, [before, *before.parents]) is not None and find_file(name, [now, *now.parents]) is None:
-        log.warning("the images keep their names (%s ...), which are relative to %s: put the output there", name, before)

@@ -58,6 +58,7 @@ def particles_from_csv(path: Path | str, voxel_size: float | None = None) -> Par
         classes=text_column(table, "class", path),
         scores=np.asarray(pd.to_numeric(table["score"], errors="coerce"), dtype=np.float64) if "score" in table else None,
         pixel_sizes=None if sizes is None else sizes[:, 0],
+        file=path,
     )
 
 

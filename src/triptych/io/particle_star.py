@@ -52,6 +52,11 @@ UNDERSTOOD = {
 _SCORE = "rlnAutopickFigureOfMerit"
 
 
+def star_of_folder(folder: Path) -> Path | None:
+    """The list in a folder as RELION, `convert` to RELION 5, or one of our stages wrote it."""
+    return next((folder / name for name in (OPTIMISATION_SET, PARTICLES) if (folder / name).is_file()), None)
+
+
 def subtomogram_matrices(table: pd.DataFrame) -> NDArray[np.float64]:
     """Matrices (n, 3, 3) of rlnTomoSubtomogramRot/Tilt/Psi, the axes of RELION's 3-D images -> those of the tomogram; 1 without these columns."""
     if not set(SUBTOMOGRAM_ANGLES) <= set(table):
@@ -146,13 +151,14 @@ def _optics(particles: Particles, groups: NDArray[np.int64], sizes: NDArray[np.f
 
 def _rebinned(table: pd.DataFrame, particles: Particles, sizes: NDArray[np.float64]) -> pd.DataFrame:
     """The table with binnings that belong to the pixel sizes (n,) that are written; without them where those before are not stated."""
-    optics, label = particles.blocks.get("optics"), UNBINNED_PIXEL_SIZES[0]
+    optics, label, before = particles.blocks.get("optics"), UNBINNED_PIXEL_SIZES[0], particles.pixel_sizes
     if BINNING not in table:
         return table
-    if not isinstance(optics, pd.DataFrame) or not {"rlnOpticsGroup", label} <= set(optics):
+    if isinstance(optics, pd.DataFrame) and {"rlnOpticsGroup", label} <= set(optics):
+        before = pd.Series(_groups(table)).map(dict(zip(optics["rlnOpticsGroup"], optics[label], strict=True))).to_numpy(np.float64)
+    if before is None:
         return table.drop(columns=BINNING)
-    before = pd.Series(_groups(table)).map(dict(zip(optics["rlnOpticsGroup"], optics[label], strict=True)))
-    return table.assign(**{BINNING: table[BINNING].to_numpy(np.float64) * before.to_numpy(np.float64) / sizes})
+    return table.assign(**{BINNING: table[BINNING].to_numpy(np.float64) * before / sizes})
 
 
 def _groups(table: pd.DataFrame) -> NDArray[np.int64]:

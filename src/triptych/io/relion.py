@@ -16,7 +16,6 @@ The rules, each of which has been got wrong by some importer:
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from scipy.spatial.transform import Rotation
 
 from triptych.errors import InputError
 from triptych.io.angles import angles_from_matrices
+from triptych.io.links import RECONSTRUCTED, TILT_SERIES, find_file, find_mrc, search_folders
 from triptych.io.mrc import bare_stem, is_mrc_name, read_header, stated_voxel_size
 from triptych.io.star import Block, read_star
 from triptych.particles import Frame, Particles
@@ -49,11 +49,10 @@ TILTS, BEAM = ("rlnTomoYTilt", "rlnTomoNominalStageTiltAngle"), "rlnTomoProjZ"
 """Angle of a tilt about y, as it was refined or as the stage had it (RELION 5); else the beam, a row of its projection matrix (RELION 4, Warp)."""
 MOST_ASKEW = 0.5
 """Of a beam's length, what lies along y at most where the tilts are about y: the specimen may lie a little askew."""
-TILT_SERIES, TILT_TABLE = "rlnTomoTiltSeriesStarFile", "tilts.star"
+TILT_TABLE = "tilts.star"
 TOMOSTAR = ".tomostar"
 _WARP_PIXEL_SIZE = re.compile(r"(?<=.)_\d+(\.\d+)?Apx$")
 """With which Warp ends the names of its reconstructions: TS_1_10.00Apx.mrc is that of TS_1.tomostar."""
-RECONSTRUCTED = "rlnTomoReconstructedTomogram"
 BINNING = "rlnTomoTomogramBinning"
 """Voxels of a tomogram over the pixels of its tilt series."""
 SET_FILES = {"particles": "rlnTomoParticlesFile", "tomograms": "rlnTomoTomogramsFile"}
@@ -480,27 +479,6 @@ def class_table(names: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame({"rlnClassNumber": range(1, len(names) + 1), "triptychClass": list(names)})
 
 
-def find_file(name: str, folders: Sequence[Path]) -> Path | None:
-    """The first of the folders under which a relative name exists; an absolute one counts as it is."""
-    if "\0" in name:
-        return None
-    if Path(name).is_absolute():
-        return Path(name) if os.path.exists(name) else None
-    return next((folder / name for folder in folders if os.path.exists(folder / name)), None)  # False for what can be no name of a file
-
-
-def find_mrc(name: str, folders: Sequence[Path]) -> Path | None:
-    """What `find_file` finds, where that is an MRC file."""
-    found = find_file(name, folders)
-    return found if found is not None and found.is_file() and is_mrc_name(found) else None
-
-
-def search_folders(path: Path) -> tuple[Path, ...]:
-    """Where the relative names in a STAR file may start: its own folder, then each folder above it."""
-    folder = path.absolute().parent
-    return (path.parent, *folder.parents)
-
-
 def _particle_block(blocks: dict[str, Block], path: Path) -> str:
     for sign, of in ((M_COORDINATES[0], "M's particles of a species"), ("orig_x", "STOPGAP's motive list")):
         if any(isinstance(block, pd.DataFrame) and sign in block for block in blocks.values()):
@@ -706,6 +684,8 @@ def particles_from_relion(
         frames=stated,
         blocks={key: block for key, block in file.blocks.items() if key != file.block},
         tomogram_blocks=file.tomogram_blocks,
+        file=file.path,
+        tomograms_file=file.tomograms_file,
     )
 
 

@@ -27,25 +27,16 @@ from numpy.typing import NDArray
 from triptych.config import Contrast, PredictConfig
 from triptych.errors import InputError, counted
 from triptych.io.files import way_to
+from triptych.io.links import CTF_VOLUME, RECONSTRUCTED, find_file, name_from, search_folders, split_number
 from triptych.io.manifest import MANIFEST, manifest_entry, read_manifest
 from triptych.io.mrc import MrcHeader, bare_stem, check_values, is_mrc_name, locate_volume, mrc_files, read_header, read_mrc, stated_voxel_size
-from triptych.io.relion import (
-    BINNING,
-    CENTERED,
-    COORDINATES,
-    RECONSTRUCTED,
-    TOMOSTAR,
-    RelionFile,
-    bare_tomogram_name,
-    find_file,
-    read_relion,
-    search_folders,
-)
+from triptych.io.particle_star import star_of_folder
+from triptych.io.relion import BINNING, CENTERED, COORDINATES, TOMOSTAR, RelionFile, bare_tomogram_name, read_relion
 from triptych.io.star import Block
 from triptych.io.stated import VOXEL_SIZE_TOLERANCE, find_stated
 from triptych.io.tilt_stacks import TiltStacks, open_tilt_stacks
 from triptych.io.tomogram import is_tomogram, open_tomogram, stated_frame, tomogram_files, tomogram_name
-from triptych.io.transfers import CTF_VOLUME, CtfVolumes, Transfers, named_transfers, stored_transfers
+from triptych.io.transfers import CtfVolumes, Transfers, named_transfers, stored_transfers
 from triptych.volume import MAX_BOX, Volume, clip_box, spread_numbers
 
 if TYPE_CHECKING:
@@ -64,7 +55,6 @@ CONTRAST = "triptychContrast"
 CONTRAST_ENTRIES = (("particles", "contrast"), ("config", "contrast"))
 """Where manifests of `predict` and `simulate-tomograms` say it; that of `pick` says it of each tomogram."""
 CHECK_SIZES = "check the pixel size of the coordinates (--set coordinate_pixel_size=) and the tomogram's voxel size (--set tomogram_voxel_size=)"
-_NUMBERED = re.compile(r"(\d+)@(.+)")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -378,21 +368,6 @@ def unique_names(stems: Sequence[str], prefixes: Sequence[str]) -> list[str]:
 
 
 # ----------------------------------------------------------------------------------------------------------- STAR files
-
-
-def split_number(name: str) -> tuple[int | None, str]:
-    """The 3 and "stack.mrcs" of "3@stack.mrcs"; None and the name where there is no number."""
-    match = _NUMBERED.fullmatch(name)
-    return (int(match[1]), match[2]) if match else (None, name)
-
-
-def name_from(folder: Path, folders: Sequence[Path], name: str, path: str) -> str:
-    """The name under which a STAR file in `folder` finds an image: its own where that does, else the way there."""
-    _, plain = split_number(name)
-    found = None if ".." in Path(plain).parts else find_file(plain, folders)  # a way up is one from the folder itself
-    if found is not None and os.path.samefile(found, path):
-        return name
-    return name.removesuffix(plain) + way_to(path, folder)
 
 
 def _locate_images(file: RelionFile) -> tuple[list[str], list[int | None]]:
@@ -730,8 +705,8 @@ def open_particles(path: Path | str, config: PredictConfig, box_size_angstrom: f
 
     Parameters
     ----------
-    path : a STAR file (particles, or an optimisation set), an MRC file, a folder or a glob pattern of MRC files, or a
-        dataset that `triptych simulate` wrote
+    path : a STAR file (particles, or an optimisation set) or the folder that a stage wrote it into, an MRC file, a folder or a glob pattern of
+        MRC files, or a dataset that `triptych simulate` wrote
     config : voxel_size, tomograms, tomogram_voxel_size and coordinate_pixel_size are used
     box_size_angstrom : side of the cubes to cut out where only coordinates are given; rounded up to an even number of voxels
 
@@ -747,6 +722,8 @@ def open_particles(path: Path | str, config: PredictConfig, box_size_angstrom: f
         if path.suffix == ".zarr":
             raise InputError(f"{path} is no complete Zarr store (it lacks zarr.json): write it anew with `triptych simulate`")
         files = mrc_files(path)
+        if not files and (star := star_of_folder(path)) is not None:
+            return _open_star(star, config, box_size_angstrom)
         if not files:
             raise InputError(f"the folder {path} holds no MRC files (.mrc, .rec, .map, .mrcs): give the folder of the subtomograms, or a STAR file")
         return _open_files(files, config, path)

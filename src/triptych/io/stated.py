@@ -12,21 +12,19 @@ from pathlib import Path
 import pandas as pd
 
 from triptych.errors import InputError
+from triptych.io.links import RECONSTRUCTED, find_file, search_folders
 from triptych.io.numbering import check_file_name
 from triptych.io.particle_star import TOMOGRAMS
 from triptych.io.relion import (
     BINNING,
-    RECONSTRUCTED,
     SET_FILES,
     UNBINNED_PIXEL_SIZES,
     bare_tomogram_name,
     extreme_tilts,
-    find_file,
     numbers,
     optimisation_set,
     read_frames,
     read_tilts,
-    search_folders,
     tomogram_table,
 )
 from triptych.io.star import Block, read_star
@@ -63,7 +61,7 @@ def list_tomograms(inputs: Sequence[Path | str]) -> list[NamedTomogram]:
     Raises
     ------
     InputError
-        If there are none, one is not where a table says, or a name comes twice or is none for a file.
+        If there are none, one is not where a table says, or a name or a file comes twice, or a name is none for a file.
     """
     found: list[NamedTomogram] = []
     for item in map(Path, inputs):
@@ -71,7 +69,7 @@ def list_tomograms(inputs: Sequence[Path | str]) -> list[NamedTomogram]:
             found += _listed_tomograms(item)
         else:
             found += [NamedTomogram(tomogram_name(path), path) for path in find_tomograms([item])]
-    check_unique([tomogram.name for tomogram in found])
+    check_unique((tomogram.name, tomogram.path) for tomogram in found)
     return found
 
 

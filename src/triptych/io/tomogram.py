@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -46,15 +47,21 @@ def find_tomograms(inputs: Sequence[Path | str]) -> list[Path]:
             found += inside
         else:
             raise InputError(f"{item} does not exist: give tomograms as MRC files, OME-Zarr groups, or folders of them")
-    check_unique([tomogram_name(path) for path in found])
+    check_unique([(tomogram_name(path), path) for path in found])
     return found
 
 
-def check_unique(names: Sequence[str]) -> None:
-    """InputError where two tomograms are called the same."""
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(f"several tomograms are called {twice[0]}: rename them, since results are written under that name")
+def check_unique(tomograms: Iterable[tuple[str, Path]]) -> None:
+    """InputError where two tomograms, by name and file, are called the same, or are the same file."""
+    files: dict[str, str] = {}
+    for name, path in tomograms:
+        if name in files:
+            raise InputError(f"several tomograms are called {name}: rename them, since results are written under that name")
+        files[name] = os.path.realpath(path)
+    names: dict[str, str] = {}
+    for name, file in files.items():
+        if (other := names.setdefault(file, name)) != name:
+            raise InputError(f"the tomograms {other} and {name} are the same file, {file}: give it once, or correct the table that names it")
 
 
 def tomogram_files(folder: Path) -> list[Path]:

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from triptych.config import AcquisitionConfig, CtfCorrection
 from triptych.errors import InputError
+from triptych.io.links import CTF_VOLUME, find_file
 from triptych.io.mrc import read_header, read_mrc
-from triptych.io.relion import RelionFile, find_file
+from triptych.io.relion import RelionFile
 from triptych.io.store import Store
 from triptych.transfer import CtfTransfers, sample_ctf_volume
 
-CTF_VOLUME = "rlnCtfImage"
 COLUMNS = ("defocus_um", "ctf_correction", "deconvolution_constant")
 OPTICS = ("voltage_kv", "spherical_aberration_mm", "amplitude_contrast")
 
