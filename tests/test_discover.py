@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from triptych.add_class import add_classes
 from triptych.cli import app, print_groups
 from triptych.config import AlignConfig, DiscoverConfig, NetworkConfig
-from triptych.discover import discover
+from triptych.discover import choose_particles, discover
 from triptych.errors import InputError
 from triptych.fourier import radial_power_spectrum, scramble_phases
 from triptych.half_maps import compare_half_maps, soft_mask, usable_resolution
@@ -138,6 +138,16 @@ def test_one_group_holds_all_that_were_chosen(predictions: Path, settings: Disco
     discover(predictions, tmp_path / "one", config)
     called = read_star(predictions / "particles.star")["particles"]["triptychClass"] == CLASSES[0]
     assert read_star(tmp_path / "one/particles.star")["particles"]["triptychGroup"].tolist() == called.astype(int).tolist()
+
+
+def test_a_list_says_which_particles_to_group(predictions: Path, settings: DiscoverConfig, tmp_path: Path) -> None:
+    given, listed = read_predictions(predictions), tmp_path / "chosen.star"
+    write_star(listed, {"particles": given.table.iloc[2:12]})
+    config = settings.model_copy(update={"only": listed, "particles": "all", "classes": None})
+    assert choose_particles(given, config).tolist() == list(range(2, 12))
+    write_star(listed, {"particles": given.table.iloc[:1]})
+    with pytest.raises(InputError, match=r"1 of \d+ particles are to be grouped \(.* of those that .*chosen\.star lists\)"):
+        choose_particles(given, config)
 
 
 def test_poses_are_refined_unless_told_otherwise(found: Path, predictions: Path, settings: DiscoverConfig, tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ from triptych.predict import OF_A_MODEL, predict
 from triptych.report import report
 from triptych.rivals import INDEPENDENT, Seen, better, choose_trials, count_measured, name_particles, weigh
 from triptych.rotations import angular_errors
+from triptych.select import select
 from triptych.specimen import OVERSAMPLING
 from triptych.structures import Structure, write_library
 from triptych.volume import Volume
@@ -244,6 +245,28 @@ def test_unknown_particles_are_left_out_unless_wanted(predictions: Path, setting
     assert not (tmp_path / "True/masks").exists()
     table = read_star(tmp_path / "True/particles.star")["particles"]
     assert (tmp_path / "True" / table["triptychMask"][0]).is_file()  # the network's own
+
+
+def test_a_list_says_which_particles_to_take(posed: Path, predictions: Path, settings: OrientConfig, tmp_path: Path) -> None:
+    """As `select` writes it, from wherever; what is not in it is told of, and is as if it were not there."""
+    listed = tmp_path / "chosen.star"
+    select(predictions, listed, classes=[CLASSES[0]], best=2)
+    names = read_star(listed)["particles"]["triptychName"].tolist()
+    quick = settings.model_copy(update={"only": listed, "write_masks": False, "write_densities": False})
+    out = orient(predictions, tmp_path / "poses", quick)
+    table, every = (read_star(folder / "particles.star")["particles"].set_index("triptychName") for folder in (out, posed))
+    assert sorted(table.index) == sorted(names)
+    angles = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
+    np.testing.assert_allclose(table[angles], every.loc[table.index, angles], atol=1e-3)
+    about = read_manifest(out)
+    assert about["particles"]["left_out"]["not in the list of those to take (only)"] == len(read_predictions(predictions)) - 2
+    assert str(listed) in [given["path"] for given in about["inputs"]]
+    write_star(listed, {"particles": pd.DataFrame({"triptychName": [names[0], "stranger"]})})
+    with pytest.raises(InputError, match=r"chosen\.star lists 1 particle that .* does not have \(stranger\)"):
+        orient(predictions, tmp_path / "other", quick)
+    write_star(listed, {"particles": pd.DataFrame({"rlnTomoName": ["a"]})})
+    with pytest.raises(InputError, match="has no column _triptychName"):
+        orient(predictions, tmp_path / "other", quick)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from triptych.half_maps import HalfMapCorrelation, compare_half_maps, soft_mask,
 from triptych.identify import Match, identify, load_references
 from triptych.io.manifest import MANIFEST, describe_input, hash_file, installed_version, manifest_entry, read_manifest, write_json, write_manifest
 from triptych.io.mrc import read_mrc, write_mrc
-from triptych.io.predictions import Predicted, find_model, read_predictions
+from triptych.io.predictions import Predicted, are_listed, find_model, read_predictions
 from triptych.io.star import read_star, write_star
 from triptych.io.workspace import Workspace, open_workspace, reopen
 from triptych.model import load_model
@@ -105,6 +105,7 @@ def discover(
     settings = {
         "version": installed_version(),
         "predictions": [describe_input(explorer.predictions / name) for name in ("particles.star", "embedding.npy")],
+        "only": None if explorer.config.only is None else describe_input(explorer.config.only),
         "groups": hashlib.sha256(explorer.groups.labels.tobytes()).hexdigest(),
         "content of the library": hash_structures(explorer.library),
         **{name: value for name, value in config.decisive().items() if name not in OF_THE_PAGE},
@@ -129,8 +130,9 @@ def make_folders(folder: Path) -> None:
 
 def choose_particles(given: Predicted, config: DiscoverConfig) -> IntArray:
     """Rows of the particles to group."""
+    listed = are_listed(given, config.only)
     if given.label is None:
-        return np.arange(len(given))
+        return np.flatnonzero(listed)
     called = np.array(given.class_names)[given.label]
     if config.classes is not None:
         unknown = sorted(set(config.classes) - set(given.class_names))
@@ -146,6 +148,7 @@ def choose_particles(given: Predicted, config: DiscoverConfig) -> IntArray:
         raise InputError(f"{given.folder} does not say which particles are unknown: {how}")
     else:
         chosen = given.is_unknown
+    chosen &= listed
     if chosen.sum() < config.group.smallest:
         wider = "" if config.particles == "all" else "; to group all particles, say --set particles=all"
         found = f"{chosen.sum()} of {len(given)} particles are to be grouped ({describe_choice(config)})"
@@ -169,10 +172,11 @@ def read_doubted(folder: Path, given: Predicted) -> list[str]:
 
 def describe_choice(config: DiscoverConfig) -> str:
     """Which particles are grouped, in words."""
+    listed = "" if config.only is None else f" of those that {config.only} lists"
     if config.classes is not None:
-        return f"called {' or '.join(config.classes)}"
+        return f"called {' or '.join(config.classes)}{listed}"
     doubted = "" if config.poses is None else ", also by the fit to their structures"
-    return f'all but those called "{NONE_CLASS}"' if config.particles == "all" else f'those whose verdict is "{UNKNOWN}"{doubted}'
+    return (f'all but those called "{NONE_CLASS}"' if config.particles == "all" else f'those whose verdict is "{UNKNOWN}"{doubted}') + listed
 
 
 def find_groups(given: Predicted, rows: IntArray, config: DiscoverConfig) -> Groups:
@@ -265,7 +269,7 @@ class Explorer:
     @cached_property
     def identity(self) -> tuple[str, ...]:
         """What predictions and structures are recognised by."""
-        read = [self.predictions / name for name in ("particles.star", MANIFEST)]
+        read = filter(None, (self.predictions / "particles.star", self.predictions / MANIFEST, self.config.only))
         return *map(hash_file, read), hash_structures(self.library)
 
     @cached_property
@@ -418,7 +422,7 @@ class Explorer:
         }
         write_page(folder / "report.html", workspace.result / GROUPS, given, source, membership, described, about, self.config)
         inputs = [given.folder / name for name in ("particles.star", "embedding.npy", "manifest.json")]
-        inputs += filter(None, (self.config.library, self.config.poses))
+        inputs += filter(None, (self.config.library, self.config.poses, self.config.only))
         write_manifest(folder, "discover", self.config, inputs, self.config.seed, about, {"predictions": given.folder})
 
 

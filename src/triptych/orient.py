@@ -31,7 +31,7 @@ from triptych.hand import Hand, choose_sample, tell_hand
 from triptych.identify import load_references
 from triptych.io.manifest import MANIFEST, hash_file, installed_version, is_made, read_manifest, write_manifest
 from triptych.io.mrc import write_mrc
-from triptych.io.predictions import EMBEDDING_ROW, Predicted, read_predictions
+from triptych.io.predictions import EMBEDDING_ROW, Predicted, are_listed, read_predictions
 from triptych.io.relion import numbers
 from triptych.io.star import probability_columns, read_star, write_star
 from triptych.io.workspace import Workspace, choose_items, open_workspace, reopen
@@ -103,8 +103,8 @@ class Orienter:
     @cached_property
     def identity(self) -> tuple[str, ...]:
         """What predictions and structures are recognised by."""
-        known = [] if self.config.known is None else [self.config.known / "particles.star"]
-        read = [self.predictions / "particles.star", self.predictions / MANIFEST, *known]
+        known = None if self.config.known is None else self.config.known / "particles.star"
+        read = filter(None, (self.predictions / "particles.star", self.predictions / MANIFEST, known, self.config.only))
         return *map(hash_file, read), hash_structures(self.structures.values())
 
     @cached_property
@@ -135,6 +135,7 @@ class Orienter:
         called, rest = np.array(given.class_names)[given.label], np.ones(len(given), bool)
         rest[self.rows] = False
         reasons = {
+            "not in the list of those to take (only)": ~are_listed(given, self.config.only),
             f"called “{NONE_CLASS}”": called == NONE_CLASS,
             f"called “{UNKNOWN}” (unknown=true takes them too)": ~choose_particles(given, self.config),
             "of classes that the library has no structure of": ~np.isin(given.label, list(self.structures)),
@@ -199,9 +200,9 @@ def read_levels(folder: Path, accepted_share: float) -> FitLevels:
 
 
 def choose_particles(given: Predicted, config: OrientConfig) -> NDArray[np.bool_]:
-    """Which particles are to be oriented, whatever their class; all of them where they are to be judged anew."""
+    """Which of the particles asked for are to be oriented, whatever their class; all of them where they are to be judged anew."""
     every = config.unknown or config.known is not None
-    return np.ones(len(given), bool) if every else ~given.is_unknown
+    return are_listed(given, config.only) & (every | ~given.is_unknown)
 
 
 def orient(
@@ -348,7 +349,7 @@ def finish_run(workspace: Workspace, orienter: Orienter, folder: Path) -> None:
     }
     write_page(folder / "report.html", orienter, averages, renamed, about)
     inputs = [orienter.predictions / name for name in ("particles.star", MANIFEST)]
-    inputs += filter(None, (orienter.config.library, orienter.config.known))
+    inputs += filter(None, (orienter.config.library, orienter.config.known, orienter.config.only))
     write_manifest(folder, STAGE, orienter.config, inputs, None, about, {"predictions": orienter.predictions})
 
 

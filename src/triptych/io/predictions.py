@@ -130,6 +130,19 @@ def read_predictions(folder: Path, oriented: bool = False) -> Predicted:
     return Predicted(folder, manifest, table, names, class_names, *classes, novelty, verdicts, masks, densities, embedding, posed)
 
 
+def are_listed(given: Predicted, star: Path | None) -> NDArray[np.bool_]:
+    """(n,), which particles a STAR file lists by their _triptychName, such as one that `select` made of the predictions; without one, all."""
+    if star is None:
+        return np.ones(len(given), bool)
+    listed = next((set(block["triptychName"].astype(str)) for block in read_star(star).values() if "triptychName" in block), None)
+    if listed is None:
+        raise InputError(f"{star} has no column _triptychName: give a table that `triptych select` made of {given.folder}")
+    if strange := listed - set(given.names):
+        what = f"{star} lists {counted(len(strange), 'particle')} that {given.folder} does not have ({min(strange)})"
+        raise InputError(f"{what}: give a table that was made of these predictions")
+    return np.isin(given.names, list(listed))
+
+
 def _read_origin(folder: Path, manifest: dict[str, Any]) -> Predicted:
     """The predictions that `orient` made a folder of."""
     place = command_folder(manifest) / str(manifest_entry(manifest, "arguments", "predictions"))
