@@ -20,11 +20,12 @@ from mutations import Files
 from triptych.config import STAGES, CutConfig, NetworkConfig, PredictConfig, TrainConfig
 from triptych.cut import cut
 from triptych.errors import InputError
-from triptych.io.convert import ENDINGS, FORMATS, Known, convert_particles, read_particles, write_particles
+from triptych.io.convert import FORMATS, convert_particles, write_particles
 from triptych.io.describe import describe_file
 from triptych.io.em import read_em, write_em
 from triptych.io.manifest import MANIFEST, hash_file, write_manifest
 from triptych.io.mrc import read_mrc, write_mrc
+from triptych.io.particle_lists import Known, read_particles
 from triptych.io.predictions import read_predictions
 from triptych.io.source import cut_box, open_particles
 from triptych.io.star import write_star
@@ -99,7 +100,7 @@ def convert(path: Path, out: Path) -> None:
     particles = read_particles(path, known)
     for target in FORMATS:
         with suppress(InputError):
-            write_particles(out / f"{target.replace('.', '')}{ENDINGS.get(target, '')}", particles, target, known)
+            write_particles(out / f"{target.replace('.', '')}{FORMATS[target].ending or ''}", particles, target, known)
 
 
 def convert_as_it_is(path: Path, out: Path) -> object:

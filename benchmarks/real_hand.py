@@ -24,8 +24,8 @@ from triptych.config import AlignConfig, OrientConfig, PredictConfig, SimulateCo
 from triptych.fourier import resample_to_box, wedge_weights
 from triptych.hand import tell_hand
 from triptych.identify import identify, mirror
-from triptych.io.convert import read_particles
 from triptych.io.mrc import read_mrc
+from triptych.io.particle_lists import read_particles
 from triptych.io.source import ParticleSource, open_particles
 from triptych.io.store import open_store
 from triptych.simulate import simulate

@@ -18,9 +18,10 @@ from triptych.config import AugmentConfig, CutConfig, TrainConfig
 from triptych.cut import assign_voxels, cut, find_pieces, read_annotations
 from triptych.dataset import find_slab, split_rows, tile_rows, warn_of_missing_signal
 from triptych.errors import InputError
-from triptych.io.convert import Known, convert_particles
+from triptych.io.convert import convert_particles
 from triptych.io.manifest import read_manifest
 from triptych.io.mrc import read_mrc
+from triptych.io.particle_lists import Known
 from triptych.io.store import Store, open_store
 from triptych.io.tomogram import find_tomograms
 from triptych.settings import load_config

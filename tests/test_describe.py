@@ -20,9 +20,10 @@ from tiny import write_mrc, write_pdb
 
 from triptych.errors import InputError
 from triptych.identify import load_references
-from triptych.io.convert import FORMATS, Known, write_particles
+from triptych.io.convert import FORMATS, write_particles
 from triptych.io.describe import describe_file
 from triptych.io.em import write_em
+from triptych.io.particle_lists import Known
 from triptych.io.relion import particle_columns, tomogram_row
 from triptych.io.star import write_star
 from triptych.io.store import Rows, create_store
@@ -257,7 +258,7 @@ def test_other_programs_lists(target: str, name: str, tmp_path: Path) -> None:
     )
     write_particles(tmp_path / name, particles, target, Known(voxel_size=10.0))
     result = describe_file(tmp_path / name)
-    assert result.kind == {"csv": "CSV file of particles"}.get(target, FORMATS[target])
+    assert result.kind == {"csv": "CSV file of particles"}.get(target, FORMATS[target].title)
     facts = dict(result.facts)
     assert facts["particles"] == "2"
     assert facts["extent"].startswith("x 10 to 40 pixels" if target == "em" else "x 100 to 400 Å")

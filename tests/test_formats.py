@@ -21,13 +21,14 @@ from typer.testing import CliRunner
 from triptych.cli import app
 from triptych.errors import InputError
 from triptych.io.angles import dynamo_from_rotations, rotations_from_dynamo, rotations_from_zxz, zxz_from_rotations
-from triptych.io.convert import FORMATS, Known, convert_particles, guess_format, read_particles, write_particles
+from triptych.io.convert import FORMATS, convert_particles, write_particles
 from triptych.io.copick import clean_name
 from triptych.io.describe import describe_file
 from triptych.io.em import read_em, write_em
 from triptych.io.imod import ImodObject, read_imod, write_imod
 from triptych.io.mrc import write_mrc
 from triptych.io.numbering import are_numbers, number_names
+from triptych.io.particle_lists import Known, guess_format, read_particles
 from triptych.io.relion import frame_of_file, read_relion, rotations_from_angles, tomogram_row
 from triptych.io.star import read_star, write_star
 from triptych.particles import Frame, Particles
@@ -794,7 +795,7 @@ def test_convert_from_the_command_line(tmp_path: Path) -> None:
     result = run("convert", source, tmp_path / "five", "--to", "relion5", "--tomogram-size", "400", "500", "600", "--voxel-size", "2")
     assert result.exit_code == 0, result.output
     assert "2 particles in 2 tomograms\n" in result.stdout  # in Å
-    assert "put your project's own in its place" in result.stderr
+    assert "give your project's with --tomograms" in result.stderr
     assert sorted(path.name for path in (tmp_path / "five").iterdir()) == ["optimisation_set.star", "particles.star", "tomograms.star"]
     again = run("convert", tmp_path / "five", tmp_path / "table.tbl", "--to", "dynamo")
     assert again.exit_code == 0, again.output
@@ -803,7 +804,7 @@ def test_convert_from_the_command_line(tmp_path: Path) -> None:
 
 def test_the_header_of_a_tomogram_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
-    monkeypatch.setattr("triptych.io.convert.frame_of_file", lambda path, size: read.append(path) or frame_of_file(path, size))
+    monkeypatch.setattr("triptych.io.particle_lists.frame_of_file", lambda path, size: read.append(path) or frame_of_file(path, size))
     for name in ("TS_1", "TS_2"):
         write_mrc(tmp_path / f"tomograms/{name}.mrc", Volume(np.zeros((4, 5, 6), np.float32), 8.0))
     (tmp_path / "a.csv").write_text("tomogram,x,y,z\nTS_1,1,2,3\nTS_2,1,2,3\nTS_1,2,2,3\n")

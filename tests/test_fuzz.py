@@ -17,11 +17,12 @@ import zarr
 
 from triptych.config import NetworkConfig, PredictConfig, TrainConfig
 from triptych.errors import InputError
-from triptych.io.convert import Known, read_particles, write_particles
+from triptych.io.convert import write_particles
 from triptych.io.em import read_em
 from triptych.io.files import map_array
 from triptych.io.manifest import hash_file
 from triptych.io.mrc import read_mrc, write_mrc
+from triptych.io.particle_lists import Known, read_particles
 from triptych.io.star import write_star
 from triptych.io.tomogram import open_tomogram
 from triptych.model import Model, ModelCard, load_model

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from triptych.io.convert import Known, convert_particles, read_particles
+from triptych.io.convert import convert_particles
 from triptych.io.links import find_file, search_folders
 from triptych.io.mrc import write_mrc
+from triptych.io.particle_lists import Known, read_particles
 from triptych.io.star import read_star, write_star
 from triptych.volume import Volume
 

@@ -15,9 +15,10 @@ import triptych
 from triptych.cli import app
 from triptych.config import PredictConfig
 from triptych.errors import InputError
-from triptych.io.convert import read_particles, write_particles
+from triptych.io.convert import write_particles
 from triptych.io.describe import describe_file
 from triptych.io.links import find_file, search_folders
+from triptych.io.particle_lists import read_particles
 from triptych.io.relion import optics_table, particle_columns, tomogram_row
 from triptych.io.source import open_particles
 from triptych.io.star import read_star, write_star

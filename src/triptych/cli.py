@@ -514,15 +514,16 @@ def convert(
     class_name: Annotated[str | None, typer.Option("--class", metavar="NAME", help="What the particles are, where IN does not tell.")] = None,
 ) -> None:
     """A list of particles from one program's format to another's."""
-    from triptych.io.convert import COUNTS_PIXELS, FORMATS, Known, convert_particles, find_pixel_sizes
+    from triptych.io.convert import FORMATS, convert_particles, find_pixel_sizes
+    from triptych.io.particle_lists import Known
 
     known = Known(voxel_size, input_voxel_size, tomogram_size, tomograms, tomogram, class_name)
     found = convert_particles(particles, output, to, known)
     places = f" in {counted(len(set(found.tomograms)), 'tomogram')}" if found.tomograms is not None else ""
-    sizes = sorted({f"{size:g}" for size in find_pixel_sizes(found, known, to)}) if to in COUNTS_PIXELS else []
+    sizes = sorted({f"{size:g}" for size in find_pixel_sizes(found, known, to)}) if FORMATS[to].in_pixels else []
     unit = f", in pixels of {', '.join(sizes)} Å" if sizes else ""
     out.print(f"{counted(len(found), 'particle')}{places}{unit}", soft_wrap=True)
-    print_path(FORMATS[to], output)
+    print_path(FORMATS[to].title, output)
 
 
 @app.command()

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from triptych.errors import InputError
-from triptych.io.convert import LIST_ENDINGS
 from triptych.io.copick import find_config
 from triptych.io.describe_particles import describe_em, describe_list, describe_star
 from triptych.io.describe_results import describe_model, describe_predictions, describe_result, describe_store
@@ -16,6 +15,7 @@ from triptych.io.describe_volumes import describe_mrc, describe_volumes, describ
 from triptych.io.description import Description
 from triptych.io.manifest import MANIFEST
 from triptych.io.mrc import is_mrc_name, mrc_files
+from triptych.io.particle_lists import LIST_ENDINGS
 from triptych.io.particle_star import OPTIMISATION_SET
 from triptych.io.structure_files import is_index, structure_kind
 from triptych.io.tomogram import is_ome_zarr

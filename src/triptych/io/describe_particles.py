@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from triptych.config import PredictConfig
 from triptych.errors import InputError, counted
-from triptych.io.convert import Known, guess_format, read_particles
 from triptych.io.describe_volumes import CONTRAST_SAMPLE, add_contrast, compare_with_table, open_grey_values
 from triptych.io.description import Description
 from triptych.io.em import read_em
 from triptych.io.links import RECONSTRUCTED, find_file, search_folders, split_number
 from triptych.io.motive_list import ROWS
 from triptych.io.mrc import is_mrc_name, read_header, stated_voxel_size
+from triptych.io.particle_lists import Known, guess_format, read_particles
 from triptych.io.particle_star import TOMOGRAMS
 from triptych.io.relion import CENTERED, COORDINATES, RelionFile, read_relion, tomogram_table
 from triptych.io.source import locate_tomograms, open_particles

@@ -8,7 +8,7 @@ big-endian. The chunk MINX holds the pixel size and the origin of that volume.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -189,7 +189,7 @@ def particles_from_imod(path: Path | str, voxel_size: float | None = None) -> Pa
     return Particles(table, np.concatenate(places), tomograms=tomograms, classes=classes if any(classes) else None, pixel_sizes=np.array(sizes))
 
 
-def write_imod_particles(path: Path | str, particles: Particles, pixel_sizes: NDArray[np.float64], frames: dict[str, Frame]) -> None:
+def write_imod_particles(path: Path | str, particles: Particles, pixel_sizes: NDArray[np.float64], frames: Mapping[str, Frame]) -> None:
     """Write a model, or a folder with one for each tomogram where the name does not end in ".mod"; the classes become objects.
 
     Parameters
