@@ -19,7 +19,7 @@ import yaml
 from typer.testing import CliRunner
 
 import triptych
-from triptych import cli
+from triptych import cli, terminal
 from triptych.errors import InputError
 from triptych.io.star import write_star
 from triptych.settings import format_defaults, stage_settings
@@ -189,7 +189,7 @@ def test_warnings_are_loud_and_details_only_on_request(stub_report: SimpleNamesp
 
 
 def test_progress_off_a_terminal_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
-    with cli.show_progress("predict", "particles", "CPU, 1 thread") as on_progress:
+    with terminal.show_progress("predict", "particles", "CPU, 1 thread") as on_progress:
         for done in range(1, 101):
             on_progress(done, 100)
     lines = capsys.readouterr().err.strip().splitlines()
@@ -200,16 +200,16 @@ def test_progress_off_a_terminal_is_a_line_now_and_then(capsys: pytest.CaptureFi
 
 def test_progress_of_a_resumed_run_counts_only_what_it_did(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = iter([0.0, 50.0, 100.0])
-    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock))
-    with cli.show_progress("train", "updates", "CPU", resumed=True) as on_progress:
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
+    with terminal.show_progress("train", "updates", "CPU", resumed=True) as on_progress:
         on_progress(1000, 1200)
         on_progress(1200, 1200)
     assert "2.0 updates/s" in capsys.readouterr().err
 
 
 def test_progress_bar_names_device_count_and_rate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(cli, "err", cli.Console(stderr=True, force_terminal=True, width=150))
-    with cli.show_progress("train", "updates", "a GPU", resumed=True) as on_progress:
+    monkeypatch.setattr(terminal, "err", terminal.Console(stderr=True, force_terminal=True, width=150))
+    with terminal.show_progress("train", "updates", "a GPU", resumed=True) as on_progress:
         on_progress(1000, 1002)
         on_progress(1001, 1002)
         on_progress(1002, 1002)
@@ -239,7 +239,7 @@ def test_report_with_truth_prints_the_headline(stub_report: SimpleNamespace, tmp
 def test_classes_and_unknown_particles_are_counted_under_their_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = {"triptychClass": ["a[b]", "a[b]", "b"], "triptychProbability": [0.5, 0.7, 0.9], "triptychVerdict": ["unknown", "a", "b"]}
     write_star(tmp_path / "particles.star", {"particles": pd.DataFrame(table)})
-    cli.print_classes(tmp_path)
+    terminal.print_classes(tmp_path)
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
     assert rows == [["a[b]", "2", "0.600", "1"], ["b", "1", "0.900", "0"]]
 

@@ -19,7 +19,7 @@ from tiny import hashes
 from typer.testing import CliRunner
 
 from triptych.add_class import add_classes
-from triptych.cli import app, print_groups
+from triptych.cli import app
 from triptych.config import AlignConfig, DiscoverConfig, NetworkConfig
 from triptych.discover import choose_particles, discover
 from triptych.errors import InputError
@@ -37,6 +37,7 @@ from triptych.model import Model, ModelCard, load_model
 from triptych.network import Network
 from triptych.novelty import NoveltyRule, Traits, describe_known
 from triptych.structures import Structure, write_library
+from triptych.terminal import print_groups
 from triptych.volume import Volume
 
 QUICK = AlignConfig(step=45, starts=1, rounds=1, candidates=1, resolution=40, coarse_resolution=50, max_shift=20)
