@@ -23,11 +23,11 @@ from triptych.config import PredictConfig
 from triptych.errors import InputError
 from triptych.io.mrc import write_mrc
 from triptych.io.relion import COORDINATES, angles_from_rotations, particles_from_relion, read_relion, rotations_from_angles
-from triptych.io.source import READS_PER_MAP, ParticleSource, by_name, cut_box, find_tomogram, open_particles, unique_names, voxel_sizes
+from triptych.io.source import READS_PER_MAP, ParticleSource, cut_box, open_particles, unique_names, voxel_sizes
 from triptych.io.star import read_star, write_star
 from triptych.io.store import Rows, create_store
 from triptych.io.tilt_stacks import open_tilt_stacks
-from triptych.io.tomogram import tomogram_name
+from triptych.io.tomogram_names import by_name, find_tomogram, tomogram_name
 from triptych.missing_wedge import find_missing_wedge
 from triptych.particles import Frame
 from triptych.tilt_images import TiltOptics, reconstruct
@@ -565,7 +565,7 @@ def test_files_are_looked_at_once_for_all_names(tmp_path: Path, monkeypatch: pyt
     names, seen = [f"TS_{number}" for number in range(12)], []
     for name in names:
         make_tomogram(tmp_path, f"{name}.mrc")
-    monkeypatch.setattr("triptych.io.source.tomogram_name", lambda path: seen.append(path) or tomogram_name(path))
+    monkeypatch.setattr("triptych.io.tomogram_names.tomogram_name", lambda path: seen.append(path) or tomogram_name(path))
     assert len(open_it(write_coordinates(tmp_path, *[[40.0] * 12] * 3, names=names))) == 12
     assert len(seen) == 12
 

@@ -28,10 +28,11 @@ from triptych.io.manifest import check_apart, installed_version, recognise_input
 from triptych.io.mrc import are_valid, check_values, mrc_files, read_mrc, read_sections
 from triptych.io.particle_lists import Known, read_particles
 from triptych.io.relion import numbers
-from triptych.io.source import by_name, called, check_inside, cut_box, find_tomogram
+from triptych.io.source import check_inside, cut_box
 from triptych.io.star import read_star
 from triptych.io.store import Rows, check_shift, create_store, open_store, remove_leftovers
-from triptych.io.tomogram import find_tomograms, is_zarr, open_tomogram, stated_frame, tomogram_name
+from triptych.io.tomogram import find_tomograms, is_zarr, open_tomogram, stated_frame
+from triptych.io.tomogram_names import by_name, called, find_tomogram, tomogram_name
 from triptych.io.workspace import Workspace, open_workspace
 from triptych.particles import Frame, Particles
 from triptych.structures import check_class_names

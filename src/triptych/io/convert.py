@@ -23,8 +23,8 @@ from triptych.io.numbering import file_names
 from triptych.io.particle_csv import write_csv
 from triptych.io.particle_lists import Known, given_frames, read_particles
 from triptych.io.particle_star import PARTICLES, STAR_LABEL, UNDERSTOOD, write_relion_3_or_4, write_relion_5, write_warp
-from triptych.io.relion import bare_tomogram_name, shared_name
 from triptych.io.star import Block, read_star
+from triptych.io.tomogram_names import bare_tomogram_name, shared_name
 from triptych.particles import Frame, Particles
 
 log = logging.getLogger(__name__)

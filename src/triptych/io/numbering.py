@@ -18,7 +18,7 @@ from triptych.errors import InputError
 from triptych.io.files import read_text
 from triptych.io.manifest import output_file
 from triptych.io.mrc import bare_stem
-from triptych.io.relion import bare_tomogram_name
+from triptych.io.tomogram_names import bare_tomogram_name
 
 log = logging.getLogger(__name__)
 

@@ -31,13 +31,12 @@ from triptych.io.relion import (
     COORDINATES,
     SCORES,
     SUBTOMOGRAM_ANGLES,
-    TOMOSTAR,
     UNBINNED_PIXEL_SIZES,
     angles_from_rotations,
-    bare_tomogram_name,
     rotations_from_angles,
 )
 from triptych.io.star import Block, write_star
+from triptych.io.tomogram_names import TOMOSTAR, bare_tomogram_name
 from triptych.particles import Frame, Particles
 
 PARTICLES, TOMOGRAMS, OPTIMISATION_SET = "particles.star", "tomograms.star", "optimisation_set.star"

@@ -16,7 +16,6 @@ The rules, each of which has been got wrong by some importer:
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,8 +30,9 @@ from scipy.spatial.transform import Rotation
 from triptych.errors import InputError
 from triptych.io.angles import angles_from_matrices
 from triptych.io.links import RECONSTRUCTED, TILT_SERIES, find_file, find_mrc, search_folders
-from triptych.io.mrc import bare_stem, is_mrc_name, read_header, stated_voxel_size
+from triptych.io.mrc import read_header, stated_voxel_size
 from triptych.io.star import Block, read_star
+from triptych.io.tomogram_names import TOMOSTAR, bare_tomogram_name, is_warp_name
 from triptych.particles import Frame, Particles
 
 log = logging.getLogger(__name__)
@@ -50,9 +50,6 @@ TILTS, BEAM = ("rlnTomoYTilt", "rlnTomoNominalStageTiltAngle"), "rlnTomoProjZ"
 MOST_ASKEW = 0.5
 """Of a beam's length, what lies along y at most where the tilts are about y: the specimen may lie a little askew."""
 TILT_TABLE = "tilts.star"
-TOMOSTAR = ".tomostar"
-_WARP_PIXEL_SIZE = re.compile(r"(?<=.)_\d+(\.\d+)?Apx$")
-"""With which Warp ends the names of its reconstructions: TS_1_10.00Apx.mrc is that of TS_1.tomostar."""
 BINNING = "rlnTomoTomogramBinning"
 """Voxels of a tomogram over the pixels of its tilt series."""
 SET_FILES = {"particles": "rlnTomoParticlesFile", "tomograms": "rlnTomoTomogramsFile"}
@@ -64,21 +61,6 @@ M_ANGLES, M_NAME, M_HALF = ("wrpAngleRot1", "wrpAngleTilt1", "wrpAnglePsi1"), "w
 """What M writes of a species' particles: Å from the first voxel, Warp's angles; of several points in time, the first counts."""
 CLASSES = ("triptychClass", "rlnClassNumber")
 FrameFinder: TypeAlias = Callable[[Sequence[str]], Mapping[str, Frame]]
-
-
-def bare_tomogram_name(name: str) -> str:
-    """A tomogram's name without folders and endings, whether it is that of a file or of Warp's: what two programs' names of it share."""
-    return _WARP_PIXEL_SIZE.sub("", bare_stem(name.removesuffix(TOMOSTAR)))
-
-
-def shared_name(name: str) -> str:
-    """A tomogram's bare name without the "rec_" of RELION 5's reconstructions: the tomogram TS_1 is the file rec_TS_1.mrc."""
-    return bare_tomogram_name(name).removeprefix("rec_")
-
-
-def is_warp_name(name: str) -> bool:
-    """Whether a tomogram is called as Warp calls it: TS_1.tomostar, or (Warp 1) TS_1_10.00Apx.mrc."""
-    return name.endswith(TOMOSTAR) or (is_mrc_name(name) and _WARP_PIXEL_SIZE.search(bare_stem(name)) is not None)
 
 
 @dataclass(frozen=True, eq=False)

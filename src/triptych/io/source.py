@@ -11,14 +11,11 @@ import glob
 import logging
 import os
 import re
-import sys
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 import numpy as np
 import pandas as pd
@@ -31,11 +28,12 @@ from triptych.io.links import CTF_VOLUME, RECONSTRUCTED, find_file, name_from, s
 from triptych.io.manifest import MANIFEST, manifest_entry, read_manifest
 from triptych.io.mrc import MrcHeader, bare_stem, check_values, is_mrc_name, locate_volume, mrc_files, read_header, read_mrc, stated_voxel_size
 from triptych.io.particle_star import star_of_folder
-from triptych.io.relion import BINNING, CENTERED, COORDINATES, TOMOSTAR, RelionFile, bare_tomogram_name, read_relion
+from triptych.io.relion import BINNING, CENTERED, COORDINATES, RelionFile, read_relion
 from triptych.io.star import Block
 from triptych.io.stated import VOXEL_SIZE_TOLERANCE, find_stated
 from triptych.io.tilt_stacks import TiltStacks, open_tilt_stacks
-from triptych.io.tomogram import is_tomogram, open_tomogram, stated_frame, tomogram_files, tomogram_name
+from triptych.io.tomogram import is_tomogram, open_tomogram, stated_frame, tomogram_files
+from triptych.io.tomogram_names import bare_tomogram_name, by_name, find_tomogram
 from triptych.io.transfers import CtfVolumes, Transfers, named_transfers, stored_transfers
 from triptych.volume import MAX_BOX, Volume, clip_box, spread_numbers
 
@@ -45,7 +43,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 IntArray = NDArray[np.int64]
-NamedFiles: TypeAlias = list[tuple[str, Path]]
 
 READS_PER_MAP = 16
 """Boxes cut out of a tomogram before it is mapped anew."""
@@ -425,17 +422,6 @@ def _open_star_images(file: RelionFile, config: PredictConfig) -> ParticleSource
     )
 
 
-def find_tomogram(name: str, files: NamedFiles, folder: Path, how: str = "give its folder with --set tomograms=") -> Path:
-    """The file of a tomogram among those of a folder, as `called` finds it; InputError where there is none or several."""
-    stem, found, folder = bare_tomogram_name(name), called(name, files), folder.absolute()
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise InputError(f"no tomogram called {stem} is in {folder} (.mrc, .rec or {stem}_*.mrc): {how}")
-    some = ", ".join(sorted(file.name for file in found)[:3])
-    raise InputError(f"{len(found)} files in {folder} could be the tomogram {stem} ({some}): leave only one there")
-
-
 def _tilt_ranges(file: RelionFile, paths: Sequence[Path], tomogram: NDArray[np.int64]) -> NDArray[np.float64] | None:
     """Lowest and highest tilt of each particle, degrees, (n, 2), as its own files or a table beside its tomogram say; None unless all are known."""
     ranges = file.tilt_ranges()
@@ -443,29 +429,6 @@ def _tilt_ranges(file: RelionFile, paths: Sequence[Path], tomogram: NDArray[np.i
         return ranges
     known = [about.tilts for about in find_stated(paths) if about is not None and about.tilts is not None]
     return np.array(known)[tomogram] if len(known) == len(paths) else None
-
-
-def by_name(files: Iterable[Path]) -> NamedFiles:
-    """Files of tomograms with their names, by which they are sorted, so that `called` soon finds one among many."""
-    return sorted((tomogram_name(file), file) for file in files)
-
-
-def called(name: str, files: NamedFiles) -> list[Path]:
-    """The files that a tomogram's name may mean: called as it is, or so with RELION's "rec_" before it, or else those that start so.
-
-    Where there is none, the name counts without the pixel size that Warp adds to it.
-    """
-    found: list[Path] = []
-    for stem in (bare_stem(name.removesuffix(TOMOSTAR)), bare_tomogram_name(name)):
-        keys = (stem, f"rec_{stem}")
-        near = [item for key in keys for item in _starting_with(key, files)]
-        found = found or [file for own, file in near if own in keys] or [file for _, file in near]
-    return found
-
-
-def _starting_with(key: str, files: NamedFiles) -> NamedFiles:
-    first, last = (bisect_left(files, end, key=itemgetter(0)) for end in (key, key + chr(sys.maxunicode)))
-    return [(own, file) for own, file in files[first:last] if not own[len(key) : len(key) + 1].isalnum()]
 
 
 def locate_tomograms(file: RelionFile, config: PredictConfig) -> tuple[list[Path], NDArray[np.int64]]:

@@ -19,7 +19,6 @@ from triptych.io.relion import (
     BINNING,
     SET_FILES,
     UNBINNED_PIXEL_SIZES,
-    bare_tomogram_name,
     extreme_tilts,
     numbers,
     optimisation_set,
@@ -28,7 +27,8 @@ from triptych.io.relion import (
     tomogram_table,
 )
 from triptych.io.star import Block, read_star
-from triptych.io.tomogram import check_unique, find_tomograms, is_tomogram, stated_frame, tomogram_name
+from triptych.io.tomogram import check_unique, find_tomograms, is_tomogram, stated_frame
+from triptych.io.tomogram_names import bare_tomogram_name, tomogram_name
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from triptych.errors import InputError
 from triptych.io.mrc import (
-    bare_stem,
     common_voxel_size,
     is_mrc_name,
     locate_volume,
@@ -24,10 +23,10 @@ from triptych.io.mrc import (
     read_mrc,
     stated_voxel_size,
 )
+from triptych.io.tomogram_names import tomogram_name
 from triptych.io.zarr_files import CheckedArray, zarr_errors
 from triptych.volume import Volume
 
-ZARR_SUFFIX = ".zarr"
 UNITS = {"angstrom": 1.0, "nanometer": 10.0, "micrometer": 1e4}
 """Å per unit of length."""
 LARGEST_UNPACKED = 2**31
@@ -86,11 +85,6 @@ def is_ome_zarr(path: Path) -> bool:
         return False
     ome = attributes.get("ome", attributes)
     return isinstance(ome, dict) and "multiscales" in ome
-
-
-def tomogram_name(path: Path) -> str:
-    """File name without its endings."""
-    return bare_stem(path.name.removesuffix(ZARR_SUFFIX).removesuffix(".ome"))
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,75 @@
+"""What tomograms are called: by their files, by the programs that list particles in them, and by both of one and the same."""
+
+from __future__ import annotations
+
+import re
+import sys
+from bisect import bisect_left
+from collections.abc import Iterable
+from operator import itemgetter
+from pathlib import Path
+from typing import TypeAlias
+
+from triptych.errors import InputError
+from triptych.io.mrc import bare_stem, is_mrc_name
+
+ZARR_SUFFIX = ".zarr"
+TOMOSTAR = ".tomostar"
+_WARP_PIXEL_SIZE = re.compile(r"(?<=.)_\d+(\.\d+)?Apx$")
+"""With which Warp ends the names of its reconstructions: TS_1_10.00Apx.mrc is that of TS_1.tomostar."""
+
+NamedFiles: TypeAlias = list[tuple[str, Path]]
+
+
+def tomogram_name(path: Path) -> str:
+    """File name without its endings."""
+    return bare_stem(path.name.removesuffix(ZARR_SUFFIX).removesuffix(".ome"))
+
+
+def bare_tomogram_name(name: str) -> str:
+    """A tomogram's name without folders and endings, whether it is that of a file or of Warp's: what two programs' names of it share."""
+    return _WARP_PIXEL_SIZE.sub("", bare_stem(name.removesuffix(TOMOSTAR)))
+
+
+def shared_name(name: str) -> str:
+    """A tomogram's bare name without the "rec_" of RELION 5's reconstructions: the tomogram TS_1 is the file rec_TS_1.mrc."""
+    return bare_tomogram_name(name).removeprefix("rec_")
+
+
+def is_warp_name(name: str) -> bool:
+    """Whether a tomogram is called as Warp calls it: TS_1.tomostar, or (Warp 1) TS_1_10.00Apx.mrc."""
+    return name.endswith(TOMOSTAR) or (is_mrc_name(name) and _WARP_PIXEL_SIZE.search(bare_stem(name)) is not None)
+
+
+def find_tomogram(name: str, files: NamedFiles, folder: Path, how: str = "give its folder with --set tomograms=") -> Path:
+    """The file of a tomogram among those of a folder, as `called` finds it; InputError where there is none or several."""
+    stem, found, folder = bare_tomogram_name(name), called(name, files), folder.absolute()
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise InputError(f"no tomogram called {stem} is in {folder} (.mrc, .rec or {stem}_*.mrc): {how}")
+    some = ", ".join(sorted(file.name for file in found)[:3])
+    raise InputError(f"{len(found)} files in {folder} could be the tomogram {stem} ({some}): leave only one there")
+
+
+def by_name(files: Iterable[Path]) -> NamedFiles:
+    """Files of tomograms with their names, by which they are sorted, so that `called` soon finds one among many."""
+    return sorted((tomogram_name(file), file) for file in files)
+
+
+def called(name: str, files: NamedFiles) -> list[Path]:
+    """The files that a tomogram's name may mean: called as it is, or so with RELION's "rec_" before it, or else those that start so.
+
+    Where there is none, the name counts without the pixel size that Warp adds to it.
+    """
+    found: list[Path] = []
+    for stem in (bare_stem(name.removesuffix(TOMOSTAR)), bare_tomogram_name(name)):
+        keys = (stem, f"rec_{stem}")
+        near = [item for key in keys for item in _starting_with(key, files)]
+        found = found or [file for own, file in near if own in keys] or [file for _, file in near]
+    return found
+
+
+def _starting_with(key: str, files: NamedFiles) -> NamedFiles:
+    first, last = (bisect_left(files, end, key=itemgetter(0)) for end in (key, key + chr(sys.maxunicode)))
+    return [(own, file) for own, file in files[first:last] if not own[len(key) : len(key) + 1].isalnum()]
