@@ -33,6 +33,14 @@ LIST_ENDINGS = {".star": "star", ".tbl": "dynamo", ".em": "em", ".mod": "imod", 
 """What a list of particles is by its file's ending."""
 OTHER_STARS = {"stopgap": f"data_{STOPGAP_BLOCK}".encode(), "m": f"_{M_COORDINATES[0]}".encode()}
 """What is in the first lines of STAR files that are not read by RELION's rules."""
+READERS: dict[str, Callable[[Path, float | None], Particles]] = {
+    "dynamo": particles_from_dynamo,
+    "em": particles_from_motive_list,
+    "imod": particles_from_imod,
+    "csv": particles_from_csv,
+    "stopgap": particles_from_stopgap,
+}
+"""Of lists that may count in pixels whose size the user has to say, in Å."""
 NEARLY_THE_SAME = 0.25
 """Voxel sizes that differ by less are hardly those of a binned tomogram and of its tilt series: one of them is wrong."""
 
@@ -120,18 +128,10 @@ def guess_format(path: Path) -> str:
 
 def _read(path: Path, known: Known) -> Particles:
     kind = guess_format(path)
-    if kind == "dynamo":
-        return particles_from_dynamo(path, known.input_voxel_size)
-    if kind == "em":
-        return particles_from_motive_list(path, known.input_voxel_size)
-    if kind == "imod":
-        return particles_from_imod(path, known.input_voxel_size)
+    if kind in READERS:
+        return READERS[kind](path, known.input_voxel_size)
     if kind == "copick":
         return particles_from_copick(path)
-    if kind == "csv":
-        return particles_from_csv(path, known.input_voxel_size)
-    if kind == "stopgap":
-        return particles_from_stopgap(path, known.input_voxel_size)
     if kind == "m":
         return particles_from_m(path)
     return particles_from_relion(star_of_folder(path) or path, known.input_voxel_size, _frame_finder(known), known.find_frames)
