@@ -7,13 +7,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+from figures.results import find
+
 TOMOGRAMS, SHAPE, PARTICLES = 1000, (300, 1024, 1024), 10_000_000
 TRAINING_PARTICLES, TRAINING_UPDATES, BATCH = 100_000, 20_000, 256
 BOX = 40
@@ -55,12 +54,6 @@ class Stage:
     on_nodes: bool = True
 
 
-def read(name: str) -> dict[str, Any] | None:
-    """A result file, if there is one."""
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text()) if path.is_file() else None
-
-
 def measured(content: dict[str, Any] | None, *keys: str) -> Any:
     """An entry of a result file; None where it is missing."""
     for key in keys:
@@ -70,7 +63,7 @@ def measured(content: dict[str, Any] | None, *keys: str) -> Any:
 
 def core_rates() -> dict[str, float]:
     """Units per second of one core, from the files of the benchmarks."""
-    simulator, picking, shipped, rates, spread = (read(name) for name in ("simulator", "picking", "shipped_model", "rates", "spread"))
+    simulator, picking, shipped, rates, spread = (find(name) for name in ("simulator", "picking", "shipped_model", "rates", "spread"))
     assert simulator is not None
     assert picking is not None
     assert shipped is not None
@@ -101,10 +94,10 @@ def stage_rates(rates: dict[str, Any]) -> dict[str, float]:
 
 def stages() -> list[Stage]:
     """The project, from simulation to masks and densities of all particles."""
-    core, gpu_file, memory = core_rates(), read("gpu/rates"), read("memory")
+    core, gpu_file, memory = core_rates(), find("gpu/rates"), find("memory")
     gpu = {} if gpu_file is None else stage_rates(gpu_file)
     peaks = {name: max((row["peak_gb"] for row in measured(memory, name) or []), default=None) for name in ("predict", "pick")}
-    simulator, picking = read("simulator"), read("picking")
+    simulator, picking = find("simulator"), find("picking")
     voxels = TOMOGRAMS * math.prod(SHAPE)
     maps = BOX**3 * (1 + 4) + 2 * MRC_HEADER
     tables = EMBEDDING_BYTES + ROW_BYTES

@@ -1,0 +1,146 @@
+"""docs/benchmarks.md: networks beside each other, of one task and of three, of others and ours; and what the densities of ours are worth."""
+
+from __future__ import annotations
+
+import statistics
+
+from figures.markdown import number, table
+from figures.results import Content, find
+from figures.seeds import AT_SNR, MEASURES, SNRS, Runs, about, folder_of, over_snr, picture, read_runs, row_of_cell, spread, still_to_run, with_places
+
+MULTITASK = {
+    "class": "class",
+    "mask": "mask",
+    "density": "density",
+    "all": "all three",
+    "class_long": "class, arithmetic of all three",
+    "class_mask": "class, mask",
+    "class_density": "class, density",
+    "mask_density": "mask, density",
+    "all_uncertainty": "all three, losses weighted by uncertainty",
+    "all_gradient": "all three, gradients equalised",
+    "all_wide": "all three, 1.5 x the channels",
+}
+
+
+def multitask(size: str = "cpu") -> str:
+    """Tasks together and apart."""
+    runs = read_runs(folder_of("multitask", size), tuple(MULTITASK))
+    header = ["heads", "samples", "MMACs per particle", *AT_SNR]
+    rows = [row_of_cell(text, runs[cell], of_heads) for cell, text in MULTITASK.items()]
+    ends = f"{about(runs)}{picture('multitask', size)}{still_to_run('multitask', runs, size)}"
+    return f"{with_places(rows, header, runs)}{gains_by_seed(runs)}{ends}"
+
+
+def of_heads(items: list[Content]) -> list[str]:
+    return [f"{items[0]['samples']:,}", arithmetic(items[0]), *over_snr(items)]
+
+
+def arithmetic(run: Content) -> str:
+    """Of a network, for one particle; a dash for what is none."""
+    return f"{run['macs_per_particle'] / 1e6:,.0f}" if "macs_per_particle" in run else "–"
+
+
+def gains_by_seed(runs: Runs) -> str:
+    """What all three tasks together gain over each alone, from networks of the same seed, which saw the same samples in the same order."""
+    rows = []
+    for cell, key in zip(("class", "mask", "density"), MEASURES, strict=True):
+        pairs = [(one, own) for one in runs["all"] for own in runs[cell] if one["seed"] == own["seed"]]
+        for snr in SNRS if pairs else ():
+            gained = [one["tests"][snr][key] - own["tests"][snr][key] for one, own in pairs]
+            rows.append([MEASURES[key], snr, f"{statistics.mean(gained):+.3f}", " / ".join(f"{value:+.3f}" for value in gained)])
+    return f"{table(['all three, less the one task alone', 'SNR', 'mean', 'of each seed'], rows)}\n\n" if rows else ""
+
+
+def multitask_gpu() -> str:
+    return multitask("gpu")
+
+
+PUBLISHED = {
+    "dsrf3d": "DSRF3D, equal samples",
+    "ssn3d_ed_equal_arithmetic": "SSN3D-ED, equal arithmetic",
+    "template_matching": "template matching, true templates",
+    "ssn3d_ed": "SSN3D-ED, equal samples",
+    "dsrf3d_equal_arithmetic": "DSRF3D, equal arithmetic",
+}
+NETWORKS = {"dsrf3d": "DSRF3D", "ssn3d_ed": "SSN3D-ED for masks", "ssn3d_ed_density": "SSN3D-ED for densities"}
+
+
+def published(size: str = "cpu") -> str:
+    """Networks and a method of others beside ours."""
+    runs = read_runs(folder_of("published", size), tuple(PUBLISHED))
+    ours = read_runs(folder_of("multitask", size), ("all",))
+    header = ["method", "samples", "parameters", "MMACs per particle", "particles/s", *AT_SNR]
+    rows = [row_of_cell("triptych, all three", ours["all"], of_method)]
+    for cell, text in PUBLISHED.items():
+        rows += matched_rows(text, runs[cell]) if cell == "template_matching" else [row_of_cell(text, runs[cell], of_method)]
+    to_run = still_to_run("published", {**runs, "rates": []}, size, once=("template_matching", "rates"))
+    return f"{with_places(rows, header, runs)}{about(runs)}{speeds(size)}{to_run}{match_to_run(runs['template_matching'], size)}"
+
+
+def of_method(items: list[Content]) -> list[str]:
+    numbers = [number(items[0].get(key), ",") for key in ("samples", "parameters")]
+    rate = f"{statistics.mean(run['particles_per_second'] for run in items):.3g}"
+    return [*numbers, arithmetic(items[0]), rate, *over_snr(items)]
+
+
+def matched_rows(text: str, items: list[Content]) -> list[list[str]]:
+    """Template matching, on some of the particles, and ours on the same."""
+    if not items:
+        return [[text, "to run"]]
+    particles, same = items[0]["test_particles"], items[0]["triptych_on_the_same_particles"]
+    figures = ["–"] * 4 + over_snr([{"tests": same}]) if same else ["to run"]
+    return [[f"{text} ({particles} particles)", *of_method(items)], [f"triptych on the same {particles} particles", *figures]]
+
+
+def match_to_run(items: list[Content], size: str) -> str:
+    """The commands that put ours beside template matching."""
+    if not items or items[0]["triptych_on_the_same_particles"]:
+        return ""
+    # published.py looks for the model that multitask.py leaves in the folder of the work
+    first = f"multitask.py work_{size} --size {size} --seeds 0 --cells all --results FOLDER"
+    second = f"published.py work_{size} --size {size} --seeds 0 --cells template_matching --subset {items[0]['test_particles']} --results FOLDER"
+    return f"\n    python benchmarks/{first}\n    python benchmarks/{second}"
+
+
+def speeds(size: str) -> str:
+    """How much faster one network is than three, measured by turns in one run."""
+    found = find(f"{folder_of('published', size)}/rates_0")
+    if found is None:
+        return ""
+    rates = found["particles_per_second"]
+    others = ", ".join(f"{name} {rates[key]:.0f}" for key, name in NETWORKS.items())
+    each = ", ".join(f"{rates['triptych'] / rates[key]:.1f} ({name})" for key, name in NETWORKS.items())
+    text = f"Particles per second, by turns in one run ({found['device']}): triptych, all three tasks, {rates['triptych']:.0f}; {others}."
+    gain = f"{found['triptych_is_faster_by']:.1f} times as fast as all three one after another ({found['others_one_after_another']:.1f} particles/s)"
+    return f"\n\n{text} So triptych is so many times as fast: {each}; and, as it does at once what these do together, {gain}."
+
+
+def published_gpu() -> str:
+    return published("gpu")
+
+
+RECOVERY = {
+    "recovered": "recovered density",
+    "input": "the subtomogram itself",
+    "wiener": "the subtomogram, Wiener-filtered",
+    "class_true_pose": "mean of the named class, true pose",
+    "class_random_pose": "mean of the named class, random pose",
+}
+
+
+def recovery() -> str:
+    """FSC with the truth, in and out of the missing wedge."""
+    runs = read_runs("recovery", ("all",))
+    header = ["density", "SNR", "correlation", "mean FSC, measured", "mean FSC, missing wedge", "FSC 0.5 at, measured", "FSC 0.5 at, missing wedge"]
+    rows = []
+    for key, text in RECOVERY.items():
+        for snr in SNRS if runs["all"] else ():
+            parts = [run["tests"][snr][key] for run in runs["all"]]
+            fsc = [spread([part[where]["mean_fsc"] for part in parts]) for where in ("measured", "missing")]
+            half = [spread([part[where]["half_at_angstrom"] for part in parts], ".0f", " Å") for where in ("measured", "missing")]
+            rows.append([text, snr, spread([part["correlation"] for part in parts]), *fsc, *half])
+    return f"{with_places(rows, header, runs)}{about(runs)}{picture('recovery')}{still_to_run('recovery', runs)}"
+
+
+TABLES = (multitask, multitask_gpu, published, published_gpu, recovery)
