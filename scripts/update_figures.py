@@ -56,7 +56,8 @@ def main() -> None:
         filled = fill(text)
         if check and filled != text:
             sys.exit(f"{page.relative_to(ROOT)} shows figures other than the result files: run python scripts/update_figures.py")
-        page.write_text(filled, encoding="utf-8")
+        if filled != text:
+            page.write_text(filled, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def learned() -> str:
 
 
 def share_of_draws(values: list[float]) -> str:
-    mean, deviation = 100 * statistics.mean(values), 100 * statistics.pstdev(values)
+    mean, deviation = 100 * statistics.mean(values), 100 * statistics.stdev(values)
     return f"{mean:.0f} %" if deviation == 0 else f"{mean:.0f} ± {deviation:.0f} %"
 
 
