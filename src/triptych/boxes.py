@@ -155,9 +155,9 @@ class Boxes:
         )  # fmt: skip
 
 
-def open_boxes(given: Predicted, config: PoseSettings) -> Boxes:
-    """The particles that predictions were made from; InputError where they, their densities, or the CTFs that count are gone."""
-    source = open_source(given)
+def open_boxes(given: Predicted, config: PoseSettings, by_densities: bool = True) -> Boxes:
+    """The particles that predictions were made from; InputError where they, the CTFs that count, or the densities that are needed are gone."""
+    source = open_source(given, by_densities)
     transfers = source.transfers if config.ctf else None
     if isinstance(transfers, CtfVolumes):
         transfers.paths  # noqa: B018  looks for them
@@ -168,9 +168,9 @@ def open_boxes(given: Predicted, config: PoseSettings) -> Boxes:
     return Boxes(given, source, transfers, tilt_ranges, tilts_from, frames, known if transfers is None else f"undone, by {transfers.origin}")
 
 
-def open_source(given: Predicted) -> ParticleSource:
-    if given.densities is None:
-        how = "predict with write_densities=true, by a model that has the task density"
+def open_source(given: Predicted, by_densities: bool = True) -> ParticleSource:
+    if by_densities and given.densities is None:
+        how = "predict with write_densities=true, by a model that has the task density; or orient with --set align_by=subtomograms"
         raise InputError(f"{given.folder} holds no recovered densities, which particles are aligned by: {how}")
     source, trouble = open_input(given)
     if source is None:

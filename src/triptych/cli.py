@@ -181,6 +181,25 @@ def make_structures(
     print_path("library", output)
 
 
+@structures_app.command("average")
+def average_structures(
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Zarr store that cut wrote, with label maps.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Library folder to write.")],
+) -> None:
+    """A library of one's own classes: the shape that the masks of each have in common, for orient to put into its place."""
+    check_there(dataset)
+
+    from triptych.average_masks import average_masks
+
+    with show_progress("average", "classes") as on_progress:
+        shapes = average_masks(dataset, output, on_progress=on_progress)
+    table = make_table("name", "particles", "agreement of their masks", "mass, kDa", numbers=(1, 2, 3))
+    for structure, particles, agreement in shapes:
+        table.add_row(escape(structure.name), f"{particles:,}", f"{agreement:.2f}", f"{structure.mass_kda:,.0f}")
+    out.print(table)
+    print_path("library", output)
+
+
 @structures_app.command("fetch")
 def fetch_structures(
     ids: Annotated[list[str], typer.Argument(metavar="ID...", help="PDB or EMDB identifiers, such as 4V5D or EMD-1234.")],

@@ -441,12 +441,13 @@ class OrientConfig(PoseSettings):
     unknown: Annotated[bool, Field(description='also particles whose verdict is "unknown", as what they resemble most')] = False
     known: Annotated[Path | None, Field(description="folder that orient wrote of particles that are what they are called, such as simulated ones: particles that fit their structure less well than these do are unknown, and all are judged; none: who was unknown stays so")] = None
     accepted_share: Annotated[float, Field(gt=0, le=1, description="share of those particles that is not to be called unknown")] = 0.97
-    align_by: Annotated[Literal["both", "recovered"], Field(description="what structures are put into: the subtomogram, searched by itself and from the pose that the recovered density gives; or the recovered density alone")] = "both"
+    align_by: Annotated[Literal["both", "subtomograms", "recovered"], Field(description="what structures are put into: the subtomogram, searched by itself and from the pose that the recovered density gives; or one of the two alone, as where the model recovers no densities")] = "both"
     rivals: Annotated[int, Field(ge=0, description="other classes, the likeliest first, whose structures are tried on each particle too: the one that fits its subtomogram best names it (not with align_by=recovered); 0: classes stay")] = 3
     rival_probability: Annotated[float, Field(ge=0, le=1, description="least probability of such a class, as predict gave it")] = 0.01
     hand_check: Annotated[int, Field(ge=0, description="particles, the surest, on which the mirror images of structures are tried too, to see whether the tomograms have the right hand; 0: none")] = 32
     write_masks: Annotated[bool, Field(description="write masks/<name>.mrc: where the structure is in this pose")] = True
     write_densities: Annotated[bool, Field(description="write densities/<name>.mrc: the structure in this pose")] = True
+    write_labels: Annotated[bool, Field(description="write labels/<tomogram>.mrc: the numbers of classes.star where the structures are, of particles that are cut out of tomograms")] = False
     workers: Annotated[int, Field(ge=0, description="processes on this machine, which share its cores; 0: one per CPU core, with a GPU no more than its memory has room for (3 GiB for each)")] = 1
 
 

@@ -1,8 +1,8 @@
 """Stage `orient`: predictions -> the pose of each particle of a known structure, that structure put there, and an average of each class.
 
 The structures of the likeliest classes are aligned to the subtomogram, and the one that fits it best names the particle. It is aligned to the
-recovered density too, which has neither noise nor a missing wedge, and the better pose counts. A block of particles is what is finished at once:
-a killed run goes on there, and blocks may be spread over processes and machines.
+recovered density too, if there is one, which has neither noise nor a missing wedge, and the better pose counts. A block of particles is what is
+finished at once: a killed run goes on there, and blocks may be spread over processes and machines.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ from triptych.half_maps import soft_mask
 from triptych.hand import Hand, choose_sample, tell_hand
 from triptych.identify import load_references
 from triptych.io.manifest import MANIFEST, hash_file, installed_version, is_made, read_manifest, write_manifest
-from triptych.io.mrc import write_mrc
+from triptych.io.mrc import new_mrc, read_mrc, write_mrc
 from triptych.io.predictions import EMBEDDING_ROW, Predicted, are_listed, read_predictions
 from triptych.io.relion import numbers
 from triptych.io.star import probability_columns, read_star, write_star
+from triptych.io.tomogram import open_tomogram
+from triptych.io.tomogram_names import tomogram_name
 from triptych.io.workspace import Workspace, choose_items, open_workspace, reopen
 from triptych.novelty import give_verdicts
 from triptych.pages import draw_panel, render_page
@@ -42,6 +44,7 @@ from triptych.pose_confidence import pose_probabilities, score_other_poses
 from triptych.rivals import Named, Seen, choose_trials, count_measured, name_particles
 from triptych.specimen import OVERSAMPLING, make_template
 from triptych.structures import Structure, class_entries, hash_structures
+from triptych.tiling import paint
 from triptych.volume import Volume, crop_or_pad
 
 log = logging.getLogger(__name__)
@@ -162,7 +165,8 @@ def open_orienter(predictions: Path, config: OrientConfig) -> Orienter:
     strange = sorted(set(config.classes or ()) - set(given.class_names))
     if strange:
         raise InputError(f"classes names {strange[0]!r}, but the model knows {', '.join(given.class_names)}: correct it")
-    boxes = open_boxes(given, config)
+    boxes = open_boxes(given, config, by_densities=config.align_by != "subtomograms")
+    check_wishes(boxes, config)
     library = {structure.name: structure for structure in load_references(config.library, float(given.manifest["model"]["voxel_size"]))}
     chosen = choose_particles(given, config)
     names = np.array(given.class_names)[given.label]
@@ -184,6 +188,16 @@ def open_orienter(predictions: Path, config: OrientConfig) -> Orienter:
     structures = {k: library[name] for k, name in enumerate(given.class_names) if name in library and name != NONE_CLASS}
     rows = np.flatnonzero(chosen & np.isin(names, wanted) & np.isin(given.label, list(structures)))
     return Orienter(predictions, config, boxes, structures, rows[given.label[rows].argsort(kind="stable")], levels)
+
+
+def check_wishes(boxes: Boxes, config: OrientConfig) -> None:
+    """InputError where a setting asks for what these particles, or other settings, do not allow."""
+    if config.known is not None and config.align_by == "subtomograms":
+        raise InputError("known judges by the fit to recovered densities, which align_by=subtomograms leaves aside: leave out one of the two")
+    if config.write_labels and not config.write_masks:
+        raise InputError("write_labels puts masks together, but write_masks is false: leave out one of the two")
+    if config.write_labels and boxes.source.tomograms is None:
+        raise InputError("write_labels needs the tomograms, but these particles are images of their own: predict from coordinates and tomograms")
 
 
 def read_levels(folder: Path, accepted_share: float) -> FitLevels:
@@ -260,7 +274,8 @@ def write_block(workspace: Workspace, orienter: Orienter, number: int) -> int:
     tried = choose_trials(probabilities, label, there, config)
     references = {k: orienter.reference(k) for k in np.flatnonzero(tried.any(axis=0)).tolist()}
     with workspace.desk() as desk:
-        seen = Seen(boxes.densities(desk, rows, grid), boxes.subtomograms(desk, rows, grid), boxes.wedges(desk, rows, grid))
+        densities = None if config.align_by == "subtomograms" else boxes.densities(desk, rows, grid)
+        seen = Seen(densities, boxes.subtomograms(desk, rows, grid), boxes.wedges(desk, rows, grid))
         named = name_particles(seen, references, tried, probabilities, grid.voxel_size, config)
         write_placed(desk, orienter, rows, named)
         workspace.take_in(desk)
@@ -274,7 +289,7 @@ def write_block(workspace: Workspace, orienter: Orienter, number: int) -> int:
 def tell_sureness(seen: Seen, named: Named, references: dict[int, NDArray[np.float32]], grid: Grid, config: OrientConfig) -> NDArray[np.float32]:
     """How probably each pose is right (n,), by the subtomograms; NaN where they are not looked at."""
     sure = np.full(len(named.label), np.nan, np.float32)
-    for k in np.unique(named.label).tolist() if config.align_by == "both" else ():
+    for k in np.unique(named.label).tolist() if config.align_by != "recovered" else ():
         rows = np.flatnonzero(named.label == k)
         poses, wedges = named.poses.take(rows), of_particles(seen.wedges, rows)
         others = score_other_poses(seen.subtomograms[rows], references[k], grid.voxel_size, poses, config.align, wedges=wedges)
@@ -335,6 +350,8 @@ def finish_run(workspace: Workspace, orienter: Orienter, folder: Path) -> None:
     table = posed_table(workspace.out, orienter, found)
     hand = check_hand(workspace, orienter, found)
     renamed = table[table["triptychClass"] != table[NETWORK_CLASS]]
+    if orienter.config.write_labels:
+        write_labels(workspace, orienter, found)
     write_star(folder / "particles.star", orienter.boxes.source.blocks_with(table))
     write_star(folder / "classes.star", {"classes": classes_table(averages, orienter.boxes.given.class_names)})
     about = {
@@ -408,6 +425,30 @@ def write_averages(workspace: Workspace, averages: Sequence[ClassAverage]) -> No
         workspace.take_in(desk)
 
 
+def write_labels(workspace: Workspace, orienter: Orienter, found: dict[str, Any]) -> None:
+    """A label map of each tomogram, put together from the masks of its particles; where these overlap, the one that fits better is in front."""
+    tomograms = orienter.boxes.source.tomograms
+    assert tomograms is not None  # check_wishes made sure
+    inside: dict[Path, list[int]] = {}
+    for place in np.argsort(found["scores"], kind="stable").tolist():
+        inside.setdefault(tomograms[orienter.rows[place]], []).append(place)
+    with workspace.desk() as desk:
+        (desk / "labels").mkdir()
+        for path, places in inside.items():
+            masks = [workspace.result / "masks" / f"{orienter.boxes.given.names[orienter.rows[place]]}.mrc" for place in places]
+            write_label_map(desk / "labels" / f"{tomogram_name(path)}.mrc", path, masks, found["label"][places] + 1)
+        workspace.take_in(desk)
+
+
+def write_label_map(out: Path, tomogram: Path, masks: Sequence[Path], numbers: IntArray) -> None:
+    """Numbers (n,) where the masks in n files lie, the last ones in front, in a map that lies where the tomogram lies."""
+    frame = open_tomogram(tomogram, read_mrc(masks[0]).voxel_size)
+    with new_mrc(out, frame.shape, "u2", frame.voxel_size, frame.origin) as labels:
+        for mask, number in zip(map(read_mrc, masks), numbers.tolist(), strict=True):
+            start = np.subtract(mask.origin, frame.origin)[::-1] / frame.voxel_size
+            paint(labels, mask.data > 0, number, start.round().astype(np.int64))
+
+
 def posed_table(out: Path, orienter: Orienter, found: dict[str, Any]) -> pd.DataFrame:
     """The rows of all particles that have a pose, in the order of the predictions."""
     boxes, config = orienter.boxes, orienter.config
@@ -417,8 +458,9 @@ def posed_table(out: Path, orienter: Orienter, found: dict[str, Any]) -> pd.Data
     table = boxes.posed_table(out, rows, Alignment(*(found[name] for name in Alignment._fields)))
     table = table.drop(columns=[EMBEDDING_ROW, POSE_PROBABILITY], errors="ignore")
     table = rename(table, boxes.given.class_names, found["label"], found["probabilities"])
-    table[FIT] = found["fits"]
-    if config.align_by == "both":
+    if config.align_by != "subtomograms":
+        table[FIT] = found["fits"]
+    if config.align_by != "recovered":
         table[POSE_PROBABILITY] = found["sure"]
     truth = boxes.true_classes
     if truth is not None:

@@ -34,11 +34,11 @@ class Seen(NamedTuple):
 
     Attributes
     ----------
-    densities, subtomograms : (n, d, d, d), bright
+    densities, subtomograms : (n, d, d, d), bright; None where they are not looked at
     wedges : (n, d, d, d // 2 + 1) or (1, ...), as for `align`
     """
 
-    densities: NDArray[np.float32]
+    densities: NDArray[np.float32] | None
     subtomograms: NDArray[np.float32]
     wedges: NDArray[np.float32]
 
@@ -51,7 +51,7 @@ class Named(NamedTuple):
     label : (n,), number of its class
     probabilities : (n, k), of all classes, after the trial
     poses : of that structure
-    fits : (n,), correlation of that structure with the recovered density
+    fits : (n,), correlation of that structure with the recovered density; NaN without one
     """
 
     label: NDArray[np.int64]
@@ -74,7 +74,7 @@ def choose_trials(probabilities: FloatArray, label: NDArray[np.int64], there: Bo
     others[rows, label] = 0.0
     rank = (-others).argsort(axis=1, kind="stable").argsort(axis=1)
     # recovered densities look like what the network has named: without the subtomograms nothing can be told by them
-    count = config.rivals if config.align_by == "both" else 0
+    count = 0 if config.align_by == "recovered" else config.rivals
     tried: BoolArray = (rank < count) & (others > 0) & (others >= config.rival_probability)
     tried[rows, label] = True
     return tried
@@ -92,13 +92,16 @@ def name_particles(
     probabilities : (n, k), before the trial
     """
     by_subtomogram = no_poses(tried.shape)
-    if config.align_by == "both":
+    if config.align_by != "recovered":
         for k in np.flatnonzero(tried.any(axis=0)).tolist():
             rows = np.flatnonzero(tried[:, k])
             put(by_subtomogram, (rows, k), align_subtomograms(seen, rows, references[k], voxel_size, config))
         measured = count_measured(seen.wedges, voxel_size, config.align)
         probabilities = cap(weigh(probabilities, by_subtomogram.scores.astype(np.float64), measured), tried)
     label = np.where(tried, probabilities, -1.0).argmax(axis=1)
+    if seen.densities is None:
+        rows = np.arange(len(label))
+        return Named(label, probabilities.astype(np.float32), pose_of(by_subtomogram, rows, label), np.full(len(label), np.nan, np.float32))
     poses, fits = no_poses(label.shape), np.empty(len(label), np.float32)
     for k in np.unique(label).tolist():
         rows = np.flatnonzero(label == k)
@@ -106,7 +109,7 @@ def name_particles(
         fits[rows] = found.scores
         if config.align_by == "both":
             refined = align_subtomograms(seen, rows, references[k], voxel_size, config, start=found)
-            found = better(Alignment(*(part[rows, k] for part in by_subtomogram)), refined)
+            found = better(pose_of(by_subtomogram, rows, k), refined)
         put(poses, rows, found)
     return Named(label, probabilities.astype(np.float32), poses, fits)
 
@@ -121,6 +124,11 @@ def align_subtomograms(
 def no_poses(shape: tuple[int, ...]) -> Alignment:
     """Room for so many poses, not found so far."""
     return Alignment(np.full((*shape, 3, 3), np.nan), np.full((*shape, 3), np.nan), np.full(shape, np.nan, np.float32))
+
+
+def pose_of(poses: Alignment, rows: NDArray[np.int64], structure: NDArray[np.int64] | int) -> Alignment:
+    """Of poses (n, k) of all structures those of one for each of some particles."""
+    return Alignment(*(part[rows, structure] for part in poses))
 
 
 def put(into: Alignment, where: Any, poses: Alignment) -> None:

@@ -113,6 +113,12 @@ class ParticleSource:
         """Whether the boxes' axes are those of the tomogram; those of RELION's 3-D images may be turned by rlnTomoSubtomogramRot/Tilt/Psi."""
         return not isinstance(self.reader, _Images)
 
+    @property
+    def tomograms(self) -> list[Path] | None:
+        """The tomogram that each particle is cut out of; None where they are not."""
+        reader = self.reader
+        return [reader.paths[number] for number in reader.tomogram] if isinstance(reader, _Crops) else None
+
     def blocks_with(self, table: pd.DataFrame) -> dict[str, Block]:
         """What to write: the input's blocks in their order, with another table of particles, in a block "particles"."""
         return {"particles" if name == self.block else name: table if name == self.block else block for name, block in self.blocks.items()}
