@@ -78,9 +78,11 @@ def labelled() -> str:
     rows = []
     for run in runs:
         how = [f"{run['updates']:,}", f"16 + {run.get('tiles', 16)}", percent(run.get("turned_share", 0))]
-        rows.append([run["from"], *how, f"{run['mean_dice']:.3f}", *(str(run[key]) for key in keys)])
+        again = run.get("second_look", {})
+        second = [number(again.get("mean_dice")), str(again.get("right_class", "–"))]
+        rows.append([run["from"], *how, f"{run['mean_dice']:.3f}", *(str(run[key]) for key in keys), *second])
     header = ["training goes on from", "updates", "boxes + tiles of each", "turned boxes", "mean Dice"]
-    header += ["objects", "found", "found and named", "picks"]
+    header += ["objects", "found", "found and named", "picks", "with shapes: mean Dice", "named"]
     return f"{table(header, rows)}\n\n" + "\n".join(map(source, runs))
 
 
