@@ -32,6 +32,7 @@ from triptych.io.relion import particle_columns, read_relion
 from triptych.io.star import probability_columns, read_star, write_star
 from triptych.model import load_model
 from triptych.orient import orient
+from triptych.particles import Frame
 from triptych.physics import pose
 from triptych.predict import predict
 from triptych.specimen import OVERSAMPLING, Template
@@ -86,7 +87,7 @@ def write_picks(path: Path, name: str, places: NDArray[np.float64], tomogram: Vo
     """A STAR file of picks at voxels (z, y, x) of one tomogram."""
     turns = np.broadcast_to(np.eye(3), (len(places), 3, 3))
     positions = places[:, ::-1] * tomogram.voxel_size
-    table = {"rlnTomoName": name, **particle_columns(positions, turns, tomogram.voxel_size, tomogram.shape), **columns}
+    table = {"rlnTomoName": name, **particle_columns(positions, turns, Frame.of(tomogram.shape, tomogram.voxel_size)), **columns}
     optics = {"rlnOpticsGroup": [1], "rlnOpticsGroupName": ["opticsGroup1"], "rlnTomoTiltSeriesPixelSize": [tomogram.voxel_size]}
     blocks = {"optics": pd.DataFrame(optics), "particles": pd.DataFrame(table).assign(rlnOpticsGroup=1)}
     write_star(path, blocks)

@@ -382,6 +382,13 @@ def test_bad_input_is_named(folder: Path) -> None:
     for names, sentence in (({1: "a-b", 2: "a_b"}, "differ in punctuation"), ({1: "unknown"}, "a meaning of its own"), ({1: "a/b"}, "cannot be")):
         with pytest.raises(InputError, match=sentence):
             cut(tomograms, folder / "own.zarr", labels=folder / "labels", config=CutConfig(names=names))
+    with pytest.raises(InputError, match=r"is to lie in .*tomograms, which is read"):
+        cut(tomograms, folder / "tomograms/own.zarr", labels=folder / "labels")
+    (folder / "places.csv").write_text("tomogram,x,y,z\nt0,100,100,100\n")
+    with pytest.raises(InputError, match=r"does not say of what class each particle is: `triptych convert .* --class NAME` makes a list that does"):
+        cut(tomograms, folder / "own.zarr", particles=folder / "places.csv")
+    with pytest.raises(InputError, match=r"places\.csv is no tomogram: give tomograms as MRC files"):
+        cut([folder / "places.csv"], folder / "own.zarr", labels=folder / "labels")
     with pytest.raises(InputError, match="max_shift is 80 Å, but less than half the box"):
         cut(tomograms, folder / "own.zarr", labels=folder / "labels", config=CONFIG.model_copy(update={"max_shift": 80.0}))
     (folder / "labels/t1_labels.mrc").unlink()

@@ -209,9 +209,9 @@ def write_run(folder: Path, tilts: tuple[float, float] = (-60, 60), voxel_size: 
     """A tomogram, particles in it, and tables that speak of it."""
     path = write_tomogram(folder / "tomograms" / "TS_1.mrc")
     places = np.array([[100.0, 200, 300], [400, 500, 600]]) + shift
-    columns = particle_columns(places, np.broadcast_to(np.eye(3), (2, 3, 3)), 12.0, (80, 80, 76))
+    columns = particle_columns(places, np.broadcast_to(np.eye(3), (2, 3, 3)), Frame.of((80, 80, 76), 12.0))
     write_star(folder / "particles.star", {"particles": pd.DataFrame({"rlnTomoName": "TS_1", **columns})})
-    row = tomogram_row("TS_1", f"tomograms/{path.name}", voxel_size, (80, 80, 76))
+    row = tomogram_row("TS_1", f"tomograms/{path.name}", Frame.of((80, 80, 76), voxel_size))
     write_star(folder / "tomograms.star", {"global": pd.DataFrame([row])})
     write_star(folder / "tilts.star", {"tilts": pd.DataFrame({"rlnTomoName": "TS_1", "rlnTomoNominalStageTiltAngle": tilts})})
     return folder

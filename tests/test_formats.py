@@ -295,6 +295,50 @@ def write_copick_project(folder: Path, **changes: Any) -> Path:
     return folder
 
 
+def test_users_of_a_copick_project_are_told_apart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A curator's points and those of a picker are of the same objects."""
+    project = write_copick_project(tmp_path / "project")
+    picks = project / "ExperimentRuns/TS_1/Picks"
+    content = json.loads((picks / "ann_17_ribosome.json").read_text())
+    (picks / "picker_0_ribosome.json").write_text(json.dumps(content | {"user_id": "picker", "session_id": "0", "points": content["points"][:1]}))
+    assert len(read_particles(project)) == 3
+    assert "by several users or sessions, ann/17 (2), picker/0 (1), and all are taken" in caplog.text
+    caplog.clear()
+    for user, count in (("ann", 2), ("ann/17", 2), ("picker", 1)):
+        assert len(read_particles(project, Known(user=user))) == count
+    assert not caplog.records
+    with pytest.raises(InputError, match=r"has no points by bob, but by ann/17 \(2\), picker/0 \(1\)"):
+        read_particles(project, Known(user="bob"))
+    with pytest.raises(InputError, match="--user chooses among the users of a copick project"):
+        read_particles(write_relion_4(tmp_path), Known(user="ann"))
+
+
+def test_dynamo_names_tomograms_in_the_folder_that_it_crops_to(tmp_path: Path) -> None:
+    """And what it does not use of a table need not be a number."""
+    rows = np.zeros((2, 41))
+    rows[:, 0], rows[:, 19], rows[:, 23:26], rows[:, 35], rows[0, 36] = [1, 2], [1, 2], 20, 10.0, np.nan
+    np.savetxt(tmp_path / "crop.tbl", rows, fmt="%g")
+    (tmp_path / "indices_column20.doc").write_text("1 /data/TS_07.mrc\n2 /data/TS_08.em\n")
+    assert read_particles(tmp_path / "crop.tbl").tomograms == ["TS_07", "TS_08"]
+    rows[1, 23] = np.nan
+    np.savetxt(tmp_path / "crop.tbl", rows, fmt="%g")
+    with pytest.raises(InputError, match=r"x of .*crop\.tbl \(column 24\) is nan in row 2, but a finite number"):
+        read_particles(tmp_path / "crop.tbl")
+
+
+def test_pixels_of_warp_stay_but_for_relion(tmp_path: Path) -> None:
+    """Warp counts in the pixels of its export, whatever it says of the tilt series; RELION in those of the tilt series."""
+    place = {f"rlnCoordinate{axis}": [20.0] for axis in "XYZ"}
+    optics = pd.DataFrame({"rlnOpticsGroup": [1], "rlnTomoTiltSeriesPixelSize": [2.5], "rlnImagePixelSize": [10.0]})
+    table = pd.DataFrame({"rlnTomoName": ["TS_1.tomostar"], **place, "rlnOpticsGroup": [1]})
+    write_star(tmp_path / "in.star", {"optics": optics, "particles": table})
+    for target, out, size in (("dynamo", "a.tbl", 10.0), ("relion4", "a.star", 2.5)):
+        before = convert_particles(tmp_path / "in.star", tmp_path / out, target)
+        after = read_particles(tmp_path / out)
+        np.testing.assert_allclose(after.pixel_sizes, size)
+        np.testing.assert_allclose(after.positions, before.positions)
+
+
 def test_copick_projects(tmp_path: Path) -> None:
     """Å from the first voxel, the matrix object -> tomogram, its translation a shift."""
     found = read_particles(write_copick_project(tmp_path / "project"))
@@ -308,7 +352,7 @@ def test_copick_projects(tmp_path: Path) -> None:
     written = json.loads(file.read_text())
     assert (written["user_id"], written["session_id"], written["voxel_spacing"], written["unit"]) == ("ann", "17", 10, "angstrom")
     assert written["points"][0]["location"] == {"x": 15, "y": 20, "z": 30}
-    assert "score" not in written["points"][1]
+    assert written["points"][1]["score"] == 0  # copick takes a missing one for 1
     config = json.loads((tmp_path / "copy" / "config.json").read_text())
     assert config["overlay_root"] == f"local://{tmp_path / 'copy'}/"
     assert [(thing["name"], thing["label"]) for thing in config["pickable_objects"]] == [("ribosome", 1)]
@@ -871,16 +915,18 @@ def test_binnings_follow_the_pixels_that_are_counted(tmp_path: Path) -> None:
     optics = pd.DataFrame({"rlnOpticsGroup": [1], "rlnTomoTiltSeriesPixelSize": [10.0]})
     table = pd.DataFrame({"rlnTomoName": ["t"], **place, "rlnOpticsGroup": [1], "rlnTomoTomogramBinning": [1.0]})
     write_star(tmp_path / "picks/particles.star", {"optics": optics, "particles": table})
-    write_star(tmp_path / "picks/tomograms.star", {"global": pd.DataFrame([tomogram_row("t", "t.mrc", 10.0, (20, 30, 40))])})
-    project = {**tomogram_row("t", "t.mrc", 2.5, (80, 120, 160)), "rlnTomoTomogramBinning": 4.0}
+    write_star(tmp_path / "picks/tomograms.star", {"global": pd.DataFrame([tomogram_row("t", "t.mrc", Frame.of((20, 30, 40), 10.0))])})
+    project = tomogram_row("t", "t.mrc", Frame.of((80, 120, 160), 2.5), 4.0)
     write_star(tmp_path / "project.star", {"global": pd.DataFrame([project])})
     particles = read_particles(tmp_path / "picks/particles.star")
     for target, out in (("relion5", "five"), ("relion4", "four.star")):
         write_particles(tmp_path / out, particles, target, Known(tomograms=tmp_path / "project.star"))
         star = tmp_path / out / "particles.star" if target == "relion5" else tmp_path / out
         written = read_star(star)
-        assert written["optics"]["rlnTomoTiltSeriesPixelSize"].tolist() == [2.5]
         assert written["particles"]["rlnTomoTomogramBinning"].tolist() == [4.0]
+        # RELION 5 takes the optics from the table of tomograms, but only where the particles' file says nothing of them
+        assert ("optics" in written) == (target == "relion4")
+        assert read_relion(star).values("rlnTomoTiltSeriesPixelSize").tolist() == [2.5]
     row = read_star(tmp_path / "five/tomograms.star")["global"].iloc[0]
     assert row[["rlnTomoTiltSeriesPixelSize", "rlnTomoTomogramBinning", "rlnTomoSizeX"]].tolist() == [2.5, 4.0, 160]
     again = read_particles(tmp_path / "five")

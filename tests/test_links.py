@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from triptych.errors import InputError
 from triptych.io.convert import convert_particles
 from triptych.io.links import find_file, search_folders
 from triptych.io.mrc import write_mrc
@@ -104,3 +105,74 @@ def test_binning_stays_with_particles_that_name_no_optics(size: float, tmp_path:
     convert_particles(picks, tmp_path / "four.star", "relion4", Known(voxel_size=5.0))
     for star, expected in ((tmp_path / "five" / "particles.star", 10 / size), (tmp_path / "four.star", 2.0)):
         assert read_star(star)["particles"]["rlnTomoTomogramBinning"].tolist() == pytest.approx([expected] * 2)
+
+
+def test_sizes_of_a_binned_tomogram_may_miss_those_of_its_tilt_series_by_the_rounding(tmp_path: Path) -> None:
+    """Places from the corner count exactly; only what they are told from, the centre, is the table's."""
+    picks = write_picks(tmp_path / "lab")
+    table = read_star(picks)["particles"]
+    assert isinstance(table, pd.DataFrame)
+    corner = {f"rlnCoordinate{axis}": (table[label] + size * 5) / 10 for axis, label, size in zip("XYZ", CENTERED, (40, 30, 20), strict=True)}
+    write_star(picks, {"particles": table.assign(**corner)})
+    project = tmp_path / "project.star"
+    box = {"rlnTomoTiltSeriesPixelSize": [2.5], "rlnTomoSizeX": [163], "rlnTomoSizeY": [120], "rlnTomoSizeZ": [79], "rlnTomoTomogramBinning": [4.0]}
+    write_star(project, {"global": pd.DataFrame({"rlnTomoName": ["TS_1"], **box})})
+    before = convert_particles(picks, tmp_path / "five", "relion5", Known(tomograms=project))
+    np.testing.assert_allclose(before.positions, np.stack([corner[f"rlnCoordinate{axis}"] * 10 for axis in "XYZ"], axis=1))
+    written = read_star(tmp_path / "five" / "particles.star")["particles"]
+    expected = before.positions - np.array([163, 120, 79]) / 2 * 2.5
+    np.testing.assert_allclose(written[CENTERED].to_numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(read_particles(tmp_path / "five").positions, before.positions, atol=1e-6)
+    write_star(project, {"global": pd.DataFrame({"rlnTomoName": ["TS_1"], **box, "rlnTomoSizeX": [180]})})
+    with pytest.raises(InputError, match="is elsewhere"):
+        convert_particles(picks, tmp_path / "other", "relion5", Known(tomograms=project))
+
+
+def test_what_is_for_relion_starts_at_the_folder_of_its_project(tmp_path: Path) -> None:
+    """It opens the files of an optimisation set from there, and takes the optics from the tomograms where the particles' file has none."""
+    picks, project = write_picks(tmp_path / "lab"), write_project(tmp_path / "project")
+    convert_particles(picks, tmp_path / "project" / "Picks" / "five", "relion5", Known(tomograms=project))
+    pairs = read_star(tmp_path / "project" / "Picks" / "five" / "optimisation_set.star")[""]
+    assert pairs["rlnTomoParticlesFile"] == "Picks/five/particles.star"
+    assert pairs["rlnTomoTomogramsFile"] == "Picks/five/tomograms.star"
+    written = read_star(tmp_path / "project" / "Picks" / "five" / "particles.star")
+    assert "optics" not in written
+    assert "rlnOpticsGroup" not in written["particles"]
+    convert_particles(picks, tmp_path / "alone", "relion5")
+    assert read_star(tmp_path / "alone" / "optimisation_set.star")[""]["rlnTomoParticlesFile"] == "particles.star"
+
+
+def test_nothing_is_no_file(tmp_path: Path) -> None:
+    """RELION leaves the column empty for tomograms that it has not reconstructed; that is not the folder itself."""
+    assert find_file("", [tmp_path]) is None
+    assert find_file("None", [tmp_path]) is None
+    picks = write_picks(tmp_path / "lab")
+    star = picks.with_name("tomograms.star")
+    table = read_star(star)["global"]
+    assert isinstance(table, pd.DataFrame)
+    write_star(star, {"global": table.assign(**{WAY: ""})})
+    convert_particles(picks, tmp_path / "five", "relion5")
+    assert read_star(tmp_path / "five" / "tomograms.star")["global"][WAY].tolist() == [""]
+
+
+def test_masks_that_lead_elsewhere_are_nothing_to_relion(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    picks, project = write_picks(tmp_path / "project"), write_project(tmp_path / "project")
+    (picks.parent / "masks").mkdir()
+    write_mrc(picks.parent / "masks" / "a.mrc", Volume(np.zeros((8, 8, 8), np.float32), 10.0))
+    table = read_star(picks)["particles"]
+    assert isinstance(table, pd.DataFrame)
+    write_star(picks, {"particles": table.assign(triptychMask="masks/a.mrc")})
+    convert_particles(picks, tmp_path / "project" / "five", "relion5", Known(tomograms=project))
+    assert read_star(tmp_path / "project" / "five" / "particles.star")["particles"]["triptychMask"][0] == "../picks/masks/a.mrc"
+    assert not caplog.records
+
+
+def test_places_outside_their_tomograms_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_mrc(tmp_path / "t.mrc", Volume(np.zeros((20, 30, 40), np.float32), 10.0))
+    (tmp_path / "a.csv").write_text("tomogram,x,y,z,score\nt,10,10,10,0.5\nt,500,10,10,\n")
+    convert_particles(tmp_path / "a.csv", tmp_path / "a.tbl", "dynamo", Known(tomograms=tmp_path))
+    assert "1 of 2 particles lie outside their tomograms" in caplog.text
+    assert "1 of 2 particles have no score: 0 is written" in caplog.text
+    caplog.clear()
+    convert_particles(tmp_path / "a.csv", tmp_path / "b.tbl", "dynamo", Known(tomograms=tmp_path / "t.mrc", tomogram="other"))
+    assert "are said to be in the tomogram other, but are looked for in" in caplog.text

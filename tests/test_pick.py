@@ -33,6 +33,7 @@ from triptych.io.tomogram import open_tomogram
 from triptych.model import Model, ModelCard, Predictions
 from triptych.network import Network, PickOutput, TaskOutput
 from triptych.novelty import Traits, fit_novelty
+from triptych.particles import Frame
 from triptych.pick import RIM, Job, Picker, particle_table, pick
 from triptych.settings import load_config
 from triptych.simulate import simulate
@@ -140,7 +141,7 @@ def test_novelty_is_that_of_the_class_that_is_named(monkeypatch: pytest.MonkeyPa
     picker = Picker.__new__(Picker)
     picker.model, picker.config = seeing_model(), PickConfig()
     picker.model.novelty = fit_novelty(same_traits(20), np.zeros(20, np.int64), same_traits(20))
-    job = Job(Path("a.mrc"), "a", (8, 8, 8), 10.0, (0.0, 0.0, 0.0), [], 0)
+    job = Job(Path("a.mrc"), "a", (8, 8, 8), 10.0, (0.0, 0.0, 0.0), Frame.of((8, 8, 8), 10.0), [], 0)
     found, _ = picker.recognise(job, np.zeros((2, 3)))
     assert found["novelty"].tolist() == pytest.approx([0.2, 0.8])
 
@@ -155,7 +156,10 @@ def test_the_page_shows_what_was_found_and_where() -> None:
     kinds = {"triptychClass": ["blob", "blob", "rod"], "triptychVerdict": ["blob", "unknown", "rod"]}
     table = places.assign(rlnTomoName="a", triptychScore=[0.9, 0.5, 0.25], triptychProbability=[0.8, 0.6, 0.4], **kinds)
     about = {"contrast": {"a": "dark", "b": "dark"}, "contrast_warnings": ["CONTRAST LOOKS INVERTED"], "model": {"name": "m"}, "device": "CPU"}
-    picked = [pick_page.open_picked(name, Volume(data, 10.0), labels, table, columns) for name in ("a", "b")]
+    picked = [
+        pick_page.Picked(name, Volume(data, 10.0), labels, table.loc[table["rlnTomoName"] == name, columns].to_numpy(float)[:, ::-1])
+        for name in ("a", "b")
+    ]
     text = pick_page.render(table, picked, ("blob", "rod", "membrane"), about)
     assert "3 particles in 2 tomograms; 1 of these were called" in text
     assert "CONTRAST LOOKS INVERTED" in text
@@ -180,7 +184,7 @@ def test_instances_of_very_many_particles(count: int, tmp_path: Path, monkeypatc
     """More than 16 bits count: each voxel of the map keeps the number of its particle, and napari can show it as labels."""
     monkeypatch.setattr(sys.modules["triptych.pick"], "paint", lambda volume, _, value, start: volume.__setitem__(tuple(start), value))  # quicker
     shape = (41, 40, 40)
-    job = Job(tmp_path / "a.mrc", "a", shape, 10.0, (0.0, 0.0, 0.0), [], 0)
+    job = Job(tmp_path / "a.mrc", "a", shape, 10.0, (0.0, 0.0, 0.0), Frame.of(shape, 10.0), [], 0)
     places = np.stack(np.unravel_index(np.arange(count), shape), 1)
     masks = [Cutout(place, (1, 1, 1), np.full(1, 128, np.uint8), 1) for place in places]
     picker = Picker.__new__(Picker)
@@ -195,7 +199,7 @@ def test_instances_of_very_many_particles(count: int, tmp_path: Path, monkeypatc
 def test_a_class_has_one_number_in_tables_and_maps(tmp_path: Path) -> None:
     """Of a model that has learned a class later (add-class), which its scan does not know: behind none, where maps once counted a membrane."""
     card = ModelCard(TASKS, ("blob", "none", "rod"), voxel_size=10.0, box_size=40, contrast="bright", label_names=("blob", "membrane"))
-    job = Job(tmp_path / "a.mrc", "a", (8, 8, 8), 10.0, (0.0, 0.0, 0.0), [], 0)
+    job = Job(tmp_path / "a.mrc", "a", (8, 8, 8), 10.0, (0.0, 0.0, 0.0), Frame.of((8, 8, 8), 10.0), [], 0)
     picker = Picker.__new__(Picker)
     picker.model, picker.config = Model(SeesBlobs(TASKS, 3, 2), card, device="cpu"), PickConfig()
     masks = [Cutout(np.full(3, at), (1, 1, 1), np.full(1, 128, np.uint8), 1) for at in (1, 5)]
@@ -271,6 +275,39 @@ def test_tomograms_of_a_table_are_called_and_sized_as_it_says(column: str, tmp_p
     assert read_star(again / "particles.star")["particles"].equals(found.table)
 
 
+@pytest.mark.usefixtures("sees_blobs")
+@pytest.mark.parametrize("right", [True, False])
+def test_what_is_for_relion_counts_the_pixels_of_the_tilt_series(right: bool, tmp_path: Path) -> None:
+    """It refuses particles whose pixels are not those of its tomograms' table; sizes that are no whole multiple of the binning are its own."""
+    write_mrc(tmp_path / "a.mrc", blobs(13.5), 13.5)
+    star = write_table(tmp_path / "tomograms.star", "rlnTomoReconstructedTomogram", 1.35, a="a.mrc")
+    table = read_star(star)["global"]
+    depth, height, width = blobs(13.5).shape
+    size = {"rlnTomoSizeX": [10 * width + (3 if right else 500)], "rlnTomoSizeY": [10 * height], "rlnTomoSizeZ": [10 * depth]}
+    write_star(star, {"global": table.assign(**size)})
+    out = pick([star], tmp_path / "picks", config=PickConfig(tile_size=24))
+    row = read_star(out / "tomograms.star")["global"].iloc[0]
+    pixel, binning = (1.35, 10) if right else (13.5, 1)  # a table that contradicts the file is not believed
+    assert row["rlnTomoTiltSeriesPixelSize"] == pytest.approx(pixel)
+    assert row["rlnTomoTomogramBinning"] == pytest.approx(binning)
+    assert row["rlnTomoSizeX"] == (size["rlnTomoSizeX"][0] if right else width)
+    blocks = read_star(out / "particles.star")
+    assert blocks["optics"]["rlnTomoTiltSeriesPixelSize"].tolist() == pytest.approx([pixel])
+    found = particles_from_relion(out / "particles.star")
+    assert found.positions is not None
+    assert np.linalg.norm(found.positions[:, None] - PLACES, axis=-1).min(1).max() < 15
+    centre = np.array([row[f"rlnTomoSize{axis}"] for axis in "XYZ"]) / 2 * pixel
+    centered = blocks["particles"][[f"rlnCenteredCoordinate{axis}Angst" for axis in "XYZ"]].to_numpy()
+    np.testing.assert_allclose(centered + centre, found.positions, atol=1e-3)
+
+
+def test_tomograms_that_are_not_reconstructed_yet_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_mrc(tmp_path / "a.mrc", np.zeros((4, 4, 4)), 13.5)
+    star = write_table(tmp_path / "tomograms.star", "rlnTomoReconstructedTomogram", a="a.mrc", b="")
+    assert [tomogram.name for tomogram in list_tomograms([star])] == ["a"]
+    assert "1 of 2 tomograms of" in caplog.text
+
+
 def test_a_header_counts_before_a_table(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_mrc(tmp_path / "a.mrc", np.zeros((4, 4, 4)), 13.5)
     write_mrc(tmp_path / "b.mrc", np.zeros((4, 4, 4)), 10.0)
@@ -293,7 +330,7 @@ def test_a_pixel_size_that_was_never_set_is_not_believed(pixel_size: float, take
         ("rlnTomoReconstructedTomogram", {"../a": "a.mrc"}, "cannot be the name of a file"),
         ("rlnTomoReconstructedTomogram", {"a": "a.mrc", "c": "a.mrc"}, "several tomograms are called a"),
         ("rlnTomoReconstructedTomogram", {"b": "a.mrc", "c": "a.mrc"}, "the tomograms b and c are the same file, .*a.mrc: give it once"),
-        ("rlnTomoReconstructedTomogramHalf1", {"a": "a.mrc"}, "does not say where the reconstructed tomograms are"),
+        ("rlnTomoReconstructedTomogramHalf1", {"a": "a.mrc"}, "names tomograms of half of the images only"),
     ],
 )
 def test_tables_whose_tomograms_cannot_be_picked_from(column: str, files: dict[str, str], sentence: str, tmp_path: Path) -> None:
@@ -436,7 +473,7 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="several tomograms are called a"):
             pick([path, write_mrc(tmp_path / "b/a.mrc", blobs(10.0), 10.0)], tmp_path / "picks")
         (tmp_path / "text.txt").write_text("x")
-        with pytest.raises(InputError, match="no tomogram that triptych reads"):
+        with pytest.raises(InputError, match="is no tomogram: give tomograms as MRC files"):
             pick([tmp_path / "text.txt"], tmp_path / "picks")
         group = zarr.create_group(tmp_path / "c.zarr")
         with pytest.raises(InputError, match="not an OME-Zarr image"):

@@ -22,6 +22,7 @@ from triptych.io.particle_lists import read_particles
 from triptych.io.relion import optics_table, particle_columns, tomogram_row
 from triptych.io.source import open_particles
 from triptych.io.star import read_star, write_star
+from triptych.particles import Frame
 from triptych.predict import predict
 
 FOUND: dict[str, list[Any]] = {
@@ -46,9 +47,9 @@ def write_picks(folder: Path, tomograms: Path, contrast: str = "bright") -> Path
     rows = []
     for seed, name in enumerate(("TS_1", "TS_2")):
         write_mrc(tomograms / f"{name}.mrc", np.random.default_rng(seed).normal(size=SHAPE), 0)
-        rows.append(tomogram_row(name, f"../{tomograms.name}/{name}.mrc", 10.0, SHAPE))
+        rows.append(tomogram_row(name, f"../{tomograms.name}/{name}.mrc", Frame.of(SHAPE, 10.0)))
     positions = np.random.default_rng(2).uniform(60, 140, (6, 3))
-    places = particle_columns(positions, np.broadcast_to(np.eye(3), (6, 3, 3)), 10.0, SHAPE)
+    places = particle_columns(positions, np.broadcast_to(np.eye(3), (6, 3, 3)), Frame.of(SHAPE, 10.0))
     columns = {**FOUND, **places, "rlnOpticsGroup": [1] * 6, "triptychContrast": [contrast] * 6}
     folder.mkdir(parents=True, exist_ok=True)
     write_star(folder / "particles.star", {"optics": optics_table({10.0: 1}), "particles": pd.DataFrame(columns)})
@@ -68,6 +69,7 @@ def write_picks(folder: Path, tomograms: Path, contrast: str = "bright") -> Path
         ({"min_probability": 0.7}, [0, 1, 2]),
         ({"min_score": 0.3}, [1, 2, 4, 5]),
         ({"tomograms": ["TS_1"]}, [0, 1, 4]),
+        ({"tomograms": ["TS_1.tomostar"]}, [0, 1, 4]),
         ({"best": 1}, [2, 3, 4]),
         ({"best": 2, "not_classes": ["none"]}, [1, 2, 4, 5]),
         ({"best": 1, "verdict": "unknown"}, [1, 5]),

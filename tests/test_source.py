@@ -556,6 +556,12 @@ def test_names_of_tomograms(tmp_path: Path) -> None:
         find_tomogram("TS_4", by_name(files), tmp_path)
     with pytest.raises(InputError, match=r"2 files .* could be the tomogram x"):
         find_tomogram("x", by_name(files), tmp_path)
+    # Position_1_2 is the second target at the first position: a tomogram of its own
+    targets = [tmp_path / name for name in ("Position_1_10.00Apx.mrc", "Position_1_2_10.00Apx.mrc", "Position_2_2_rec.mrc", "Position_3_rec.mrc")]
+    for name, found in (("Position_1", 0), ("Position_1.tomostar", 0), ("Position_1_2", 1), ("Position_2_2", 2), ("Position_3", 3)):
+        assert find_tomogram(name, by_name(targets), tmp_path) == targets[found]
+    with pytest.raises(InputError, match="no tomogram called Position_2 "):
+        find_tomogram("Position_2", by_name(targets), tmp_path)
     with pytest.raises(InputError, match=f"is in {Path.cwd()} "):  # not in "."
         find_tomogram("x", [], Path())
 
@@ -568,6 +574,28 @@ def test_files_are_looked_at_once_for_all_names(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("triptych.io.tomogram_names.tomogram_name", lambda path: seen.append(path) or tomogram_name(path))
     assert len(open_it(write_coordinates(tmp_path, *[[40.0] * 12] * 3, names=names))) == 12
     assert len(seen) == 12
+
+
+def test_tomograms_may_be_named_by_a_table_or_one_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("first", "second"):
+        make_tomogram(tmp_path / "deep", f"{name}.mrc")
+    path = write_coordinates(tmp_path, [40.0], [40.0], [40.0])
+    table = pd.DataFrame({"rlnTomoName": ["TS_1"], "rlnTomoReconstructedTomogram": ["deep/second.mrc"]})
+    write_star(tmp_path / "listed.star", {"global": table})
+    assert open_it(path, tomograms=tmp_path / "listed.star").files[1].name == "second.mrc"
+    write_star(tmp_path / "listed.star", {"global": table.assign(rlnTomoName="TS_2")})
+    with pytest.raises(InputError, match=r"listed\.star does not list the tomogram TS_1"):
+        open_it(path, tomograms=tmp_path / "listed.star")
+    with pytest.raises(InputError, match="a tomogram, a folder of tomograms, or a table of them"):
+        open_it(path, tomograms=write_text(tmp_path / "a.txt"))
+    assert not caplog.records
+    assert open_it(path, tomograms=tmp_path / "deep" / "first.mrc").files[1].name == "first.mrc"
+    assert "are said to be in the tomogram TS_1, but are looked for in" in caplog.text
+
+
+def write_text(path: Path) -> Path:
+    path.write_text("text")
+    return path
 
 
 def test_missing_and_compressed_tomograms(tmp_path: Path) -> None:

@@ -531,12 +531,13 @@ def convert(
     tomograms: Annotated[Path | None, typer.Option(metavar="FOLDER", help="MRC files, or a tomograms.star, that tell sizes and voxel sizes.")] = None,
     tomogram: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the tomogram, where IN does not tell.")] = None,
     class_name: Annotated[str | None, typer.Option("--class", metavar="NAME", help="What the particles are, where IN does not tell.")] = None,
+    user: Annotated[str | None, typer.Option(metavar="NAME[/SESSION]", help="Whose points of a copick project; default: all.")] = None,
 ) -> None:
     """A list of particles from one program's format to another's."""
     from triptych.io.convert import FORMATS, convert_particles, find_pixel_sizes
     from triptych.io.particle_lists import Known
 
-    known = Known(voxel_size, input_voxel_size, tomogram_size, tomograms, tomogram, class_name)
+    known = Known(voxel_size, input_voxel_size, tomogram_size, tomograms, tomogram, class_name, user)
     found = convert_particles(particles, output, to, known)
     places = f" in {counted(len(set(found.tomograms)), 'tomogram')}" if found.tomograms is not None else ""
     sizes = sorted({f"{size:g}" for size in find_pixel_sizes(found, known, to)}) if FORMATS[to].in_pixels else []

@@ -376,7 +376,7 @@ class PredictConfig(Settings):
 
     voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of the input; none: as the files say")] = None
     contrast: Annotated[Contrast | Literal["auto"] | None, Field(description="dark: particles have low values; bright: high values, as RELION writes; auto: decide from the data; none: as our Zarr store states, or what pick wrote (_triptychContrast, or the manifest beside it), and dark for other files, which don't state it")] = None
-    tomograms: Annotated[Path | None, Field(description="folder of the tomograms that coordinates refer to; none: beside the STAR file, or as its rlnTomoReconstructedTomogram column says")] = None
+    tomograms: Annotated[Path | None, Field(description="folder of the tomograms that coordinates refer to, one tomogram, or a table of them (STAR); none: beside the STAR file, or as its rlnTomoReconstructedTomogram column says")] = None
     tomogram_voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of the tomograms; none: as a table of tomograms that names their files says, else as their headers say")] = None
     coordinate_pixel_size: Annotated[float | None, Field(gt=0, description="Å per pixel of rlnCoordinateX/Y/Z; none: as the STAR file says (RELION: the unbinned tilt series' pixel; Warp: the export's)")] = None
     batch_size: Annotated[int, Field(gt=0, description="subtomograms per forward pass")] = 16

@@ -127,7 +127,7 @@ def cut(
     config = config or CutConfig()
     paths = find_tomograms(tomograms)
     inputs = [*paths, *(Path(path) for path in (labels, particles) if path is not None)]
-    check_apart(Path(out), inputs)
+    check_apart(Path(out), [*map(Path, tomograms), *inputs])
     known = read_annotations(paths, labels, particles, config)
     size = config.model_voxel_size or read_frame(paths[0], config)[1]
     side = size * config.box_size
@@ -176,8 +176,10 @@ def read_annotations(paths: Sequence[Path], labels: Path | str | None, particles
     if labels is None and particles is None:
         raise InputError("no annotation came: give --labels, --particles, or both")
     listed = None if particles is None else read_list(particles, paths, config)
-    if listed is not None and (listed.positions is None or listed.classes is None or listed.tomograms is None):
-        raise InputError(f"{particles} does not say where each particle is, in which tomogram and of what class: give a list that does")
+    if listed is not None and (listed.classes is None or listed.tomograms is None):
+        what, option = ("in which tomogram", "--tomogram") if listed.tomograms is None else ("of what class", "--class")
+        how = f"`triptych convert {particles} OUT.csv --to csv {option} NAME` makes a list that does"
+        raise InputError(f"{particles} does not say {what} each particle is: {how}")
     maps: dict[str, Path] = {}
     if labels is not None:
         if not Path(labels).is_dir():

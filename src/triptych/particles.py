@@ -26,6 +26,12 @@ class Frame:
     voxel_size: float
     """Å."""
 
+    @classmethod
+    def of(cls, shape: tuple[int, int, int], voxel_size: float) -> Frame:
+        """The box of an array (nz, ny, nx)."""
+        nz, ny, nx = shape
+        return cls((nx, ny, nz), voxel_size)
+
     @property
     def center(self) -> NDArray[np.float64]:
         """x, y, z in Å from the first voxel to N / 2, which is where RELION 5 counts from."""
@@ -54,6 +60,8 @@ class Particles:
         The higher, the surer.
     pixel_sizes : float array (n,) or None
         Å, of the pixels in which the input counts or which it states.
+    series_pixel_sizes : float array (n,) or None
+        Å, of the unbinned tilt series, where the input states it beside the pixels that it counts in.
     frames : the boxes of the tomograms whose size is known, by name
     blocks : what else is in the particles' STAR file (optics, general), by block name
     tomogram_blocks : what is in the STAR file of their tomograms, by block name
@@ -67,6 +75,7 @@ class Particles:
     classes: list[str] | None = None
     scores: NDArray[np.float64] | None = None
     pixel_sizes: NDArray[np.float64] | None = None
+    series_pixel_sizes: NDArray[np.float64] | None = None
     frames: Mapping[str, Frame] = field(default_factory=dict)
     blocks: Mapping[str, Any] = field(default_factory=dict)
     tomogram_blocks: Mapping[str, Any] = field(default_factory=dict)
@@ -74,13 +83,18 @@ class Particles:
     tomograms_file: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("positions", "rotations", "tomograms", "classes", "scores", "pixel_sizes"):
+        for name in ("positions", "rotations", "tomograms", "classes", "scores", "pixel_sizes", "series_pixel_sizes"):
             values = getattr(self, name)
             if values is not None and len(values) != len(self.table):
                 raise InputError(f"{len(values)} {name} came with {len(self.table)} particles")
 
     def __len__(self) -> int:
         return len(self.table)
+
+    @property
+    def unbinned_pixel_sizes(self) -> NDArray[np.float64] | None:
+        """Å per pixel (n,) of the tilt series, or of what the input counts in where it tells of no other pixels."""
+        return self.pixel_sizes if self.series_pixel_sizes is None else self.series_pixel_sizes
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Particles:
         """The particles of the given rows, in that order."""
@@ -101,4 +115,5 @@ class Particles:
             classes=pick_names(self.classes),
             scores=pick(self.scores),
             pixel_sizes=pick(self.pixel_sizes),
+            series_pixel_sizes=pick(self.series_pixel_sizes),
         )

@@ -36,7 +36,8 @@ from triptych.io.tomogram import open_tomogram
 from triptych.io.workspace import Workspace, choose_items, open_workspace, reopen
 from triptych.model import MASK_LEVEL, Model, Predictions, hash_model, load_model, locate_model
 from triptych.novelty import give_verdicts
-from triptych.pick_page import open_picked, render
+from triptych.particles import Frame
+from triptych.pick_page import Picked, render
 from triptych.tiling import Cutout, Tile, clear, find_centres, in_batches, label_voxels, paint, plan_tiles, suppress, widen
 from triptych.volume import Volume, spread_boxes, standardise
 
@@ -67,6 +68,8 @@ class Job:
     voxel_size: float
     origin: tuple[float, float, float]
     """x, y, z in Å, of the centre of its voxel [0, 0, 0]: its maps lie where it lies."""
+    frame: Frame
+    """Its box in the pixels of its tilt series, which tables count in, where a table tells these; else in its voxels."""
     rows: list[list[Tile]] = field(repr=False)
     first: int
     """Number of its first item: one for each row of tiles, then one for looking at the centres."""
@@ -326,7 +329,7 @@ def plan_jobs(tomograms: Sequence[NamedTomogram], model: Model, config: PickConf
         # Stored voxel sizes differ in the last digits.
         rows = plan_tiles((z, y, x), 1.0 if abs(ratio - 1) < 1e-3 else ratio, config.tile_size, config.margin)
         first = jobs[-1].items.stop if jobs else 0
-        jobs.append(Job(path, tomogram.name, (z, y, x), volume.voxel_size, volume.origin, rows, first))
+        jobs.append(Job(path, tomogram.name, (z, y, x), volume.voxel_size, volume.origin, tomogram.frame((z, y, x), volume.voxel_size), rows, first))
     return jobs
 
 
@@ -339,9 +342,9 @@ def finish_run(picker: Picker, arguments: dict[str, Any], folder: Path) -> None:
     """The tables of all tomograms, and the manifest."""
     jobs, card = picker.jobs, picker.model.card
     notes = [dict(np.load(picker.workspace.note(job.items[-1]), allow_pickle=False)) for job in jobs]
-    groups = {size: number for number, size in enumerate(dict.fromkeys(job.voxel_size for job in jobs), start=1)}
+    groups = {size: number for number, size in enumerate(dict.fromkeys(job.frame.voxel_size for job in jobs), start=1)}
     tables = [
-        particle_table(job, note, card.class_names, groups[job.voxel_size]).assign(**{CONTRAST: picker.contrast(job)[0]})
+        particle_table(job, note, card.class_names, groups[job.frame.voxel_size]).assign(**{CONTRAST: picker.contrast(job)[0]})
         for job, note in zip(jobs, notes, strict=True)
     ]
     table = pd.concat(tables, ignore_index=True)
@@ -371,7 +374,8 @@ def write_page(folder: Path, picker: Picker, table: pd.DataFrame, about: dict[st
     picked = []
     for job in picker.jobs:
         labels = mmap_mrc(picker.workspace.result / "labels" / f"{job.name}.mrc", job.voxel_size).data
-        picked.append(open_picked(job.name, open_tomogram(job.path, job.voxel_size), labels, table, COORDINATES))
+        places = table.loc[table["rlnTomoName"] == job.name, list(COORDINATES)].to_numpy(np.float64) * (job.frame.voxel_size / job.voxel_size)
+        picked.append(Picked(job.name, open_tomogram(job.path, job.voxel_size), labels, places[:, ::-1]))
     page = render(table, picked, picker.model.card.numbered_names, about)
     (folder / "report.html").write_text(page, encoding="utf-8")
 
@@ -386,7 +390,7 @@ def particle_table(job: Job, note: dict[str, NDArray[Any]], class_names: Sequenc
     return pd.DataFrame(
         {
             "rlnTomoName": [job.name] * len(positions),
-            **particle_columns(positions, unturned, job.voxel_size, job.shape),
+            **particle_columns(positions, unturned, job.frame),
             "rlnOpticsGroup": optics_group,
             "rlnClassNumber": best + 1,
             "rlnAutopickFigureOfMerit": note["score"],
@@ -409,4 +413,4 @@ def best_classes(probabilities: NDArray[np.float32], class_names: Sequence[str])
 
 def describe_tomogram(job: Job, out: Path) -> dict[str, Any]:
     """Row of tomograms.star in the folder `out`."""
-    return tomogram_row(job.name, way_to(job.path, out), job.voxel_size, job.shape)
+    return tomogram_row(job.name, way_to(job.path, out), job.frame, job.voxel_size / job.frame.voxel_size)

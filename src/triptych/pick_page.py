@@ -112,9 +112,3 @@ def bin_image(image: NDArray[np.float32], step: int) -> NDArray[np.float32]:
     rows, columns = (n // step for n in image.shape)
     parts = image[: rows * step, : columns * step].reshape(rows, step, columns, step)
     return np.asarray(parts.mean(axis=(1, 3)), np.float32)
-
-
-def open_picked(name: str, tomogram: Volume, labels: NDArray[Any], table: pd.DataFrame, columns: Sequence[str]) -> Picked:
-    """A tomogram with the particles of its rows in the table, whose `columns` hold x, y, z in voxels."""
-    rows = table[table["rlnTomoName"] == name]
-    return Picked(name, tomogram, labels, rows[list(columns)].to_numpy(np.float64)[:, ::-1])

@@ -16,6 +16,7 @@ from triptych.io.links import RECONSTRUCTED, lead_from
 from triptych.io.particle_star import PARTICLES, star_of_folder
 from triptych.io.relion import BINNING, RelionFile, numbers, read_relion
 from triptych.io.star import write_star
+from triptych.io.tomogram_names import shared_name
 
 CLASS, VERDICT, PROBABILITY = "triptychClass", "triptychVerdict", "triptychProbability"
 SCORE, ALIGNMENT_SCORE, POSE_PROBABILITY = "triptychScore", "triptychAlignmentScore", "triptychPoseProbability"
@@ -80,7 +81,8 @@ def select(
     if not_classes:
         kept &= ~is_among(find_column(file, CLASS), not_classes, "class", file.path)
     if tomograms:
-        kept &= is_among(pd.Series(file.tomogram_names or [], dtype=str), tomograms, "tomogram", file.path)
+        shared = pd.Series([shared_name(name) for name in file.tomogram_names or []], dtype=str)
+        kept &= is_among(shared, [shared_name(name) for name in tomograms], "tomogram", file.path)
     if verdict is not None:
         kept &= (find_column(file, VERDICT) == UNKNOWN).to_numpy() == is_unknown(verdict)
     least_values = {PROBABILITY: min_probability, SCORE: min_score, ALIGNMENT_SCORE: min_alignment_score, POSE_PROBABILITY: min_pose_probability}

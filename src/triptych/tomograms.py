@@ -21,6 +21,7 @@ from triptych.io.mrc import new_mrc, type_for
 from triptych.io.relion import class_table, optics_table, particle_columns, tomogram_row
 from triptych.io.star import Block, read_star, write_star
 from triptych.io.workspace import Workspace, choose_items
+from triptych.particles import Frame
 from triptych.physics import draw_log_uniform
 from triptych.scene import (
     Scene,
@@ -165,7 +166,7 @@ def particle_table(name: str, config: TomogramConfig, scene: Scene, templates: S
     return pd.DataFrame(
         {
             "rlnTomoName": name,
-            **particle_columns(positions, rotations, config.voxel_size, config.specimen.shape),
+            **particle_columns(positions, rotations, Frame.of(config.specimen.shape, config.voxel_size)),
             "rlnClassNumber": [p.label + 1 for _, p in inside],
             "rlnOpticsGroup": 1,
             "triptychClass": [templates[p.label].name for _, p in inside],
@@ -176,7 +177,7 @@ def particle_table(name: str, config: TomogramConfig, scene: Scene, templates: S
 
 def tomogram_table(name: str, config: TomogramConfig, scene: Scene, measured: dict[str, float]) -> pd.DataFrame:
     """One row: RELION's columns, and all that was drawn for this tomogram."""
-    row = tomogram_row(name, f"tomograms/{name}.mrc", config.voxel_size, config.specimen.shape) | microscope(config)
+    row = tomogram_row(name, f"tomograms/{name}.mrc", Frame.of(config.specimen.shape, config.voxel_size)) | microscope(config)
     recorded = {camel_case(key): float(value) for key, value in (scene.drawn | measured).items()}
     return pd.DataFrame([row | recorded])
 

@@ -17,7 +17,7 @@ from triptych.errors import InputError
 from triptych.io.copick import write_copick
 from triptych.io.dynamo import COLUMNS, write_dynamo
 from triptych.io.imod import write_imod_particles
-from triptych.io.links import PATHS, lead_from
+from triptych.io.links import BESIDE, PATHS, lead_from
 from triptych.io.motive_list import ROWS, write_motive_list
 from triptych.io.numbering import file_names
 from triptych.io.particle_csv import write_csv
@@ -130,11 +130,34 @@ def write_particles(path: Path | str, particles: Particles, target: str, known: 
         particles = _link_tomograms(particles, known)
     if wanted.keeps_paths:
         particles = _lead_from(path if wanted.ending else path / PARTICLES, particles)
+    if particles.scores is not None and target != "csv":
+        particles = _fill_scores(particles)
     frames = find_frames(particles, known)
+    _warn_of_outside(particles, frames)
     if wanted.unbinned and known.voxel_size is None:
         frames = in_unbinned_pixels(frames, particles)
     wanted.write(path, particles, find_pixel_sizes(particles, known, target) if wanted.in_pixels else np.empty(0), frames)
     _warn_of_losses(particles, target)
+
+
+def _fill_scores(particles: Particles) -> Particles:
+    """The particles with a score of 0 where one is missing: programs take it for the best, or can't read it."""
+    assert particles.scores is not None
+    missing = int(np.isnan(particles.scores).sum())
+    if missing:
+        log.warning("%d of %d particles have no score: 0 is written", missing, len(particles))
+    return replace(particles, scores=np.nan_to_num(particles.scores)) if missing else particles
+
+
+def _warn_of_outside(particles: Particles, frames: Frames) -> None:
+    """Warn of particles outside the boxes of their tomograms, as far as these are known."""
+    if particles.positions is None or particles.tomograms is None or not frames:
+        return
+    ends = np.array([frames[name].center * 2 if name in frames else np.full(3, np.inf) for name in particles.tomograms])
+    outside = int(((particles.positions < 0) | (particles.positions > ends)).any(axis=1).sum())
+    if outside:
+        text = "%d of %d particles lie outside their tomograms: check the pixel size that the input counts in (--input-voxel-size), and the tomograms"
+        log.warning(text, outside, len(particles))
 
 
 def _warn_of_losses(particles: Particles, target: str) -> None:
@@ -201,17 +224,17 @@ def _lead_from(out: Path, particles: Particles) -> Particles:
         blocks |= {name: lead_from(out, block, particles.tomograms_file) for name, block in blocks.items() if isinstance(block, pd.DataFrame)}
     before = (particles.table, *particles.tomogram_blocks.values())
     moved = [way for old, new in zip(before, (table, *blocks.values()), strict=True) for way in _changed_paths(old, new)]
-    if moved:
+    if moved and out.suffix.lower() == ".star":
         text = "%s names files by their way from its own folder now (%s ...): where RELION is to read it, which takes them from the folder of its "
         log.warning(text + "project, write it somewhere in that folder", out, moved[0])
     return replace(particles, table=table, tomogram_blocks=blocks)
 
 
 def _changed_paths(before: Block, after: Block) -> list[str]:
-    """The first path of each column in which paths are others."""
+    """The first path of each column in which paths that RELION reads are others."""
     if not isinstance(before, pd.DataFrame) or not isinstance(after, pd.DataFrame):
         return []
-    changed = {name: after[name][after[name] != before[name].astype(str)] for name in PATHS if name in after}
+    changed = {name: after[name][after[name] != before[name].astype(str)] for name in PATHS if name in after and name not in BESIDE}
     return [str(ways.iloc[0]) for ways in changed.values() if len(ways)]
 
 
@@ -244,9 +267,9 @@ def _warn_of_other_boxes(given: Mapping[str, Frame], stated: Frames) -> None:
 
 def in_unbinned_pixels(frames: Frames, particles: Particles) -> dict[str, Frame]:
     """The boxes in the pixels that the particles state, where those are smaller than the voxels of the tomograms, which are binned then."""
-    if particles.tomograms is None or particles.pixel_sizes is None:
+    if particles.tomograms is None or particles.unbinned_pixel_sizes is None:
         return dict(frames)
-    stated = dict(zip(particles.tomograms, particles.pixel_sizes.tolist(), strict=True))
+    stated = dict(zip(particles.tomograms, particles.unbinned_pixel_sizes.tolist(), strict=True))
     return {name: frame.in_voxels_of(stated[name]) if stated[name] < frame.voxel_size else frame for name, frame in frames.items()}
 
 
@@ -260,7 +283,8 @@ def find_pixel_sizes(particles: Particles, known: Known, target: str) -> FloatAr
             frames = in_unbinned_pixels(frames, particles)
         return np.array([frames[name].voxel_size for name in particles.tomograms])
     images = _image_pixel_sizes(particles) if target == "warp" else None
-    sizes = particles.pixel_sizes if images is None else images
+    stated = particles.unbinned_pixel_sizes if FORMATS[target].unbinned else particles.pixel_sizes
+    sizes = stated if images is None else images
     if sizes is None:
         raise InputError(f"the format {target} counts in pixels, but the input does not say of what size: give it in Å with --voxel-size")
     return sizes

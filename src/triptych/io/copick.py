@@ -56,8 +56,11 @@ def _roots(config: dict[str, Any], path: Path) -> list[Path]:
     return [folder for folder in dict.fromkeys(folder.resolve() for folder in folders) if (folder / RUNS).is_dir()]
 
 
-def particles_from_copick(path: Path | str) -> Particles:
-    """Every point of a project on disk, by run and then by file; the object is the class, the run the tomogram."""
+def particles_from_copick(path: Path | str, user: str | None = None) -> Particles:
+    """Points of a project on disk, by run and then by file; the object is the class, the run the tomogram.
+
+    Users and sessions annotate the same objects apart from each other: `user`, "alice" or "alice/1", says whose points are meant; None: all.
+    """
     path = Path(path)
     file = find_config(path)
     if file is None:
@@ -83,16 +86,33 @@ def particles_from_copick(path: Path | str) -> Particles:
     if not columns:
         raise InputError(f"{path} holds no picks on this machine ({RUNS}/<run>/Picks/*.json with points): give a project with picks")
     table = pd.DataFrame(columns)
+    chosen = _choose_user(table, user, path)
+    table = table[chosen].reset_index(drop=True)
     scores, spacings = (np.asarray(pd.to_numeric(table[name], errors="coerce"), dtype=np.float64) for name in ("score", "voxel_spacing"))
     return Particles(
         table[["instance_id", "user_id", "session_id"]],
-        np.array(places),
-        np.array(matrices) if any(trusted) else None,
+        np.array(places)[chosen],
+        np.array(matrices)[chosen] if np.array(trusted)[chosen].any() else None,
         tomograms=table["run_name"].tolist(),
         classes=table["pickable_object_name"].tolist(),
         scores=scores if np.isfinite(scores).any() else None,
         pixel_sizes=spacings if np.isfinite(spacings).all() and (spacings > 0).all() else None,
     )
+
+
+def _choose_user(table: pd.DataFrame, user: str | None, path: Path) -> NDArray[np.bool_]:
+    """Which points are those of a user, and of a session if one is named; a warning where several have annotated the same."""
+    who = table["user_id"] + "/" + table["session_id"]
+    counts = ", ".join(f"{name} ({number})" for name, number in who.value_counts(sort=False).items())
+    if user is None:
+        if table.assign(who=who).groupby(["run_name", "pickable_object_name"])["who"].nunique().max() > 1:
+            text = "%s holds points of the same objects in the same tomograms by several users or sessions, %s, and all are taken: `triptych convert "
+            log.warning(text + "--user NAME` or `NAME/SESSION` takes those of one", path, counts)
+        return np.ones(len(table), bool)
+    chosen = np.asarray((who if "/" in user else table["user_id"]) == user)
+    if not chosen.any():
+        raise InputError(f"{path} has no points by {user}, but by {counts}: name one of these, with or without the session")
+    return chosen
 
 
 def _check_picks(content: Any, path: Path) -> dict[str, Any]:

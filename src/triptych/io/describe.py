@@ -78,6 +78,8 @@ def _describe_folder(path: Path) -> Description:
     if any(path.glob("*.mod")) or find_config(path) is not None:
         return describe_list(path)
     stars = sorted(path.glob("*.star"))
+    if len(stars) == 1:
+        return describe_star(stars[0])
     if stars:
         names = ", ".join(star.name for star in stars[:5])
         raise InputError(f"{path} is a folder with {len(stars)} STAR files ({names}): name the one that is meant")

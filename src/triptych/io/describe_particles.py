@@ -69,7 +69,7 @@ def describe_star(path: Path) -> Description:
     if file.unset_pixel_size:
         result.warn(f"{file.unset_pixel_size}: if it is wrong, set voxel_size (of images) or coordinate_pixel_size to the right one.")
     labels = set(file.table.columns)
-    result.guard(lambda: _add_images(result, file))
+    result.guard(lambda: _add_images(result, file, path))
     if set(COORDINATES) <= labels or set(CENTERED) <= labels:
         result.guard(lambda: _add_coordinates(result, file))
     elif "rlnImageName" not in labels:
@@ -86,7 +86,7 @@ def _describe_blocks(blocks: dict[str, Block], error: InputError) -> Description
     return result
 
 
-def _add_images(result: Description, file: RelionFile) -> None:
+def _add_images(result: Description, file: RelionFile, path: Path) -> None:
     if "rlnImageName" not in file.table:
         return
     sizes = file.image_voxel_size()
@@ -101,7 +101,7 @@ def _add_images(result: Description, file: RelionFile) -> None:
         return
     if sizes is not None and not file.tilt_stacks:
         _compare_headers(result, [path for path in found.values() if path is not None], dict(zip(names, sizes, strict=True)))
-    volumes = open_particles(file.path, PredictConfig(), 400.0).sample(CONTRAST_SAMPLE)
+    volumes = open_particles(path, PredictConfig(), 400.0).sample(CONTRAST_SAMPLE)
     result.add("boxes", ", ".join(f"{size} voxels" for size in sorted({volume.shape[0] for volume in volumes})))
     add_contrast(result, volumes)
 

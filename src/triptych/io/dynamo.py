@@ -37,10 +37,15 @@ def particles_from_dynamo(path: Path | str, voxel_size: float | None = None) -> 
     """Particles of a table; `voxel_size` in Å per pixel wins over what the table states."""
     path = Path(path)
     rows = np.array(read_numbers(path, "Dynamo table", COLUMNS))
-    if rows.shape[1] < LEAST or not np.isfinite(rows).all():
-        raise InputError(f"{path} has {rows.shape[1]} columns, but a Dynamo table has at least {LEAST}, all of them finite numbers: write it anew")
+    if rows.shape[1] < LEAST:
+        raise InputError(f"{path} has {rows.shape[1]} columns, but a Dynamo table has at least {LEAST}: write it anew")
     names = [*COLUMNS, *(f"column{number}" for number in range(len(COLUMNS) + 1, rows.shape[1] + 1))]
     table = pd.DataFrame(rows, columns=names[: rows.shape[1]])
+    for name in UNDERSTOOD:
+        if name in table and not np.isfinite(table[name]).all():
+            row = int(np.argmin(np.isfinite(table[name])))
+            what = f"{name} of {path} (column {COLUMNS.index(name) + 1}) is {table[name][row]} in row {row + 1}"
+            raise InputError(f"{what}, but a finite number was expected: write it anew")
     sizes = np.full(len(table), voxel_size) if voxel_size is not None else _stated_pixel_sizes(table, path)
     pixels = table[PLACE].to_numpy() + table[SHIFT].to_numpy() - FIRST_VOXEL
     return Particles(

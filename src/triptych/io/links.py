@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -28,12 +28,14 @@ PATHS = (
     "rlnMtfFileName",
 )
 """Columns of tables of particles and of tomograms that name files."""
+NOTHING = ("", "None", "nan")
+"""What a column of paths says where there is no file."""
 _NUMBERED = re.compile(r"(\d+)@(.+)")
 
 
 def find_file(name: str, folders: Sequence[Path]) -> Path | None:
     """The first of the folders under which a relative name exists; an absolute one counts as it is."""
-    if "\0" in name:
+    if "\0" in name or name in NOTHING:
         return None
     if Path(name).is_absolute():
         return Path(name) if os.path.exists(name) else None
@@ -65,6 +67,19 @@ def name_from(folder: Path, folders: Sequence[Path], name: str, path: str) -> st
     if found is not None and os.path.samefile(found, path):
         return name
     return name.removesuffix(plain) + way_to(path, folder)
+
+
+def project_of(star: Path, tables: Iterable[object]) -> Path | None:
+    """The folder above a STAR file in which relative paths in its tables start, as RELION's do in that of its project; None where none do."""
+    own, *above = search_folders(star)[1:]
+    frames = [table for table in tables if isinstance(table, pd.DataFrame)]
+    names = [split_number(str(table[column].iloc[0]))[1] for table in frames for column in PATHS if column in table and len(table)]
+    for name in names:
+        if name not in NOTHING and not Path(name).is_absolute() and ".." not in Path(name).parts and not os.path.exists(own / name):
+            found = next((folder for folder in above if os.path.exists(folder / name)), None)
+            if found is not None:
+                return found
+    return None
 
 
 def lead_from(out: Path, table: pd.DataFrame, star: Path) -> pd.DataFrame:

@@ -84,6 +84,9 @@ def name_number(number: float) -> str:
     return str(int(number)) if float(number).is_integer() else repr(float(number))
 
 
+CROPPED_INDEX = "indices_column20.doc"
+
+
 def index_path(path: Path) -> Path:
     """The file beside a table that names its tomograms."""
     return path.with_suffix(".doc")
@@ -104,14 +107,20 @@ def number_tomograms(path: Path, names: Sequence[str] | None, count: int) -> NDA
     return np.array([known[name] for name in names], dtype=np.int64)
 
 
+def _find_index(path: Path) -> Path | None:
+    """The file that names a table's tomograms: that of its name, or the one that Dynamo lays into the folder of particles that it crops."""
+    return next((file for file in (index_path(path), path.with_name(CROPPED_INDEX)) if file.is_file()), None)
+
+
 def tomogram_names(path: Path, numbers: NDArray[np.float64]) -> list[str] | None:
     """Names of the tomograms of a table: from the file beside it, else their numbers; None where all are 0."""
-    names = _read_index(index_path(path)) if index_path(path).is_file() else {}
+    index = _find_index(path)
+    names = {} if index is None else _read_index(index)
     if not numbers.any():
         return None
     missing = sorted({int(number) for number in numbers} - set(names)) if names else []
     if missing:
-        raise InputError(f"{path} names the tomogram {missing[0]}, which is not in {index_path(path)}: add it there")
+        raise InputError(f"{path} names the tomogram {missing[0]}, which is not in {index}: add it there")
     return [names.get(int(number), name_number(number)) for number in numbers]
 
 
@@ -123,5 +132,5 @@ def _read_index(path: Path) -> dict[int, str]:
             continue
         if len(words) != 2 or not words[0].isdigit():
             raise InputError(f'line {row} of {path} should be a number and the name of a tomogram, but is "{line[:60]}": correct it')
-        names[int(words[0])] = bare_stem(words[1].strip())
+        names[int(words[0])] = bare_stem(words[1].strip()).removesuffix(".em")
     return names

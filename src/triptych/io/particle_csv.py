@@ -125,8 +125,8 @@ def write_csv(path: Path | str, particles: Particles) -> None:
     columns |= dict(zip(PLACE, particles.positions.T, strict=True))
     if particles.rotations is not None:
         columns |= dict(zip(MATRIX, particles.rotations.reshape(-1, 9).T, strict=True))
-    if particles.pixel_sizes is not None:
-        columns["pixel_size"] = particles.pixel_sizes
+    if particles.unbinned_pixel_sizes is not None:
+        columns["pixel_size"] = particles.unbinned_pixel_sizes
     columns |= {name: particles.table[name].to_numpy() for name in particles.table if name not in columns}
     with output_file(path) as part:
         pd.DataFrame(columns).to_csv(part, index=False, lineterminator="\n")

@@ -24,7 +24,7 @@ from triptych.io.particle_csv import particles_from_csv
 from triptych.io.particle_star import OPTIMISATION_SET, PARTICLES, star_of_folder
 from triptych.io.relion import M_COORDINATES, FrameFinder, frame_of_file, particles_from_m, particles_from_relion, read_frames
 from triptych.io.star import read_star
-from triptych.io.tomogram_names import by_name, find_tomogram, shared_name
+from triptych.io.tomogram_names import by_name, find_tomogram, shared_name, warn_of_other_name
 from triptych.particles import Frame, Particles
 
 log = logging.getLogger(__name__)
@@ -61,6 +61,8 @@ class Known:
     """Name of the one tomogram."""
     class_name: str | None = None
     """What all of the particles are."""
+    user: str | None = None
+    """Whose points of a copick project, with or without the session: "alice" or "alice/1"."""
     find_frames: FrameFinder | None = None
     """Tells the boxes of tomograms where the input does not."""
 
@@ -90,6 +92,8 @@ def read_particles(path: Path | str, known: Known | None = None) -> Particles:
         Unknown, missing or damaged file, no positions in it, or something that the file doesn't say and `known` neither.
     """
     path, known = Path(path), known or Known()
+    if known.user is not None and guess_format(path) != "copick":
+        raise InputError(f"--user chooses among the users of a copick project, but {path} is none: leave it out")
     particles = _read(path, known)
     if particles.positions is None:
         raise InputError(f"{path} has no coordinates (rlnCoordinateX/Y/Z or rlnCenteredCoordinateX/Y/ZAngst), so there is nothing to convert")
@@ -131,7 +135,7 @@ def _read(path: Path, known: Known) -> Particles:
     if kind in READERS:
         return READERS[kind](path, known.input_voxel_size)
     if kind == "copick":
-        return particles_from_copick(path)
+        return particles_from_copick(path, known.user)
     if kind == "m":
         return particles_from_m(path)
     return particles_from_relion(star_of_folder(path) or path, known.input_voxel_size, _frame_finder(known), known.find_frames)
@@ -162,6 +166,7 @@ def given_frames(names: Sequence[str], known: Known) -> dict[str, Frame]:
         return {name: known.frame_of(find_tomogram(name, files, known.tomograms, "check --tomograms")) for name in unique}
     if len(unique) > 1:
         raise InputError(f"the particles are in {len(unique)} tomograms, but --tomograms names one file: give the folder of all")
+    warn_of_other_name(unique, known.tomograms)
     return dict.fromkeys(unique, known.frame_of(known.tomograms))
 
 

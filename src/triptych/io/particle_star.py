@@ -20,6 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from triptych.errors import InputError
+from triptych.io.links import project_of
 from triptych.io.manifest import output_folder
 from triptych.io.numbering import are_numbers, number_classes
 from triptych.io.relion import (
@@ -148,9 +149,15 @@ def _optics(particles: Particles, groups: NDArray[np.int64], sizes: NDArray[np.f
     return new, np.array([numbers[key] for key in zip(groups.tolist(), sizes.tolist(), strict=True)], dtype=np.int64)
 
 
+def _says_of_optics(particles: Particles) -> bool:
+    """Whether the input's optics groups say more than that they are there, and how large their pixels are."""
+    optics = particles.blocks.get("optics")
+    return isinstance(optics, pd.DataFrame) and bool(set(optics) - {"rlnOpticsGroup", "rlnOpticsGroupName", *UNBINNED_PIXEL_SIZES})
+
+
 def _rebinned(table: pd.DataFrame, particles: Particles, sizes: NDArray[np.float64]) -> pd.DataFrame:
     """The table with binnings that belong to the pixel sizes (n,) that are written; without them where those before are not stated."""
-    optics, label, before = particles.blocks.get("optics"), UNBINNED_PIXEL_SIZES[0], particles.pixel_sizes
+    optics, label, before = particles.blocks.get("optics"), UNBINNED_PIXEL_SIZES[0], particles.unbinned_pixel_sizes
     if BINNING not in table:
         return table
     if isinstance(optics, pd.DataFrame) and {"rlnOpticsGroup", label} <= set(optics):
@@ -251,10 +258,16 @@ def write_relion_5(path: Path | str, particles: Particles, frames: Mapping[str, 
     table[list(CENTERED)] = particles.positions - np.stack([frames[name].center for name in names])
     sizes = np.array([frames[name].voxel_size for name in names])
     table = _rebinned(table, particles, sizes)
-    optics, table["rlnOpticsGroup"] = _optics(particles, _groups(table), sizes, UNBINNED_PIXEL_SIZES[0])
-    blocks = _blocks(particles, optics, table.drop(columns=[*COORDINATES, *UNBINNED_PIXEL_SIZES], errors="ignore"))
-    tomograms = _tomogram_blocks(particles, frames)
+    table = table.drop(columns=[*COORDINATES, *UNBINNED_PIXEL_SIZES], errors="ignore")
+    optics: pd.DataFrame | None = None
+    if _says_of_optics(particles):
+        optics, table["rlnOpticsGroup"] = _optics(particles, _groups(table), sizes, UNBINNED_PIXEL_SIZES[0])
+    else:  # RELION takes them from the table of tomograms then
+        table = table.drop(columns="rlnOpticsGroup", errors="ignore")
+    blocks, tomograms = _blocks(particles, optics, table), _tomogram_blocks(particles, frames)
+    project, place = project_of(Path(path) / TOMOGRAMS, tomograms.values()), Path(path).absolute()
+    way = place.relative_to(project) if project is not None else Path()
     with output_folder(path) as folder:
         write_star(folder / PARTICLES, blocks)
         write_star(folder / TOMOGRAMS, tomograms)
-        write_star(folder / OPTIMISATION_SET, {"": {"rlnTomoParticlesFile": PARTICLES, "rlnTomoTomogramsFile": TOMOGRAMS}})
+        write_star(folder / OPTIMISATION_SET, {"": {"rlnTomoParticlesFile": str(way / PARTICLES), "rlnTomoTomogramsFile": str(way / TOMOGRAMS)}})

@@ -53,7 +53,7 @@ TILT_TABLE = "tilts.star"
 BINNING = "rlnTomoTomogramBinning"
 """Voxels of a tomogram over the pixels of its tilt series."""
 SET_FILES = {"particles": "rlnTomoParticlesFile", "tomograms": "rlnTomoTomogramsFile"}
-"""What an optimisation set calls the files that it names."""
+"""What an optimisation set calls the files that it names, which RELION takes from the folder of its project."""
 SCORES = ("triptychScore", "triptychProbability", "rlnAutopickFigureOfMerit", "rlnLCCmax", "rlnMaxValueProbDistribution")
 """Columns that may say how sure a particle is; the first that is there counts."""
 M_COORDINATES = tuple(f"wrpCoordinate{axis}1" for axis in AXES)
@@ -415,7 +415,7 @@ def angles_from_rotations(rotations: NDArray[np.float64]) -> NDArray[np.float64]
 
 
 def particle_columns(
-    positions: NDArray[np.float64], rotations: NDArray[np.float64], voxel_size: float, shape: tuple[int, int, int]
+    positions: NDArray[np.float64], rotations: NDArray[np.float64], frame: Frame
 ) -> dict[str, NDArray[np.float64]]:
     """Columns that say where particles are, for RELION 3 and 4 (pixels from the corner) and for RELION 5 (Å from the centre, N / 2).
 
@@ -423,15 +423,14 @@ def particle_columns(
     ----------
     positions : (n, 3), x, y, z in Å from the centre of voxel [0, 0, 0]
     rotations : (n, 3, 3), particle -> tomogram
-    voxel_size, shape : of the tomogram, which is not binned; shape is (nz, ny, nx)
+    frame : box of the tomogram in the pixels to count in, those of the tilt series
     """
-    centered = positions - np.array(shape[::-1]) / 2 * voxel_size
-    tables = np.concatenate([positions / voxel_size, centered, angles_from_rotations(rotations)], axis=1)
+    tables = np.concatenate([positions / frame.voxel_size, positions - frame.center, angles_from_rotations(rotations)], axis=1)
     return dict(zip((*COORDINATES, *CENTERED, *ANGLES), tables.T, strict=True))
 
 
 def optics_table(groups: Mapping[float, int], microscope: Mapping[str, float] | None = None) -> pd.DataFrame:
-    """An optics group for each voxel size (Å) of tomograms that are not binned: its number, and what else is the same in all of them."""
+    """An optics group for each pixel size (Å) of tilt series: its number, and what else is the same in all of them."""
     rows = [
         {"rlnOpticsGroup": number, "rlnOpticsGroupName": f"opticsGroup{number}", **(microscope or {}), "rlnTomoTiltSeriesPixelSize": size}
         for size, number in groups.items()
@@ -439,20 +438,20 @@ def optics_table(groups: Mapping[float, int], microscope: Mapping[str, float] | 
     return pd.DataFrame(rows)
 
 
-def tomogram_row(name: str, file: str, voxel_size: float, shape: tuple[int, int, int]) -> dict[str, Any]:
-    """A row of the table of tomograms for one of which coordinates count its own voxels, so that its binning is 1.
+def tomogram_row(name: str, file: str, frame: Frame, binning: float = 1.0) -> dict[str, Any]:
+    """A row of the table of tomograms.
 
     Parameters
     ----------
     file : its path, as seen from the table's folder
-    shape : (nz, ny, nx)
+    frame : its box in the pixels that coordinates count; binning : its voxels over these pixels
     """
     return {
         "rlnTomoName": name,
         RECONSTRUCTED: file,
-        "rlnTomoTiltSeriesPixelSize": voxel_size,
-        BINNING: 1.0,
-        **{f"rlnTomoSize{axis}": size for axis, size in zip(AXES, shape[::-1], strict=True)},
+        "rlnTomoTiltSeriesPixelSize": frame.voxel_size,
+        BINNING: binning,
+        **{f"rlnTomoSize{axis}": size for axis, size in zip(AXES, frame.size, strict=True)},
     }
 
 
@@ -573,21 +572,24 @@ def _class_names(column: pd.Series) -> list[str] | None:
     return None if column.isna().all() else [f"{value:.15g}" for value in column.fillna(0)]
 
 
-def agrees(frame: Frame, center: NDArray[np.float64] | None) -> bool:
-    """Whether the centre of a tomogram's box is where it is otherwise known to be, to a voxel; nothing contradicts where that is not known."""
-    return center is None or bool(np.abs(frame.center - center).max() <= frame.voxel_size)
+def agrees(frame: Frame, center: NDArray[np.float64] | None, slack: float = 0.0) -> bool:
+    """Whether the centre of a tomogram's box is where it is otherwise known to be, to a voxel, or to so many Å; or not known to be elsewhere."""
+    return center is None or bool(np.abs(frame.center - center).max() <= max(frame.voxel_size, slack))
 
 
-def _check_frames(frames: Mapping[str, Frame], implied: Mapping[str, NDArray[np.float64]], path: Path) -> None:
-    """InputError where a tomogram is said to be another one than the particles, which state where they are from its corner and its centre, say."""
+def _check_frames(frames: Mapping[str, Frame], implied: Mapping[str, NDArray[np.float64]], file: RelionFile) -> None:
+    """InputError where a tomogram is said to be another one than the particles, which state where they are from its corner and its centre, say.
+
+    They may count in the voxels of a binned tomogram, by the rounding of which it may differ.
+    """
+    pixel, binning = file.values(UNBINNED_PIXEL_SIZES[0]), file.values(BINNING)
+    slack = 0.0 if pixel is None else float((pixel if binning is None else pixel * binning).max())
     for name, frame in frames.items():
-        if not agrees(frame, implied.get(name)):
+        if not agrees(frame, implied.get(name), slack):
             size, voxel_size = " x ".join(map(str, frame.size)), frame.voxel_size
             x, y, z = implied[name]
-            raise InputError(
-                f"{path} places the centre of the tomogram {name} at {x:.1f}, {y:.1f}, {z:.1f} Å, but that of {size} voxels of {voxel_size:g} Å is "
-                "elsewhere: leave the option out, or give the right size"
-            )
+            there = f"{file.path} places the centre of the tomogram {name} at {x:.1f}, {y:.1f}, {z:.1f} Å"
+            raise InputError(f"{there}, but that of {size} voxels of {voxel_size:g} Å is elsewhere: leave the option out, or give the right size")
 
 
 def _find_centers(
@@ -602,11 +604,11 @@ def _find_centers(
     implied, frames = file.implied_centers(), stated
     if find_frames is not None:
         frames = dict(find_frames(names))
-        _check_frames(frames, implied, file.path)
+        _check_frames(frames, implied, file)
     elif not set(names) <= set(stated):
         others = file.frames_of_files() | dict(find_others(names) if find_others else {})
         stated = frames = {name: frame for name, frame in others.items() if agrees(frame, implied.get(name))} | stated
-    return stated, implied | {name: frame.center for name, frame in frames.items()}
+    return stated, {name: frame.center for name, frame in frames.items()} | implied  # which is where the places from the corner are exactly
 
 
 def _positions(file: RelionFile, pixel_size: float | None, centers: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64] | None:
@@ -629,14 +631,13 @@ def _positions(file: RelionFile, pixel_size: float | None, centers: Mapping[str,
 
 
 def _pixel_sizes(file: RelionFile, given: float | None) -> NDArray[np.float64] | None:
-    """Å per pixel of the unbinned tilt series of each particle, where the file states them; else what its coordinates count in."""
+    """Å per pixel that the coordinates of each particle count in; of the unbinned tilt series, where they count in Å."""
     labels = set(file.table.columns)
     if set(CENTERED) <= labels:
         return file.values(UNBINNED_PIXEL_SIZES[0])
     if not set(COORDINATES) <= labels or file.counts_fractions:
         return None
-    unbinned = file.values(UNBINNED_PIXEL_SIZES[0]) if file.is_warp else None  # Warp counts in the pixels of its export
-    return file.coordinate_pixel_size(given) if unbinned is None else unbinned
+    return file.coordinate_pixel_size(given)
 
 
 def particles_from_relion(
@@ -663,6 +664,7 @@ def particles_from_relion(
         classes=None if name is None else _class_names(name),
         scores=None if score is None else np.asarray(pd.to_numeric(score, errors="coerce"), dtype=np.float64),
         pixel_sizes=_pixel_sizes(file, coordinate_pixel_size),
+        series_pixel_sizes=file.values(UNBINNED_PIXEL_SIZES[0]) if file.is_warp else None,  # Warp counts in the pixels of its export
         frames=stated,
         blocks={key: block for key, block in file.blocks.items() if key != file.block},
         tomogram_blocks=file.tomogram_blocks,

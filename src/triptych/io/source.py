@@ -30,10 +30,10 @@ from triptych.io.mrc import MrcHeader, bare_stem, check_values, is_mrc_name, loc
 from triptych.io.particle_star import star_of_folder
 from triptych.io.relion import BINNING, CENTERED, COORDINATES, RelionFile, read_relion
 from triptych.io.star import Block
-from triptych.io.stated import VOXEL_SIZE_TOLERANCE, find_stated
+from triptych.io.stated import VOXEL_SIZE_TOLERANCE, find_stated, list_tomograms
 from triptych.io.tilt_stacks import TiltStacks, open_tilt_stacks
 from triptych.io.tomogram import is_tomogram, open_tomogram, stated_frame, tomogram_files
-from triptych.io.tomogram_names import bare_tomogram_name, by_name, find_tomogram
+from triptych.io.tomogram_names import bare_tomogram_name, by_name, find_tomogram, shared_name, warn_of_other_name
 from triptych.io.transfers import CtfVolumes, Transfers, named_transfers, stored_transfers
 from triptych.volume import MAX_BOX, Volume, clip_box, spread_numbers
 
@@ -442,15 +442,25 @@ def locate_tomograms(file: RelionFile, config: PredictConfig) -> tuple[list[Path
     place = config.tomograms
     if place is not None and not place.exists():
         raise InputError(f"the tomograms' folder {place} does not exist: correct --set tomograms=")
+    if place is not None and place.is_file() and not is_tomogram(place) and place.suffix.lower() != ".star":
+        raise InputError(f"--set tomograms= is {place}, but a tomogram, a folder of tomograms, or a table of them (STAR) was expected")
     names = file.tomogram_names
     if place is not None and (is_tomogram(place) or names is None):
         files = [place] if is_tomogram(place) else tomogram_files(place)
         if len(files) != 1 or len(set(names or [""])) != 1:
             raise InputError(f"{file.path} must name the tomogram of each particle (rlnTomoName), because there is more than one: export it again")
+        warn_of_other_name((names or [])[:1], files[0])
         return files, np.zeros(len(file), dtype=np.int64)
     if names is None:
         raise InputError(f"{file.path} has coordinates, but neither rlnTomoName nor rlnMicrographName: say which tomogram with --set tomograms=FILE")
     unique = list(dict.fromkeys(names))
+    if place is not None and place.suffix.lower() == ".star":
+        listed = {shared_name(tomogram.name): tomogram.path for tomogram in list_tomograms([place])}
+        missing = [name for name in unique if shared_name(name) not in listed]
+        if missing:
+            raise InputError(f"{place} does not list the tomogram {missing[0]}, in which particles of {file.path} are: give a table that does")
+        numbers = {name: number for number, name in enumerate(unique)}
+        return [listed[shared_name(name)] for name in unique], np.array([numbers[name] for name in names], dtype=np.int64)
     stated = {} if place is not None else file.reconstructed
     folder = place if place is not None else file.path.absolute().parent
     candidates = by_name(tomogram_files(folder))

@@ -5,20 +5,21 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
 import pandas as pd
 
 from triptych.errors import InputError
-from triptych.io.links import RECONSTRUCTED, find_file, search_folders
+from triptych.io.links import NOTHING, RECONSTRUCTED, find_file, search_folders
 from triptych.io.numbering import check_file_name
 from triptych.io.particle_star import TOMOGRAMS
 from triptych.io.relion import (
     BINNING,
     SET_FILES,
     UNBINNED_PIXEL_SIZES,
+    agrees,
     extreme_tilts,
     numbers,
     optimisation_set,
@@ -29,6 +30,7 @@ from triptych.io.relion import (
 from triptych.io.star import Block, read_star
 from triptych.io.tomogram import check_unique, find_tomograms, is_tomogram, stated_frame
 from triptych.io.tomogram_names import bare_tomogram_name, tomogram_name
+from triptych.particles import Frame
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +50,18 @@ class NamedTomogram:
     name : what it is called in tables and in names of files
     path : MRC file or OME-Zarr group
     voxel_size : Å, as a table states it of a file that does not; None: as the file says
+    series : its box in the pixels of the tilt series, as a table states it; None: it counts its own voxels
     """
 
     name: str
     path: Path
     voxel_size: float | None = None
+    series: Frame | None = None
+
+    def frame(self, shape: tuple[int, int, int], voxel_size: float) -> Frame:
+        """The box of the tomogram, an array (nz, ny, nx), in the pixels of its tilt series, if its table tells these and does not contradict."""
+        own = Frame.of(shape, voxel_size)
+        return own if self.series is None or not agrees(own, self.series.center) else self.series
 
 
 def list_tomograms(inputs: Sequence[Path | str]) -> list[NamedTomogram]:
@@ -85,10 +94,22 @@ def _listed_tomograms(star: Path) -> list[NamedTomogram]:
     if table is None or table.empty:
         raise InputError(f"{star} lists no tomograms (rlnTomoName): give their files, a STAR file that lists them, or an optimisation set")
     column = next((label for label in (RECONSTRUCTED, DENOISED) if label in table), None)
+    if column is None and f"{RECONSTRUCTED}Half1" in table:
+        how = "reconstruct whole ones, or give the files of either half (pick's names are then those of the files)"
+        raise InputError(f"{star} names tomograms of half of the images only ({RECONSTRUCTED}Half1, Half2): {how}")
     if column is None:
         raise InputError(f"{star} does not say where the reconstructed tomograms are ({RECONSTRUCTED}): reconstruct them, or give their files")
-    found = zip(table["rlnTomoName"].astype(str), table[column].astype(str), _voxel_sizes(table, star), strict=True)
-    return [_locate(name, way, size, star) for name, way, size in found]
+    if column == DENOISED:
+        log.warning("%s names denoised tomograms only, which are taken: a network sees better what noise has not been guessed away from", star)
+    rows = list(zip(table["rlnTomoName"].astype(str), table[column].astype(str), _voxel_sizes(table, star), strict=True))
+    there = [row for row in rows if row[1] not in NOTHING]
+    if not there:
+        raise InputError(f"{star} does not say where any reconstructed tomogram is ({column} is empty): reconstruct them, or give their files")
+    if len(there) < len(rows):
+        text = "%d of %d tomograms of %s are not reconstructed yet (%s is empty): they are left out"
+        log.warning(text, len(rows) - len(there), len(rows), star, column)
+    frames = read_frames(table, star)
+    return [replace(_locate(name, way, size, star), series=frames.get(name) if size else None) for name, way, size in there]
 
 
 def _voxel_sizes(table: pd.DataFrame, star: Path) -> list[float | None]:

@@ -37,8 +37,10 @@ def find_tomograms(inputs: Sequence[Path | str]) -> list[Path]:
     """The tomograms that files, folders of files, and OME-Zarr groups stand for; InputError where there are none or a name comes twice."""
     found: list[Path] = []
     for item in map(Path, inputs):
-        if is_zarr(item) or item.is_file():
+        if is_tomogram(item):
             found.append(item)
+        elif item.is_file():
+            raise InputError(f"{item} is no tomogram: give tomograms as MRC files (.mrc, .rec, .map), OME-Zarr groups, or folders of them")
         elif item.is_dir():
             inside = tomogram_files(item)
             if not inside:

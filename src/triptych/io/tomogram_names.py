@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from bisect import bisect_left
@@ -13,10 +14,14 @@ from typing import TypeAlias
 from triptych.errors import InputError
 from triptych.io.mrc import bare_stem, is_mrc_name
 
+log = logging.getLogger(__name__)
+
 ZARR_SUFFIX = ".zarr"
 TOMOSTAR = ".tomostar"
 _WARP_PIXEL_SIZE = re.compile(r"(?<=.)_\d+(\.\d+)?Apx$")
 """With which Warp ends the names of its reconstructions: TS_1_10.00Apx.mrc is that of TS_1.tomostar."""
+
+_NEXT_NUMBER = re.compile(r"[_-]\d+(?![A-Za-z0-9.])")
 
 NamedFiles: TypeAlias = list[tuple[str, Path]]
 
@@ -52,6 +57,13 @@ def find_tomogram(name: str, files: NamedFiles, folder: Path, how: str = "give i
     raise InputError(f"{len(found)} files in {folder} could be the tomogram {stem} ({some}): leave only one there")
 
 
+def warn_of_other_name(names: Iterable[str], file: Path) -> None:
+    """Warn where a file that is said to be the tomogram of these names is called otherwise."""
+    other = next((name for name in names if not called(name, by_name([file]))), None)
+    if other is not None:
+        log.warning("the particles are said to be in the tomogram %s, but are looked for in %s, as was asked: check that it is the same", other, file)
+
+
 def by_name(files: Iterable[Path]) -> NamedFiles:
     """Files of tomograms with their names, by which they are sorted, so that `called` soon finds one among many."""
     return sorted((tomogram_name(file), file) for file in files)
@@ -60,13 +72,15 @@ def by_name(files: Iterable[Path]) -> NamedFiles:
 def called(name: str, files: NamedFiles) -> list[Path]:
     """The files that a tomogram's name may mean: called as it is, or so with RELION's "rec_" before it, or else those that start so.
 
-    Where there is none, the name counts without the pixel size that Warp adds to it.
+    The pixel size that Warp adds to a name counts only where several differ in nothing else. A number that follows belongs to the name, as it does
+    where targets are numbered: Position_1_2.mrc is not of Position_1.
     """
     found: list[Path] = []
     for stem in (bare_stem(name.removesuffix(TOMOSTAR)), bare_tomogram_name(name)):
         keys = (stem, f"rec_{stem}")
-        near = [item for key in keys for item in _starting_with(key, files)]
-        found = found or [file for own, file in near if own in keys] or [file for _, file in near]
+        near = [(own, file, own[len(key) :]) for key in keys for own, file in _starting_with(key, files)]
+        same = [file for own, file, _ in near if own in keys] or [file for own, file, _ in near if bare_tomogram_name(own) in keys]
+        found = found or same or [file for _, file, rest in near if not _NEXT_NUMBER.match(rest)]
     return found
 
 
