@@ -138,6 +138,8 @@ def test_what_is_for_relion_starts_at_the_folder_of_its_project(tmp_path: Path) 
     written = read_star(tmp_path / "project" / "Picks" / "five" / "particles.star")
     assert "optics" not in written
     assert "rlnOpticsGroup" not in written["particles"]
+    convert_particles(picks, tmp_path / "project" / "six", "relion5", Known(tomograms=project))
+    assert read_star(tmp_path / "project" / "six" / "optimisation_set.star")[""]["rlnTomoParticlesFile"] == "six/particles.star"
     convert_particles(picks, tmp_path / "alone", "relion5")
     assert read_star(tmp_path / "alone" / "optimisation_set.star")[""]["rlnTomoParticlesFile"] == "particles.star"
 

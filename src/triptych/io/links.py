@@ -71,7 +71,7 @@ def name_from(folder: Path, folders: Sequence[Path], name: str, path: str) -> st
 
 def project_of(star: Path, tables: Iterable[object]) -> Path | None:
     """The folder above a STAR file in which relative paths in its tables start, as RELION's do in that of its project; None where none do."""
-    own, *above = search_folders(star)[1:]
+    own, *above = search_folders(star)
     frames = [table for table in tables if isinstance(table, pd.DataFrame)]
     names = [split_number(str(table[column].iloc[0]))[1] for table in frames for column in PATHS if column in table and len(table)]
     for name in names:

@@ -95,7 +95,8 @@ def _listed_tomograms(star: Path) -> list[NamedTomogram]:
         raise InputError(f"{star} lists no tomograms (rlnTomoName): give their files, a STAR file that lists them, or an optimisation set")
     column = next((label for label in (RECONSTRUCTED, DENOISED) if label in table), None)
     if column is None and f"{RECONSTRUCTED}Half1" in table:
-        how = "reconstruct whole ones, or give the files of either half (pick's names are then those of the files)"
+        name = table["rlnTomoName"].astype(str).iloc[0]
+        how = f"reconstruct whole ones, or average both (IMOD: clip average HALF1 HALF2 {name}.mrc), and give these files"
         raise InputError(f"{star} names tomograms of half of the images only ({RECONSTRUCTED}Half1, Half2): {how}")
     if column is None:
         raise InputError(f"{star} does not say where the reconstructed tomograms are ({RECONSTRUCTED}): reconstruct them, or give their files")
