@@ -450,7 +450,7 @@ def test_several_processes_pick_the_same(tmp_path: Path) -> None:
         tables.append(read_star(pick(tomograms, tmp_path / f"picks_{workers}", model, config) / "particles.star")["particles"])
     assert len(tables[0]) > 0
     assert set(tables[0]["rlnTomoName"]) == {"a", "b"}
-    assert tables[0].equals(tables[1])
+    pd.testing.assert_frame_equal(tables[0], tables[1], rtol=1e-5)  # threads add up in another order
 
 
 def test_bad_input_is_named(tmp_path: Path) -> None:
