@@ -88,6 +88,16 @@ def test_rows_that_meet_every_condition_stay_as_they_were(conditions: dict[str, 
     assert counts["after"]["ball"] == len({1, 4} & set(rows))
 
 
+def test_scores_of_other_programs_will_do(tmp_path: Path) -> None:
+    star = write_table(tmp_path)
+    blocks = read_star(star)
+    table = blocks["particles"]
+    assert isinstance(table, pd.DataFrame)
+    write_star(star, {**blocks, "particles": table.drop(columns="triptychScore").assign(rlnAutopickFigureOfMerit=[1.0, 5.0, 9.0, 2.0, 3.0, 4.0])})
+    triptych.select(star, tmp_path / "chosen.star", min_score=4)
+    assert read_star(tmp_path / "chosen.star")["particles"]["rlnAutopickFigureOfMerit"].tolist() == [5, 9, 4]
+
+
 def test_the_best_are_those_of_the_last_score(tmp_path: Path) -> None:
     star = write_table(tmp_path, triptychAlignmentScore=[0.5, 0.6, 0.1, 0.2, 0.3, 0.4], triptychPoseProbability=[0.2, 0.9, 0.95, 0.1, 1.0, 0.3])
     triptych.select(star, tmp_path / "best.star", best=1)

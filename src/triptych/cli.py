@@ -374,7 +374,7 @@ def select(
     not_classes: Annotated[list[str] | None, typer.Option("--not-class", metavar="NAME", help="Leave this class out; likewise.")] = None,
     verdict: Annotated[str | None, typer.Option(metavar="VERDICT", help="Keep what was called known, or unknown.")] = None,
     min_probability: Annotated[float | None, typer.Option(help="Least probability of the class.")] = None,
-    min_score: Annotated[float | None, typer.Option(help="Least score of pick.")] = None,
+    min_score: Annotated[float | None, typer.Option(help="Least score of pick, or of what wrote the table.")] = None,
     min_alignment_score: Annotated[float | None, typer.Option(help="Least score of orient, or of discover.")] = None,
     min_pose_probability: Annotated[float | None, typer.Option(help="Least probability, by orient, that the pose is right.")] = None,
     tomograms: Annotated[list[str] | None, typer.Option("--tomogram", metavar="NAME", help="Keep this tomogram; may be given several times.")] = None,

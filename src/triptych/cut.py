@@ -234,7 +234,8 @@ def locate_particles(listed: Particles, paths: Sequence[Path], source: Path | st
     missing = [name for name, file in found.items() if not file]
     if len(missing) == len(found):
         ours = ", ".join(name for name, _ in files[:3])
-        raise InputError(f"{source} names no particle in {ours}, but in {', '.join(missing[:3])}: give those tomograms")
+        how = f"give those tomograms; if one of these is meant, `triptych convert {source} OUT.csv --to csv --tomogram NAME` renames it"
+        raise InputError(f"{source} names no particle in {ours}, but in {', '.join(missing[:3])}: {how}")
     if missing:
         logger.warning("%s names %d more tomograms (%s ...), whose particles are left out", source, len(missing), missing[0])
     no_particles = sorted(set(listed.classes or ()) & set(others))
@@ -376,11 +377,13 @@ def draw_balls(
     volume: Volume, places: NDArray[np.float64], label: NDArray[np.int64], known: Annotations, config: CutConfig
 ) -> tuple[NDArray[np.uint16], NDArray[np.int32]]:
     """Label map and owners of particles of which only the place is known."""
+    missing = sorted({known.names[index] for index in label} - set(config.radius))
+    if missing:
+        how = f'--set "radius={{{", ".join(f"{name}: 100" for name in missing)}}}" with the right ones in Å'
+        raise InputError(f"there is no label map, and radius names no radius for {', '.join(missing)}: give them, as {how}")
     labels, owner = np.zeros(volume.shape, dtype=np.uint16), np.zeros(volume.shape, dtype=np.int32)
     for number, (place, index) in enumerate(zip(places, label, strict=True), start=1):
-        radius = config.radius.get(known.names[index])
-        if radius is None:
-            raise InputError(f"there is no label map, and radius names no radius for {known.names[index]}: set radius={{{known.names[index]}: Å}}")
+        radius = config.radius[known.names[index]]
         reach = int(np.ceil(radius / volume.voxel_size)) + 1
         center = np.round(place).astype(np.int64)
         grid = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 3, indexing="ij"), -1)

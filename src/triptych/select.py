@@ -14,7 +14,7 @@ from triptych.config import UNKNOWN
 from triptych.errors import InputError
 from triptych.io.links import RECONSTRUCTED, lead_from
 from triptych.io.particle_star import PARTICLES, star_of_folder
-from triptych.io.relion import BINNING, RelionFile, numbers, read_relion
+from triptych.io.relion import BINNING, SCORES, RelionFile, numbers, read_relion
 from triptych.io.star import write_star
 from triptych.io.tomogram_names import shared_name
 
@@ -28,6 +28,8 @@ WRITTEN_BY = {
     ALIGNMENT_SCORE: "orient writes, and discover of each group",
     POSE_PROBABILITY: "orient writes",
 }
+OTHER_SCORES = tuple(name for name in SCORES if name not in (SCORE, PROBABILITY))
+"""Of other programs: they may be any numbers."""
 BEST_BY = (ALIGNMENT_SCORE, SCORE, PROBABILITY)
 """Columns that say how good a particle is; the first that is there counts."""
 LISTED = 40
@@ -56,7 +58,8 @@ def select(
     out : STAR file to write
     classes, not_classes : names of classes that are kept, and that are left out
     verdict : "known" or "unknown"
-    min_probability, min_score, min_alignment_score : least probability of the class, score of `pick`, and score of `orient` or `discover`
+    min_probability, min_score, min_alignment_score : least probability of the class, score of `pick` (or, without one, of the program that
+        wrote the table), and score of `orient` or `discover`
     min_pose_probability : least probability, by `orient`, that the pose is right
     tomograms : names of tomograms
     best : so many of each class at most, of those that meet all else, by the first of `BEST_BY` that is there
@@ -87,6 +90,8 @@ def select(
         kept &= (find_column(file, VERDICT) == UNKNOWN).to_numpy() == is_unknown(verdict)
     least_values = {PROBABILITY: min_probability, SCORE: min_score, ALIGNMENT_SCORE: min_alignment_score, POSE_PROBABILITY: min_pose_probability}
     for column, least in least_values.items():
+        if column == SCORE and column not in file.table:
+            column = next((name for name in OTHER_SCORES if name in file.table), column)
         if least is not None:
             check_least(column, least)
             find_column(file, column)
@@ -118,7 +123,7 @@ def find_column(file: RelionFile, label: str) -> pd.Series:
 
 
 def check_least(label: str, least: float) -> None:
-    if not -1 <= least <= 1:
+    if label not in OTHER_SCORES and not -1 <= least <= 1:
         raise InputError(f"_{label} is to be {least:g} at least, but no score or probability is outside of 0 to 1: ask for one within")
 
 
