@@ -1,6 +1,7 @@
 """Another group's labelled tomograms: trained on five of them, tested on two.
 
     python benchmarks/labelled.py WORK [--updates 600] [--initial FOLDER | --scratch] [--tiles 16] [--turned-share 0] [--seed 0] [--name labelled]
+                                   [--picture docs/images/labelled.png]
 
 The tomograms (../shared/data/tomograms_labelled) do not say their voxel size: they are taken as they are, and called 10 Å. The network
 goes on from the shipped model, from another one, or with --scratch from nothing. What is kept in WORK is not made again, and a training
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from picking import dice, label_map, match
 from results import FOLDER, write_result
@@ -144,6 +146,28 @@ def judge(picks: Path, threshold: float) -> dict[str, Any]:
     }
 
 
+def draw(tomograms: Path, folders: dict[str, Path], picture: Path) -> None:
+    """A slice of the first test tomogram, its labels, and those of label maps in folders, by their titles."""
+    name = f"tomo{TEST[0]:02d}"
+    true = read_mrc(DATA / f"{name}_labels.mrc.gz", VOXEL_SIZE).data.astype(np.int64)
+    middle = int((true > 0).sum(axis=(1, 2)).argmax())
+    numbers = {f"class_{k}": k for k in range(1, int(true.max()) + 1)}
+    maps = {"labels": true} | {title: label_map(folder, name, numbers) for title, folder in folders.items()}
+    figure = Figure(figsize=(4 * (1 + len(maps)), 4.3), layout="constrained")
+    first, *axes = figure.subplots(1, 1 + len(maps))
+    grey = read_mrc(tomograms / f"{name}.mrc", VOXEL_SIZE).data[middle]
+    first.imshow(grey, "gray", vmin=np.percentile(grey, 1), vmax=np.percentile(grey, 99), origin="lower")
+    first.set_title("tomogram")
+    for axis, (title, labels) in zip(axes, maps.items(), strict=True):
+        axis.imshow(np.ma.masked_equal(labels[middle], 0), "tab10", vmin=0, vmax=9, origin="lower", interpolation="nearest")
+        axis.set_title(title)
+    for axis in (first, *axes):
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.set_aspect("equal")
+    figure.savefig(picture, dpi=75)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
@@ -156,6 +180,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=SEED, help="of the training")
     parser.add_argument("--name", default="labelled")
     parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the result files")
+    parser.add_argument("--picture", type=Path, help="PNG file of a slice")
     arguments = parser.parse_args()
     if not DATA.is_dir():
         sys.exit(f"the labelled tomograms are not at {DATA}: this benchmark needs them")
@@ -169,6 +194,8 @@ def main() -> None:
     if not picks.exists():
         pick([tomograms / f"tomo{number:02d}.mrc" for number in TEST], picks, model, config)
     poses, seconds = look_again(arguments.work, name, data, model, picks)
+    if arguments.picture:
+        draw(tomograms, {"network (pick)": picks, "shapes in their poses (orient)": poses}, arguments.picture)
     begun = "nothing" if initial is None else "the shipped model" if initial == BUILT_IN_MODEL else str(initial)
     write_result(
         name,
