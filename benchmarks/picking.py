@@ -201,7 +201,8 @@ def measure_rivals(
         out = picks.with_name(f"{picks.name}_oriented")
         seconds = run_oriented(picks, out, arguments.model, arguments.library)
         ours = judge_rival(tomograms, picks, radius, list(radius))
-        result["oriented"] = {"seconds": seconds, **judge_rival(tomograms, out, radius, list(radius)), "picked": ours}
+        judged = judge_rival(tomograms, out, radius, list(radius))
+        result["oriented"] = {"seconds": seconds, **judged, "label_dice": label_dice(tomograms, out, list(radius)), "picked": ours}
     if "templates" in arguments.rivals:
         chosen = choose_templates(templates, arguments.templates)
         names = [template.name for template in chosen]

@@ -215,9 +215,9 @@ def local_deviation(spectrum: torch.Tensor, data: torch.Tensor, ball: torch.Tens
 
 
 def run_oriented(picks: Path, out: Path, model: Path, library: Path | None) -> float:
-    """The picks, named anew and moved to where the structures are; seconds."""
+    """The picks, named anew and moved to where the structures are, and a label map of these; seconds."""
     predictions = out.with_name(f"{out.name}_predictions")
-    config = OrientConfig(library=library, unknown=True, write_masks=False, write_densities=False)
+    config = OrientConfig(library=library, unknown=True, write_densities=False, write_labels=True)
     seconds = timed(predictions, lambda: predict(picks / "particles.star", predictions, model, PredictConfig(write_masks=False)))
     seconds += timed(out, lambda: orient(predictions, out, config))
     shutil.copy(picks / "tomograms.star", out)  # whose sizes the places count from

@@ -63,9 +63,13 @@ def second_look() -> str:
         oriented = test["rivals"]["oriented"]
         rows.append(picked_row(snr, "pick", {**oriented["picked"], "seconds": test["seconds"]}))
         rows.append(picked_row(snr, "pick, predict, orient", {**oriented, "seconds": test["seconds"] + oriented["seconds"]}))
-    dice = ", ".join(f"{test['label_dice']:.2f} at SNR {snr}" for snr, test in content["tests"].items() if "label_dice" in test)
-    maps = f"Mean Dice of the classes of particles in the label maps of `pick`: {dice}.\n\n" if dice else ""
-    return f"{table(['SNR', 'commands', 'particles', *PICKED.values(), 'seconds'], rows)}\n\n{maps}{picked_in(content)}"
+    dice = {
+        "pick": [f"{test['label_dice']:.2f} at SNR {snr}" for snr, test in content["tests"].items()],
+        "orient": [f"{found:.2f} at SNR {snr}" for snr, test in content["tests"].items() if (found := test["rivals"]["oriented"].get("label_dice"))],
+    }
+    maps = "; ".join(f"in those of `{command}` {', '.join(found)}" for command, found in dice.items() if found)
+    means = f"Mean Dice of the classes of particles in the label maps: {maps}."
+    return f"{table(['SNR', 'commands', 'particles', *PICKED.values(), 'seconds'], rows)}\n\n{means}\n\n{picked_in(content)}"
 
 
 def labelled() -> str:
