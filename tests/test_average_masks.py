@@ -124,6 +124,27 @@ def test_masks_are_put_together_to_label_maps(tmp_path: Path) -> None:
     np.testing.assert_array_equal(labels.data, expected)
 
 
+def test_tomograms_with_the_same_name_of_file_have_label_maps_of_their_own(tmp_path: Path) -> None:
+    """Called as the table calls them; where it calls two the same, they cannot be told apart."""
+    model = write_model(tmp_path / "model")
+    for folder in ("one", "two"):
+        write_mrc(tmp_path / folder / "rec.mrc", np.random.default_rng(0).normal(size=(24, 24, 24)), VOXEL_SIZE)
+    place = {f"rlnCoordinate{axis}": [12.0, 12.0] for axis in "XYZ"}
+    about = {"rlnTomoTiltSeriesPixelSize": VOXEL_SIZE, "rlnTomoReconstructedTomogram": ["one/rec.mrc", "two/rec.mrc"], "rlnTomoTomogramBinning": 1.0}
+    write_star(tmp_path / "particles.star", {"particles": pd.DataFrame({"rlnTomoName": ["TS_1", "TS_2"], **place, **about})})
+    predicted = predict(tmp_path / "particles.star", tmp_path / "predictions", model, PredictConfig(write_densities=False))
+    named = read_star(predicted / "particles.star")["particles"]
+    assert isinstance(named, pd.DataFrame)
+    write_star(predicted / "particles.star", {"particles": named.assign(triptychClass=["a", "b"])})
+    rod = np.zeros((16, 16, 16), np.float32)
+    rod[6:10, 7:9, 3:14] = 1
+    write_library([Structure(name, Volume(rod, VOXEL_SIZE), 100.0, 0.5, "made for a test") for name in "ab"], tmp_path / "library")
+    quick = AlignConfig(step=45, candidates=1, resolution=45, coarse_resolution=45, max_shift=20)
+    settings = OrientConfig(library=tmp_path / "library", align=quick, align_by="subtomograms", write_labels=True, rivals=0, hand_check=0)
+    posed = orient(predicted, tmp_path / "poses", settings)
+    assert {path.name: set(np.unique(read_mrc(path).data)) for path in (posed / "labels").iterdir()} == {"TS_1.mrc": {0, 1}, "TS_2.mrc": {0, 2}}
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -155,6 +176,14 @@ def test_masks_that_make_no_structure(data: Path, tmp_path: Path, caplog: pytest
     assert [shape.structure.name for shape in found] == [CLASSES[0]]
     assert "is a ball, as those are which `cut` draws around listed places" in caplog.text
     assert f"has no mask of a particle of {CLASSES[1]}" in caplog.text
+    assert f"the shape of {CLASSES[0]} comes from 7 particles only: label a dozen or more" in caplog.text
+    caplog.clear()
+    masks[label == 0], masks[label == 1] = rod > 0, np.roll(rod, 8, axis=2) > 0
+    masks[np.flatnonzero(label == 0)[:2]] = (axis[:, None, None] + axis[:, None] + axis < 36).astype(masks.dtype)
+    store.write("mask", 0, masks)
+    average_masks(other, tmp_path / "library_of_two")
+    assert f"a tenth of the masks of {CLASSES[0]} correlate with their average by less than" in caplog.text
+    assert f"8 of 8 masks of {CLASSES[1]} reach the faces of their boxes" in caplog.text
     store.write("mask", 0, np.zeros_like(masks))
     with pytest.raises(InputError, match="has no mask that is not empty"):
         average_masks(other, tmp_path / "none")

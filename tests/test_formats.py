@@ -326,6 +326,15 @@ def test_dynamo_names_tomograms_in_the_folder_that_it_crops_to(tmp_path: Path) -
         read_particles(tmp_path / "crop.tbl")
 
 
+def test_classes_keep_the_numbers_that_label_maps_have(tmp_path: Path) -> None:
+    place = {f"rlnCoordinate{axis}": [20.0] * 3 for axis in "XYZ"}
+    table = pd.DataFrame({"rlnTomoName": ["a"] * 3, **place, "rlnClassNumber": [5, 1, 5], "triptychClass": ["groel", "tric", "groel"]})
+    for numbers, expected in (([5, 1, 5], ["5", "1", "5"]), ([5, 1, 2], ["1", "2", "1"]), ([3, 3, 3], ["1", "2", "1"])):
+        write_star(tmp_path / "in.star", {"particles": table.assign(rlnClassNumber=numbers)})
+        convert_particles(tmp_path / "in.star", tmp_path / f"{numbers}.tbl", "dynamo", Known(voxel_size=10.0, input_voxel_size=10.0))
+        assert read_particles(tmp_path / f"{numbers}.tbl").classes == expected
+
+
 def test_pixels_of_warp_stay_but_for_relion(tmp_path: Path) -> None:
     """Warp counts in the pixels of its export, whatever it says of the tilt series; RELION in those of the tilt series."""
     place = {f"rlnCoordinate{axis}": [20.0] for axis in "XYZ"}

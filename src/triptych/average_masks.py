@@ -25,11 +25,13 @@ from triptych.volume import Volume, crop_or_pad
 
 log = logging.getLogger(__name__)
 
-MOST = 64
-"""Particles of a class that are averaged, at most."""
-FEW = 5
-ALIKE = 0.8
-"""Correlation of masks with their average below which they are hardly of one shape."""
+MOST = 32
+"""Particles of a class that are averaged, at most: masks have no noise, and more make it hardly sharper."""
+FEW = 12
+ALIKE, TENTH = 0.9, 10
+"""Correlation with their average that all but a tenth of the masks reach where they are of one shape."""
+CUT = 0.1
+"""Share of the masks that may touch the faces of their boxes."""
 ROUND = 0.98
 """Correlation of a shape with the same averaged over all rotations from which on it has no pose."""
 
@@ -104,21 +106,25 @@ def average(name: str, masks: NDArray[np.float32], voxel_size: float, rng: np.ra
     shape = Volume(crop_or_pad(density.clip(0, 1), (side,) * 3, 0.0), voxel_size)
     volume = float(masks.sum(axis=(1, 2, 3)).mean()) * voxel_size**3
     agreement = float(np.median(poses.scores))
-    warn_of_shape(name, shape.data, len(masks), agreement)
+    warn_of_masks(name, masks, float(np.percentile(poses.scores, TENTH)))
+    if roundness(shape.data) >= ROUND:
+        log.warning("the shape of %s is a ball, as those are which `cut` draws around listed places: it tells no pose", name)
     source = f"average of the masks of {counted(len(masks), 'particle')} of {dataset}"
     structure = Structure(name, shape, volume / HYDRATED_VOLUME / 1e3, enclosing_level(shape, volume), source)
     return Shape(structure, len(masks), agreement)
 
 
-def warn_of_shape(name: str, shape: NDArray[np.float32], particles: int, agreement: float) -> None:
-    """Say what speaks against taking a shape for that of the particles."""
-    if particles < FEW:
-        log.warning("the shape of %s comes from %s only: label a dozen or more", name, counted(particles, "particle"))
-    if agreement < ALIKE:
-        text = "the masks of %s correlate with their average by %.2f only: they are cut off by their boxes, or not of one kind of particle"
-        log.warning(text, name, agreement)
-    if roundness(shape) >= ROUND:
-        log.warning("the shape of %s is a ball, as those are which `cut` draws around listed places: it tells no pose", name)
+def warn_of_masks(name: str, masks: NDArray[np.float32], least: float) -> None:
+    """Say what speaks against taking the average of masks (n, d, d, d) for the shape of the particles, `least` being how badly a tenth fits it."""
+    if len(masks) < FEW:
+        log.warning("the shape of %s comes from %s only: label a dozen or more", name, counted(len(masks), "particle"))
+    inner = masks[:, 1:-1, 1:-1, 1:-1]
+    cut = int((masks.sum(axis=(1, 2, 3)) > inner.sum(axis=(1, 2, 3))).sum())
+    if cut > CUT * len(masks):
+        log.warning("%d of %d masks of %s reach the faces of their boxes, which cut them off: cut with a larger box_size", cut, len(masks), name)
+    if least < ALIKE:
+        text = "a tenth of the masks of %s correlate with their average by less than %.2f: they are cut off, or not all of one kind of particle"
+        log.warning(text, name, least)
 
 
 def roundness(shape: NDArray[np.float32]) -> float:

@@ -183,7 +183,7 @@ def make_structures(
 
 @structures_app.command("average")
 def average_structures(
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Zarr store that cut wrote, with label maps.")],
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Zarr store with masks, as cut writes it from label maps.")],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Library folder to write.")],
 ) -> None:
     """A library of one's own classes: the shape that the masks of each have in common, for orient to put into its place."""

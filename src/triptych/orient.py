@@ -33,9 +33,10 @@ from triptych.io.manifest import MANIFEST, hash_file, installed_version, is_made
 from triptych.io.mrc import new_mrc, read_mrc, write_mrc
 from triptych.io.predictions import EMBEDDING_ROW, Predicted, are_listed, read_predictions
 from triptych.io.relion import numbers
+from triptych.io.source import ParticleSource
 from triptych.io.star import probability_columns, read_star, write_star
-from triptych.io.tomogram import open_tomogram
-from triptych.io.tomogram_names import tomogram_name
+from triptych.io.tomogram import check_unique, open_tomogram
+from triptych.io.tomogram_names import bare_tomogram_name, tomogram_name
 from triptych.io.workspace import Workspace, choose_items, open_workspace, reopen
 from triptych.novelty import give_verdicts
 from triptych.pages import draw_panel, render_page
@@ -198,6 +199,16 @@ def check_wishes(boxes: Boxes, config: OrientConfig) -> None:
         raise InputError("write_labels puts masks together, but write_masks is false: leave out one of the two")
     if config.write_labels and boxes.source.tomograms is None:
         raise InputError("write_labels needs the tomograms, but these particles are images of their own: predict from coordinates and tomograms")
+    if config.write_labels:
+        check_unique(dict.fromkeys(name_tomograms(boxes.source)))
+
+
+def name_tomograms(source: ParticleSource) -> list[tuple[str, Path]]:
+    """Of the tomogram that each particle is cut out of, its name in the table, or else of its file, and that file."""
+    column = next((label for label in ("rlnTomoName", "rlnMicrographName") if label in source.table), None)
+    paths = source.tomograms or []
+    names = [tomogram_name(path) for path in paths] if column is None else [bare_tomogram_name(str(name)) for name in source.table[column]]
+    return list(zip(names, paths, strict=True))
 
 
 def read_levels(folder: Path, accepted_share: float) -> FitLevels:
@@ -427,16 +438,15 @@ def write_averages(workspace: Workspace, averages: Sequence[ClassAverage]) -> No
 
 def write_labels(workspace: Workspace, orienter: Orienter, found: dict[str, Any]) -> None:
     """A label map of each tomogram, put together from the masks of its particles; where these overlap, the one that fits better is in front."""
-    tomograms = orienter.boxes.source.tomograms
-    assert tomograms is not None  # check_wishes made sure
-    inside: dict[Path, list[int]] = {}
+    tomograms = name_tomograms(orienter.boxes.source)
+    inside: dict[tuple[str, Path], list[int]] = {}
     for place in np.argsort(found["scores"], kind="stable").tolist():
         inside.setdefault(tomograms[orienter.rows[place]], []).append(place)
     with workspace.desk() as desk:
         (desk / "labels").mkdir()
-        for path, places in inside.items():
+        for (tomogram, path), places in inside.items():
             masks = [workspace.result / "masks" / f"{orienter.boxes.given.names[orienter.rows[place]]}.mrc" for place in places]
-            write_label_map(desk / "labels" / f"{tomogram_name(path)}.mrc", path, masks, found["label"][places] + 1)
+            write_label_map(desk / "labels" / f"{tomogram}.mrc", path, masks, found["label"][places] + 1)
         workspace.take_in(desk)
 
 

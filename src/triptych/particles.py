@@ -92,6 +92,11 @@ class Particles:
         return len(self.table)
 
     @property
+    def class_numbers(self) -> list[Any] | None:
+        """What the table calls the classes by number, such as label maps have them; None where it does not."""
+        return self.table["rlnClassNumber"].tolist() if "rlnClassNumber" in self.table else None
+
+    @property
     def unbinned_pixel_sizes(self) -> NDArray[np.float64] | None:
         """Å per pixel (n,) of the tilt series, or of what the input counts in where it tells of no other pixels."""
         return self.pixel_sizes if self.series_pixel_sizes is None else self.series_pixel_sizes

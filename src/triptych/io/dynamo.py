@@ -88,7 +88,7 @@ def write_dynamo(path: Path | str, particles: Particles, pixel_sizes: NDArray[np
     table[PLACE] = particles.positions / pixel_sizes[:, None] + FIRST_VOXEL
     table[SHIFT] = 0.0
     table["cc"] = 0.0 if particles.scores is None else np.nan_to_num(particles.scores)
-    table["class"] = number_classes(particles.classes, count)
+    table["class"] = number_classes(particles.classes, count, stated=particles.class_numbers)
     table["apix"] = pixel_sizes
     table["tomo"] = number_tomograms(path, particles.tomograms, count)
     lines = (" ".join(f"{value:.10g}" for value in row) + "\n" for row in table.to_numpy(dtype=np.float64))

@@ -103,6 +103,6 @@ def write_motive_list(path: Path | str, particles: Particles, pixel_sizes: NDArr
     table[PLACE], table[SHIFT] = whole, voxels - whole
     table[ANGLES] = 0.0 if particles.rotations is None else zxz_from_rotations(particles.rotations)
     table["score"] = 0.0 if particles.scores is None else np.nan_to_num(particles.scores)
-    table["class"] = number_classes(particles.classes, count)
+    table["class"] = number_classes(particles.classes, count, stated=particles.class_numbers)
     table["tomogram_id"] = number_tomograms(path, particles.tomograms, count)
     write_em(path, table.to_numpy(dtype=np.float32)[None])

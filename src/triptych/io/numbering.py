@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -64,14 +65,26 @@ def number_names(names: Sequence[str]) -> dict[str, int]:
     return {name: int(name) if stay else number for number, name in enumerate(unique, 1)}
 
 
-def number_classes(names: Sequence[str] | None, count: int, *, keeps_names: bool = False) -> NDArray[np.int64]:
-    """A number for each particle, by the names in alphabetical order; 0: not known. A warning where the names get lost by it."""
+def number_classes(
+    names: Sequence[str] | None, count: int, *, keeps_names: bool = False, stated: Sequence[object] | None = None
+) -> NDArray[np.int64]:
+    """A number for each particle: the one stated, where it means the name, else by the names in alphabetical order; 0: not known.
+
+    A warning where the names get lost by it.
+    """
     if names is None:
         return np.zeros(count, dtype=np.int64)
-    known = number_names(sorted(set(names)))
+    known = _stated_numbers(names, stated) or number_names(sorted(set(names)))
     if not are_numbers(list(known)) and not keeps_names:
         log.warning("the classes became numbers: %s", ", ".join(f"{number} is {name}" for name, number in known.items()))
     return np.array([known[name] for name in names], dtype=np.int64)
+
+
+def _stated_numbers(names: Sequence[str], stated: Sequence[object] | None) -> dict[str, int]:
+    """The numbers of names, if each has one of its own; else none."""
+    pairs = {(name, number) for name, number in zip(names, stated or (), strict=stated is not None) if isinstance(number, int) and number > 0}
+    known = dict(sorted(pairs, key=itemgetter(1)))
+    return known if len(pairs) == len(known) == len(set(known.values())) and set(known) == set(names) else {}
 
 
 def class_names(numbers: NDArray[np.float64]) -> list[str] | None:

@@ -245,12 +245,13 @@ def open_store(path: Path | str, mode: str = "r") -> Store:
     """Open a dataset store; InputError with the reason where it is none."""
     path = Path(path)
     if not (path / "zarr.json").is_file():
-        raise InputError(f"{path} is not a Zarr v3 store (it has no zarr.json); give a folder that `triptych simulate` wrote")
+        raise InputError(f"{path} is not a Zarr v3 store (it has no zarr.json); give a store that `triptych simulate` or `triptych cut` wrote")
     with zarr_errors(f"{path} cannot be opened as a Zarr v3 group", ANEW):
         group = zarr.open_group(path, mode=mode)  # type: ignore[arg-type]
         attributes: dict[str, Any] = dict(group.attrs)
     if attributes.get("format") != FORMAT:
-        raise InputError(f"{path} is a Zarr store of another kind (its 'format' is not '{FORMAT}'); give a folder that `triptych simulate` wrote")
+        how = "give a store that `triptych simulate` or `triptych cut` wrote"
+        raise InputError(f"{path} is a Zarr store of another kind (its 'format' is not '{FORMAT}'); {how}")
     try:
         store = Store(
             path,
