@@ -20,7 +20,6 @@ ZARR_SUFFIX = ".zarr"
 TOMOSTAR = ".tomostar"
 _WARP_PIXEL_SIZE = re.compile(r"(?<=.)_\d+(\.\d+)?Apx$")
 """With which Warp ends the names of its reconstructions: TS_1_10.00Apx.mrc is that of TS_1.tomostar."""
-
 _NEXT_NUMBER = re.compile(r"[_-]\d+(?![A-Za-z0-9.])")
 
 NamedFiles: TypeAlias = list[tuple[str, Path]]
