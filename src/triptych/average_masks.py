@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from triptych.align import consensus
-from triptych.config import NONE_CLASS
+from triptych.config import NONE_CLASS, AlignConfig
 from triptych.errors import InputError, counted
 from triptych.io.manifest import check_output_folder
 from triptych.io.store import Store, open_store
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 MOST = 32
 """Particles of a class that are averaged, at most: masks have no noise, and more make it hardly sharper."""
+ALIGN = AlignConfig(starts=2)
+"""Masks are clear: hardly any of them is a bad one to begin with."""
 FEW = 12
 ALIKE, TENTH = 0.9, 10
 """Correlation with their average that all but a tenth of the masks reach where they are of one shape."""
@@ -101,7 +103,7 @@ def read_masks(store: Store, label: int, rng: np.random.Generator) -> NDArray[np
 
 def average(name: str, masks: NDArray[np.float32], voxel_size: float, rng: np.random.Generator, dataset: str) -> Shape:
     """Align the masks (n, d, d, d) of a class to each other, and average them."""
-    density, poses = consensus(masks, voxel_size, rng)
+    density, poses = consensus(masks, voxel_size, rng, ALIGN)
     side = 2 * (len(density) // 2)
     shape = Volume(crop_or_pad(density.clip(0, 1), (side,) * 3, 0.0), voxel_size)
     volume = float(masks.sum(axis=(1, 2, 3)).mean()) * voxel_size**3
