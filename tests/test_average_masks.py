@@ -94,6 +94,20 @@ def test_what_was_averaged_is_put_into_its_place(library: Path, predictions: Pat
     assert np.median(intersection_over_union(placed, store.read_rows("mask", rows))) > 0.8
 
 
+def orient_rods(predicted: Path, **changes: object) -> Path:
+    """Poses of two predicted particles that are called a and b, both of which are rods, with label maps."""
+    named = read_star(predicted / "particles.star")["particles"]
+    assert isinstance(named, pd.DataFrame)
+    write_star(predicted / "particles.star", {"particles": named.assign(triptychClass=["a", "b"])})
+    rod = np.zeros((16, 16, 16), np.float32)
+    rod[6:10, 7:9, 3:14] = 1
+    library = predicted.with_name("library")
+    write_library([Structure(name, Volume(rod, VOXEL_SIZE), 100.0, 0.5, "made for a test") for name in "ab"], library)
+    quick = AlignConfig(step=45, candidates=1, resolution=45, coarse_resolution=45, max_shift=20)
+    settings = OrientConfig(library=library, align=quick, align_by="subtomograms", write_labels=True, hand_check=0)
+    return orient(predicted, predicted.with_name("poses"), settings.model_copy(update=changes))
+
+
 def test_masks_are_put_together_to_label_maps(tmp_path: Path) -> None:
     """In the tomogram that the particles are cut out of, by the numbers of the classes."""
     model = write_model(tmp_path / "model")
@@ -102,15 +116,7 @@ def test_masks_are_put_together_to_label_maps(tmp_path: Path) -> None:
     table = pd.DataFrame({"rlnTomoName": ["a"] * 2, **place, "rlnTomoTiltSeriesPixelSize": VOXEL_SIZE})
     write_star(tmp_path / "particles.star", {"particles": table})
     predicted = predict(tmp_path / "particles.star", tmp_path / "predictions", model, PredictConfig(tomograms=path.parent, write_densities=False))
-    named = read_star(predicted / "particles.star")["particles"]
-    assert isinstance(named, pd.DataFrame)
-    write_star(predicted / "particles.star", {"particles": named.assign(triptychClass=["a", "b"])})
-    rod = np.zeros((16, 16, 16), np.float32)
-    rod[6:10, 7:9, 3:14] = 1
-    write_library([Structure(name, Volume(rod, VOXEL_SIZE), 100.0, 0.5, "made for a test") for name in "ab"], tmp_path / "library")
-    align_config = AlignConfig(step=45, candidates=1, resolution=45, coarse_resolution=45, max_shift=20)
-    settings = OrientConfig(library=tmp_path / "library", align=align_config, align_by="subtomograms", write_labels=True, unknown=True, hand_check=0)
-    posed = orient(predicted, tmp_path / "poses", settings)
+    posed = orient_rods(predicted, unknown=True)
     table = read_star(posed / "particles.star")["particles"]
     numbers = dict(zip(*(read_star(posed / "classes.star")["classes"][name] for name in ("triptychClass", "rlnClassNumber")), strict=True))
     expected = np.zeros((40, 44, 48), int)
@@ -133,15 +139,7 @@ def test_tomograms_with_the_same_name_of_file_have_label_maps_of_their_own(tmp_p
     about = {"rlnTomoTiltSeriesPixelSize": VOXEL_SIZE, "rlnTomoReconstructedTomogram": ["one/rec.mrc", "two/rec.mrc"], "rlnTomoTomogramBinning": 1.0}
     write_star(tmp_path / "particles.star", {"particles": pd.DataFrame({"rlnTomoName": ["TS_1", "TS_2"], **place, **about})})
     predicted = predict(tmp_path / "particles.star", tmp_path / "predictions", model, PredictConfig(write_densities=False))
-    named = read_star(predicted / "particles.star")["particles"]
-    assert isinstance(named, pd.DataFrame)
-    write_star(predicted / "particles.star", {"particles": named.assign(triptychClass=["a", "b"])})
-    rod = np.zeros((16, 16, 16), np.float32)
-    rod[6:10, 7:9, 3:14] = 1
-    write_library([Structure(name, Volume(rod, VOXEL_SIZE), 100.0, 0.5, "made for a test") for name in "ab"], tmp_path / "library")
-    quick = AlignConfig(step=45, candidates=1, resolution=45, coarse_resolution=45, max_shift=20)
-    settings = OrientConfig(library=tmp_path / "library", align=quick, align_by="subtomograms", write_labels=True, rivals=0, hand_check=0)
-    posed = orient(predicted, tmp_path / "poses", settings)
+    posed = orient_rods(predicted, rivals=0)
     assert {path.name: set(np.unique(read_mrc(path).data)) for path in (posed / "labels").iterdir()} == {"TS_1.mrc": {0, 1}, "TS_2.mrc": {0, 2}}
 
 

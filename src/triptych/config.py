@@ -450,6 +450,16 @@ class OrientConfig(PoseSettings):
     write_labels: Annotated[bool, Field(description="write labels/<tomogram>.mrc: the numbers of classes.star where the structures are, of particles that are cut out of tomograms")] = False
     workers: Annotated[int, Field(ge=0, description="processes on this machine, which share its cores; 0: one per CPU core, with a GPU no more than its memory has room for (3 GiB for each)")] = 1
 
+    @property
+    def by_subtomograms(self) -> bool:
+        """Whether structures are put into the subtomograms."""
+        return self.align_by != "recovered"
+
+    @property
+    def by_densities(self) -> bool:
+        """Whether structures are put into the recovered densities."""
+        return self.align_by != "subtomograms"
+
 
 class DiscoverConfig(PoseSettings):
     """`triptych discover`: predictions -> groups of like particles, aligned averages, what they may be."""

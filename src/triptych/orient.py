@@ -166,7 +166,7 @@ def open_orienter(predictions: Path, config: OrientConfig) -> Orienter:
     strange = sorted(set(config.classes or ()) - set(given.class_names))
     if strange:
         raise InputError(f"classes names {strange[0]!r}, but the model knows {', '.join(given.class_names)}: correct it")
-    boxes = open_boxes(given, config, by_densities=config.align_by != "subtomograms")
+    boxes = open_boxes(given, config, by_densities=config.by_densities)
     check_wishes(boxes, config)
     library = {structure.name: structure for structure in load_references(config.library, float(given.manifest["model"]["voxel_size"]))}
     chosen = choose_particles(given, config)
@@ -193,7 +193,7 @@ def open_orienter(predictions: Path, config: OrientConfig) -> Orienter:
 
 def check_wishes(boxes: Boxes, config: OrientConfig) -> None:
     """InputError where a setting asks for what these particles, or other settings, do not allow."""
-    if config.known is not None and config.align_by == "subtomograms":
+    if config.known is not None and not config.by_densities:
         raise InputError("known judges by the fit to recovered densities, which align_by=subtomograms leaves aside: leave out one of the two")
     if config.write_labels and not config.write_masks:
         raise InputError("write_labels puts masks together, but write_masks is false: leave out one of the two")
@@ -285,7 +285,7 @@ def write_block(workspace: Workspace, orienter: Orienter, number: int) -> int:
     tried = choose_trials(probabilities, label, there, config)
     references = {k: orienter.reference(k) for k in np.flatnonzero(tried.any(axis=0)).tolist()}
     with workspace.desk() as desk:
-        densities = None if config.align_by == "subtomograms" else boxes.densities(desk, rows, grid)
+        densities = boxes.densities(desk, rows, grid) if config.by_densities else None
         seen = Seen(densities, boxes.subtomograms(desk, rows, grid), boxes.wedges(desk, rows, grid))
         named = name_particles(seen, references, tried, probabilities, grid.voxel_size, config)
         write_placed(desk, orienter, rows, named)
@@ -300,7 +300,7 @@ def write_block(workspace: Workspace, orienter: Orienter, number: int) -> int:
 def tell_sureness(seen: Seen, named: Named, references: dict[int, NDArray[np.float32]], grid: Grid, config: OrientConfig) -> NDArray[np.float32]:
     """How probably each pose is right (n,), by the subtomograms; NaN where they are not looked at."""
     sure = np.full(len(named.label), np.nan, np.float32)
-    for k in np.unique(named.label).tolist() if config.align_by != "recovered" else ():
+    for k in np.unique(named.label).tolist() if config.by_subtomograms else ():
         rows = np.flatnonzero(named.label == k)
         poses, wedges = named.poses.take(rows), of_particles(seen.wedges, rows)
         others = score_other_poses(seen.subtomograms[rows], references[k], grid.voxel_size, poses, config.align, wedges=wedges)
@@ -468,9 +468,9 @@ def posed_table(out: Path, orienter: Orienter, found: dict[str, Any]) -> pd.Data
     table = boxes.posed_table(out, rows, Alignment(*(found[name] for name in Alignment._fields)))
     table = table.drop(columns=[EMBEDDING_ROW, POSE_PROBABILITY], errors="ignore")
     table = rename(table, boxes.given.class_names, found["label"], found["probabilities"])
-    if config.align_by != "subtomograms":
+    if config.by_densities:
         table[FIT] = found["fits"]
-    if config.align_by != "recovered":
+    if config.by_subtomograms:
         table[POSE_PROBABILITY] = found["sure"]
     truth = boxes.true_classes
     if truth is not None:

@@ -74,7 +74,7 @@ def choose_trials(probabilities: FloatArray, label: NDArray[np.int64], there: Bo
     others[rows, label] = 0.0
     rank = (-others).argsort(axis=1, kind="stable").argsort(axis=1)
     # recovered densities look like what the network has named: without the subtomograms nothing can be told by them
-    count = 0 if config.align_by == "recovered" else config.rivals
+    count = config.rivals if config.by_subtomograms else 0
     tried: BoolArray = (rank < count) & (others > 0) & (others >= config.rival_probability)
     tried[rows, label] = True
     return tried
@@ -92,7 +92,7 @@ def name_particles(
     probabilities : (n, k), before the trial
     """
     by_subtomogram = no_poses(tried.shape)
-    if config.align_by != "recovered":
+    if config.by_subtomograms:
         for k in np.flatnonzero(tried.any(axis=0)).tolist():
             rows = np.flatnonzero(tried[:, k])
             put(by_subtomogram, (rows, k), align_subtomograms(seen, rows, references[k], voxel_size, config))
@@ -107,7 +107,7 @@ def name_particles(
         rows = np.flatnonzero(label == k)
         found = align(seen.densities[rows], references[k], voxel_size, config.align)
         fits[rows] = found.scores
-        if config.align_by == "both":
+        if config.by_subtomograms:
             refined = align_subtomograms(seen, rows, references[k], voxel_size, config, start=found)
             found = better(pose_of(by_subtomogram, rows, k), refined)
         put(poses, rows, found)

@@ -92,8 +92,6 @@ def read_particles(path: Path | str, known: Known | None = None) -> Particles:
         Unknown, missing or damaged file, no positions in it, or something that the file doesn't say and `known` neither.
     """
     path, known = Path(path), known or Known()
-    if known.user is not None and guess_format(path) != "copick":
-        raise InputError(f"--user chooses among the users of a copick project, but {path} is none: leave it out")
     particles = _read(path, known)
     if particles.positions is None:
         raise InputError(f"{path} has no coordinates (rlnCoordinateX/Y/Z or rlnCenteredCoordinateX/Y/ZAngst), so there is nothing to convert")
@@ -132,6 +130,8 @@ def guess_format(path: Path) -> str:
 
 def _read(path: Path, known: Known) -> Particles:
     kind = guess_format(path)
+    if known.user is not None and kind != "copick":
+        raise InputError(f"--user chooses among the users of a copick project, but {path} is none: leave it out")
     if kind in READERS:
         return READERS[kind](path, known.input_voxel_size)
     if kind == "copick":

@@ -454,25 +454,33 @@ def locate_tomograms(file: RelionFile, config: PredictConfig) -> tuple[list[Path
     if names is None:
         raise InputError(f"{file.path} has coordinates, but neither rlnTomoName nor rlnMicrographName: say which tomogram with --set tomograms=FILE")
     unique = list(dict.fromkeys(names))
-    if place is not None and place.suffix.lower() == ".star":
-        listed = {shared_name(tomogram.name): tomogram.path for tomogram in list_tomograms([place])}
-        missing = [name for name in unique if shared_name(name) not in listed]
-        if missing:
-            raise InputError(f"{place} does not list the tomogram {missing[0]}, in which particles of {file.path} are: give a table that does")
-        numbers = {name: number for number, name in enumerate(unique)}
-        return [listed[shared_name(name)] for name in unique], np.array([numbers[name] for name in names], dtype=np.int64)
+    paths = _listed_paths(unique, place, file) if place is not None and place.suffix.lower() == ".star" else _found_paths(unique, place, file)
+    number = {name: index for index, name in enumerate(unique)}
+    return paths, np.array([number[name] for name in names], dtype=np.int64)
+
+
+def _listed_paths(names: Sequence[str], table: Path, file: RelionFile) -> list[Path]:
+    """The tomograms' files as a table of tomograms names them."""
+    listed = {shared_name(tomogram.name): tomogram.path for tomogram in list_tomograms([table])}
+    missing = [name for name in names if shared_name(name) not in listed]
+    if missing:
+        raise InputError(f"{table} does not list the tomogram {missing[0]}, in which particles of {file.path} are: give a table that does")
+    return [listed[shared_name(name)] for name in names]
+
+
+def _found_paths(names: Sequence[str], place: Path | None, file: RelionFile) -> list[Path]:
+    """The tomograms' files in a folder; without one, where the particles' file says, or beside it."""
     stated = {} if place is not None else file.reconstructed
     folder = place if place is not None else file.path.absolute().parent
     candidates = by_name(tomogram_files(folder))
     paths = []
-    for name in unique:
+    for name in names:
         found = find_file(stated.get(name, name), file.folders) if place is None else None
         found = found if found is not None and is_tomogram(found) else None
         if name in stated and found is None:
             raise InputError(f"the tomogram {stated[name]} of {name} is not where the STAR file says: give its folder with --set tomograms=")
         paths.append(found or find_tomogram(name, candidates, folder))
-    number = {name: index for index, name in enumerate(unique)}
-    return paths, np.array([number[name] for name in names], dtype=np.int64)
+    return paths
 
 
 def _stated_tomogram_voxel_sizes(file: RelionFile) -> NDArray[np.float64] | None:
