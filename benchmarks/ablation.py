@@ -22,10 +22,10 @@ from real_ribosomes import DATA, describe, make_controls, not_deconvolved, read_
 from results import FOLDER, exists_already, write_result
 
 from triptych.config import AcquisitionConfig, AugmentConfig, NetworkConfig, SimulateConfig, SpecimenConfig, TrainConfig
-from triptych.model import load_model
 from triptych.parallel import keep_freed_memory
-from triptych.simulate import simulate
-from triptych.train import train
+from triptych.recognition.model import load_model
+from triptych.stages.simulate import simulate
+from triptych.stages.train import train
 
 AUGMENT: dict[str, Any] = {"snr": (0.03, 0.5)}
 CENTRAL: dict[str, Any] = {

@@ -24,19 +24,19 @@ import numpy as np
 from numpy.typing import NDArray
 from results import FOLDER, exists_already, write_result
 
-from triptych.align import Alignment, align, average, consensus
+from triptych.alignment.align import Alignment, align, average, consensus
+from triptych.alignment.rotations import angular_errors
+from triptych.alignment.symmetry import find_symmetry
 from triptych.config import AlignConfig, Device, PredictConfig, SimulateConfig
 from triptych.fourier import fourier_shell_correlation, resample_to_box, resolution_at, wedge_weights
 from triptych.io.mrc import read_mrc
 from triptych.io.store import Store, open_store, particle_name
 from triptych.io.transfers import stored_transfers
-from triptych.metrics import median
-from triptych.model import BUILT_IN_MODEL, load_model
-from triptych.predict import predict
-from triptych.rotations import angular_errors
-from triptych.simulate import simulate
-from triptych.structures import Structure, load_library
-from triptych.symmetry import find_symmetry
+from triptych.judging.metrics import median
+from triptych.recognition.model import BUILT_IN_MODEL, load_model
+from triptych.simulation.structures import Structure, load_library
+from triptych.stages.predict import predict
+from triptych.stages.simulate import simulate
 from triptych.volume import soften, standardise
 
 NEAR = 10.0

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from cells import TEST_SNRS, judge_trained, read_boxes
 
-from triptych import metrics
-from triptych.confidence import fit_temperature
 from triptych.io.manifest import to_plain
 from triptych.io.store import Store
-from triptych.model import Model
+from triptych.judging import metrics
+from triptych.recognition.model import Model
+from triptych.training.confidence import fit_temperature
 
 SNRS = (1.0, *TEST_SNRS, 0.01)
 BATCH = 64

@@ -27,11 +27,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from triptych.config import AcquisitionConfig, PredictConfig, ReportConfig, SimulateConfig, SpecimenConfig
 from triptych.fourier import wedge_weights
 from triptych.io.store import Store, open_store
-from triptych.model import Model, load_model
 from triptych.parallel import keep_freed_memory
-from triptych.predict import predict
-from triptych.report import judge, report
-from triptych.simulate import simulate
+from triptych.recognition.model import Model, load_model
+from triptych.stages.predict import predict
+from triptych.stages.report import judge, report
+from triptych.stages.simulate import simulate
 from triptych.volume import standardise
 
 SPECIMEN: dict[str, Any] = {"occupancy": (0.02, 0.15), "cytosol": (0.0, 0.2), "voxel_size_error": (0.95, 1.05)}

@@ -21,7 +21,7 @@ from results import FOLDER, write_result
 from triptych.io.mrc import read_mrc
 from triptych.io.predictions import read_predictions
 from triptych.io.store import open_store
-from triptych.model import load_model
+from triptych.recognition.model import load_model
 
 SHOWN = ("ribosome_70s", "rymv_capsid", "groel", "apoferritin", "spike", "rna_polymerase_2", "nucleosome", "hsp90_sba1")
 """Large and small: of each the first particle, whatever became of it."""

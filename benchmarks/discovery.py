@@ -29,10 +29,10 @@ from results import FOLDER, write_result
 from scipy.spatial.transform import Rotation
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
-from triptych.add_class import Newcomer, grow
-from triptych.align import Alignment, align, average
+from triptych.alignment.align import Alignment, align, average
+from triptych.alignment.rotations import angular_errors
+from triptych.alignment.symmetry import find_symmetry
 from triptych.config import UNKNOWN, AlignConfig, DiscoverConfig, OrientConfig, PredictConfig, SimulateConfig
-from triptych.discover import discover
 from triptych.fourier import fourier_shell_correlation, resample_to_box, resolution_at, wedge_weights
 from triptych.io.mrc import read_mrc
 from triptych.io.predictions import Predicted, read_predictions
@@ -40,16 +40,16 @@ from triptych.io.relion import particles_from_relion
 from triptych.io.star import read_star
 from triptych.io.store import Store, open_store
 from triptych.io.transfers import stored_transfers
-from triptych.metrics import median
-from triptych.model import BUILT_IN_MODEL, Model, load_model
-from triptych.novelty import Traits, give_verdicts, score_novelty
-from triptych.orient import orient
-from triptych.predict import predict
-from triptych.rotations import angular_errors
-from triptych.shape import describe_shapes
-from triptych.simulate import simulate
-from triptych.structures import Structure, load_library, read_structure, write_library
-from triptych.symmetry import find_symmetry
+from triptych.judging.metrics import median
+from triptych.recognition.model import BUILT_IN_MODEL, Model, load_model
+from triptych.recognition.novelty import Traits, give_verdicts, score_novelty
+from triptych.recognition.shape import describe_shapes
+from triptych.simulation.structures import Structure, load_library, read_structure, write_library
+from triptych.stages.add_class import Newcomer, grow
+from triptych.stages.discover import discover
+from triptych.stages.orient import orient
+from triptych.stages.predict import predict
+from triptych.stages.simulate import simulate
 from triptych.volume import soften, standardise
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "structures"

@@ -50,20 +50,20 @@ from triptych.config import (
     TomogramConfig,
     TrainConfig,
 )
-from triptych.cut import cut
-from triptych.discover import discover
 from triptych.errors import InputError
 from triptych.io.manifest import partial_name
 from triptych.io.workspace import Workspace
-from triptych.model import Model, ModelCard
-from triptych.network import Network
-from triptych.orient import orient
-from triptych.pick import pick
-from triptych.predict import BLOCK, predict
-from triptych.simulate import class_names, simulate
-from triptych.structures import load_library
-from triptych.tomograms import simulate_tomograms
-from triptych.train import train  # noqa: F401 (imported once, here, and not in every fork)
+from triptych.recognition.model import Model, ModelCard
+from triptych.recognition.network import Network
+from triptych.simulation.structures import load_library
+from triptych.stages.cut import cut
+from triptych.stages.discover import discover
+from triptych.stages.orient import orient
+from triptych.stages.pick import pick
+from triptych.stages.predict import BLOCK, predict
+from triptych.stages.simulate import class_names, simulate
+from triptych.stages.simulate_tomograms import simulate_tomograms
+from triptych.stages.train import train  # noqa: F401 (imported once, here, and not in every fork)
 
 FORK = multiprocessing.get_context("fork")
 TINY = SpecimenConfig(shape=(32, 64, 64))
@@ -141,7 +141,7 @@ def discover_tiny(predictions: Path, out: Path, on_progress: Progress) -> None:
 
 
 def orient_tiny(predictions: Path, out: Path, on_progress: Progress) -> None:
-    import_module("triptych.orient").BLOCK = 8  # in this process: so that a tiny job has several blocks
+    import_module("triptych.stages.orient").BLOCK = 8  # in this process: so that a tiny job has several blocks
     quick = AlignConfig(step=45, candidates=1, resolution=40, coarse_resolution=50, max_shift=20, device="cpu")
     orient(predictions, out, OrientConfig(unknown=True, align=quick), on_progress)
 

@@ -18,7 +18,6 @@ import zarr
 from mutations import Files
 
 from triptych.config import STAGES, CutConfig, NetworkConfig, PredictConfig, TrainConfig
-from triptych.cut import cut
 from triptych.errors import InputError
 from triptych.io.convert import FORMATS, convert_particles, write_particles
 from triptych.io.describe import describe_file
@@ -31,11 +30,12 @@ from triptych.io.source import cut_box, open_particles
 from triptych.io.star import write_star
 from triptych.io.store import BOX_ARRAYS, ROW_ARRAYS, Rows, create_store, open_store
 from triptych.io.tomogram import open_tomogram
-from triptych.model import Model, ModelCard, load_model
-from triptych.network import Network
 from triptych.particles import Particles
+from triptych.recognition.model import Model, ModelCard, load_model
+from triptych.recognition.network import Network
 from triptych.settings import load_config
-from triptych.structures import load_library, make_library, read_structure
+from triptych.simulation.structures import load_library, make_library, read_structure
+from triptych.stages.cut import cut
 from triptych.volume import Volume
 
 BOX = 8

@@ -19,11 +19,11 @@ from cells import peak_memory, run_apart, timed
 from results import FOLDER, exists_already, write_result
 
 from triptych.config import DiscoverConfig, PredictConfig, SimulateConfig
-from triptych.discover import discover
 from triptych.io.star import read_star
-from triptych.model import load_model
-from triptych.predict import predict
-from triptych.simulate import simulate
+from triptych.recognition.model import load_model
+from triptych.stages.discover import discover
+from triptych.stages.predict import predict
+from triptych.stages.simulate import simulate
 
 CLASSES = ("ribosome_50s", "groel", "proteasome_20s")
 SNR = 0.1

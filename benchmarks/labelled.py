@@ -27,17 +27,17 @@ from numpy.typing import NDArray
 from picking import dice, label_map, match
 from results import FOLDER, write_result
 
-from triptych.average_masks import average_masks
 from triptych.config import AugmentConfig, CutConfig, LossConfig, NetworkConfig, OrientConfig, PickConfig, PredictConfig, TrainConfig
-from triptych.cut import cut
 from triptych.io.mrc import read_mrc
 from triptych.io.relion import particles_from_relion
-from triptych.model import BUILT_IN_MODEL, load_model
-from triptych.orient import orient
 from triptych.parallel import keep_freed_memory
-from triptych.pick import pick
-from triptych.predict import predict
-from triptych.train import train
+from triptych.recognition.model import BUILT_IN_MODEL, load_model
+from triptych.stages.average_masks import average_masks
+from triptych.stages.cut import cut
+from triptych.stages.orient import orient
+from triptych.stages.pick import pick
+from triptych.stages.predict import predict
+from triptych.stages.train import train
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "tomograms_labelled"
 VOXEL_SIZE = 10.0

@@ -33,10 +33,10 @@ from results import FOLDER, write_result
 from triptych.config import NetworkConfig, PickConfig, PredictConfig, TrainConfig
 from triptych.io.mrc import new_mrc
 from triptych.io.star import write_star
-from triptych.model import BUILT_IN_MODEL, Model, load_model
-from triptych.network import Network
-from triptych.pick import pick
-from triptych.predict import predict
+from triptych.recognition.model import BUILT_IN_MODEL, Model, load_model
+from triptych.recognition.network import Network
+from triptych.stages.pick import pick
+from triptych.stages.predict import predict
 
 VOXEL_SIZE = 10.0
 FIELD = (128, 256, 256)

@@ -35,8 +35,8 @@ from cells import (
 from results import write_result
 
 from triptych.config import AugmentConfig, LossConfig, NetworkConfig, Task, TrainConfig
-from triptych.model import load_model
-from triptych.network import Network
+from triptych.recognition.model import load_model
+from triptych.recognition.network import Network
 
 ALL: tuple[Task, ...] = ("class", "mask", "density")
 
@@ -92,7 +92,7 @@ def train_config(size: Size, cell: Cell, seed: int) -> TrainConfig:
 
 
 def run_cell(work: Path, size: Size, name: str, seed: int, results: Path) -> None:
-    from triptych.train import train  # takes seconds, which the loader processes would take too, as they import this file
+    from triptych.stages.train import train  # takes seconds, which the loader processes would take too, as they import this file
 
     config = train_config(size, CELLS[name], seed)
     folder = work / f"model_{name}_{seed}"

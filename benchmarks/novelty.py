@@ -37,14 +37,14 @@ from cells import (
 from results import write_result
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
+from triptych.alignment.grouping import group
 from triptych.config import NONE_CLASS, AugmentConfig, GroupConfig, LossConfig, NetworkConfig, TrainConfig
-from triptych.grouping import group
 from triptych.io.store import Store, known_labels, open_store
-from triptych.metrics import density_correlation, intersection_over_union
-from triptych.model import MASK_LEVEL, Model, load_model, traits
-from triptych.network import TaskOutput
-from triptych.novelty import Traits, best_threshold, possible_scores, raw_score, score_novelty
-from triptych.structures import load_library
+from triptych.judging.metrics import density_correlation, intersection_over_union
+from triptych.recognition.model import MASK_LEVEL, Model, load_model, traits
+from triptych.recognition.network import TaskOutput
+from triptych.recognition.novelty import Traits, best_threshold, possible_scores, raw_score, score_novelty
+from triptych.simulation.structures import load_library
 
 FOLDS = {
     "near": ("ribosome_30s", "groel_groes", "rymv_capsid", "cand1_cul1", "rubisco", "nucleosome"),
@@ -169,7 +169,7 @@ def run_test(model: Model, store: Store, withheld: Sequence[str]) -> dict[str, A
 
 
 def run_cell(work: Path, size: Size, cell: str, seed: int, results: Path) -> None:
-    from triptych.train import train  # takes seconds, which the loader processes would take too, as they import this file
+    from triptych.stages.train import train  # takes seconds, which the loader processes would take too, as they import this file
 
     fold, contrastive_weight = CELLS[cell]
     config = train_config(size, seed, contrastive_weight)

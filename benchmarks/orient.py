@@ -27,6 +27,10 @@ from cells import timed
 from results import FOLDER, write_result
 from sklearn.metrics import roc_auc_score
 
+from triptych.alignment.matching import Poses, make_band, make_reference
+from triptych.alignment.pose_confidence import ALIKE, similarity
+from triptych.alignment.rotations import angular_errors
+from triptych.alignment.symmetry import find_symmetry
 from triptych.config import NONE_CLASS, AlignConfig, OrientConfig, PredictConfig, SimulateConfig
 from triptych.fourier import resample_to_box
 from triptych.io.mrc import read_mrc
@@ -34,16 +38,12 @@ from triptych.io.predictions import read_predictions
 from triptych.io.relion import ANGLES, AXES, rotations_from_angles
 from triptych.io.star import read_star
 from triptych.io.store import open_store
-from triptych.matching import Poses, make_band, make_reference
-from triptych.metrics import density_correlation, expected_calibration_error, intersection_over_union, median
-from triptych.model import load_model
-from triptych.orient import orient
-from triptych.pose_confidence import ALIKE, similarity
-from triptych.predict import predict
-from triptych.rotations import angular_errors
-from triptych.simulate import simulate
-from triptych.structures import Structure, load_library
-from triptych.symmetry import find_symmetry
+from triptych.judging.metrics import density_correlation, expected_calibration_error, intersection_over_union, median
+from triptych.recognition.model import load_model
+from triptych.simulation.structures import Structure, load_library
+from triptych.stages.orient import orient
+from triptych.stages.predict import predict
+from triptych.stages.simulate import simulate
 
 NEAR = 10.0
 """Degrees: a pose is right within them."""

@@ -36,11 +36,11 @@ from triptych.config import SpecimenConfig, TomogramConfig
 from triptych.io.mrc import mmap_mrc, read_mrc
 from triptych.io.relion import particles_from_relion
 from triptych.io.star import read_star
-from triptych.model import BUILT_IN_MODEL, load_model
-from triptych.scene import prepare_templates
-from triptych.specimen import Template
-from triptych.structures import load_library
-from triptych.tomograms import simulate_tomograms
+from triptych.recognition.model import BUILT_IN_MODEL, load_model
+from triptych.simulation.scene import prepare_templates
+from triptych.simulation.specimen import Template
+from triptych.simulation.structures import load_library
+from triptych.stages.simulate_tomograms import simulate_tomograms
 
 NEAR = 40.0
 """Å: a pick may always be so far from a centre."""

@@ -54,19 +54,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from triptych.align import align
+from triptych.alignment.align import align
+from triptych.alignment.rotations import rotation_grid
 from triptych.config import NONE_CLASS, AlignConfig, AugmentConfig, PredictConfig
-from triptych.dataset import Batch, PlannedBatches, SubtomogramDataset, keep_batch, split_rows
 from triptych.device import choose_device, choose_precision, name_device
 from triptych.fourier import resample_to_box, wedge_weights
 from triptych.io.source import open_particles
 from triptych.io.store import open_store, unpack
-from triptych.model import Model, load_model
-from triptych.network import Network
-from triptych.orient import place
-from triptych.rotations import rotation_grid
-from triptych.specimen import make_template
-from triptych.structures import Structure, load_library
+from triptych.recognition.model import Model, load_model
+from triptych.recognition.network import Network
+from triptych.simulation.specimen import make_template
+from triptych.simulation.structures import Structure, load_library
+from triptych.stages.orient import place
+from triptych.training.dataset import Batch, PlannedBatches, SubtomogramDataset, keep_batch, split_rows
 
 NETWORKS = ("dsrf3d", "ssn3d_ed")
 CORE = ("dsrf3d", "ssn3d_ed_equal_arithmetic", "template_matching")

@@ -19,12 +19,12 @@ from results import FOLDER, write_result
 
 from triptych.config import PickConfig, PredictConfig, SimulateConfig, SpecimenConfig, TomogramConfig, TrainConfig
 from triptych.io.star import read_star
-from triptych.model import load_model
-from triptych.pick import pick
-from triptych.predict import predict
-from triptych.simulate import simulate
-from triptych.tomograms import simulate_tomograms
-from triptych.train import train
+from triptych.recognition.model import load_model
+from triptych.stages.pick import pick
+from triptych.stages.predict import predict
+from triptych.stages.simulate import simulate
+from triptych.stages.simulate_tomograms import simulate_tomograms
+from triptych.stages.train import train
 
 SHAPE = (200, 512, 512)
 SEED = 0

@@ -19,17 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 from results import FOLDER, write_result
 
-from triptych.align import Alignment, average
+from triptych.alignment.align import Alignment, average
+from triptych.alignment.hand import tell_hand
+from triptych.alignment.identify import identify, mirror
 from triptych.config import AlignConfig, OrientConfig, PredictConfig, SimulateConfig
 from triptych.fourier import resample_to_box, wedge_weights
-from triptych.hand import tell_hand
-from triptych.identify import identify, mirror
 from triptych.io.mrc import read_mrc
 from triptych.io.particle_lists import read_particles
 from triptych.io.source import ParticleSource, open_particles
 from triptych.io.store import open_store
-from triptych.simulate import simulate
-from triptych.structures import Structure, load_library
+from triptych.simulation.structures import Structure, load_library
+from triptych.stages.simulate import simulate
 from triptych.volume import standardise
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -23,13 +23,13 @@ from real_ribosomes import DATA, SEED, make_controls, own_and_other, read_all
 from results import FOLDER, write_result
 from sklearn.metrics import roc_auc_score
 
-from triptych.align import align, consensus
+from triptych.alignment.align import align, consensus
+from triptych.alignment.grouping import group
+from triptych.alignment.identify import mirror
 from triptych.config import NONE_CLASS, UNKNOWN, GroupConfig
-from triptych.grouping import group
-from triptych.identify import mirror
 from triptych.io.mrc import read_mrc
-from triptych.model import Model, Predictions, load_model
-from triptych.shape import describe_shapes
+from triptych.recognition.model import Model, Predictions, load_model
+from triptych.recognition.shape import describe_shapes
 from triptych.volume import Volume, standardise
 
 REAL = "real"

@@ -22,16 +22,16 @@ from real_ribosomes import DATA, read_all
 from results import FOLDER, write_result
 from sklearn.metrics import roc_auc_score
 
-from triptych.align import Alignment, align, average, consensus
+from triptych.alignment.align import Alignment, align, average, consensus
+from triptych.alignment.identify import mirror
+from triptych.alignment.pose_confidence import pose_probabilities, score_other_poses
+from triptych.alignment.rivals import better, count_measured
+from triptych.alignment.rotations import angular_errors
 from triptych.config import ASSUMED_TILT_RANGE, AlignConfig
 from triptych.fourier import fourier_shell_correlation, resolution_at, wedge_weights
-from triptych.identify import mirror
 from triptych.io.mrc import read_mrc
-from triptych.metrics import median
-from triptych.model import BUILT_IN_MODEL, load_model
-from triptych.pose_confidence import pose_probabilities, score_other_poses
-from triptych.rivals import better, count_measured
-from triptych.rotations import angular_errors
+from triptych.judging.metrics import median
+from triptych.recognition.model import BUILT_IN_MODEL, load_model
 from triptych.volume import soften, standardise
 
 NEAR = 20.0

@@ -27,10 +27,10 @@ from pathlib import Path
 import numpy as np
 from results import FOLDER, write_result
 
+from triptych.alignment.identify import mirror
 from triptych.config import UNKNOWN, Contrast, PredictConfig
-from triptych.identify import mirror
 from triptych.io.source import open_particles
-from triptych.model import BUILT_IN_MODEL, Model, Predictions, load_model
+from triptych.recognition.model import BUILT_IN_MODEL, Model, Predictions, load_model
 from triptych.volume import Volume
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "ribosome_70s_real"

@@ -29,11 +29,11 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 from triptych.config import AcquisitionConfig, AugmentConfig, PredictConfig, SimulateConfig, SpecimenConfig
-from triptych.dataset import augment
 from triptych.fourier import band_pass, radial_power_spectrum
 from triptych.io.source import open_particles
 from triptych.parallel import keep_freed_memory, map_items
-from triptych.simulate import choose_targets, particle_crop, simulate_tomogram
+from triptych.stages.simulate import choose_targets, particle_crop, simulate_tomogram
+from triptych.training.dataset import augment
 from triptych.volume import Volume, standardise
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "ribosome_70s_real"

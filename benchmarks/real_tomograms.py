@@ -25,9 +25,9 @@ from triptych.config import UNKNOWN, Contrast, PickConfig
 from triptych.io.manifest import read_manifest
 from triptych.io.mrc import mmap_mrc
 from triptych.io.star import read_star
-from triptych.model import BUILT_IN_MODEL, load_model
 from triptych.parallel import keep_freed_memory
-from triptych.pick import pick
+from triptych.recognition.model import BUILT_IN_MODEL, load_model
+from triptych.stages.pick import pick
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "tomograms_real"
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "real_tomograms.png"

@@ -22,14 +22,14 @@ import torch
 from cells import TEST_SNRS, judge_trained, read_boxes, wedge
 from scipy.spatial.transform import Rotation
 
-from triptych import metrics
 from triptych.config import NONE_CLASS, SimulateConfig
 from triptych.fourier import frequency_grid
 from triptych.io.store import Store
-from triptych.model import Model
-from triptych.physics import pose
-from triptych.scene import prepare_templates
-from triptych.specimen import OVERSAMPLING
+from triptych.judging import metrics
+from triptych.recognition.model import Model
+from triptych.simulation.physics import pose
+from triptych.simulation.scene import prepare_templates
+from triptych.simulation.specimen import OVERSAMPLING
 
 BATCH = 32
 AXES = (-3, -2, -1)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from triptych import __version__
-from triptych.model import Model
+from triptych.recognition.model import Model
 
 FOLDER = Path(__file__).parent / "results"
 

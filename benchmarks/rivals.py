@@ -30,12 +30,12 @@ from triptych.fourier import band_pass, frequency_grid
 from triptych.io.mrc import read_mrc
 from triptych.io.relion import particle_columns, read_relion
 from triptych.io.star import probability_columns, read_star, write_star
-from triptych.model import load_model
-from triptych.orient import orient
 from triptych.particles import Frame
-from triptych.physics import pose
-from triptych.predict import predict
-from triptych.specimen import OVERSAMPLING, Template
+from triptych.recognition.model import load_model
+from triptych.simulation.physics import pose
+from triptych.simulation.specimen import OVERSAMPLING, Template
+from triptych.stages.orient import orient
+from triptych.stages.predict import predict
 from triptych.volume import Volume, standardise
 
 WIDTHS = (30.0, 45.0, 70.0, 100.0)

@@ -21,10 +21,10 @@ from results import FOLDER, write_result
 
 from triptych.config import PredictConfig, ReportConfig, SimulateConfig
 from triptych.io.manifest import describe_input
-from triptych.model import BUILT_IN_MODEL, hash_model, load_model
-from triptych.predict import predict
-from triptych.report import report
-from triptych.simulate import simulate
+from triptych.recognition.model import BUILT_IN_MODEL, hash_model, load_model
+from triptych.stages.predict import predict
+from triptych.stages.report import report
+from triptych.stages.simulate import simulate
 
 SNRS = (0.3, 0.1, 0.03)
 SNR_OF_HALF_TURNS = 0.1

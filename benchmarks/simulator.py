@@ -34,7 +34,7 @@ SEED = 0
 
 def tomogram(folder: Path, library: Path | None) -> dict[str, float]:
     """A tomogram with its particles, signal and noise apart, in memory: nothing written."""
-    simulate, scene = import_module("triptych.simulate"), import_module("triptych.scene")
+    simulate, scene = import_module("triptych.stages.simulate"), import_module("triptych.simulation.scene")
     config = SimulateConfig(structures=library, specimen=SPECIMEN)
     scene.prepare_templates(config)
     seconds, particles = [], []
@@ -48,7 +48,7 @@ def tomogram(folder: Path, library: Path | None) -> dict[str, float]:
 
 def tomogram_files(folder: Path, library: Path | None) -> dict[str, float]:
     """A tomogram with labels, densities and tables, written."""
-    stage = import_module("triptych.tomograms").simulate_tomograms
+    stage = import_module("triptych.stages.simulate_tomograms").simulate_tomograms
     started = time.perf_counter()
     stage(folder / "tomograms", TomogramConfig(structures=library, specimen=SPECIMEN, workers=1))
     return {"seconds": time.perf_counter() - started}
@@ -56,7 +56,7 @@ def tomogram_files(folder: Path, library: Path | None) -> dict[str, float]:
 
 def subtomograms(folder: Path, library: Path | None) -> dict[str, float]:
     """A dataset store, from nothing to the disk."""
-    stage = import_module("triptych.simulate").simulate
+    stage = import_module("triptych.stages.simulate").simulate
     count = 5 * available_cores() * PARTICLES  # as many as a training set has, so that starting the processes weighs little
     config = SimulateConfig(structures=library, specimen=SPECIMEN, particles=count, particles_per_tomogram=PARTICLES, tile_share=0)
     started = time.perf_counter()
@@ -66,13 +66,13 @@ def subtomograms(folder: Path, library: Path | None) -> dict[str, float]:
 
 
 def small_store(folder: Path, library: Path | None) -> Path:
-    stage = import_module("triptych.simulate").simulate
+    stage = import_module("triptych.stages.simulate").simulate
     return Path(stage(folder / "small.zarr", SimulateConfig(structures=library, particles=512)))
 
 
 def loader(folder: Path, library: Path | None) -> dict[str, float]:
     """Training batches from one loader process's point of view: mixing, augmentation, standardisation."""
-    dataset = import_module("triptych.dataset")
+    dataset = import_module("triptych.training.dataset")
     torch.set_num_threads(1)  # as in a loader process
     path = small_store(folder, library)
     batches = list(dataset.PlannedBatches(np.arange(512), 32, SEED, 0, 24))
@@ -86,7 +86,7 @@ def loader(folder: Path, library: Path | None) -> dict[str, float]:
 
 def training(folder: Path, library: Path | None) -> dict[str, float]:
     """Updates of the default network on the whole box, the loader beside it."""
-    stage = import_module("triptych.train").train
+    stage = import_module("triptych.stages.train").train
     path = small_store(folder, library)
     stamps: list[float] = []
     config = TrainConfig(updates=24, updates_per_checkpoint=24, validation_particles=32, device="cpu")

@@ -33,12 +33,12 @@ from faults import content, same_files
 from results import FOLDER, write_result
 
 from triptych.config import PickConfig, PredictConfig, SimulateConfig, SpecimenConfig, TomogramConfig
-from triptych.model import load_model
 from triptych.parallel import keep_freed_memory
-from triptych.pick import pick
-from triptych.predict import predict
-from triptych.simulate import simulate
-from triptych.tomograms import simulate_tomograms
+from triptych.recognition.model import load_model
+from triptych.stages.pick import pick
+from triptych.stages.predict import predict
+from triptych.stages.simulate import simulate
+from triptych.stages.simulate_tomograms import simulate_tomograms
 
 SEED = 0
 SNR = (0.1, 0.1)

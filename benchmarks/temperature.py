@@ -20,12 +20,12 @@ from cells import read_boxes, simulate_once
 from results import FOLDER, write_result
 from torch import Tensor
 
-from triptych.confidence import class_figures
 from triptych.config import SimulateConfig
 from triptych.io.store import known_labels, open_store
-from triptych.model import Model, load_model
+from triptych.recognition.model import Model, load_model
+from triptych.recognition.temperature import Temperature, fit_constant, fit_temperature
 from triptych.settings import load_config
-from triptych.temperature import Temperature, fit_constant, fit_temperature
+from triptych.training.confidence import class_figures
 
 SETTINGS = Path(__file__).parents[1] / "models"
 SNRS = (0.3, 0.1, 0.03)

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from triptych.align import Alignment, align, average, consensus, split_halves
+from triptych.alignment.align import Alignment, align, average, consensus, split_halves
+from triptych.alignment.rotations import angles_between, angular_errors, point_group, rotation_grid
+from triptych.alignment.symmetry import find_symmetry
 from triptych.config import AlignConfig
 from triptych.errors import InputError
 from triptych.fourier import band_pass, fourier_shell_correlation, frequency_grid, low_pass, resample_to_box, resolution_at, wedge_weights
-from triptych.rotations import angles_between, angular_errors, point_group, rotation_grid
-from triptych.structures import load_library
-from triptych.symmetry import find_symmetry
+from triptych.simulation.structures import load_library
 from triptych.volume import Volume
 
 VOXEL_SIZE = 10.0

@@ -12,18 +12,18 @@ from fake_predictions import VOXEL_SIZE, make_fake
 from tiny import write_model, write_mrc
 from typer.testing import CliRunner
 
-from triptych.align import align
-from triptych.average_masks import average_masks, roundness
+from triptych.alignment.align import align
 from triptych.cli import app
 from triptych.config import AlignConfig, OrientConfig, PredictConfig
 from triptych.errors import InputError
 from triptych.io.mrc import read_mrc
 from triptych.io.star import read_star, write_star
 from triptych.io.store import open_store
-from triptych.metrics import intersection_over_union
-from triptych.orient import orient
-from triptych.predict import predict
-from triptych.structures import Structure, load_library, write_library
+from triptych.judging.metrics import intersection_over_union
+from triptych.simulation.structures import Structure, load_library, write_library
+from triptych.stages.average_masks import average_masks, roundness
+from triptych.stages.orient import orient
+from triptych.stages.predict import predict
 from triptych.volume import Volume
 
 CLASSES = ("ribosome_70s", "proteasome_20s", "none")

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from triptych.cli import app
 from triptych.config import NetworkConfig, TrainConfig
-from triptych.model import Model, ModelCard
-from triptych.network import Network
+from triptych.recognition.model import Model, ModelCard
+from triptych.recognition.network import Network
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ def test_data_that_are_no_data(tmp_path: Path) -> None:
 def test_damaged_store(model: Path, tmp_path: Path) -> None:
     from triptych.config import SimulateConfig
     from triptych.settings import load_config
-    from triptych.simulate import simulate
+    from triptych.stages.simulate import simulate
 
     store = simulate(tmp_path / "data.zarr", load_config(SimulateConfig, None, tiny.SIMULATE))
     (store / "subtomogram/c/0/0/0/0").write_bytes(b"xx")
@@ -182,7 +182,7 @@ def test_damaged_store(model: Path, tmp_path: Path) -> None:
 def test_store_that_lost_a_piece(array: str, tmp_path: Path) -> None:
     from triptych.config import SimulateConfig
     from triptych.settings import load_config
-    from triptych.simulate import simulate
+    from triptych.stages.simulate import simulate
 
     store = simulate(tmp_path / "data.zarr", load_config(SimulateConfig, None, tiny.SIMULATE))
     next(path for path in sorted((store / array / "c").rglob("*")) if path.is_file()).unlink()
@@ -194,7 +194,7 @@ def test_store_that_lost_a_piece(array: str, tmp_path: Path) -> None:
 def test_refused_training_is_in_nobodys_way(model: Path, tmp_path: Path) -> None:
     from triptych.config import SimulateConfig
     from triptych.settings import load_config
-    from triptych.simulate import simulate
+    from triptych.stages.simulate import simulate
 
     one = simulate(tmp_path / "one.zarr", load_config(SimulateConfig, None, [*tiny.SIMULATE, "particles=4"]))
     assert "single tomogram" in refuse("train", one, tmp_path / "trained", *tiny.set_options(tiny.TRAIN))

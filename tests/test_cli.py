@@ -53,7 +53,7 @@ def fail(*words: str | Path) -> str:
 def stub_report(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The report stage replaced by one that does nothing, or what the test puts in its place."""
     module = SimpleNamespace(report=lambda *args, **kwargs: None)
-    monkeypatch.setitem(sys.modules, "triptych.report", module)
+    monkeypatch.setitem(sys.modules, "triptych.stages.report", module)
     return module
 
 
@@ -69,8 +69,8 @@ def test_importing_triptych_is_light() -> None:
 
 def test_api_names_are_functions_whatever_was_imported_before() -> None:
     code = (
-        "import triptych, triptych.report\n"
-        "assert callable(triptych.report) and callable(triptych.report)\n"
+        "import triptych, triptych.stages.report, triptych.stages.train\n"
+        "assert callable(triptych.report) and callable(triptych.train)\n"
         "from triptych import report, load_library, InputError, Volume\n"
         "assert callable(report)\n"
         "assert 'report' in dir(triptych)\n"
@@ -166,7 +166,8 @@ def test_ctrl_c_says_how_to_go_on(stage: str, words: list[str], how: str, tmp_pa
 
     name = "simulate" if stage == "demo" else stage
     names = {name.replace("-", "_"): stop, "count_missing": None, "simulate_again": None}
-    monkeypatch.setitem(sys.modules, f"triptych.{name.removeprefix('simulate-')}", SimpleNamespace(**names))
+    home = "triptych.rerun" if name == "rerun" else f"triptych.stages.{name.replace('-', '_')}"
+    monkeypatch.setitem(sys.modules, home, SimpleNamespace(**names))
     result = run(stage, *words)
     assert result.exit_code == 130
     assert "stopped by you" in result.stderr
@@ -176,8 +177,8 @@ def test_ctrl_c_says_how_to_go_on(stage: str, words: list[str], how: str, tmp_pa
 
 def test_warnings_are_loud_and_details_only_on_request(stub_report: SimpleNamespace, tmp_path: Path) -> None:
     def talk(predictions: Path, out: Path, *args: object, **kwargs: object) -> None:
-        logging.getLogger("triptych.report").warning("the data look [inverted]")
-        logging.getLogger("triptych.report").info("a detail")
+        logging.getLogger("triptych.stages.report").warning("the data look [inverted]")
+        logging.getLogger("triptych.stages.report").info("a detail")
         out.mkdir(exist_ok=True)
         (out / "metrics.json").write_text("{}")
 
@@ -248,7 +249,7 @@ def test_torch_without_memory_is_told_of_in_a_sentence(tmp_path: Path, monkeypat
     def allocate(*_: object, **__: object) -> None:
         torch.empty(2**62, dtype=torch.uint8)
 
-    monkeypatch.setattr("triptych.tomograms.simulate_tomograms", allocate)
+    monkeypatch.setattr("triptych.stages.simulate_tomograms.simulate_tomograms", allocate)
     assert "more memory than there is" in fail("simulate-tomograms", tmp_path / "out")
 
 
@@ -297,7 +298,7 @@ def test_structures_list_names_the_built_in_ones() -> None:
 
 
 def test_help_names_what_a_source_takes() -> None:
-    from triptych.structures import _SPEC_KEYS
+    from triptych.simulation.structures import _SPEC_KEYS
 
     text = " ".join(succeed("structures", "make", "--help").split())
     assert all(key in text for key in _SPEC_KEYS)

@@ -15,8 +15,6 @@ from typer.testing import CliRunner
 
 from triptych.cli import app
 from triptych.config import AugmentConfig, CutConfig, TrainConfig
-from triptych.cut import assign_voxels, cut, find_pieces, read_annotations
-from triptych.dataset import find_slab, split_rows, tile_rows, warn_of_missing_signal
 from triptych.errors import InputError
 from triptych.io.convert import convert_particles
 from triptych.io.manifest import read_manifest
@@ -25,7 +23,9 @@ from triptych.io.particle_lists import Known
 from triptych.io.store import Store, open_store
 from triptych.io.tomogram import find_tomograms
 from triptych.settings import load_config
-from triptych.train import train
+from triptych.stages.cut import assign_voxels, cut, find_pieces, read_annotations
+from triptych.stages.train import train
+from triptych.training.dataset import find_slab, split_rows, tile_rows, warn_of_missing_signal
 
 SHAPE = (32, 56, 64)
 PLACES = {1: [(12, 14, 15), (16, 40, 20)], 2: [(15, 18, 46)], 7: [(20, 44, 50)]}

@@ -18,8 +18,8 @@ from test_contrast import make_crowd, make_noise, remove_wedge
 from test_source import make_tomogram, write_coordinates, write_images
 from tiny import write_mrc, write_pdb
 
+from triptych.alignment.identify import load_references
 from triptych.errors import InputError
-from triptych.identify import load_references
 from triptych.io.convert import FORMATS, write_particles
 from triptych.io.describe import describe_file
 from triptych.io.em import write_em
@@ -29,7 +29,7 @@ from triptych.io.star import write_star
 from triptych.io.store import Rows, create_store
 from triptych.io.structure_files import structure_kind
 from triptych.particles import Frame, Particles
-from triptych.structures import expand_specs
+from triptych.simulation.structures import expand_specs
 
 
 def test_what_predict_takes(tmp_path: Path) -> None:

@@ -18,14 +18,12 @@ from test_report import Page
 from tiny import hashes
 from typer.testing import CliRunner
 
-from triptych.add_class import add_classes
+from triptych.alignment.half_maps import compare_half_maps, soft_mask, usable_resolution
+from triptych.alignment.identify import identify, load_references, mirror, name_match
 from triptych.cli import app
 from triptych.config import AlignConfig, DiscoverConfig, NetworkConfig
-from triptych.discover import choose_particles, discover
 from triptych.errors import InputError
 from triptych.fourier import radial_power_spectrum, scramble_phases
-from triptych.half_maps import compare_half_maps, soft_mask, usable_resolution
-from triptych.identify import identify, load_references, mirror, name_match
 from triptych.io.describe import describe_file
 from triptych.io.manifest import describe_input, write_manifest
 from triptych.io.mrc import read_mrc
@@ -33,10 +31,12 @@ from triptych.io.particle_star import add_poses
 from triptych.io.predictions import open_input, read_predictions
 from triptych.io.relion import angles_from_rotations, particles_from_relion
 from triptych.io.star import read_star, write_star
-from triptych.model import Model, ModelCard, load_model
-from triptych.network import Network
-from triptych.novelty import NoveltyRule, Traits, describe_known
-from triptych.structures import Structure, write_library
+from triptych.recognition.model import Model, ModelCard, load_model
+from triptych.recognition.network import Network
+from triptych.recognition.novelty import NoveltyRule, Traits, describe_known
+from triptych.simulation.structures import Structure, write_library
+from triptych.stages.add_class import add_classes
+from triptych.stages.discover import choose_particles, discover
 from triptych.terminal import print_groups
 from triptych.volume import Volume
 

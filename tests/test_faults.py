@@ -21,11 +21,11 @@ from triptych.config import NetworkConfig, SimulateConfig, TrainConfig
 from triptych.errors import InputError
 from triptych.io.files import disk_errors, new_array
 from triptych.io.store import BOX_ARRAYS, Rows, create_store, open_store
-from triptych.model import Model, ModelCard
-from triptych.network import Network, TaskOutput
+from triptych.recognition.model import Model, ModelCard
+from triptych.recognition.network import Network, TaskOutput
 from triptych.settings import load_config
-from triptych.simulate import simulate
-from triptych.train import explain_loader, join_logs
+from triptych.stages.simulate import simulate
+from triptych.stages.train import explain_loader, join_logs
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -25,9 +25,9 @@ from triptych.io.mrc import read_mrc, write_mrc
 from triptych.io.particle_lists import Known, read_particles
 from triptych.io.star import write_star
 from triptych.io.tomogram import open_tomogram
-from triptych.model import Model, ModelCard, load_model
-from triptych.network import Network
 from triptych.particles import Particles
+from triptych.recognition.model import Model, ModelCard, load_model
+from triptych.recognition.network import Network
 from triptych.settings import load_config
 from triptych.volume import Volume
 
@@ -201,7 +201,7 @@ def test_names_of_tomograms_lead_nowhere(tmp_path: Path, name: str, target: str)
 
 def test_names_of_images_lead_nowhere(tmp_path: Path, model: Path) -> None:
     """What is read may lie anywhere; what is written lies in the output."""
-    from triptych.predict import predict
+    from triptych.stages.predict import predict
 
     for name in ("escape.mrc", "elsewhere/escape.mrc"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

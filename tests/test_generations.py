@@ -19,14 +19,14 @@ from tiny import SIMULATE, TRAIN, die_while_refreshing, hashes, refuse_to_refres
 
 import triptych
 from triptych.config import CutConfig, SimulateConfig, TrainConfig
-from triptych.dataset import PlannedBatches, split_rows
 from triptych.errors import InputError
-from triptych.generations import fresh_seed
 from triptych.io.manifest import write_manifest
 from triptych.io.store import Rows, create_store, open_store
 from triptych.settings import load_config
-from triptych.simulate import simulate, simulate_again
-from triptych.train import train
+from triptych.stages.simulate import simulate, simulate_again
+from triptych.stages.train import train
+from triptych.training.dataset import PlannedBatches, split_rows
+from triptych.training.generations import fresh_seed
 
 CONFIG = load_config(TrainConfig, None, [*TRAIN, "updates=6", "refresh_every=2", "refresh_workers=1"])
 """Generations 0, 1 and 2, two updates each."""
@@ -68,7 +68,7 @@ def test_a_library_is_found_from_another_folder(tmp_path: Path, monkeypatch: pyt
     with monkeypatch.context() as there:
         there.chdir(tmp_path)
         write_manifest("a.zarr", "simulate", None, [], 0)
-    module: Any = sys.modules["triptych.simulate"]
+    module: Any = sys.modules["triptych.stages.simulate"]
     monkeypatch.setattr(module, "simulate", lambda _, config: config.structures)
     assert simulate_again(store.path, tmp_path / "b.zarr", 1) == tmp_path / "library"
 
@@ -88,7 +88,7 @@ def test_each_generation_begins_its_passes_anew() -> None:
 
 
 def test_what_is_trained_on(data: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    module: Any = sys.modules["triptych.train"]
+    module: Any = sys.modules["triptych.stages.train"]
     used: list[tuple[str, set[int]]] = []
     kept: list[set[str]] = []
     plain = module.SubtomogramDataset

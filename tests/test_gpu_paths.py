@@ -17,17 +17,17 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from pretend_gpu import GPU, pretended_gpu
 
 from triptych import device
-from triptych.align import Alignment, align, average
+from triptych.alignment.align import Alignment, align, average
+from triptych.alignment.symmetry import correlate, half_group, prepare
 from triptych.config import AlignConfig, LossConfig, NetworkConfig, SimulateConfig, TrainConfig
 from triptych.device import choose_device, choose_precision, count_workers, memory_errors
 from triptych.errors import InputError
-from triptych.losses import TileTruth, Truth, equalising_weights, task_losses, total_loss, uncertainty_loss
-from triptych.model import Model, ModelCard
-from triptych.network import Network
+from triptych.recognition.model import Model, ModelCard
+from triptych.recognition.network import Network
 from triptych.settings import load_config
-from triptych.simulate import simulate, simulate_rows
-from triptych.symmetry import correlate, half_group, prepare
-from triptych.train import check_devices, count_loaders, train
+from triptych.stages.simulate import simulate, simulate_rows
+from triptych.stages.train import check_devices, count_loaders, train
+from triptych.training.losses import TileTruth, Truth, equalising_weights, task_losses, total_loss, uncertainty_loss
 
 BOXES = np.random.default_rng(0).normal(size=(3, 16, 16, 16)).astype(np.float32)
 EVERY_STEP = [
@@ -116,7 +116,7 @@ def test_simulate_and_train_on_the_gpu(tmp_path: Path, monkeypatch: pytest.Monke
         asked.append(settings)
         return Trainer(**settings | {"accelerator": "auto", "devices": 1, "strategy": SingleDeviceStrategy(GPU, accelerator=Anywhere())})
 
-    monkeypatch.setattr(sys.modules["triptych.train"], "Trainer", make_trainer)
+    monkeypatch.setattr(sys.modules["triptych.stages.train"], "Trainer", make_trainer)
     with pretended_gpu():
         data = simulate(tmp_path / "data.zarr", load_config(SimulateConfig, None, tiny.SIMULATE))
         settings = load_config(TrainConfig, None, [*tiny.TRAIN, "precision=float32", "loss.balance=gradient"])
@@ -192,7 +192,7 @@ def test_processes_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("two_gpus")
 def test_a_gpu_has_more_loaders(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["triptych.train"], "available_cores", lambda: 12)
+    monkeypatch.setattr(sys.modules["triptych.stages.train"], "available_cores", lambda: 12)
     settings = (TrainConfig(device="cpu"), TrainConfig(), TrainConfig(devices=2), TrainConfig(loader_workers=0))
     assert [count_loaders(config) for config in settings] == [1, 8, 6, 0]
 

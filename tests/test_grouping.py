@@ -9,13 +9,13 @@ import pytest
 import torch
 from sklearn.metrics import adjusted_rand_score
 
+from triptych.alignment.grouping import best_overlap, draw_in, find_groups, find_stable_groups, group, join_near, number_by_size, salient_components
 from triptych.config import AcquisitionConfig, GroupConfig, SimulateConfig, SpecimenConfig
 from triptych.errors import InputError
-from triptych.grouping import best_overlap, draw_in, find_groups, find_stable_groups, group, join_near, number_by_size, salient_components
 from triptych.io.store import known_labels, open_store
-from triptych.model import load_model
-from triptych.novelty import Traits, fit_novelty, unit_length
-from triptych.simulate import simulate
+from triptych.recognition.model import load_model
+from triptych.recognition.novelty import Traits, fit_novelty, unit_length
+from triptych.stages.simulate import simulate
 from triptych.volume import standardise
 
 SIZE = 32

@@ -16,7 +16,10 @@ from torch.nn import functional as F
 from triptych.config import LossConfig, NetworkConfig, PredictConfig, TrainConfig
 from triptych.device import choose_device
 from triptych.errors import InputError
-from triptych.losses import (
+from triptych.recognition.model import Model, ModelCard, load_model
+from triptych.recognition.network import HALF_TURNS, Network, PickOutput, depth_to_space, normalise_spectrum, space_to_depth, turn
+from triptych.recognition.temperature import Temperature
+from triptych.training.losses import (
     TileTruth,
     Truth,
     coarse_labels,
@@ -28,9 +31,6 @@ from triptych.losses import (
     total_loss,
     uncertainty_loss,
 )
-from triptych.model import Model, ModelCard, load_model
-from triptych.network import HALF_TURNS, Network, PickOutput, depth_to_space, normalise_spectrum, space_to_depth, turn
-from triptych.temperature import Temperature
 from triptych.volume import Volume
 
 SMALL = NetworkConfig(channels=(8, 8, 8), blocks=(1, 1, 1), embedding_size=8)

@@ -18,19 +18,16 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 from typer.testing import CliRunner
 
-from triptych.calibrate import calibrate
 from triptych.cli import app
 from triptych.config import UNKNOWN, CalibrateConfig, LossConfig, NoveltyConfig, PredictConfig, SimulateConfig, TrainConfig
-from triptych.dataset import split_rows
 from triptych.errors import InputError
 from triptych.io.manifest import hash_file
 from triptych.io.source import open_particles
 from triptych.io.star import read_star
 from triptych.io.store import known_labels, open_store
-from triptych.losses import Truth, contrastive_loss, task_losses
-from triptych.model import BUILT_IN_MODEL, load_model
-from triptych.network import TaskOutput
-from triptych.novelty import (
+from triptych.recognition.model import BUILT_IN_MODEL, load_model
+from triptych.recognition.network import TaskOutput
+from triptych.recognition.novelty import (
     NOVELTY_FILE,
     SCORES,
     NoveltyReference,
@@ -49,10 +46,13 @@ from triptych.novelty import (
     score_novelty,
     whiten,
 )
-from triptych.predict import predict
 from triptych.settings import load_config
-from triptych.simulate import simulate
-from triptych.train import train
+from triptych.stages.calibrate import calibrate
+from triptych.stages.predict import predict
+from triptych.stages.simulate import simulate
+from triptych.stages.train import train
+from triptych.training.dataset import split_rows
+from triptych.training.losses import Truth, contrastive_loss, task_losses
 
 CLASSES, SIZE = 4, 6
 SPREAD = np.array([3, 3, 3, 0.2, 0.2, 0.2])

@@ -22,16 +22,16 @@ from test_report import Page
 from tiny import hashes, write_model, write_mrc
 from typer.testing import CliRunner
 
-from triptych.align import Alignment
-from triptych.boxes import Boxes, find_tilt_ranges, open_boxes
+from triptych.alignment.align import Alignment
+from triptych.alignment.boxes import Boxes, find_tilt_ranges, open_boxes
+from triptych.alignment.hand import Hand, choose_sample, tell_hand
+from triptych.alignment.identify import mirror
+from triptych.alignment.rivals import INDEPENDENT, Seen, better, choose_trials, count_measured, name_particles, weigh
+from triptych.alignment.rotations import angular_errors
 from triptych.cli import app
 from triptych.config import AlignConfig, DiscoverConfig, OrientConfig, PredictConfig, ReportConfig
-from triptych.discover import choose_particles
 from triptych.errors import InputError
-from triptych.fit import fit_levels
 from triptych.fourier import wedge_weights
-from triptych.hand import Hand, choose_sample, tell_hand
-from triptych.identify import mirror
 from triptych.io.describe import describe_file
 from triptych.io.manifest import describe_input, hash_file, read_manifest
 from triptych.io.mrc import read_mrc
@@ -40,15 +40,15 @@ from triptych.io.relion import ANGLES, rotations_from_angles
 from triptych.io.source import open_particles
 from triptych.io.star import probability_columns, read_star, write_star
 from triptych.io.store import open_store
-from triptych.metrics import density_correlation, intersection_over_union
-from triptych.orient import BLOCK, ClassAverage, find_doubtful, open_orienter, orient, place
-from triptych.predict import OF_A_MODEL, predict
-from triptych.report import report
-from triptych.rivals import INDEPENDENT, Seen, better, choose_trials, count_measured, name_particles, weigh
-from triptych.rotations import angular_errors
-from triptych.select import select
-from triptych.specimen import OVERSAMPLING
-from triptych.structures import Structure, write_library
+from triptych.judging.metrics import density_correlation, intersection_over_union
+from triptych.recognition.fit import fit_levels
+from triptych.simulation.specimen import OVERSAMPLING
+from triptych.simulation.structures import Structure, write_library
+from triptych.stages.discover import choose_particles
+from triptych.stages.orient import BLOCK, ClassAverage, find_doubtful, open_orienter, orient, place
+from triptych.stages.predict import OF_A_MODEL, predict
+from triptych.stages.report import report
+from triptych.stages.select import select
 from triptych.volume import Volume
 
 SIZE = 24
@@ -311,7 +311,7 @@ def test_classes_without_a_structure_get_no_pose(
     assert f"no structure called {CLASSES[0]}" in caplog.text
     assert "fetch-classes" not in caplog.text  # which would not help
     (tmp_path / "entries.csv").write_text(f"name\n{CLASSES[0]}\n")
-    monkeypatch.setattr("triptych.structures.CLASS_ENTRIES", tmp_path / "entries.csv")
+    monkeypatch.setattr("triptych.simulation.structures.CLASS_ENTRIES", tmp_path / "entries.csv")
     open_orienter(predictions, quick)
     assert "`triptych structures fetch-classes LIBRARY`" in caplog.text
     assert set(read_star(tmp_path / "poses/particles.star")["particles"]["triptychClass"]) == {CLASSES[1]}
@@ -560,7 +560,7 @@ def test_structures_and_mirror_images_tell_the_hand() -> None:
 def test_the_wrong_hand_is_said(
     predictions: Path, settings: OrientConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(import_module("triptych.orient"), "tell_hand", lambda *_: Hand(12, 1, -6.0))
+    monkeypatch.setattr(import_module("triptych.stages.orient"), "tell_hand", lambda *_: Hand(12, 1, -6.0))
     found = orient(predictions, tmp_path / "poses", settings)
     assert "hand of the tomograms is probably wrong: only 1 of 12" in caplog.text
     assert json.loads((found / "manifest.json").read_text())["hand"]["score"] == -6
@@ -599,7 +599,7 @@ class Stop(Exception):
 @pytest.fixture
 def in_blocks(predictions: Path, settings: OrientConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What an uninterrupted run writes, a few particles at once."""
-    monkeypatch.setattr(import_module("triptych.orient"), "BLOCK", 5)
+    monkeypatch.setattr(import_module("triptych.stages.orient"), "BLOCK", 5)
     return orient(predictions, tmp_path / "at_once", settings.model_copy(update={"align_by": "both"}))
 
 

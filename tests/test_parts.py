@@ -17,7 +17,7 @@ from tiny import SIMULATE, hashes, set_options
 from typer.testing import CliRunner
 
 import triptych.parallel
-import triptych.scene
+import triptych.simulation.scene
 from triptych.cli import app
 from triptych.config import SimulateConfig, SpecimenConfig, TomogramConfig
 from triptych.errors import InputError
@@ -26,8 +26,8 @@ from triptych.io.store import BOXES, ROWS
 from triptych.io.workspace import count_unfinished
 from triptych.parallel import map_items
 from triptych.settings import load_config
-from triptych.simulate import count_missing, simulate
-from triptych.tomograms import MAPS, simulate_tomograms
+from triptych.stages.simulate import count_missing, simulate
+from triptych.stages.simulate_tomograms import MAPS, simulate_tomograms
 
 SETTINGS = [*SIMULATE, "classes=[apoferritin, groel]"]
 CONFIG = load_config(SimulateConfig, None, SETTINGS)
@@ -44,7 +44,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture
 def simulated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Numbers of the tomograms that this process simulates, as it goes."""
-    module: Any = sys.modules["triptych.simulate"]
+    module: Any = sys.modules["triptych.stages.simulate"]
     numbers: list[int] = []
     plain = module.simulate_rows
 
@@ -136,14 +136,14 @@ def test_stopped_and_started_again(reference: dict[str, str], workers: int, tmp_
 def test_another_process_was_faster(reference: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Two runs of all tomograms: the slower one finds its working folder gone, and the dataset there."""
     out = tmp_path / "data.zarr"
-    module: Any = sys.modules["triptych.simulate"]
+    module: Any = sys.modules["triptych.stages.simulate"]
     plain = module.simulate_rows
 
     def overtaken(*args: Any) -> Any:
         monkeypatch.setattr(module, "simulate_rows", plain)
         rows = plain(*args)
         with pytest.MonkeyPatch.context() as other:
-            other.setattr(triptych.scene, "_one_at_a_time", threading.Lock())
+            other.setattr(triptych.simulation.scene, "_one_at_a_time", threading.Lock())
             simulate(out, CONFIG)
         return rows
 
@@ -190,7 +190,7 @@ def whole_reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture
 def simulated_whole(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Numbers of the whole tomograms that this process simulates, as it goes."""
-    module: Any = sys.modules["triptych.tomograms"]
+    module: Any = sys.modules["triptych.stages.simulate_tomograms"]
     numbers: list[int] = []
     plain = module.simulate_maps
 
@@ -254,13 +254,13 @@ app(["simulate-tomograms", *sys.argv[1:]])
 
 def test_another_process_made_the_tomograms(whole_reference: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    module: Any = sys.modules["triptych.tomograms"]
+    module: Any = sys.modules["triptych.stages.simulate_tomograms"]
     plain = module.simulate_maps
 
     def overtaken(*args: Any) -> Any:
         monkeypatch.setattr(module, "simulate_maps", plain)
         with pytest.MonkeyPatch.context() as other:
-            other.setattr(triptych.scene, "_one_at_a_time", threading.Lock())
+            other.setattr(triptych.simulation.scene, "_one_at_a_time", threading.Lock())
             simulate_tomograms(out, WHOLE)
         return plain(*args)
 

@@ -9,7 +9,7 @@ import torch_ctf
 import torch_fourier_slice
 from scipy.spatial.transform import Rotation
 
-from triptych.physics import (
+from triptych.simulation.physics import (
     Acquisition,
     Correction,
     apply_filter,

@@ -18,7 +18,6 @@ from test_model import small_model
 from tiny import SIMULATE, TRAIN, hashes, set_options, write_mrc
 from typer.testing import CliRunner
 
-from triptych import pick_page
 from triptych.cli import app
 from triptych.config import NetworkConfig, PickConfig, PredictConfig, SimulateConfig, TrainConfig
 from triptych.errors import InputError
@@ -30,16 +29,17 @@ from triptych.io.source import cut_box, open_particles
 from triptych.io.star import read_star, write_star
 from triptych.io.stated import list_tomograms
 from triptych.io.tomogram import open_tomogram
-from triptych.model import Model, ModelCard, Predictions
-from triptych.network import Network, PickOutput, TaskOutput
-from triptych.novelty import Traits, fit_novelty
+from triptych.pages import pick_page
 from triptych.particles import Frame
-from triptych.pick import RIM, Job, Picker, particle_table, pick
+from triptych.recognition.model import Model, ModelCard, Predictions
+from triptych.recognition.network import Network, PickOutput, TaskOutput
+from triptych.recognition.novelty import Traits, fit_novelty
 from triptych.settings import load_config
-from triptych.simulate import simulate
+from triptych.stages.pick import RIM, Job, Picker, particle_table, pick
+from triptych.stages.simulate import simulate
+from triptych.stages.train import train
+from triptych.stages.view import labels_layer
 from triptych.tiling import Cutout
-from triptych.train import train
-from triptych.view import labels_layer
 from triptych.volume import Volume
 
 SHAPE = (48, 70, 60)
@@ -75,7 +75,7 @@ def seeing_model(*_: Any) -> Model:
 
 @pytest.fixture
 def sees_blobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    module: Any = sys.modules["triptych.pick"]
+    module: Any = sys.modules["triptych.stages.pick"]
     monkeypatch.setattr(module, "load_model", seeing_model)
 
 
@@ -122,7 +122,7 @@ def same_traits(count: int) -> Traits:
 def test_what_is_unknown_keeps_its_best_class(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     model = seeing_model()
     model.novelty = fit_novelty(same_traits(20), np.zeros(20, np.int64), same_traits(20))  # nothing is less novel than these: all is unknown
-    module: Any = sys.modules["triptych.pick"]
+    module: Any = sys.modules["triptych.stages.pick"]
     monkeypatch.setattr(module, "load_model", lambda *_: model)
     table = read_star(pick([write_mrc(tmp_path / "a.mrc", blobs(10.0), 10.0)], tmp_path / "picks") / "particles.star")["particles"]
     assert len(table) == len(PLACES)
@@ -182,7 +182,11 @@ def test_the_slice_with_the_most_particles() -> None:
 @pytest.mark.parametrize("count", [0xFFFF, 0xFFFF + 5])
 def test_instances_of_very_many_particles(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than 16 bits count: each voxel of the map keeps the number of its particle, and napari can show it as labels."""
-    monkeypatch.setattr(sys.modules["triptych.pick"], "paint", lambda volume, _, value, start: volume.__setitem__(tuple(start), value))  # quicker
+
+    def paint_one_voxel(volume: Any, _: Any, value: int, start: Any) -> None:
+        volume[tuple(start)] = value
+
+    monkeypatch.setattr(sys.modules["triptych.stages.pick"], "paint", paint_one_voxel)  # quicker
     shape = (41, 40, 40)
     job = Job(tmp_path / "a.mrc", "a", shape, 10.0, (0.0, 0.0, 0.0), Frame.of(shape, 10.0), [], 0)
     places = np.stack(np.unravel_index(np.arange(count), shape), 1)
@@ -462,7 +466,7 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
     bare = small_model(TASKS.model_copy(update={"tasks": ("class", "mask", "pick")})).save(tmp_path / "bare", TrainConfig(), [], seed=0)
     with pytest.raises(InputError, match="without the task density: leave the setting out"):
         pick([path], tmp_path / "picks", bare, PickConfig(write_densities=True))
-    module: Any = sys.modules["triptych.pick"]
+    module: Any = sys.modules["triptych.stages.pick"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "load_model", seeing_model)
         with pytest.raises(InputError, match="does not exist"):

@@ -7,10 +7,10 @@ import pytest
 from scipy.spatial.transform import Rotation
 from test_align import BOX_SIZE, QUICK, TILT_RANGE, VOXEL_SIZE, make_copies
 
-from triptych.align import Alignment, align
+from triptych.alignment.align import Alignment, align
+from triptych.alignment.pose_confidence import NO_OTHER, pose_probabilities, score_other_poses
+from triptych.alignment.rivals import count_measured
 from triptych.fourier import wedge_weights
-from triptych.pose_confidence import NO_OTHER, pose_probabilities, score_other_poses
-from triptych.rivals import count_measured
 
 WEDGE = wedge_weights((BOX_SIZE,) * 3, *TILT_RANGE)[None]
 

@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 from tiny import SIMULATE, TRAIN
 
 from triptych.config import SimulateConfig, TrainConfig
-from triptych.dataset import PlannedBatches, SubtomogramDataset
 from triptych.errors import InputError
 from triptych.io.store import open_store
-from triptych.ranks import Share
 from triptych.settings import load_config
-from triptych.simulate import simulate
-from triptych.train import train
+from triptych.stages.simulate import simulate
+from triptych.stages.train import train
+from triptych.training.dataset import PlannedBatches, SubtomogramDataset
+from triptych.training.ranks import Share
 
 SETTINGS = [*TRAIN, "updates=4", "network.dropout=0", "precision=float32", "device=cpu"]
 STOPPED = """
@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 from triptych.config import TrainConfig
 from triptych.settings import load_config
-from triptych.train import train
+from triptych.stages.train import train
 
 def stop(done, total):
     if done == 3:

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from triptych.cli import app
 from triptych.config import STAGES, SimulateConfig
 from triptych.settings import load_config
-from triptych.simulate import simulate
+from triptych.stages.simulate import simulate
 
 README = Path(__file__).parents[1] / "README.md"
 WALK = README.parent / "docs/walkthrough.md"

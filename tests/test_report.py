@@ -15,21 +15,22 @@ import pytest
 from fake_predictions import CLASS_NAMES, Fake, make_fake
 
 import triptych
-from triptych import figures, metrics
 from triptych.config import ReportConfig
 from triptych.errors import InputError, counted
-from triptych.gallery import Gallery, pick_in_turn, spread
 from triptych.io.manifest import WEIGHTS, describe_input, hash_file, to_plain, write_manifest
 from triptych.io.mrc import read_mrc, write_mrc
 from triptych.io.predictions import read_predictions
 from triptych.io.star import probability_column, read_star, write_star
 from triptych.io.store import open_store
-from triptych.metrics import principal_components
-from triptych.pages import scale_bar
-from triptych.report import report
-from triptych.report_metrics import collect_metrics
-from triptych.report_page import TOMOGRAMS, page_warnings
-from triptych.scoring import Progress, match_truth, score_particles
+from triptych.judging import metrics
+from triptych.judging.metrics import principal_components
+from triptych.judging.report_metrics import collect_metrics
+from triptych.judging.scoring import Progress, match_truth, score_particles
+from triptych.pages import figures
+from triptych.pages.gallery import Gallery, pick_in_turn, spread
+from triptych.pages.page import scale_bar
+from triptych.pages.report_page import TOMOGRAMS, page_warnings
+from triptych.stages.report import report
 from triptych.volume import Volume
 
 SHORT = ReportConfig(gallery=6)

@@ -25,13 +25,13 @@ from triptych.config import (
     TomogramConfig,
     TrainConfig,
 )
-from triptych.cut import cut
 from triptych.errors import InputError
 from triptych.io.compare import compare_files, compare_folders
 from triptych.io.manifest import write_manifest
-from triptych.pick import pick
 from triptych.rerun import RUN, rerun
 from triptych.settings import load_config
+from triptych.stages.cut import cut
+from triptych.stages.pick import pick
 
 
 @pytest.fixture

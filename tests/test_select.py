@@ -23,7 +23,7 @@ from triptych.io.relion import optics_table, particle_columns, tomogram_row
 from triptych.io.source import open_particles
 from triptych.io.star import read_star, write_star
 from triptych.particles import Frame
-from triptych.predict import predict
+from triptych.stages.predict import predict
 
 FOUND: dict[str, list[Any]] = {
     "triptychClass": ["rod", "ball", "rod", "none", "ball", "rod"],

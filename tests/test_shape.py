@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from triptych.shape import DEGREE, describe_shapes, shell_radii
+from triptych.recognition.shape import DEGREE, describe_shapes, shell_radii
 
 SIZE = 32
 

@@ -14,18 +14,18 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from triptych.add_class import OWN_SHARE, fit_row, with_class
 from triptych.config import AugmentConfig, NetworkConfig, PredictConfig
-from triptych.dataset import class_shares
 from triptych.errors import InputError
 from triptych.io.star import probability_columns, read_star
-from triptych.model import Model, ModelCard, Predictions, load_model, read_card
-from triptych.network import Network
-from triptych.novelty import Traits, fit_novelty, novelty_by_class, score_novelty
-from triptych.predict import predict
-from triptych.report_page import shares_words
+from triptych.pages.report_page import shares_words
+from triptych.recognition.model import Model, ModelCard, Predictions, load_model, read_card
+from triptych.recognition.network import Network
+from triptych.recognition.novelty import Traits, fit_novelty, novelty_by_class, score_novelty
+from triptych.recognition.shares import estimate_shares, reweigh
 from triptych.settings import load_config
-from triptych.shares import estimate_shares, reweigh
+from triptych.stages.add_class import OWN_SHARE, fit_row, with_class
+from triptych.stages.predict import predict
+from triptych.training.dataset import class_shares
 
 CLASSES = 6
 TRAINED = np.array([0.15, 0.15, 0.15, 0.15, 0.15, 0.25])

@@ -14,11 +14,11 @@ from tiny import hashes
 from triptych.config import AcquisitionConfig, SimulateConfig, SpecimenConfig
 from triptych.errors import InputError
 from triptych.io.store import Store, open_store
-from triptych.physics import pose
-from triptych.scene import check_scene, slabs, tilt_sequence
-from triptych.simulate import prepare_templates, simulate
-from triptych.specimen import OVERSAMPLING, Ball, Occupancy, draw_ball, fill_specimen, gold_profile, make_template, membrane_profile, pack
-from triptych.structures import load_library
+from triptych.simulation.physics import pose
+from triptych.simulation.scene import check_scene, slabs, tilt_sequence
+from triptych.simulation.specimen import OVERSAMPLING, Ball, Occupancy, draw_ball, fill_specimen, gold_profile, make_template, membrane_profile, pack
+from triptych.simulation.structures import load_library
+from triptych.stages.simulate import prepare_templates, simulate
 
 CONFIG = SimulateConfig(
     classes=("proteasome_20s", "apoferritin", "groel"),

@@ -21,8 +21,8 @@ from triptych.fourier import frequency_grid
 from triptych.io.fetch import fetch_entries
 from triptych.io.files import read_json
 from triptych.io.mrc import read_mrc, write_mrc
-from triptych.potential import ATOM_VOLUMES, PROTEIN_CONTRAST, VOLTS, contrast, count_atoms, potential, soft_band_limit
-from triptych.structures import (
+from triptych.simulation.potential import ATOM_VOLUMES, PROTEIN_CONTRAST, VOLTS, contrast, count_atoms, potential, soft_band_limit
+from triptych.simulation.structures import (
     BUILT_IN_LIBRARY,
     CLASS_ENTRIES,
     HYDRATED_VOLUME,
@@ -529,7 +529,7 @@ def test_classes_that_are_not_built_in_are_made_of_their_entries(
     mass = read_structure(peptide).mass_kda
     rows = [f"right,1ABC,auto,{1.2 * mass},", f"heavy,1ABC,auto,{0.5 * mass},", f"absent,1ABC,2,{mass},"]
     (tmp_path / "entries.csv").write_text("\n".join(["name,entry,assembly,mass_kda,note", *rows]) + "\n")
-    monkeypatch.setattr("triptych.structures.CLASS_ENTRIES", tmp_path / "entries.csv")
+    monkeypatch.setattr("triptych.simulation.structures.CLASS_ENTRIES", tmp_path / "entries.csv")
     found = fetch_classes(tmp_path / "library", tmp_path / "cache", pdb_url=url)
     assert [item.name for item in found] == [*(item.name for item in load_library()), "right"]
     assert load_library(tmp_path / "library")[-1].source == "PDB 1ABC"

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from triptych.confidence import class_figures
-from triptych.temperature import Temperature, fit_constant, fit_temperature, spread
+from triptych.recognition.temperature import Temperature, fit_constant, fit_temperature, spread
+from triptych.training.confidence import class_figures
 
 TRUE = Temperature(1.4, 2.0, -0.8)
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-import triptych.scene
+import triptych.simulation.scene
 from triptych.config import PredictConfig, SpecimenConfig, TomogramConfig
 from triptych.io.relion import particles_from_relion
 from triptych.io.source import open_particles
 from triptych.io.star import read_star
-from triptych.scene import prepare_templates, project_specimen, reconstruct_rows, simulate_scene
-from triptych.specimen import draw_labels, draw_particles, posed
-from triptych.tomograms import MAPS, simulate_tomograms
+from triptych.simulation.scene import prepare_templates, project_specimen, reconstruct_rows, simulate_scene
+from triptych.simulation.specimen import draw_labels, draw_particles, posed
+from triptych.stages.simulate_tomograms import MAPS, simulate_tomograms
 
 SHAPE = (48, 96, 112)
 CONFIG = TomogramConfig(
@@ -126,7 +126,7 @@ def test_slab_by_slab_is_the_same_as_at_once(monkeypatch: pytest.MonkeyPatch) ->
     whole = project_specimen(scene.particles, scene.acquisition, 10.0)
     ((rows, signal, noise),) = reconstruct_rows(scene)
     density, labels = draw_particles(scene.particles, rows, 0), draw_labels(scene.particles, rows, 10.0)
-    monkeypatch.setattr(triptych.scene, "SLAB_VOXELS", 48 * 176 * 20)
+    monkeypatch.setattr(triptych.simulation.scene, "SLAB_VOXELS", 48 * 176 * 20)
     assert torch.allclose(project_specimen(scene.particles, scene.acquisition, 10.0), whole, atol=1e-3)
     parts = list(reconstruct_rows(scene))
     assert len(parts) == 4

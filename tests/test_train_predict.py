@@ -12,9 +12,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import SIMULATE, TRAIN, write_model, write_mrc, write_particles
 
-from triptych.calibrate import calibrate
 from triptych.config import AugmentConfig, PredictConfig, SimulateConfig, TrainConfig
-from triptych.dataset import PlannedBatches, SubtomogramDataset, centre_heat, find_slab, split_rows, tile_rows
 from triptych.errors import InputError
 from triptych.fourier import scramble_phases
 from triptych.io.mrc import read_mrc
@@ -22,12 +20,14 @@ from triptych.io.predictions import read_predictions
 from triptych.io.source import ParticleSource, open_particles
 from triptych.io.star import probability_columns, read_star
 from triptych.io.store import Rows, create_store, open_store
-from triptych.model import load_model, locate_model
-from triptych.network import HALF_TURNS, Network, turn
-from triptych.predict import predict
+from triptych.recognition.model import load_model, locate_model
+from triptych.recognition.network import HALF_TURNS, Network, turn
 from triptych.settings import load_config
-from triptych.simulate import simulate
-from triptych.train import check_tasks, initial_maps, train, with_defaults
+from triptych.stages.calibrate import calibrate
+from triptych.stages.predict import predict
+from triptych.stages.simulate import simulate
+from triptych.stages.train import check_tasks, initial_maps, train, with_defaults
+from triptych.training.dataset import PlannedBatches, SubtomogramDataset, centre_heat, find_slab, split_rows, tile_rows
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +277,7 @@ def test_training_goes_on_from_a_model(data: Path, model: Path, tmp_path: Path) 
 
 def test_the_shipped_model_goes_by_its_name(data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever a model folder is asked for, unless a folder here has that name."""
-    monkeypatch.setattr("triptych.model.BUILT_IN_MODEL", model)
+    monkeypatch.setattr("triptych.recognition.model.BUILT_IN_MODEL", model)
     monkeypatch.chdir(tmp_path)
     config = load_config(TrainConfig, None, [*TRAIN, f"initial_model={model.name}"])
     assert json.loads((train(data, Path("trained"), config) / "manifest.json").read_text())["inputs"][1]["path"] == str(model)

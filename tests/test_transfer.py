@@ -13,9 +13,9 @@ from fake_predictions import VOXEL_SIZE, make_fake
 from numpy.typing import NDArray
 from test_align import BOX_SIZE, QUICK, filter_terms, make_copies
 
-from triptych.align import align, average
+from triptych.alignment.align import align, average
+from triptych.alignment.rotations import angles_between
 from triptych.config import AlignConfig, DiscoverConfig, PredictConfig, SimulateConfig
-from triptych.discover import discover
 from triptych.errors import InputError
 from triptych.fourier import fourier_shell_correlation, frequency_grid, wedge_weights
 from triptych.io.manifest import describe_input
@@ -24,8 +24,8 @@ from triptych.io.source import open_particles
 from triptych.io.star import read_star, write_star
 from triptych.io.store import open_store, particle_name
 from triptych.io.transfers import CtfVolumes, stored_transfers
-from triptych.rotations import angles_between
-from triptych.simulate import simulate
+from triptych.stages.discover import discover
+from triptych.stages.simulate import simulate
 from triptych.transfer import CtfTransfers, sample_ctf_volume
 from triptych.volume import Volume
 

@@ -16,8 +16,8 @@ from tiny import write_mrc
 import triptych
 from triptych.config import PickConfig
 from triptych.errors import InputError
-from triptych.pick import pick
-from triptych.view import add_layers, open_reader, picked_layers, show_picks
+from triptych.stages.pick import pick
+from triptych.stages.view import add_layers, open_reader, picked_layers, show_picks
 
 NO_NAPARI = "needs napari: pip install -e '.[napari]'"
 
@@ -27,7 +27,7 @@ def picks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("view")
     paths = [write_mrc(folder / "tomograms" / f"{name}.mrc", blobs(10.0), 10.0) for name in "ab"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(import_module("triptych.pick"), "load_model", seeing_model)
+        patch.setattr(import_module("triptych.stages.pick"), "load_model", seeing_model)
         return pick(paths, folder / "picks", config=PickConfig(write_densities=True, threshold=0.5))
 
 
@@ -78,14 +78,14 @@ def test_napari_knows_the_plugin() -> None:
     npe2 = pytest.importorskip("npe2", reason=NO_NAPARI)
     manifest = npe2.PluginManifest.from_file(Path(triptych.__file__).parent / "napari.yaml")
     command = manifest.contributions.commands[0]
-    assert command.python_name == "triptych.view:open_reader"
+    assert command.python_name == "triptych.stages.view:open_reader"
     assert [reader.command for reader in manifest.contributions.readers] == [command.id]
 
 
 def test_a_window_shows_it(picks: Path, tmp_path: Path) -> None:
     pytest.importorskip("napari", reason=NO_NAPARI)
     code = (
-        "import sys; from triptych.view import show_picks; from PIL import Image;"
+        "import sys; from triptych.stages.view import show_picks; from PIL import Image;"
         "viewer = show_picks(sys.argv[1]); viewer.dims.set_point(0, float(sys.argv[3]));"
         "from qtpy.QtWidgets import QApplication; QApplication.processEvents(); viewer.reset_view();"
         "QApplication.processEvents(); Image.fromarray(viewer.screenshot()).save(sys.argv[2]); viewer.close()"

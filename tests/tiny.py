@@ -15,8 +15,8 @@ import zarr
 from triptych.config import NetworkConfig, TrainConfig
 from triptych.errors import InputError
 from triptych.io.manifest import hash_file
-from triptych.model import Model, ModelCard
-from triptych.network import Network
+from triptych.recognition.model import Model, ModelCard
+from triptych.recognition.network import Network
 
 SIMULATE = [
     "particles=12",

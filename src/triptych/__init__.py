@@ -5,9 +5,7 @@ The names below are loaded when they are first used, so that ``import triptych``
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
@@ -58,31 +56,29 @@ _HOME = {
     "TomogramConfig": "config",
     "TrainConfig": "config",
     "Volume": "volume",
-    "add_classes": "add_class",
-    "calibrate": "calibrate",
-    "cut": "cut",
-    "discover": "discover",
-    "judge": "report",
-    "load_library": "structures",
-    "load_model": "model",
+    "add_classes": "stages.add_class",
+    "calibrate": "stages.calibrate",
+    "cut": "stages.cut",
+    "discover": "stages.discover",
+    "judge": "stages.report",
+    "load_library": "simulation.structures",
+    "load_model": "recognition.model",
     "open_store": "io.store",
-    "orient": "orient",
-    "pick": "pick",
-    "predict": "predict",
-    "read_structure": "structures",
-    "report": "report",
-    "select": "select",
-    "simulate": "simulate",
-    "simulate_tomograms": "tomograms",
-    "train": "train",
+    "orient": "stages.orient",
+    "pick": "stages.pick",
+    "predict": "stages.predict",
+    "read_structure": "simulation.structures",
+    "report": "stages.report",
+    "select": "stages.select",
+    "simulate": "stages.simulate",
+    "simulate_tomograms": "stages.simulate_tomograms",
+    "train": "stages.train",
 }
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from triptych.add_class import add_classes
-    from triptych.calibrate import calibrate
     from triptych.config import (
         CalibrateConfig,
         CutConfig,
@@ -95,19 +91,21 @@ if TYPE_CHECKING:
         TomogramConfig,
         TrainConfig,
     )
-    from triptych.cut import cut
-    from triptych.discover import discover
     from triptych.errors import InputError
     from triptych.io.store import open_store
-    from triptych.model import load_model
-    from triptych.orient import orient
-    from triptych.pick import pick
-    from triptych.predict import predict
-    from triptych.report import judge, report
-    from triptych.select import select
-    from triptych.simulate import simulate
-    from triptych.structures import load_library, read_structure
-    from triptych.tomograms import simulate_tomograms
+    from triptych.recognition.model import load_model
+    from triptych.simulation.structures import load_library, read_structure
+    from triptych.stages.add_class import add_classes
+    from triptych.stages.calibrate import calibrate
+    from triptych.stages.cut import cut
+    from triptych.stages.discover import discover
+    from triptych.stages.orient import orient
+    from triptych.stages.pick import pick
+    from triptych.stages.predict import predict
+    from triptych.stages.report import judge, report
+    from triptych.stages.select import select
+    from triptych.stages.simulate import simulate
+    from triptych.stages.simulate_tomograms import simulate_tomograms
     from triptych.volume import Volume
 
 
@@ -131,8 +129,8 @@ def train(
     InputError
         If the data cannot train the tasks asked for, `out` exists, or there is a stopped run and no word whether to resume.
     """
-    stage = import_module("triptych.train").train
-    path: Path = stage(data, out, config, resume, on_progress, import_module("triptych.simulate").simulate_again)
+    stage = import_module("triptych.stages.train").train
+    path: Path = stage(data, out, config, resume, on_progress, import_module("triptych.stages.simulate").simulate_again)
     return path
 
 
@@ -145,14 +143,3 @@ def __getattr__(name: str) -> object:
 def __dir__() -> list[str]:
     return __all__
 
-
-class _Package(ModuleType):
-    """Python binds every imported submodule to its name in the package. A stage's function has the same name as its
-    module, and ``triptych.simulate`` has to be the function, whether or not the module has been imported before."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _HOME and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -122,9 +122,9 @@ def demo(
     """The whole job on the built-in structures: simulate, predict with the shipped model, report."""
     clear_demo_folder(output, overwrite)
     from triptych.config import PredictConfig, ReportConfig, SimulateConfig
-    from triptych.predict import predict as predict_stage
-    from triptych.report import report as report_stage
-    from triptych.simulate import simulate as simulate_stage
+    from triptych.stages.predict import predict as predict_stage
+    from triptych.stages.report import report as report_stage
+    from triptych.stages.simulate import simulate as simulate_stage
 
     seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
     output.mkdir(parents=True, exist_ok=True)
@@ -149,7 +149,7 @@ def list_structures(
     library: Annotated[Path | None, typer.Argument(metavar="[LIBRARY]", help="A library folder; default: the built-in one.")] = None,
 ) -> None:
     """The structures of a library: name, mass, source."""
-    from triptych.structures import load_library
+    from triptych.simulation.structures import load_library
 
     table = make_table("name", "mass, kDa", "source", numbers=(1,))
     for structure in load_library(library):
@@ -173,7 +173,7 @@ def make_structures(
     entry (as source) and kind (density: a map).
     """
     from triptych.config import SimulateConfig
-    from triptych.structures import make_library
+    from triptych.simulation.structures import make_library
 
     with err.status("making structures"):
         make_library(files, output, SimulateConfig().voxel_size if voxel_size is None else voxel_size)
@@ -189,7 +189,7 @@ def average_structures(
     """A library of one's own classes: the shape that the masks of each have in common, for orient to put into its place."""
     check_there(dataset)
 
-    from triptych.average_masks import average_masks
+    from triptych.stages.average_masks import average_masks
 
     with show_progress("average", "classes") as on_progress:
         shapes = average_masks(dataset, output, on_progress=on_progress)
@@ -217,7 +217,7 @@ def fetch_structures(
 @structures_app.command("fetch-classes")
 def fetch_classes(output: Annotated[Path, typer.Argument(metavar="OUT", help="Library folder to write.")]) -> None:
     """A library of the classes of the shipped model: those that are built in, and others from PDB entries (needs a network)."""
-    from triptych.structures import fetch_classes as fetch
+    from triptych.simulation.structures import fetch_classes as fetch
 
     with show_progress("fetch", "files", device="") as on_progress:
         fetch(output, on_progress=on_progress)
@@ -231,8 +231,8 @@ def simulate(output: NewStore, config: ConfigFile = None, overrides: Overrides =
     numbers = parse_part(part)
     settings = load_settings("simulate", config, overrides)
 
-    from triptych.simulate import count_missing
-    from triptych.simulate import simulate as stage
+    from triptych.stages.simulate import count_missing
+    from triptych.stages.simulate import simulate as stage
 
     with show_progress("simulate", "particles", device_name(settings.device, scheduler), resumed=True) as on_progress:
         path = stage(output, settings, on_progress=on_progress, part=numbers, scheduler=scheduler)
@@ -248,7 +248,7 @@ def simulate_tomograms(
     settings = load_settings("simulate-tomograms", config, overrides)
 
     from triptych.io.workspace import count_unfinished
-    from triptych.tomograms import simulate_tomograms as stage
+    from triptych.stages.simulate_tomograms import simulate_tomograms as stage
 
     with show_progress("simulate", "tomograms", device_name(settings.device, scheduler), resumed=True) as on_progress:
         path = stage(output, settings, on_progress=on_progress, part=numbers, scheduler=scheduler)
@@ -268,7 +268,7 @@ def cut(
     settings = load_settings("cut", config, overrides)
     check_there(*tomograms)
 
-    from triptych.cut import cut as stage
+    from triptych.stages.cut import cut as stage
 
     with show_progress("cut", "tomograms", resumed=True) as on_progress:
         path = stage(tomograms, output, labels, particles, settings, on_progress=on_progress)
@@ -286,9 +286,9 @@ def train(
     """Train any subset of the tasks."""
     settings = load_settings("train", config, overrides)
 
-    from triptych.ranks import own_share
-    from triptych.simulate import simulate_again
-    from triptych.train import train as stage
+    from triptych.stages.simulate import simulate_again
+    from triptych.stages.train import train as stage
+    from triptych.training.ranks import own_share
 
     if not own_share(settings).leads:  # another process speaks for all
         stage(data, output, settings, resume=resume, refresh=simulate_again)
@@ -311,7 +311,7 @@ def calibrate(
     """The same model with temperature and novelty fitted anew; classes of DATA that it does not know serve as novel ones."""
     settings = load_settings("calibrate", config, overrides)
 
-    from triptych.calibrate import calibrate as stage
+    from triptych.stages.calibrate import calibrate as stage
 
     with show_progress("calibrate", "particles", device_name(settings.device)) as on_progress:
         path = stage(model, data, output, settings, on_progress=on_progress)
@@ -335,7 +335,7 @@ def predict(
     if not set("*?[") & set(particles):
         check_there(Path(particles))
 
-    from triptych.predict import predict as stage
+    from triptych.stages.predict import predict as stage
 
     with show_progress("predict", "particles", device_name(settings.device, scheduler), resumed=True) as on_progress:
         path = stage(particles, output, model, settings, on_progress=on_progress, part=numbers, scheduler=scheduler)
@@ -359,7 +359,7 @@ def pick(
     settings = load_settings("pick", config, overrides)
     check_there(*tomograms)
 
-    from triptych.pick import pick as stage
+    from triptych.stages.pick import pick as stage
 
     with show_progress("pick", "steps", device_name(settings.device, scheduler), resumed=True) as on_progress:
         path = stage(tomograms, output, model, settings, on_progress=on_progress, part=numbers, scheduler=scheduler)
@@ -381,7 +381,7 @@ def select(
     best: Annotated[int | None, typer.Option(min=1, help="Keep so many of each class at most: those with the best score, or probability.")] = None,
 ) -> None:
     """The particles of a table that meet every condition, for the next program."""
-    from triptych.select import select as choose
+    from triptych.stages.select import select as choose
 
     counts = choose(
         table,
@@ -417,7 +417,7 @@ def orient(
     settings = load_settings("orient", config, overrides)
     check_there(predictions)
 
-    from triptych.orient import orient as stage
+    from triptych.stages.orient import orient as stage
 
     with show_progress("orient", "particles", device_name(settings.align.device, scheduler), resumed=True) as on_progress:
         path = stage(predictions, output, settings, on_progress=on_progress, part=numbers, scheduler=scheduler)
@@ -432,7 +432,7 @@ def discover(
     settings = load_settings("discover", config, overrides)
     check_there(predictions)
 
-    from triptych.discover import discover as stage
+    from triptych.stages.discover import discover as stage
 
     with show_progress("discover", "particle steps", device_name(settings.align.device, scheduler), resumed=True) as on_progress:
         path = stage(predictions, output, settings, on_progress=on_progress, scheduler=scheduler)
@@ -448,7 +448,7 @@ def add_class(
     model: Annotated[Path | None, typer.Option(metavar="MODEL", help="The model that made the predictions; default: where it was then.")] = None,
 ) -> None:
     """A model that knows groups as classes, without training: predict with it as with any other."""
-    from triptych.add_class import add_classes as stage
+    from triptych.stages.add_class import add_classes as stage
 
     chosen = dict(parse_group(text) for text in names)
     if len(chosen) < len(names):
@@ -470,7 +470,7 @@ def view(
     tomogram: Annotated[str | None, typer.Option(metavar="NAME", help="Which tomogram; default: the first.")] = None,
 ) -> None:
     """What was picked, in a napari window (needs pip install 'triptych\\[napari]')."""
-    from triptych.view import show_picks
+    from triptych.stages.view import show_picks
 
     viewer = show_picks(picks, tomogram)
 
@@ -493,7 +493,7 @@ def report(
     """metrics.json, and report.html with pictures."""
     settings = load_settings("report", config, overrides)
 
-    from triptych.report import report as stage
+    from triptych.stages.report import report as stage
 
     with show_progress("report", "particles") as on_progress:
         stage(predictions, output, truth, settings, on_progress=on_progress)

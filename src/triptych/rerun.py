@@ -11,22 +11,22 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from triptych.calibrate import calibrate
 from triptych.config import STAGES, Settings, TrainConfig
-from triptych.cut import cut
-from triptych.discover import discover
 from triptych.errors import InputError
 from triptych.io.compare import Comparison, compare_folders
 from triptych.io.manifest import describe_input, hash_file, installed_version, manifest_entry, read_manifest
-from triptych.model import WEIGHTS
-from triptych.orient import orient
-from triptych.pick import pick
-from triptych.predict import predict
-from triptych.report import report
+from triptych.recognition.model import WEIGHTS
 from triptych.settings import check_settings
-from triptych.simulate import simulate, simulate_again
-from triptych.tomograms import simulate_tomograms
-from triptych.train import train
+from triptych.stages.calibrate import calibrate
+from triptych.stages.cut import cut
+from triptych.stages.discover import discover
+from triptych.stages.orient import orient
+from triptych.stages.pick import pick
+from triptych.stages.predict import predict
+from triptych.stages.report import report
+from triptych.stages.simulate import simulate, simulate_again
+from triptych.stages.simulate_tomograms import simulate_tomograms
+from triptych.stages.train import train
 
 RUN: dict[str, Callable[..., Path]] = {
     "simulate": simulate,

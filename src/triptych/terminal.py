@@ -227,7 +227,7 @@ def figure(value: float, decimals: int) -> str:
 
 def print_groups(folder: Path) -> None:
     """What was found in each group."""
-    from triptych.identify import name_match
+    from triptych.alignment.identify import name_match
     from triptych.io.manifest import read_manifest
     from triptych.io.star import read_star
 

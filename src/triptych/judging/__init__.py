@@ -1,0 +1,1 @@
+"""Predictions against the truth, and the figures made from that."""

@@ -1,0 +1,163 @@
+"""Stage `add-class`: a model + groups that `discover` found -> a model that knows them, from as few particles as a group has.
+
+Nothing is trained but one row of the last layer for each new class. The network, and with it the embedding, stays what it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from triptych.errors import InputError
+from triptych.io.manifest import hash_file, manifest_entry, read_manifest
+from triptych.recognition.model import WEIGHTS, Model, ModelCard, load_model, locate_model
+from triptych.recognition.network import Network
+from triptych.recognition.novelty import NoveltyReference, add_class
+from triptych.simulation.structures import check_class_names
+
+DECAY = 0.003
+"""Weight of the squared distance of a new row from the mean of the old ones, lest it be too sure of a few particles."""
+OWN_SHARE = 0.1
+"""How much the particles of a new class count beside all others: at one half, as many of its nearest relatives as there are would be called it."""
+STEPS = 200
+LAST_LAYER = "classify.2"
+
+
+class Newcomer(NamedTuple):
+    """A class to be: its name, and the embeddings (n, e) of its particles, and the shapes (n, s) of their recovered densities."""
+
+    name: str
+    embedding: NDArray[np.float32]
+    shape: NDArray[np.float32]
+
+
+def add_classes(discovery: Path | str, out: Path | str, names: Mapping[int, str], model: Path | str | None = None) -> Path:
+    """Write a model folder that knows groups as classes, after those that it knew.
+
+    Parameters
+    ----------
+    discovery : folder that `discover` wrote
+    out : model folder to make
+    names : numbers of groups, and what to call them
+    model : folder of the model that made the predictions; default: where it was then
+
+    Raises
+    ------
+    InputError
+        If a group or the model is not there, the model is another one, has no class task or no novelty reference, or a name is taken.
+    """
+    discovery = Path(discovery)
+    folder = find_parent(discovery, model)
+    parent = load_model(folder, "cpu")
+    newcomers = [read_group(discovery, number, name) for number, name in names.items()]
+    check_class_names(list(names.values()), parent.card.class_names)
+    grown = grow(parent, newcomers, folder)
+    added = {name: {"group": number, "particles": len(item.embedding)} for (number, name), item in zip(names.items(), newcomers, strict=True)}
+    about: dict[str, object] = {"parent": {"path": str(folder), "sha256": hash_file(folder / WEIGHTS)}, "added": added}
+    return grown.save(Path(out), None, [folder, discovery], None, about, stage="add-class")
+
+
+def find_parent(discovery: Path, model: Path | str | None) -> Path:
+    """The folder of the model in whose embedding the groups were found."""
+    manifest = read_manifest(discovery)
+    if manifest["stage"] != "discover":
+        raise InputError(f"{discovery} was written by `triptych {manifest['stage']}`, but a folder that `triptych discover` wrote was expected")
+    stated = manifest_entry(manifest, "model", "path")
+    if model is None and not stated:
+        raise InputError(f"{discovery} does not say where its model is: give it with --model")
+    folder = locate_model(model or str(stated))
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise InputError(f"the model {folder} is not there: say with --model where the model is that the predictions were made with")
+    if hash_file(weights) != manifest_entry(manifest, "model", "sha256"):
+        raise InputError(f"the model {folder} is not the one that the groups were found with: give that one with --model")
+    return folder
+
+
+def read_group(discovery: Path, number: int, name: str) -> Newcomer:
+    folder = discovery / "groups" / str(number)
+    try:
+        arrays = [np.load(folder / f"{array}.npy", allow_pickle=False) for array in ("embedding", "shape")]
+    except FileNotFoundError:
+        raise InputError(f"{discovery} has no group {number}: give the number of one that its groups.star lists") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"the group {folder} cannot be read ({error}): discover anew") from None
+    return Newcomer(name, *arrays)
+
+
+# -------------------------------------------------------------------------------------------------------------- new rows
+
+
+def grow(parent: Model, newcomers: list[Newcomer], folder: Path) -> Model:
+    """The model with classes more. Its pick task goes on with the labels that it knew."""
+    if "class" not in parent.card.network.tasks:
+        raise InputError(f"the model {folder} was trained without the class task, so it cannot learn a class")
+    if parent.novelty is None:
+        raise InputError(f"the model {folder} has no novelty reference, which tells what the known looks like: make one with `triptych calibrate`")
+    state = dict(parent.network.state_dict())
+    weight, bias = (state[f"{LAST_LAYER}.{name}"].double() for name in ("weight", "bias"))
+    reference = parent.novelty
+    length = float(np.mean([np.linalg.norm(item.embedding, axis=1).mean() for item in newcomers]))
+    known = known_features(reference, length)
+    features = [F.relu(torch.from_numpy(item.embedding).double()) for item in newcomers]
+    for place, item in enumerate(newcomers):
+        others = torch.cat([known, *features[:place], *features[place + 1 :]])
+        row, offset = fit_row(features[place], others, weight, bias)
+        weight, bias = torch.cat([weight, row[None]]), torch.cat([bias, offset[None]])
+        reference = add_class(reference, item.embedding, item.shape, np.random.default_rng(place))
+    card = parent.card
+    for item in newcomers:
+        card = with_class(card, item.name)
+    network = Network(card.network, len(card.class_names), len(card.label_names))
+    network.load_state_dict(state | {f"{LAST_LAYER}.weight": weight.float(), f"{LAST_LAYER}.bias": bias.float()})
+    return Model(network, card, "cpu", novelty=reference)
+
+
+def with_class(card: ModelCard, name: str) -> ModelCard:
+    """The card with a class more, which its row takes to be as frequent as its particles count beside all others."""
+    shares = (*((1 - OWN_SHARE) * card.trained_shares).tolist(), OWN_SHARE)
+    return replace(card, class_names=(*card.class_names, name), class_shares=shares)
+
+
+def known_features(reference: NoveltyReference, length: float) -> Tensor:
+    """What the last layer sees of the known particles whose directions the novelty reference keeps, (m, e), for embeddings of that length."""
+    directions = np.linalg.solve(reference.whitening.astype(np.float64), reference.sample.astype(np.float64).T).T
+    return F.relu(torch.from_numpy(length * directions))
+
+
+def fit_row(own: Tensor, others: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """A row (e,) and an offset of the last layer for a new class; the old rows stay.
+
+    Minimises the cross-entropy of "the new class or any of the old ones" over particles of the new class, which count for `OWN_SHARE`, and others,
+    whatever these are. The new row is drawn to the mean of the old ones, from which no class gains.
+
+    Parameters
+    ----------
+    own, others : (n, e) and (m, e), inputs of the last layer
+    weight, bias : (k, e) and (k,), of the old classes
+    """
+    start = weight.mean(0)
+    features = torch.cat([own, others])
+    is_new = torch.cat([torch.ones(len(own)), torch.zeros(len(others))]).double()
+    share = torch.cat([torch.full((len(part),), total / len(part)) for part, total in ((own, OWN_SHARE), (others, 1 - OWN_SHARE))]).double()
+    old = (features @ weight.T + bias).logsumexp(1)
+    row, offset = start.clone().requires_grad_(), torch.zeros((), dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([row, offset], max_iter=STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        errors = F.binary_cross_entropy_with_logits(features @ row + offset - old, is_new, reduction="none")
+        total: Tensor = (share * errors).sum() + DECAY * ((row - start) ** 2).sum()
+        total.backward()  # type: ignore[no-untyped-call]
+        return total
+
+    optimiser.step(loss)  # type: ignore[no-untyped-call]
+    return row.detach(), offset.detach()

@@ -1,0 +1,281 @@
+"""Model + particles -> STAR with classes and probabilities, masks, densities, embedding.
+
+Particles stream through in batches: what is kept in memory of each is its row of the table. A block of them is what is finished at once: a
+killed run goes on there, and blocks may be spread over processes and machines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from triptych.config import Contrast, PredictConfig
+from triptych.contrast import CONTRAST_SAMPLE, choose_contrast, guess_contrast
+from triptych.device import count_workers
+from triptych.errors import InputError
+from triptych.io.files import new_array
+from triptych.io.manifest import check_apart, installed_version, is_made, recognise_input, write_manifest
+from triptych.io.mrc import write_mrc
+from triptych.io.predictions import EMBEDDING_ROW
+from triptych.io.relion import class_table
+from triptych.io.source import CONTRAST, ParticleSource, open_particles, voxel_sizes
+from triptych.io.star import probability_columns, write_star
+from triptych.io.workspace import Workspace, choose_items, open_workspace, reopen
+from triptych.recognition.model import MASK_LEVEL, Model, Predictions, hash_model, load_model, locate_model
+from triptych.tiling import in_batches
+from triptych.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+STAGE = "predict"
+BLOCK = 64
+"""Particles that are finished at once, where a batch has no more."""
+OF_A_MODEL = (
+    "triptychProbability", "triptychNovelty", "triptychVerdict", "triptychNetworkClass", "triptychStructureFit", "triptychAlignmentScore",
+    "triptychPoseProbability", "triptychMask", "triptychDensity",
+)  # fmt: skip
+"""Beginnings of the columns that an earlier model, or the poses found by it, may have left in the table, and that this one may not have."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """A model and the particles that it is run on; another process is told their names, and opens them once."""
+
+    particles: str
+    folder: Path
+    config: PredictConfig
+    model: Model = field(repr=False)
+    source: ParticleSource = field(repr=False)
+    identity: tuple[str, ...]
+    """Of the model: what its files are recognised by."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        particles, folder = os.path.abspath(self.particles), self.folder.absolute()
+        return reopen, (open_predictor, (particles, folder, self.config.from_anywhere()), self.config.workers, self.identity, self.input_hash)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the run can be repeated with."""
+        return {"particles": self.particles, "model": self.folder}
+
+    @cached_property
+    def inputs(self) -> list[dict[str, Any]]:
+        """What the particles are recognised by."""
+        return [recognise_input(path) for path in self.source.files]
+
+    @cached_property
+    def input_hash(self) -> str:
+        return hashlib.sha256(json.dumps(self.inputs).encode()).hexdigest()
+
+    @property
+    def block(self) -> int:
+        """Particles that are finished at once."""
+        return max(BLOCK, self.config.batch_size)
+
+    @property
+    def blocks(self) -> int:
+        return -(-len(self.source) // self.block)
+
+    def rows(self, number: int) -> range:
+        """The particles of a block."""
+        return range(number * self.block, min((number + 1) * self.block, len(self.source)))
+
+    def size(self, number: int) -> int:
+        return len(self.rows(number))
+
+
+def open_predictor(particles: str, folder: Path, config: PredictConfig) -> Predictor:
+    """Open model and particles."""
+    model = load_model(folder, config.device, config.precision)
+    if config.class_shares == "estimated" and "class" not in model.card.network.tasks:
+        raise InputError(f"the model {folder} was trained without the class task, so it has no class shares to estimate: leave out class_shares")
+    source = open_particles(particles, config, model.card.voxel_size * model.card.box_size)
+    return Predictor(particles, folder, config, model, source, hash_model(folder))
+
+
+def predict(
+    particles: Path | str,
+    out: Path | str,
+    model: Path | str | None = None,
+    config: PredictConfig | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    part: tuple[int, int] | None = None,
+    scheduler: str | None = None,
+) -> Path:
+    """Classify, segment and recover every particle.
+
+    Finished particles are kept in a working folder beside `out`: the same call goes on after a kill. With `part`, `out` exists when the last
+    part is done.
+
+    Parameters
+    ----------
+    particles : a STAR file, an MRC file, a folder or a glob pattern of MRC files, or a dataset store
+    out : folder to make, with particles.star, classes.star, masks/, densities/, embedding.npy and manifest.json
+    model : model folder; default: the one that ships with triptych
+    on_progress : called with (particles done, particles in all), first with those that an earlier run has finished
+    part : (k, n) to do only the k-th of n parts (k from 1), each perhaps on a machine of its own that sees the same folders
+    scheduler : address of a Dask scheduler whose workers predict instead of processes on this machine
+    """
+    config, out = config or PredictConfig(), Path(out)
+    predictor = open_predictor(str(particles), locate_model(model), config)
+    check_apart(out, predictor.source.files)
+    wanted = choose_items(predictor.blocks, part)
+    if part and is_made(out, STAGE, config, predictor.arguments):
+        return out
+    about = examine_input(predictor, config)
+    contrast = about["contrast"]
+    settings = {
+        "version": installed_version(),
+        "particles": predictor.inputs,
+        "model": list(predictor.identity),
+        "particles in a block": predictor.block,
+        **config.decisive(),
+        "contrast": contrast,
+    }
+    workspace = open_workspace(out, settings, Path.mkdir)
+    with workspace.until_finished(keep=part is not None):
+        write = partial(write_block, workspace, predictor, contrast)
+        workspace.fill(wanted, write, predictor.size, count_workers(config.workers, config.device), scheduler, on_progress)
+        if len(workspace.done()) == predictor.blocks:
+            workspace.finish(partial(finish_run, workspace, predictor, about))
+    return out
+
+
+def examine_input(predictor: Predictor, config: PredictConfig) -> dict[str, Any]:
+    """Voxel size in Å and contrast of the particles, as a sample of them shows; InputError where the model cannot take them."""
+    sample = predictor.source.sample(CONTRAST_SAMPLE)
+    sizes = voxel_sizes(predictor.source, sample[0])
+    predictor.model.check_voxel_size(max(sizes), "the input")
+    check_box(predictor.source.names[0], sample[0], predictor.model)
+    contrast, warning = choose_contrast(guess_contrast(sample), config.contrast, predictor.source.contrast)
+    return {"voxel_size": sizes[0], "contrast": contrast, "contrast_warning": warning}
+
+
+def check_box(name: str, first: Volume, model: Model) -> None:
+    """Warn if most of the first box lies beyond what the model looks at: it may be a whole tomogram; or if it shows little of that."""
+    width, seen = max(first.shape) * first.voxel_size, model.card.box_size * model.card.voxel_size
+    if min(first.shape) * first.voxel_size < seen / 2:
+        text = "%s is %.0f Å wide, but the model looks at %.0f Å: what is missing is filled in, and means nothing; extract larger boxes"
+        logger.warning(text, name, min(first.shape) * first.voxel_size, seen)
+    if width > 2 * seen:
+        text = "%s is %.0f Å wide, but the model looks at the %.0f Å in its middle only: a tomogram needs a list of particles"
+        logger.warning(text, name, width, seen)
+
+
+def write_block(workspace: Workspace, predictor: Predictor, contrast: Contrast, number: int) -> int:
+    """Predict a block of particles, put their maps into the result, and keep the rest until all are there; return how many they are."""
+    config, names, rows = predictor.config, predictor.source.names, predictor.rows(number)
+    started = time.monotonic()
+    results, empty = [], []
+    with workspace.desk() as desk:
+        for batch in in_batches(rows, config.batch_size):
+            volumes = [predictor.source.read(row) for row in batch]
+            empty += [row for row, volume in zip(batch, volumes, strict=True) if not np.ptp(volume.data)]
+            result = predictor.model.predict_batch(volumes, contrast, config.half_turns)
+            write_maps(desk, [names[row] for row in batch], volumes, result, config)
+            results.append(result)
+        workspace.take_in(desk)
+        found: dict[str, Any] = {"embedding": np.concatenate([result.embedding for result in results]), "empty": np.array(empty, dtype=np.int64)}
+        if results[0].probabilities is not None:
+            found["probabilities"] = np.concatenate([result.probabilities for result in results])
+        if results[0].novelty_by_class is not None:
+            found["novelty"] = np.concatenate([result.novelty_by_class for result in results])
+        found |= {"seconds": time.monotonic() - started, "device": predictor.model.device_name, "precision": str(predictor.model.dtype)}
+        np.savez(desk / "note.npz", **found)
+        workspace.mark(number, desk / "note.npz")
+    return len(rows)
+
+
+def finish_run(workspace: Workspace, predictor: Predictor, about: dict[str, Any], folder: Path) -> None:
+    """The table and the embedding of all particles, and the manifest."""
+    source, model = predictor.source, predictor.model
+    embedding = new_array(folder / "embedding.npy", np.float32, (len(source), model.card.network.embedding_size))
+    probabilities, novelty, empty, devices, precisions, seconds = [], [], [], set(), set(), 0.0
+    for number in range(predictor.blocks):
+        with np.load(workspace.note(number), allow_pickle=False) as note:
+            rows = predictor.rows(number)
+            embedding[rows.start : rows.stop] = note["embedding"]
+            probabilities += [note["probabilities"]] if "probabilities" in note else []
+            novelty += [note["novelty"]] if "novelty" in note else []
+            empty += note["empty"].tolist()
+            devices.add(str(note["device"]))
+            precisions.add(str(note["precision"]).removeprefix("torch."))
+            seconds += float(note["seconds"])
+    embedding.flush()
+    warn_of_empty([source.names[row] for row in empty], len(source))
+    all_probabilities, all_novelty = (np.concatenate(parts) if parts else None for parts in (probabilities, novelty))
+    found = Predictions(model.card.class_names, all_probabilities, None, None, embedding, all_novelty)
+    shares = model.estimate_shares(found) if predictor.config.class_shares == "estimated" else None
+    found = found if shares is None else model.reweigh(found, shares)
+    table = fill_table(source.table_for(workspace.out), source.names, model, found, predictor.config)
+    if source.kind == "coordinates":
+        table[CONTRAST] = about["contrast"]
+    write_star(folder / "particles.star", source.blocks_with(table))
+    if found.probabilities is not None:
+        write_star(folder / "classes.star", {"classes": class_table(model.card.class_names)})
+    described = {
+        "class_shares": None if shares is None else dict(zip(model.card.class_names, shares.round(6).tolist(), strict=True)),
+        "particles": {"path": os.path.abspath(predictor.particles), "kind": source.kind, "count": len(source), **about},
+        "model": {**model.describe(), "name": predictor.folder.name, "sha256": predictor.identity[0]},
+        "device": ", ".join(sorted(devices)),
+        "precision": ", ".join(sorted(precisions)),
+        "seconds": round(seconds, 2),
+        "particles_per_second": round(len(source) / seconds, 2),
+    }
+    write_manifest(folder, STAGE, predictor.config, [*source.files, predictor.folder], None, described, predictor.arguments)
+
+
+def warn_of_empty(names: Sequence[str], count: int) -> None:
+    """Warn of particles without any contrast."""
+    if names:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        logger.warning("%s%s of %d: all values are the same, so what is said of them means nothing", names[0], more, count)
+
+
+def write_maps(folder: Path, names: list[str], volumes: list[Volume], result: Predictions, config: PredictConfig) -> None:
+    """Masks (0 and 1, uint8) and densities (float32) in the frame of the input."""
+    for i, (name, volume) in enumerate(zip(names, volumes, strict=True)):
+        if config.write_masks and result.masks is not None:
+            mask = (result.masks[i] > MASK_LEVEL).astype(np.uint8)
+            write_mrc(make_path(folder, "masks", name), volume.with_data(mask))  # type: ignore[arg-type]
+        if config.write_densities and result.densities is not None:
+            write_mrc(make_path(folder, "densities", name), volume.with_data(result.densities[i]))
+
+
+def make_path(folder: Path, kind: str, name: str) -> Path:
+    (folder / kind).mkdir(exist_ok=True)
+    return folder / kind / f"{name}.mrc"
+
+
+def fill_table(table: pd.DataFrame, particles: list[str], model: Model, found: Predictions, config: PredictConfig) -> pd.DataFrame:
+    """Every input column in its order, then what was found."""
+    table = table.drop(columns=[name for name in table if name.startswith(OF_A_MODEL)])
+    new: dict[str, Any] = {"triptychName": particles, EMBEDDING_ROW: np.arange(1, len(particles) + 1)}
+    if found.probabilities is not None:
+        new["triptychClass"] = found.classes
+        new["triptychProbability"] = found.probabilities.max(1)
+        if found.novelty is not None:
+            new["triptychNovelty"] = found.novelty
+            new["triptychVerdict"] = found.verdicts
+        new.update(dict(zip(probability_columns(found.class_names), found.probabilities.T, strict=True)))
+        if "rlnClassNumber" in table:
+            given = table.pop("rlnClassNumber")
+            new["triptychInputClassNumber"] = table.get("triptychInputClassNumber", given)
+        new["rlnClassNumber"] = found.probabilities.argmax(1) + 1
+    if config.write_masks and "mask" in model.card.network.tasks:
+        new["triptychMask"] = [f"masks/{name}.mrc" for name in particles]
+    if config.write_densities and "density" in model.card.network.tasks:
+        new["triptychDensity"] = [f"densities/{name}.mrc" for name in particles]
+    table = table.drop(columns=[name for name in new if name in table])
+    return pd.concat([table, pd.DataFrame(new, index=table.index)], axis=1)

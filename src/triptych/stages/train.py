@@ -1,0 +1,564 @@
+"""Labelled subtomograms -> model folder. The only module that imports Lightning."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from triptych.config import NONE_CLASS, UNKNOWN, TrainConfig
+from triptych.device import choose_device, choose_precision, share_cores
+from triptych.errors import InputError, counted, first_line
+from triptych.io.files import disk_errors
+from triptych.io.manifest import describe_input
+from triptych.io.store import Store, known_labels, open_store, unpack
+from triptych.io.workspace import differing
+from triptych.judging.metrics import density_correlation, intersection_over_union
+from triptych.parallel import WorkerContext, available_cores
+from triptych.recognition.model import Model, ModelCard, has_broken, load_model, locate_model
+from triptych.recognition.network import Network, PickOutput, TaskOutput
+from triptych.recognition.novelty import NoveltyReference
+from triptych.recognition.temperature import Temperature, fit_temperature
+from triptych.simulation.structures import check_class_names
+from triptych.training.confidence import Sample, choose_rows, class_figures, fit_reference, look
+from triptych.training.dataset import (
+    Batch,
+    PlannedBatches,
+    SubtomogramDataset,
+    class_shares,
+    find_slab,
+    keep_batch,
+    split_rows,
+    tile_rows,
+    warn_of_missing_signal,
+)
+from triptych.training.generations import Generation, Generations, Refresh
+from triptych.training.losses import TileTruth, Truth, coarse_labels, equalising_weights, task_losses, total_loss, uncertainty_loss
+from triptych.training.ranks import Share, average_batch_norms, own_share
+
+SMALLEST_HALF_BOX = 24
+"""On a grid of 2^3, which a box of 16 has at 1/8, the weight gradients of torch 2.13's bfloat16 convolutions on CPUs are garbage."""
+FEW_HELD_OUT = 20
+"""Particles held out below which a training on a part of a tomogram warns that its figures mean little."""
+GPU_LOADERS = 8
+"""Processes that prepare the batches of a GPU, at most."""
+CLASS_HEAD, PICK_HEAD = "classify.", "to_picks."
+UPDATES_PER_BALANCE, BALANCE_RATE = 10, 0.1
+"""How often the gradients of the tasks are compared, and the share of what is new in their running mean."""
+Progress = Callable[[int, int], None]
+logger = logging.getLogger(__name__)
+
+
+def train(
+    data: Path | str,
+    out: Path | str,
+    config: TrainConfig,
+    resume: bool = False,
+    on_progress: Progress | None = None,
+    refresh: Refresh | None = None,
+) -> Path:
+    """What `triptych.train` does and documents, with one parameter that it fills in.
+
+    Parameters
+    ----------
+    refresh : what simulates fresh data in the background, for the setting `refresh_every`
+    """
+    data, out = Path(data), Path(out)
+    store = open_store(data)
+    check_tasks(store, config)
+    check_withheld(store, config)
+    check_devices(config)
+    if out.exists():
+        raise InputError(f"{out} exists already: give another name, or remove it first")
+    run = out.with_name(f"{out.name}.training")
+    share = own_share(config)
+    if share.leads:
+        warn_of_missing_signal(store, config.augment)
+    generations = Generations(store, run, config, last_update(config), refresh, share.leads)
+    with disk_errors(out, "the last checkpoint is kept"):
+        checkpoint = prepare_run(run, data, config, resume) if share.leads else last_checkpoint(run)
+        try:
+            module = TrainingModule(generations, config, share)
+        except InputError:
+            if checkpoint is None and share.leads:  # nothing is lost, and the corrected command is not held up
+                shutil.rmtree(run)
+            raise
+        started = time.monotonic()
+        fit(module, run, checkpoint, on_progress if share.leads else None)
+        if not share.leads:
+            return out
+        model, figures = finish(module, config)
+        figures["seconds_of_last_run"] = round(time.monotonic() - started, 1)
+        extra: dict[str, object] = {"validation": figures, "held_out": module.held_out, "device": name_devices(model, config)}
+        extra["generations"] = generations.last + 1
+        if config.refresh_every:
+            figures["seconds_waited_in_last_run"] = round(generations.seconds_waited, 1)
+        inputs = [data, *([] if config.initial_model is None else [locate_model(config.initial_model)])]
+        model.save(out, config, inputs, config.seed, extra, {"training.csv": join_logs(run / "log")}, arguments={"data": data})
+    shutil.rmtree(run)
+    return out
+
+
+def name_devices(model: Model, config: TrainConfig) -> str:
+    """What people call the devices that have trained a model."""
+    count = config.devices * config.nodes
+    return model.device_name if count == 1 else f"{count} x {model.device_name}"
+
+
+def fit(module: TrainingModule, run: Path, checkpoint: str | None, on_progress: Progress | None) -> None:
+    """Train to the end, from a checkpoint if there is one, with the figures of the last validation."""
+    config, box_size = module.config, module.store.box_size
+    trainer = make_trainer(run, config, min(box_size, config.crop_size or box_size), choose_strategy(module), on_progress)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning|torch\.jit")
+        try:
+            trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit as stop:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from stop
+        except torch.OutOfMemoryError as error:
+            what = f"the memory of the GPU is too small to train with batch_size={config.batch_size} ({first_line(error)})"
+            raise InputError(f"{what}: start anew with a smaller batch_size or crop_size, since another batch makes another training") from error
+        except (InputError, RuntimeError) as error:
+            explain_loader(error)
+            raise
+        finally:
+            module.generations.stop()
+        if not module.last_outputs:  # the run was stopped after its last update
+            trainer.validate(module, verbose=False)
+
+
+def explain_loader(error: Exception) -> None:
+    """InputError for what a process that loads data has ended with: a sentence of ours inside a traceback, or its death."""
+    text = str(error)
+    if text.startswith("Caught InputError in DataLoader worker"):
+        raise InputError(text.rsplit("InputError: ", 1)[1].strip()) from error
+    if text.startswith("DataLoader worker"):
+        what = f"a process that loads data died, perhaps for want of memory ({first_line(error)})"
+        raise InputError(f"{what}: use fewer loader_workers and go on with --resume; the last checkpoint is kept") from error
+
+
+def join_logs(folder: Path) -> str:
+    """The logs of a run and of its resumptions as one table (CSV): what an undisturbed run would have logged, in the order of the updates."""
+    parts = sorted(folder.glob("from_*/metrics.csv"))
+    table = pd.concat([pd.read_csv(part) for part in parts if part.stat().st_size], ignore_index=True)
+    validation = table.filter(like="validation_").notna().any(axis=1)
+    table = table.assign(validation=validation).drop_duplicates(subset=["step", "validation"], keep="last").sort_values(["step", "validation"])
+    return str(table.drop(columns="validation")[sorted(set(table) - {"validation"})].to_csv(index=False))
+
+
+def check_tasks(store: Store, config: TrainConfig) -> None:
+    """InputError if the store lacks the truth of a task, or has classes that predictions could not name."""
+    check_class_names([name for name in store.class_names if name != NONE_CLASS], reserved=(UNKNOWN,))
+    for task in ("mask", "density"):
+        # A model that recovers densities may learn other things from data without them, and does not unlearn it at once.
+        kept = task == "density" and config.initial_model is not None and config.loss.balance == "fixed"
+        if task in config.network.tasks and task not in store and not kept:
+            raise InputError(f"{store.path} has no array '{task}', which the task '{task}' needs; set network.tasks to the others")
+    if "pick" in config.network.tasks and not (store.label_names and config.tiles_per_batch):
+        how = "simulate with tile_share above 0, or cut with tiles_per_tomogram above 0, and train with tiles_per_batch above 0"
+        raise InputError(f"the task pick learns from tiles, of which {store.path} gives none: {how}")
+    if config.crop_size is not None and config.crop_size > store.box_size:
+        raise InputError(f"crop_size is {config.crop_size}, but at most the box size {store.box_size} was expected")
+    if store.box_size % 8:
+        raise InputError(f"the box of {store.path} has {store.box_size} voxels, but a multiple of 8 was expected: write it with another box_size")
+
+
+def check_withheld(store: Store, config: TrainConfig) -> None:
+    """InputError if the classes to withhold cannot be withheld."""
+    withheld, tasks = config.withheld, config.network.tasks
+    strange = [name for name in withheld if name not in store.class_names]
+    if strange:
+        raise InputError(f"withheld names {strange[0]}, but {store.path} has the classes {', '.join(store.class_names)}")
+    if withheld and ("pick" in tasks or "class" not in tasks):
+        raise InputError(
+            "structures can only be withheld from a network with the task class and without pick, whose tiles show them all: "
+            "set network.tasks, or choose the novelty of a whole model on other structures with `triptych calibrate`"
+        )
+    if NONE_CLASS in withheld or not {*store.class_names} - {*withheld, NONE_CLASS}:
+        raise InputError(f'withheld is {", ".join(withheld)}, but the class "{NONE_CLASS}" and at least one structure must be shown')
+
+
+def check_devices(config: TrainConfig) -> None:
+    """InputError if there are fewer GPUs than are to train together."""
+    if choose_device(config.device).type == "cuda" and config.devices > torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        what = f"devices is {config.devices}, but torch sees {count} GPU{'s' if count > 1 else ''}"
+        raise InputError(f"{what}: set devices={count}, or device=cpu to train in processes on CPUs")
+
+
+def prepare_run(run: Path, data: Path, config: TrainConfig, resume: bool) -> str | None:
+    """Make the folder of the run, or check that a stopped run can go on; return its last checkpoint."""
+    about = describe_input(data)
+    settings = {"data": {"path": str(data.resolve()), "listing": about["sha256_of_listing"]}, "config": config.decisive()}
+    if not run.exists():
+        run.mkdir(parents=True)
+        (run / "run.json").write_text(json.dumps(settings, indent=2))
+        return None
+    if not resume:
+        raise InputError(f"{run} holds a training run that was stopped: add --resume to go on with it, or remove that folder to start anew")
+    found = json.loads((run / "run.json").read_text()) if (run / "run.json").is_file() else {}
+    found |= {"config": with_defaults(found.get("config", {}))}
+    if found != settings:
+        names = ", another ".join(differing(found, settings))
+        raise InputError(f"the run in {run} was started with another {names}: resume it with the same, or remove that folder to start anew")
+    return last_checkpoint(run)
+
+
+def last_checkpoint(run: Path) -> str | None:
+    last = run / "checkpoints" / "last.ckpt"
+    return str(last) if last.is_file() else None
+
+
+def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """What a run was started with, and the defaults of settings that are newer than the run."""
+    defaults = TrainConfig().decisive()
+    defaults["network"]["spectrum"] = "kept"  # as it was before there was a choice
+    nested = {name: defaults[name] | value for name, value in config.items() if isinstance(value, dict) and name in defaults}
+    return defaults | config | nested
+
+
+def choose_strategy(module: TrainingModule) -> str:
+    """How Lightning trains: in several processes through DDP, which must be told of weights without gradients, such as of a head without truth."""
+    if module.share.count == 1:
+        return "auto"
+    has_idle_head = "density" in module.config.network.tasks and "density" not in module.store
+    return "ddp_find_unused_parameters_true" if has_idle_head else "ddp"
+
+
+def make_trainer(run: Path, config: TrainConfig, smallest_box: int, strategy: str, on_progress: Progress | None) -> Trainer:
+    device = choose_device(config.device)
+    half = choose_precision(config.precision, device) is torch.bfloat16
+    if device.type == "cpu" and smallest_box < SMALLEST_HALF_BOX:
+        half = False
+    loggers: list[Logger] = [CSVLogger(run, name="log", version=f"from_{time.time_ns()}", flush_logs_every_n_steps=1)]
+    try:
+        loggers.append(TensorBoardLogger(run, name="tensorboard", version=""))
+    except ModuleNotFoundError:
+        logger.debug("tensorboard is not installed: logging to CSV only")
+    # The last checkpoint is written over itself only when whole (Lightning writes to a temporary name first).
+    keep_last = ModelCheckpoint(run / "checkpoints", filename="last", save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True)
+    return Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=config.devices if device.type == "cpu" or config.devices > 1 else [device.index],
+        num_nodes=config.nodes,
+        strategy=strategy,
+        sync_batchnorm=strategy != "auto" and device.type == "cuda",
+        use_distributed_sampler=False,  # the batches are planned with shares
+        precision="bf16-mixed" if half else "32-true",
+        max_epochs=-(-last_update(config) // config.updates_per_checkpoint),
+        gradient_clip_val=config.gradient_clip,
+        reload_dataloaders_every_n_epochs=1,
+        log_every_n_steps=min(10, last_update(config)),
+        logger=loggers,
+        callbacks=[keep_last, *([ReportProgress(last_update(config), on_progress)] if on_progress else [])],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def last_update(config: TrainConfig) -> int:
+    """Number of updates after which the run ends: that of a checkpoint, or of the whole schedule."""
+    checkpoints = -(-(config.stop_after or config.updates) // config.updates_per_checkpoint)
+    return min(config.updates, checkpoints * config.updates_per_checkpoint)
+
+
+class ReportProgress(Callback):
+    """Passes the number of updates on."""
+
+    def __init__(self, total: int, on_progress: Progress) -> None:
+        self.total, self.on_progress = total, on_progress
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_progress(trainer.global_step, self.total)
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self.on_progress(trainer.global_step, self.total)
+
+
+class TrainingModule(LightningModule):
+    """Network, losses, schedule and loaders. An epoch here is the updates between two checkpoints."""
+
+    loss_weights: Tensor
+
+    def __init__(self, generations: Generations, config: TrainConfig, share: Share) -> None:
+        super().__init__()
+        self.generations, self.config, self.share = generations, config, share
+        self.original = generations.current
+        self.store = store = generations.store
+        self.class_names = tuple(name for name in store.class_names if name not in config.withheld)
+        self.label = known_labels(store, self.class_names)
+        rows, held_out = split_rows(store, config.validation_share, config.validation_particles, config.seed)
+        self.train_rows, self.validation_rows = rows[self.label[rows] >= 0], held_out[self.label[held_out] >= 0]
+        self.withheld_rows = held_out[self.label[held_out] < 0]
+        self.slab = find_slab(store, config.validation_share, config.seed)
+        if not (len(self.train_rows) and len(self.validation_rows)):
+            counts = f"{counted(len(self.train_rows), 'particle')} of {store.path} to train on and {len(self.validation_rows)} to validate with"
+            cause = f"validation_share={config.validation_share:g} and {counted(len(config.withheld), 'withheld class', 'withheld classes')}"
+            raise InputError(f"{cause} leave {counts}, but both need some: change them, or simulate more tomograms")
+        if share.leads:
+            self.say_what_is_held_out()
+            self.warn_of_lost_classes()
+        self.tiles = config.tiles_per_batch if "pick" in config.network.tasks else 0
+        torch.manual_seed(config.seed)
+        self.network = Network(config.network, len(self.class_names), len(store.label_names))
+        self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        if config.initial_model is not None:
+            load_initial(self.network, self.class_names, store.label_names, config.initial_model)
+        if share.count > 1 and choose_device(config.device).type == "cpu":
+            share_cores(config.devices)
+            average_batch_norms(self.network)
+        if self.original.cache is not None and share.leads:
+            unpack(store, self.original.cache)
+        if config.loss.balance == "uncertainty":
+            self.log_variance = torch.nn.Parameter(torch.zeros(len(config.network.tasks)))
+        if config.loss.balance == "gradient":
+            self.register_buffer("loss_weights", torch.ones(len(config.network.tasks)))
+        self.outputs: list[dict[str, Any]] = []
+        self.last_outputs: list[dict[str, Any]] = []
+
+    @property
+    def held_out(self) -> str:
+        """What is held out, in words."""
+        return "whole tomograms" if self.slab is None else str(self.slab)
+
+    def say_what_is_held_out(self) -> None:
+        """Loudly where it is the end of a tomogram with few particles, whose figures mean little."""
+        used, held = (counted(len(rows), "particle") for rows in (self.train_rows, self.validation_rows))
+        few = self.slab is not None and len(self.validation_rows) < FEW_HELD_OUT
+        doubt = ", whose figures mean little (--set validation_share= holds out more)" if few else ""
+        logger.log(logging.WARNING if few else logging.INFO, "%s to train on; held out: %s (%s)%s", used, held, self.held_out, doubt)
+
+    def warn_of_lost_classes(self) -> None:
+        """Warn where all particles of a class are held out, or too near to those that are."""
+        lost = np.setdiff1d(self.label[self.label >= 0], self.label[self.train_rows])
+        if len(lost):
+            names = ", ".join(self.class_names[k] for k in lost)
+            logger.warning("no particle of %s is left to train on, since all are held out or reach into what is: give more, or another seed", names)
+
+    def configure_optimizers(self) -> Any:
+        config = self.config
+        groups: list[dict[str, Any]] = [{"params": list(self.network.parameters())}]
+        if config.loss.balance == "uncertainty":
+            groups.append({"params": [self.log_variance], "weight_decay": 0.0})
+        optimiser = torch.optim.AdamW(groups, config.learning_rate, weight_decay=config.weight_decay)
+        warmup = max(1, round(config.warmup_share * config.updates))
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, config.updates - warmup))))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        config = self.config
+        first = self.current_epoch * config.updates_per_checkpoint
+        count = min(config.updates_per_checkpoint, config.updates - first)
+        crop_size = config.crop_size if first < config.crop_share * config.updates else None
+        data = self._take(first)
+        # Only the store that was given has held-out rows.
+        rows = np.flatnonzero(known_labels(open_store(data.path), self.class_names) >= 0) if data.number else self.train_rows
+        tiles = None if data.number or not self.tiles else tile_rows(self.store, rows, self.slab)
+        batches = PlannedBatches(rows, config.batch_size, config.seed, first, count, data.number * self.generations.every, self.share)
+        dataset = SubtomogramDataset(data.path, config.augment, config.seed, crop_size, data.cache, self.tiles, tiles, self.class_names, self.share)
+        return self._loader(dataset, batches)
+
+    def _take(self, update: int) -> Generation:
+        """The generation to train on; made by the process that leads while the others wait."""
+        if self.share.leads:
+            self.generations.take(update)
+        self.trainer.strategy.barrier()
+        return self.generations.current if self.share.leads else self.generations.follow(update)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """All that is held out, in every process: it is little, and all have the same figures."""
+        size = self.config.batch_size
+        draws = [(int(row), i) for i, row in enumerate(self.validation_rows)]
+        batches = [draws[i : i + size] for i in range(0, len(draws), size)]
+        tiles = tile_rows(self.store, self.validation_rows, self.slab) if self.tiles else None
+        dataset = SubtomogramDataset(self.original.path, None, self.config.seed, None, self.original.cache, self.tiles, tiles, self.class_names)
+        return self._loader(dataset, batches)
+
+    def _loader(self, dataset: SubtomogramDataset, batches: Any) -> DataLoader[Batch]:
+        workers = count_loaders(self.config)
+        how: dict[str, Any] = {"num_workers": workers, "multiprocessing_context": WorkerContext() if workers else None}
+        pinned = choose_device(self.config.device).type == "cuda"  # memory from which a GPU fetches a batch while it computes
+        return DataLoader(dataset, batch_sampler=batches, collate_fn=keep_batch, pin_memory=pinned, **how)  # type: ignore[arg-type]
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        # Dropout depends on the number of the update alone, so that a resumed run equals an undisturbed one.
+        torch.manual_seed((self.config.seed * 1_000_003 + self.global_step) + (self.share.rank << 40))
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        output = self.network(batch.subtomogram, batch.tile)
+        tiles = None if batch.tile_labels is None or batch.tile_heat is None else TileTruth(batch.tile_labels, batch.tile_heat)
+        density = batch.density if "density" in self.store else None
+        losses = task_losses(output, Truth(batch.label, batch.mask, density, tiles), self.config.loss, self.share)
+        several = self.share.count > 1
+        self.log_dict({f"loss_{task}": loss for task, loss in losses.items()}, sync_dist=several)
+        if output.class_logits is not None:
+            self.log("train_accuracy", (output.class_logits.argmax(1) == batch.label).float().mean(), sync_dist=several)
+        self.log("learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        return self.balance(losses)
+
+    def balance(self, losses: dict[str, Tensor]) -> Tensor:
+        """The loss to descend."""
+        if self.config.loss.balance == "uncertainty":
+            self.log_weights(losses, torch.exp(-self.log_variance))
+            return uncertainty_loss(losses, self.log_variance)
+        if self.config.loss.balance == "gradient":
+            if self.global_step % UPDATES_PER_BALANCE == 0:
+                weights = self.share.mean(equalising_weights(losses, self.network.shared_weight))
+                self.loss_weights = weights if self.global_step == 0 else torch.lerp(self.loss_weights, weights, BALANCE_RATE)
+            self.log_weights(losses, self.loss_weights)
+            return total_loss(losses, self.loss_weights)
+        return total_loss(losses)
+
+    def log_weights(self, losses: dict[str, Tensor], weights: Tensor) -> None:
+        self.log_dict({f"weight_{task}": weight.detach() for task, weight in zip(losses, weights, strict=True)})
+
+    def check_finite(self) -> None:
+        """InputError if the training has diverged: weights that are no finite half-precision numbers, as which they are kept, or such logits."""
+        logits = {f"logits {place}": output["logits"] for place, output in enumerate(self.outputs) if "logits" in output}
+        if has_broken(self.network.state_dict() | logits):
+            what = f"the training has diverged: after {self.global_step} updates its numbers are infinite or NaN"
+            raise InputError(f"{what}; start anew with a lower learning_rate ({self.config.learning_rate:g} now) or gradient_clip")
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        self.outputs.append(score(self.network(batch.subtomogram, batch.tile), batch))
+
+    def on_validation_epoch_end(self) -> None:
+        self.check_finite()  # before the checkpoint, which then is the last one that is sound
+        figures = summarise(self.outputs, Temperature())
+        self.log_dict({f"validation_{name}": value for name, value in figures.items()})
+        logger.info("after %d updates: %s", self.global_step, ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
+        self.last_outputs, self.outputs = self.outputs, []
+
+
+def count_loaders(config: TrainConfig) -> int:
+    """Processes that prepare the batches of one device."""
+    if config.loader_workers is not None:
+        return config.loader_workers
+    return 1 if choose_device(config.device).type == "cpu" else max(1, min(GPU_LOADERS, available_cores() // config.devices))
+
+
+def load_initial(network: Network, class_names: tuple[str, ...], label_names: tuple[str, ...], folder: Path) -> None:
+    """Start from another model's weights; the heads that name things only where the names are the same."""
+    initial = load_model(folder, device="cpu")
+    theirs = initial.card.network
+    sizes = f"tasks {list(theirs.tasks)}, channels {list(theirs.channels)}, blocks {list(theirs.blocks)}, embedding_size {theirs.embedding_size}"
+    what = f"the network of {folder} has {sizes}, which do not fit the settings"
+    if theirs.spectrum != network.spectrum:
+        text = "the network of %s was trained with network.spectrum=%s, this one sees other data: it has to learn much anew"
+        logger.warning(text, folder, theirs.spectrum)
+    keeps_class = initial.card.class_names == class_names
+    keeps_pick = "pick" in network.tasks and initial.card.label_names == label_names
+    new = (*(() if keeps_class else (CLASS_HEAD,)), *(() if keeps_pick else (PICK_HEAD,)))
+    state = {name: tensor for name, tensor in initial.network.state_dict().items() if not name.startswith(new)}
+    try:
+        missing, unexpected = network.load_state_dict(state | initial_maps(network, initial.network), strict=False)
+    except RuntimeError as error:
+        raise InputError(f"{what}: give it the same network settings") from error
+    if unexpected or any(not name.startswith((CLASS_HEAD, PICK_HEAD)) for name in missing):
+        raise InputError(f"{what}: give it the same network settings")
+
+
+def initial_maps(network: Network, initial: Network) -> dict[str, Tensor]:
+    """The weights of the head of maps: those of `initial` for each map that it knows, the network's own for any other."""
+    if not network.maps or not initial.maps:
+        return {}
+    state = {f"to_maps.{name}": tensor.clone() for name, tensor in network.to_maps.state_dict().items()}
+    for name, tensor in initial.to_maps.state_dict().items():
+        for task in set(network.maps) & set(initial.maps):
+            state[f"to_maps.{name}"][network.map_channels(task)] = tensor[initial.map_channels(task)]
+    return state
+
+
+def score(output: TaskOutput, batch: Batch) -> dict[str, Any]:
+    """What validation keeps of a batch: logits and labels, and the scores of the particles that are there."""
+    result: dict[str, Any] = {"label": batch.label.cpu()}
+    present = batch.mask.flatten(1).any(1).cpu()
+    if output.class_logits is not None:
+        result["logits"] = output.class_logits.float().cpu()
+    if output.mask_logits is not None:
+        result["iou"] = intersection_over_union((output.mask_logits > 0).cpu()[present], batch.mask.cpu()[present] > 0)
+    if output.density is not None and batch.density.any():
+        result["correlation"] = density_correlation(output.density.float().cpu()[present], batch.density.cpu()[present])
+    if output.pick is not None and batch.tile_labels is not None:
+        result["tile_iou"], result["label_accuracy"] = score_tiles(output.pick, batch.tile_labels)
+    return result
+
+
+def score_tiles(output: PickOutput, labels: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """IoU of the foreground, and the share of its cells that have the right label; of the tiles that have any."""
+    coarse = coarse_labels(labels)
+    here = (coarse > 0).flatten(1).any(1)
+    right = ((output.label_logits.argmax(1) + 1 == coarse) & (coarse > 0)).flatten(1).sum(1) / (coarse > 0).flatten(1).sum(1)
+    iou = intersection_over_union((output.foreground_logits > 0).cpu()[here.cpu()], labels.cpu()[here.cpu()] > 0)
+    return iou, right[here].cpu().numpy()
+
+
+def summarise(outputs: list[dict[str, Any]], temperature: Temperature) -> dict[str, float]:
+    """Accuracy, cross-entropy and calibration error over all; mean IoU and correlation over the particles that are there."""
+    figures: dict[str, float] = {}
+    if "logits" in outputs[0]:
+        figures |= class_figures(*join_logits(outputs), temperature)
+    for name in ("iou", "correlation", "tile_iou", "label_accuracy"):
+        values = np.concatenate([np.empty(0), *(o[name] for o in outputs if name in o)])
+        if len(values):
+            figures[name] = float(np.nanmean(values))
+    return figures
+
+
+def join_logits(outputs: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
+    """Logits and labels of all validation batches."""
+    return torch.cat([o["logits"] for o in outputs]), torch.cat([o["label"] for o in outputs])
+
+
+def finish(module: TrainingModule, config: TrainConfig) -> tuple[Model, dict[str, Any]]:
+    """The trained model with its temperature and novelty reference, and its figures on the held-out particles."""
+    outputs = module.last_outputs
+    temperature = fit_temperature(*join_logits(outputs)) if "logits" in outputs[0] else Temperature()
+    store = module.store
+    labels = store.label_names if module.tiles else ()
+    names = module.class_names
+    shown = module.label[module.train_rows]
+    shares = class_shares(shown, names, config.augment, config.loss.label_smoothing) if "class" in config.network.tasks else ()
+    about: dict[str, Any] = {"temperature": temperature, "label_names": labels, "class_shares": shares}
+    card = ModelCard(config.network, names, store.voxel_size, store.box_size, store.contrast, **about)
+    figures = {"particles": sum(len(o["label"]) for o in outputs), **summarise(outputs, temperature)}
+    if "logits" in outputs[0]:  # to these particles the temperature was fitted
+        figures["calibration_error_before_temperature"] = class_figures(*join_logits(outputs), Temperature())["calibration_error"]
+    model = Model(module.network, card, config.device, config.precision)
+    if "class" in config.network.tasks:
+        model.novelty = fit_model_novelty(model, module, config)
+    return model, figures
+
+
+def fit_model_novelty(model: Model, module: TrainingModule, config: TrainConfig) -> NoveltyReference:
+    """What the trained model calls unknown, from training particles, and from held-out ones for the threshold."""
+    if config.withheld and not len(module.withheld_rows):
+        logger.warning("no particle of the withheld classes is held out: the threshold of the novelty is chosen on known particles")
+    cache = module.original.cache
+    store = module.store if cache is None else unpack(module.store, cache)
+    fitting = choose_rows(module.train_rows, config.novelty.particles, config.seed)
+    sample = Sample(store, module.label, fitting, module.validation_rows, module.withheld_rows)
+    return fit_reference(look(model, sample, config.batch_size), sample, config.novelty)
