@@ -28,7 +28,7 @@ from triptych.io.transfers import CtfVolumes, Transfers
 from triptych.missing_wedge import find_missing_wedge
 from triptych.volume import Volume, standardise
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 IntArray = NDArray[np.int64]
 ASSUMED = "assumed, since no file states them"
@@ -128,7 +128,7 @@ class Boxes:
         seen = find_missing_wedge(*(volume.with_data(standardise(volume.data)) for volume in volumes))
         if seen is not None and not seen.lies_as_expected:
             how = "turn the tomograms as `triptych info` says, and predict again"
-            log.warning("the power spectra of the subtomograms show %s, but tilts around y and a beam along z were expected: %s", seen, how)
+            logger.warning("the power spectra of the subtomograms show %s, but tilts around y and a beam along z were expected: %s", seen, how)
         if self.tilts_from != ASSUMED:
             return
         doubt = " (--set tilt_range= says otherwise)"
@@ -136,7 +136,7 @@ class Boxes:
             low, high = f"{seen.tilt_min:.0f}", f"{seen.tilt_max:.0f}"
             what = f"the power spectra of the subtomograms show about {low} to {high} (tilts of little weight are not seen)"
             doubt = f", but {what}: look which were used, and say so, as with --set tilt_range=[{low},{high}]"
-        log.warning("no file states the tilt range: tilts from %g to %g degrees are assumed%s", *ASSUMED_TILT_RANGE, doubt)
+        logger.warning("no file states the tilt range: tilts from %g to %g degrees are assumed%s", *ASSUMED_TILT_RANGE, doubt)
 
     def refer_from(self, folder: Path) -> pd.DataFrame:
         """The table of the predictions for a STAR file in another folder, from which images, masks and densities are found."""

@@ -27,7 +27,7 @@ from triptych.io.star import Block, read_star
 from triptych.io.tomogram_names import bare_tomogram_name, shared_name
 from triptych.particles import Frame, Particles
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 FloatArray = NDArray[np.float64]
 Frames: TypeAlias = Mapping[str, Frame]
@@ -69,7 +69,7 @@ def _relion_5(path: Path, particles: Particles, _: FloatArray, frames: Frames) -
     write_relion_5(path, particles, frames)
     if not particles.tomogram_blocks:
         text = "%s: its tomograms.star knows names and sizes only: where RELION needs the tilt series too, give your project's with --tomograms"
-        log.warning(text, path)
+        logger.warning(text, path)
 
 
 def _warp(path: Path, particles: Particles, sizes: FloatArray, _: Frames) -> None:
@@ -81,7 +81,7 @@ def _with_angles(write: Callable[[Path, Particles, FloatArray], None], path: Pat
     """Write what always states angles."""
     write(path, particles, sizes)
     if particles.rotations is None:
-        log.warning("the input has no angles: %s says 0 for all of them", path)
+        logger.warning("the input has no angles: %s says 0 for all of them", path)
 
 
 def _is_star_label(column: str) -> bool:
@@ -145,7 +145,7 @@ def _fill_scores(particles: Particles) -> Particles:
     assert particles.scores is not None
     missing = int(np.isnan(particles.scores).sum())
     if missing:
-        log.warning("%d of %d particles have no score: 0 is written", missing, len(particles))
+        logger.warning("%d of %d particles have no score: 0 is written", missing, len(particles))
     return replace(particles, scores=np.nan_to_num(particles.scores)) if missing else particles
 
 
@@ -157,7 +157,7 @@ def _warn_of_outside(particles: Particles, frames: Frames) -> None:
     outside = int(((particles.positions < 0) | (particles.positions > ends)).any(axis=1).sum())
     if outside:
         text = "%d of %d particles lie outside their tomograms: check the pixel size that the input counts in (--input-voxel-size), and the tomograms"
-        log.warning(text, outside, len(particles))
+        logger.warning(text, outside, len(particles))
 
 
 def _warn_of_losses(particles: Particles, target: str) -> None:
@@ -167,7 +167,7 @@ def _warn_of_losses(particles: Particles, target: str) -> None:
     if columns:
         lost.append(f"{len(columns)} further columns ({', '.join(columns[:3])}{', ...' if len(columns) > 3 else ''})")
     if lost:
-        log.warning("there is no place for %s in the format %s: not written", " and ".join(lost), target)
+        logger.warning("there is no place for %s in the format %s: not written", " and ".join(lost), target)
 
 
 def _check_target(path: Path, target: str) -> None:
@@ -226,7 +226,7 @@ def _lead_from(out: Path, particles: Particles) -> Particles:
     moved = [way for old, new in zip(before, (table, *blocks.values()), strict=True) for way in _changed_paths(old, new)]
     if moved and out.suffix.lower() == ".star":
         text = "%s names files by their way from its own folder now (%s ...): where RELION is to read it, which takes them from the folder of its "
-        log.warning(text + "project, write it somewhere in that folder", out, moved[0])
+        logger.warning(text + "project, write it somewhere in that folder", out, moved[0])
     return replace(particles, table=table, tomogram_blocks=blocks)
 
 
@@ -262,7 +262,7 @@ def _warn_of_other_boxes(given: Mapping[str, Frame], stated: Frames) -> None:
         if own is not None and not np.allclose(frame.center, own.center, rtol=0.01):
             text = "the tomogram %s is taken to be %s voxels of %g Å, but the input states %s of %g Å"
             ours, theirs = (" x ".join(map(str, box.size)) for box in (frame, own))
-            log.warning(text, name, ours, frame.voxel_size, theirs, own.voxel_size)
+            logger.warning(text, name, ours, frame.voxel_size, theirs, own.voxel_size)
 
 
 def in_unbinned_pixels(frames: Frames, particles: Particles) -> dict[str, Frame]:

@@ -27,7 +27,7 @@ from triptych.io.manifest import output_folder
 from triptych.io.numbering import file_names
 from triptych.particles import Particles
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 CONFIG, RUNS = "config.json", "ExperimentRuns"
 USER, SESSION = "triptych", "0"
@@ -107,7 +107,7 @@ def _choose_user(table: pd.DataFrame, user: str | None, path: Path) -> NDArray[n
     if user is None:
         if table.assign(who=who).groupby(["run_name", "pickable_object_name"])["who"].nunique().max() > 1:
             text = "%s holds points of the same objects in the same tomograms by several users or sessions, %s, and all are taken: `triptych convert "
-            log.warning(text + "--user NAME` or `NAME/SESSION` takes those of one", path, counts)
+            logger.warning(text + "--user NAME` or `NAME/SESSION` takes those of one", path, counts)
         return np.ones(len(table), bool)
     chosen = np.asarray((who if "/" in user else table["user_id"]) == user)
     if not chosen.any():
@@ -162,7 +162,7 @@ def _clean_names(names: Sequence[str], what: str) -> dict[str, str]:
     if len(set(clean.values())) < len(clean):
         raise InputError(f"copick allows no spaces or underscores in names, and without them two of {', '.join(clean)} are the same: rename one")
     if changed:
-        log.warning("copick allows neither spaces nor underscores in the names of %s: %s became %s", what, changed[0], clean[changed[0]])
+        logger.warning("copick allows neither spaces nor underscores in the names of %s: %s became %s", what, changed[0], clean[changed[0]])
     return clean
 
 

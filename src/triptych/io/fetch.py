@@ -16,7 +16,7 @@ from pathlib import Path
 from triptych.errors import InputError
 from triptych.io.manifest import output_file
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 PDB_URL = "https://files.rcsb.org/download"
 EMDB_URL = "https://ftp.ebi.ac.uk/pub/databases/emdb/structures"
@@ -82,7 +82,7 @@ def _addresses(entry: str, pdb_url: str, emdb_url: str) -> list[str]:
 
 
 def _download(address: str, path: Path) -> None:
-    log.info("downloading %s", address)
+    logger.info("downloading %s", address)
     try:
         # the addresses are made above: https, or what the caller gave
         with urllib.request.urlopen(address, timeout=TIMEOUT_SECONDS) as answer, output_file(path) as part:

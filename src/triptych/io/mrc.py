@@ -28,7 +28,7 @@ from triptych.io.files import reserve
 from triptych.io.manifest import output_file
 from triptych.volume import Volume
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 SUFFIXES = (".mrc", ".rec", ".map", ".ccp4", ".st", ".mrcs")
 COMPRESSIONS = (".gz", ".bz2")
@@ -209,7 +209,7 @@ def _check_size(header: MrcHeader, path: Path) -> None:
 @lru_cache
 def _warn_of_rest(path: Path, count: int) -> None:
     """Once for each file, however often it is opened."""
-    log.warning("%s is %d bytes longer than its header promises: the rest is not read", path, count)
+    logger.warning("%s is %d bytes longer than its header promises: the rest is not read", path, count)
 
 
 def _start(path: Path) -> tuple[IO[bytes], MrcHeader]:

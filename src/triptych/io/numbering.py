@@ -21,7 +21,7 @@ from triptych.io.manifest import output_file
 from triptych.io.mrc import bare_stem
 from triptych.io.tomogram_names import bare_tomogram_name
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _WHOLE = re.compile(r"0|[1-9]\d{0,7}")
 LONGEST_NAME = 200
@@ -76,7 +76,7 @@ def number_classes(
         return np.zeros(count, dtype=np.int64)
     known = _stated_numbers(names, stated) or number_names(sorted(set(names)))
     if not are_numbers(list(known)) and not keeps_names:
-        log.warning("the classes became numbers: %s", ", ".join(f"{number} is {name}" for name, number in known.items()))
+        logger.warning("the classes became numbers: %s", ", ".join(f"{number} is {name}" for name, number in known.items()))
     return np.array([known[name] for name in names], dtype=np.int64)
 
 

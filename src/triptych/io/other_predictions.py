@@ -28,7 +28,7 @@ from triptych.io.predictions import FloatArray, IntArray, Predicted
 from triptych.io.relion import numbers
 from triptych.io.store import open_store
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 TABLE, MASKS, DENSITIES = FILES = ("predictions.csv", "masks.npy", "densities.npy")
 OWN_COLUMNS = ("name", "class", "probability")
@@ -92,7 +92,7 @@ def gather_predictions(
         raise InputError(f"{folder} names a class twice ({Counter(class_names).most_common(1)[0][0]}); give each once")
     strange = [name for name in class_names if name not in store.class_names]
     if strange:
-        log.warning("%s names classes that %s does not have (%s): what is called so counts as wrong", folder, truth, ", ".join(strange))
+        logger.warning("%s names classes that %s does not have (%s): what is called so counts as wrong", folder, truth, ", ".join(strange))
     chances = None if probabilities is None else _check_probabilities(np.asarray(probabilities, np.float64), class_names, folder)
     label = _find_labels(classes, class_names, folder) if classes is not None else None if chances is None else chances.argmax(axis=1)
     certainty = None if chances is None or label is None else chances[np.arange(len(names)), label]

@@ -25,7 +25,7 @@ from triptych.io.motive_list import CRYOCAT, ROWS, particles_from_motives
 from triptych.io.relion import numbers, rotations_from_angles
 from triptych.particles import Particles
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 PLACE = ["x", "y", "z"]
 MATRIX = [f"r{row}{column}" for row in "123" for column in "123"]
@@ -105,7 +105,7 @@ def _rotations(table: pd.DataFrame, path: Path) -> NDArray[np.float64] | None:
     for names in (MATRIX, ANGLES):
         given, missing = ([name for name in names if (name in table) == there] for there in (True, False))
         if matrices is None and angles is None and given:
-            log.warning("%s has the columns %s, but not %s: no orientations are read from it", path, " and ".join(given), " and ".join(missing))
+            logger.warning("%s has the columns %s, but not %s: no orientations are read from it", path, " and ".join(given), " and ".join(missing))
     if matrices is None:
         return None if angles is None else rotations_from_angles(angles)
     matrices = matrices.reshape(-1, 3, 3)

@@ -27,7 +27,7 @@ from triptych.io.star import read_star
 from triptych.io.tomogram_names import by_name, find_tomogram, shared_name, warn_of_other_name
 from triptych.particles import Frame, Particles
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 LIST_ENDINGS = {".star": "star", ".tbl": "dynamo", ".em": "em", ".mod": "imod", ".csv": "csv", ".json": "copick"}
 """What a list of particles is by its file's ending."""
@@ -186,5 +186,5 @@ def _frame_of_file(path: Path, voxel_size: float | None) -> Frame:
         raise InputError(f"the header of {path} states no usable voxel size: give it in Å with --voxel-size")
     if voxel_size is not None and 1e-3 < abs(frame.voxel_size / voxel_size - 1) < NEARLY_THE_SAME:
         text = "the header of %s states %g Å per voxel, which is taken as true, and --voxel-size %g counts others: if the header is wrong, give "
-        log.warning(text + "--tomogram-size instead of --tomograms", path, frame.voxel_size, voxel_size)
+        logger.warning(text + "--tomogram-size instead of --tomograms", path, frame.voxel_size, voxel_size)
     return frame

@@ -35,7 +35,7 @@ from triptych.io.star import Block, read_star
 from triptych.io.tomogram_names import TOMOSTAR, bare_tomogram_name, is_warp_name
 from triptych.particles import Frame, Particles
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 AXES = ("X", "Y", "Z")
 COORDINATES = tuple(f"rlnCoordinate{axis}" for axis in AXES)
@@ -282,7 +282,7 @@ class RelionFile:
         askew = [name for name, found in ranges.items() if found is None and BEAM in tables[name]]
         if askew:
             what = "the projection matrices of %s (%d tomograms in all) are not of tilts about y with the beam along z, as triptych expects them"
-            log.warning(f"{what}: look with `triptych info` how the tomogram lies", askew[0], len(askew))
+            logger.warning(f"{what}: look with `triptych info` how the tomogram lies", askew[0], len(askew))
         if names is None or any(ranges.get(name) is None for name in names):
             return None
         return np.array([ranges[name] for name in names])
@@ -652,9 +652,9 @@ def particles_from_relion(
     file = read_relion(path)
     stated, centers = _find_centers(file, find_frames, find_others)
     if file.unset_pixel_size and coordinate_pixel_size is None:
-        log.warning("%s; if it is wrong, correct it, or give the right one with --input-voxel-size (convert)", file.unset_pixel_size)
+        logger.warning("%s; if it is wrong, correct it, or give the right one with --input-voxel-size (convert)", file.unset_pixel_size)
     if file.counts_fractions and coordinate_pixel_size is not None:
-        log.warning("%s counts in %s: --input-voxel-size does not matter to it", file.path, file.coordinate_rule())
+        logger.warning("%s counts in %s: --input-voxel-size does not matter to it", file.path, file.coordinate_rule())
     score, name = _column(file, SCORES), _column(file, CLASSES)
     return Particles(
         file.table,

@@ -40,7 +40,7 @@ from triptych.volume import MAX_BOX, Volume, clip_box, spread_numbers
 if TYPE_CHECKING:
     from triptych.io.store import Store
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 IntArray = NDArray[np.int64]
 
@@ -339,10 +339,10 @@ def _check_images(
     if disagreeing:
         path, own, size = disagreeing[0]
         if given is not None:
-            log.warning("the header of %s states %g Å per voxel, but %g Å is used as set", path, own, given)
+            logger.warning("the header of %s states %g Å per voxel, but %g Å is used as set", path, own, given)
         else:
             what = "the STAR file states %g Å per voxel, but the header of %s states %g Å"
-            log.warning(f"{what}: the STAR file's is used (--set voxel_size= decides otherwise)", size, path, own)
+            logger.warning(f"{what}: the STAR file's is used (--set voxel_size= decides otherwise)", size, path, own)
 
 
 # --------------------------------------------------------------------------------------------------------------- names
@@ -559,7 +559,7 @@ def _tomogram_frame(path: Path, config: PredictConfig, stated: float | None, is_
     for who, other in (("the table of tomograms", stated), ("the file itself", None if given else own)):
         if other is not None and abs(size / other - 1) > VOXEL_SIZE_TOLERANCE:
             how = "" if given else " (--set tomogram_voxel_size= decides otherwise)"
-            log.warning("%s is taken to have %g Å per voxel, but %s states %g Å%s", path, size, who, other, how)
+            logger.warning("%s is taken to have %g Å per voxel, but %s states %g Å%s", path, size, who, other, how)
     return shape, size
 
 
@@ -595,13 +595,13 @@ def check_inside(
         raise InputError(f"row {rows[first] + 1} of {listed} ({int(outside.sum())} of its rows in all) lies outside {path}, {place}: {how}")
     beyond = int(((nearest < 0) | (nearest >= size)).any(axis=1).sum())
     if beyond:
-        log.warning("the centres of %d of %d particles lie outside %s: check pixel size and tomogram", beyond, len(rows), path)
+        logger.warning("the centres of %d of %d particles lie outside %s: check pixel size and tomogram", beyond, len(rows), path)
 
 
 def _open_star(path: Path, config: PredictConfig, box_size_angstrom: float) -> ParticleSource:
     file = read_relion(path)
     if file.unset_pixel_size and config.voxel_size is None and config.coordinate_pixel_size is None:
-        log.warning("%s; if it is wrong, set voxel_size (of images) or coordinate_pixel_size", file.unset_pixel_size)
+        logger.warning("%s; if it is wrong, set voxel_size (of images) or coordinate_pixel_size", file.unset_pixel_size)
     labels = set(file.table.columns)
     has_coordinates = set(COORDINATES) <= labels or set(CENTERED) <= labels
     if "rlnImageName" in labels and not (config.tomograms is not None and has_coordinates):
@@ -615,7 +615,7 @@ def picked_contrast(file: RelionFile) -> Contrast | None:
     found = sorted({value for value in stated if value in get_args(Contrast)})
     if len(found) > 1:
         how = "predict them apart (triptych select --tomogram), or with --set contrast="
-        log.warning("%s was picked from tomograms of both contrasts, but one counts for all here: %s", file.path, how)
+        logger.warning("%s was picked from tomograms of both contrasts, but one counts for all here: %s", file.path, how)
     return found[0] if len(found) == 1 else None
 
 
@@ -663,7 +663,7 @@ def _open_zarr(path: Path, config: PredictConfig) -> ParticleSource:
     store = open_store(path)
     size = config.voxel_size or store.voxel_size
     if abs(size / store.voxel_size - 1) > VOXEL_SIZE_TOLERANCE:
-        log.warning("%s states %g Å per voxel, but %g Å is used as set", path, store.voxel_size, size)
+        logger.warning("%s states %g Å per voxel, but %g Å is used as set", path, store.voxel_size, size)
     names = store.particle_names
     return ParticleSource(
         kind="store",

@@ -32,7 +32,7 @@ from triptych.io.tomogram import check_unique, find_tomograms, is_tomogram, stat
 from triptych.io.tomogram_names import bare_tomogram_name, tomogram_name
 from triptych.particles import Frame
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 DENOISED = f"{RECONSTRUCTED}Denoised"
 VOXEL_SIZE_TOLERANCE = 0.002
@@ -101,14 +101,14 @@ def _listed_tomograms(star: Path) -> list[NamedTomogram]:
     if column is None:
         raise InputError(f"{star} does not say where the reconstructed tomograms are ({RECONSTRUCTED}): reconstruct them, or give their files")
     if column == DENOISED:
-        log.warning("%s names denoised tomograms only, which are taken: a network sees better what noise has not been guessed away from", star)
+        logger.warning("%s names denoised tomograms only, which are taken: a network sees better what noise has not been guessed away from", star)
     rows = list(zip(table["rlnTomoName"].astype(str), table[column].astype(str), _voxel_sizes(table, star), strict=True))
     there = [row for row in rows if row[1] not in NOTHING]
     if not there:
         raise InputError(f"{star} does not say where any reconstructed tomogram is ({column} is empty): reconstruct them, or give their files")
     if len(there) < len(rows):
         text = "%d of %d tomograms of %s are not reconstructed yet (%s is empty): they are left out"
-        log.warning(text, len(rows) - len(there), len(rows), star, column)
+        logger.warning(text, len(rows) - len(there), len(rows), star, column)
     frames = read_frames(table, star)
     return [replace(_locate(name, way, size, star), series=frames.get(name) if size else None) for name, way, size in there]
 
@@ -131,7 +131,7 @@ def _locate(name: str, way: str, stated: float | None, star: Path) -> NamedTomog
     own = stated_frame(path)[1] if is_tomogram(path) else None
     if own is not None and stated is not None and abs(own / stated - 1) > VOXEL_SIZE_TOLERANCE:
         text = "%s is taken to have %g Å per voxel, as it says itself, but %s states %g Å (--set voxel_size= decides otherwise)"
-        log.warning(text, path, own, star, stated)
+        logger.warning(text, path, own, star, stated)
     return NamedTomogram(name, path, stated if own is None else None)
 
 

@@ -14,7 +14,7 @@ from typing import TypeAlias
 from triptych.errors import InputError
 from triptych.io.mrc import bare_stem, is_mrc_name
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 ZARR_SUFFIX = ".zarr"
 TOMOSTAR = ".tomostar"
@@ -60,7 +60,8 @@ def warn_of_other_name(names: Iterable[str], file: Path) -> None:
     """Warn where a file that is said to be the tomogram of these names is called otherwise."""
     other = next((name for name in names if not called(name, by_name([file]))), None)
     if other is not None:
-        log.warning("the particles are said to be in the tomogram %s, but are looked for in %s, as was asked: check that it is the same", other, file)
+        text = "the particles are said to be in the tomogram %s, but are looked for in %s, as was asked: check that it is the same"
+        logger.warning(text, other, file)
 
 
 def by_name(files: Iterable[Path]) -> NamedFiles:

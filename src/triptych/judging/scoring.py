@@ -25,7 +25,7 @@ from triptych.judging import metrics
 from triptych.judging.metrics import FloatArray, IntArray
 from triptych.volume import Volume
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
@@ -87,7 +87,7 @@ def match_truth(given: Predicted, path: Path) -> Truth:
         raise InputError(f"{given.folder} was predicted from another store than {path}; {SAME_STORE}")
     doubt = _doubt(given, path, listing)
     if doubt:
-        log.warning(doubt)
+        logger.warning(doubt)
     return Truth(path, store, row, class_names, len(names), known_labels(store, class_names)[row], snr, doubt)
 
 

@@ -38,7 +38,7 @@ from triptych.volume import Volume, soften
 if TYPE_CHECKING:
     import gemmi
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 BUILT_IN_LIBRARY = Path(__file__).parents[1] / "data" / "structures"
 CLASS_ENTRIES = Path(__file__).parents[1] / "data" / "models" / "base" / "structures.csv"
@@ -195,7 +195,7 @@ def read_structure(
         entry, positions, counts = _read_atoms(path, assembly, model, chains)
         source = source or (f"PDB {entry.upper()}" if re.fullmatch(r"\d\w{3}", entry) else stem)
         structure = structure_from_atoms(positions, counts, voxel_size, name, source, mass_kda)
-    log.info("%s: %.0f kDa, %d^3 voxels of %g Å, from %s", name, structure.mass_kda, structure.density.shape[0], voxel_size, path)
+    logger.info("%s: %.0f kDa, %d^3 voxels of %g Å, from %s", name, structure.mass_kda, structure.density.shape[0], voxel_size, path)
     return structure
 
 
@@ -374,7 +374,7 @@ def structure_from_map(
     centred = volume.with_data(volume.data - np.float32(background))
     smooth = resample_around(centred, middle, size, step, low_pass=MAP_RESOLUTION)
     if contour is None and ((smooth - smooth.mean()) ** 3).mean() < 0:
-        log.warning("%s: the molecule is darker than its surroundings, so the map is inverted", source)
+        logger.warning("%s: the molecule is darker than its surroundings, so the map is inverted", source)
         smooth, centred = -smooth, centred.with_data(-centred.data)
     if mass_kda is None and contour is not None:
         mass_kda = float((volume.data > contour).sum()) * volume.voxel_size**3 / PROTEIN_VOLUME / 1e3
@@ -523,7 +523,7 @@ def _class_structures(cache: Path | None, on_progress: Callable[[int, int], None
             try:
                 structure = _read_class(path, row)
             except InputError as error:
-                log.warning("%s is left out: %s", row["name"], error)
+                logger.warning("%s is left out: %s", row["name"], error)
             else:
                 yield structure
 

@@ -23,7 +23,7 @@ from triptych.io.store import Store, open_store
 from triptych.simulation.structures import HYDRATED_VOLUME, Structure, enclosing_level, write_library
 from triptych.volume import Volume, crop_or_pad
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 MOST = 32
 """Particles of a class that are averaged, at most: masks have no noise, and more make it hardly sharper."""
@@ -79,7 +79,7 @@ def average_masks(dataset: Path | str, out: Path | str, seed: int = 0, on_progre
             on_progress(done, len(names))
         masks = read_masks(store, store.class_names.index(name), rng)
         if not len(masks):
-            log.warning("%s has no mask of a particle of %s: it is left out", dataset, name)
+            logger.warning("%s has no mask of a particle of %s: it is left out", dataset, name)
             continue
         shapes.append(average(name, masks, store.voxel_size, rng, Path(dataset).name))
     if on_progress:
@@ -110,7 +110,7 @@ def average(name: str, masks: NDArray[np.float32], voxel_size: float, rng: np.ra
     agreement = float(np.median(poses.scores))
     warn_of_masks(name, masks, float(np.percentile(poses.scores, TENTH)))
     if roundness(shape.data) >= ROUND:
-        log.warning("the shape of %s is a ball, as those are which `cut` draws around listed places: it tells no pose", name)
+        logger.warning("the shape of %s is a ball, as those are which `cut` draws around listed places: it tells no pose", name)
     source = f"average of the masks of {counted(len(masks), 'particle')} of {dataset}"
     structure = Structure(name, shape, volume / HYDRATED_VOLUME / 1e3, enclosing_level(shape, volume), source)
     return Shape(structure, len(masks), agreement)
@@ -119,14 +119,14 @@ def average(name: str, masks: NDArray[np.float32], voxel_size: float, rng: np.ra
 def warn_of_masks(name: str, masks: NDArray[np.float32], least: float) -> None:
     """Say what speaks against taking the average of masks (n, d, d, d) for the shape of the particles, `least` being how badly a tenth fits it."""
     if len(masks) < FEW:
-        log.warning("the shape of %s comes from %s only: label a dozen or more", name, counted(len(masks), "particle"))
+        logger.warning("the shape of %s comes from %s only: label a dozen or more", name, counted(len(masks), "particle"))
     inner = masks[:, 1:-1, 1:-1, 1:-1]
     cut = int((masks.sum(axis=(1, 2, 3)) > inner.sum(axis=(1, 2, 3))).sum())
     if cut > CUT * len(masks):
-        log.warning("%d of %d masks of %s reach the faces of their boxes, which cut them off: cut with a larger box_size", cut, len(masks), name)
+        logger.warning("%d of %d masks of %s reach the faces of their boxes, which cut them off: cut with a larger box_size", cut, len(masks), name)
     if least < ALIKE:
         text = "a tenth of the masks of %s correlate with their average by less than %.2f: they are cut off, or not all of one kind of particle"
-        log.warning(text, name, least)
+        logger.warning(text, name, least)
 
 
 def roundness(shape: NDArray[np.float32]) -> float:

@@ -43,7 +43,7 @@ from triptych.recognition.shape import describe_shapes
 from triptych.simulation.structures import Structure, hash_structures
 from triptych.volume import Volume
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 IntArray = NDArray[np.int64]
 STEPS = 3
@@ -185,7 +185,8 @@ def find_groups(given: Predicted, rows: IntArray, config: DiscoverConfig) -> Gro
         return Groups(np.zeros(len(rows), np.int64), np.array([np.nan]), np.array([False]), np.empty((len(rows), 0)))
     folder = find_model(given)
     if folder is None:
-        log.warning("the model of %s is not where it was, or has changed: without it groups are found in plain embeddings, less well", given.folder)
+        text = "the model of %s is not where it was, or has changed: without it groups are found in plain embeddings, less well"
+        logger.warning(text, given.folder)
     reference = None if folder is None else load_model(folder, "cpu").novelty
     none = none_probability(given, rows)
     return group(np.asarray(given.embedding[rows]), np.random.default_rng(config.seed), config.group, reference, none, read_shapes(given, rows))

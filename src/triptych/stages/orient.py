@@ -48,7 +48,7 @@ from triptych.simulation.structures import Structure, class_entries, hash_struct
 from triptych.tiling import paint
 from triptych.volume import Volume, crop_or_pad
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 STAGE = "orient"
 BLOCK = 128
@@ -181,7 +181,7 @@ def open_orienter(predictions: Path, config: OrientConfig) -> Orienter:
         fetched = set(absent) <= {row["name"] for row in class_entries()}
         how = "`triptych structures fetch-classes LIBRARY` makes one that has, for --set library=LIBRARY" if fetched else "--set library= helps"
         text = "the library has no structure called %s: what is called so gets no pose, and no particle is compared with it (%s)"
-        log.warning(text, ", ".join(absent), how)
+        logger.warning(text, ", ".join(absent), how)
     if not wanted:
         left = "" if config.unknown else ' whose verdict is not "unknown" (to take these too, say --set unknown=true)'
         raise InputError(f"{predictions} has no particle of these classes{left}, so there is nothing to orient")
@@ -387,7 +387,7 @@ def find_doubtful(averages: Sequence[ClassAverage], config: OrientConfig) -> lis
     doubtful = [item.name for item in averages if item.particles >= FEW and item.resolution > worst]
     if doubtful:
         how = "their poses, and names that were changed to theirs, are not to be relied on (rivals=0 leaves names as they are)"
-        log.warning("the averages of %s agree with their structures to no better than %g Å: %s", ", ".join(doubtful), worst, how)
+        logger.warning("the averages of %s agree with their structures to no better than %g Å: %s", ", ".join(doubtful), worst, how)
     return doubtful
 
 
@@ -404,7 +404,7 @@ def check_hand(workspace: Workspace, orienter: Orienter, found: dict[str, Any]) 
         hand = tell_hand(boxes.subtomograms(desk, rows, grid), boxes.wedges(desk, rows, grid), label, references, grid.voxel_size, config.align)
     if hand is not None and hand.wrong:
         how = "a wrong sign of the tilt angles or a flipped axis does that: mirror them, and begin again from there"
-        log.warning("the hand of the tomograms is %s; %s", hand.verdict, how)
+        logger.warning("the hand of the tomograms is %s; %s", hand.verdict, how)
     return hand
 
 

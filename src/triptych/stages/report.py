@@ -20,7 +20,7 @@ from triptych.judging.report_metrics import collect_metrics, describe_new_classe
 from triptych.judging.scoring import Progress, match_truth, score_particles
 from triptych.pages.report_page import render
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def report(
@@ -49,7 +49,7 @@ def report(
     given = _read_any(Path(predictions), truth)
     known = None if truth is None else match_truth(given, Path(truth))
     if known is not None and not known.is_known.all():
-        log.warning(describe_new_classes(given, known))
+        logger.warning(describe_new_classes(given, known))
     with output_folder(out) as part:
         scores = None if known is None else score_particles(given, known, on_progress or (lambda done, total: None))
         figures_of_merit = collect_metrics(given, known, scores)
