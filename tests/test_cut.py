@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 
 import mrcfile
@@ -337,20 +336,6 @@ def test_of_a_tomogram_that_is_too_small_no_end_is_held_out(folder: Path) -> Non
     store = open_store(cut([folder / "tomograms/t0.mrc"], folder / "own.zarr", labels=folder / "labels", config=wide))
     with pytest.raises(InputError, match=r"comes from a single tomogram; with its end held out .* a smaller --set validation_share="):
         split_rows(store, 0.1, 100, 0)
-
-
-def test_a_store_that_does_not_say_where_its_tiles_lie_is_split_by_tomograms(folder: Path) -> None:
-    """As those that were cut before that was kept."""
-    path = cut([folder / "tomograms"], folder / "own.zarr", labels=folder / "labels", config=CONFIG)
-    shutil.rmtree(path / "tiles/position")
-    tomogram = open_store(path)["tomogram"][:]
-    rows, held_out = split_rows(open_store(path), 0.1, 100, 0)
-    assert len(rows) == len(held_out) == 20
-    assert not set(tomogram[rows]) & set(tomogram[held_out])
-    alone = cut([folder / "tomograms/t0.mrc"], folder / "alone.zarr", labels=folder / "labels", config=CONFIG)
-    shutil.rmtree(alone / "tiles/position")
-    with pytest.raises(InputError, match=r"from a single tomogram and does not say where its tiles lie, .*: cut it anew"):
-        split_rows(open_store(alone), 0.1, 100, 0)
 
 
 def test_a_single_tomogram_is_enough_to_train_on(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -26,7 +26,7 @@ from triptych.settings import load_config
 from triptych.stages.calibrate import calibrate
 from triptych.stages.predict import predict
 from triptych.stages.simulate import simulate
-from triptych.stages.train import check_tasks, initial_maps, train, with_defaults
+from triptych.stages.train import check_tasks, initial_maps, train
 from triptych.training.dataset import PlannedBatches, SubtomogramDataset, centre_heat, find_slab, split_rows, tile_rows
 
 
@@ -237,12 +237,6 @@ def test_training_with_balanced_losses(balance: str, data: Path, tmp_path: Path)
     for task in ("class", "mask", "density"):
         assert (log[f"weight_{task}"].dropna() > 0).all()
         assert log[f"loss_{task}"].notna().any()  # in a short training, too
-
-
-def test_a_setting_newer_than_the_run_had_its_default() -> None:
-    config = load_config(TrainConfig, None, TRAIN).decisive()
-    older = {**config, "loss": {name: value for name, value in config["loss"].items() if name != "balance"}}
-    assert with_defaults(older) == config
 
 
 def test_stop_after_follows_the_whole_schedule(data: Path, tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from triptych.volume import MAX_BOX
 
 FORMAT = "triptych-dataset"
 LAYOUT = 2
-"""Since 2, every chunk is there."""
 BOXES_PER_CHUNK = 8
 BOX_ARRAYS = {
     "subtomogram": ("float16", "signal_scale x signal + noise; the noise has standard deviation 1"),
@@ -109,11 +108,6 @@ class Store:
     def label_names(self) -> tuple[str, ...]:
         return tuple(str(name) for name in self.attributes.get("label_names", ())) if "tiles/labels" in self else ()
 
-    @property
-    def has_every_chunk(self) -> bool:
-        """Before layout 2, chunks of zeros were left out."""
-        return bool(self.attributes.get("layout", 1) != 1)
-
     def __len__(self) -> int:
         return len(self["subtomogram"])
 
@@ -132,7 +126,7 @@ class Store:
 
     def __getitem__(self, name: str) -> CheckedArray:
         """The array of that name, to read from."""
-        return CheckedArray(self.array(name), self.path / name, ANEW, self.has_every_chunk)
+        return CheckedArray(self.array(name), self.path / name, ANEW, complete=True)
 
     def read_rows(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Some rows of an array, in the order asked for; from the unpacked copy where there is one."""
@@ -291,11 +285,8 @@ def check_store(store: Store) -> None:
 
 
 def check_complete(store: Store) -> None:
-    """InputError if a chunk of an array is missing, which Zarr would read as zeros.
-
-    No subtomogram is all zeros, so that theirs are there in any case.
-    """
-    for name in (name for name in ARRAYS if name in store and (store.has_every_chunk or name == "subtomogram")):
+    """InputError if a chunk of an array is missing, which Zarr would read as zeros."""
+    for name in (name for name in ARRAYS if name in store):
         lost = store[name].chunks_lost()
         if lost:
             raise InputError(f"array '{name}' of {store.path} lacks {lost} of its chunks; copy it again or write it anew")

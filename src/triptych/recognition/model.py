@@ -120,7 +120,7 @@ class ModelCard:
     label_names: tuple[str, ...] = ()
     """Of the numbers from 1 in label maps; for the task pick."""
     class_shares: tuple[float, ...] = ()
-    """Of each class in the training data; older models do not state them."""
+    """Of each class in the training data; empty where they are not known."""
     version: str = __version__
 
     @property
@@ -145,7 +145,7 @@ class Model:
     network : Network
     card : ModelCard
     device, precision : as in the settings; 'auto' takes a GPU and bfloat16 where there are
-    novelty : what unknown particles are recognised by; older models have none
+    novelty : what unknown particles are recognised by; None: nothing is called unknown
     """
 
     def __init__(
@@ -494,25 +494,20 @@ def hash_model(folder: Path) -> tuple[str, ...]:
 
 
 def read_card(path: Path) -> tuple[ModelCard, NoveltyRule | None]:
-    """model.json -> ModelCard, and how unknown particles are recognised; None in the folder of an older model."""
+    """model.json -> ModelCard, and how unknown particles are recognised; None where the model calls nothing unknown."""
     try:
         fields = read_json(path, "model card")
         novelty = fields.pop("novelty", None)
         rule = None if novelty is None else read_rule(novelty)
         network = NetworkConfig(**{"spectrum": "kept", **fields.pop("network")})  # which older models do not state
         fields |= {name: tuple(fields.get(name, ())) for name in ("class_names", "label_names", "class_shares")}
-        card = ModelCard(network=network, temperature=read_temperature(fields.pop("temperature", 1.0)), **fields)
+        card = ModelCard(network=network, temperature=Temperature(**fields.pop("temperature")), **fields)
         wrong = what_is_wrong(card)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a model.json that triptych {__version__} understands ({first_line(error)})") from error
     if wrong is not None:
         raise InputError(f"{path} states {wrong} = {getattr(card, wrong)!r}, which makes no sense; use the folder as `triptych train` wrote it")
     return card, rule
-
-
-def read_temperature(stated: float | dict[str, float]) -> Temperature:
-    """Of model.json; older models state one number."""
-    return Temperature(**stated) if isinstance(stated, dict) else Temperature(stated)
 
 
 def are_shares(shares: tuple[float, ...], classes: int) -> bool:

@@ -213,7 +213,6 @@ def prepare_run(run: Path, data: Path, config: TrainConfig, resume: bool) -> str
     if not resume:
         raise InputError(f"{run} holds a training run that was stopped: add --resume to go on with it, or remove that folder to start anew")
     found = json.loads((run / "run.json").read_text()) if (run / "run.json").is_file() else {}
-    found |= {"config": with_defaults(found.get("config", {}))}
     if found != settings:
         names = ", another ".join(differing(found, settings))
         raise InputError(f"the run in {run} was started with another {names}: resume it with the same, or remove that folder to start anew")
@@ -223,14 +222,6 @@ def prepare_run(run: Path, data: Path, config: TrainConfig, resume: bool) -> str
 def last_checkpoint(run: Path) -> str | None:
     last = run / "checkpoints" / "last.ckpt"
     return str(last) if last.is_file() else None
-
-
-def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
-    """What a run was started with, and the defaults of settings that are newer than the run."""
-    defaults = TrainConfig().decisive()
-    defaults["network"]["spectrum"] = "kept"  # as it was before there was a choice
-    nested = {name: defaults[name] | value for name, value in config.items() if isinstance(value, dict) and name in defaults}
-    return defaults | config | nested
 
 
 def choose_strategy(module: TrainingModule) -> str:

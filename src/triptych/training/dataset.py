@@ -96,7 +96,7 @@ def find_slab(store: Store, share: float, seed: int) -> Slab | None:
     names = np.unique(store["tomogram"][:])
     kinds = ("tomogram", "box_position"), *([("tiles/tomogram", "tiles/position")] if "tiles/labels" in store else [])
     whole_ones_do = len(names) > 1 and 2 * share * len(names) >= 1
-    if whole_ones_do or any(place not in store for _, place in kinds):
+    if whole_ones_do or "box_position" not in store:
         return None
     boxes = [(np.asarray(store[number][:]), np.asarray(store[place][:])) for number, place in kinds]
     chosen = draw_order(names, seed)[0]
@@ -130,10 +130,7 @@ def split_rows(store: Store, share: float, limit: int, seed: int) -> tuple[NDArr
     elif len(names) < 2:
         what = f"{store.path} comes from a single tomogram, so none can be held out"
         how = "simulate two or more (particles > particles_per_tomogram), or cut more; of one that is a few boxes long, cut anew, the end will do"
-        if "box_position" in store and "tiles/labels" in store and "tiles/position" not in store:
-            what = f"{store.path} comes from a single tomogram and does not say where its tiles lie, so its end cannot be held out"
-            how = "cut it anew"
-        elif "box_position" in store:
+        if "box_position" in store:
             what = f"{store.path} comes from a single tomogram; with its end held out (validation_share={share:g}) no boxes, or no tiles, are left"
             how = "try a smaller --set validation_share=, cut more tiles (tiles_per_tomogram), or give a longer tomogram or a second one"
         raise InputError(f"{what}: {how}")
