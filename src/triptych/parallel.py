@@ -1,4 +1,4 @@
-"""Independent items of work, spread over processes or over the workers of a cluster, and a single call in the background."""
+"""Independent items of work, some at a time, or spread over processes or over the workers of a cluster; and a single call in the background."""
 
 from __future__ import annotations
 
@@ -55,6 +55,12 @@ class WorkerContext(SpawnContext):
     """Starts worker processes. None is forked: a forked child of a process that has used torch's or Zarr's threads can hang."""
 
     Process = WorkerProcess
+
+
+def in_batches(items: Any, size: int) -> Iterator[Any]:
+    """Parts of a sequence or an array, one after another."""
+    for first in range(0, len(items), size):
+        yield items[first : first + size]
 
 
 def map_items(function: Callable[[Item], Result], items: Sequence[Item], workers: int = 0, scheduler: str | None = None) -> Iterator[Result]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -194,9 +194,3 @@ def clear(labels: NDArray[Any], mask: NDArray[np.bool_], which: NDArray[np.bool_
     there, own = clip_box(start, mask.shape, labels.shape)
     part = labels[there]
     labels[there] = np.where(mask[own] & which[part], 0, part)
-
-
-def in_batches(items: Any, size: int) -> Iterator[Any]:
-    """Parts of a sequence or an array, one after another."""
-    for first in range(0, len(items), size):
-        yield items[first : first + size]

@@ -14,6 +14,7 @@ from triptych.config import AlignConfig
 from triptych.errors import InputError
 from triptych.fourier import match_amplitudes, resample_to_box
 from triptych.io.structure_files import structure_kind
+from triptych.parallel import in_batches
 from triptych.simulation.structures import Structure, load_library, read_structure
 
 STRUCTURES_AT_ONCE = 32
@@ -82,8 +83,7 @@ def identify(
     """
     config, inside = config or AlignConfig(), ball_mask(density.shape[0])
     matches: list[Match] = []
-    for first in range(0, len(library), STRUCTURES_AT_ONCE):
-        part = library[first : first + STRUCTURES_AT_ONCE]
+    for part in in_batches(library, STRUCTURES_AT_ONCE):
         boxes = [match_amplitudes(resample_to_box(item.density, voxel_size, density.shape[0], fill=0), density) for item in part]
         images = np.stack([*boxes, *(mirror(box) for box in boxes)])
         found = align(images, density, voxel_size, config, mask=inside)

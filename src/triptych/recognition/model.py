@@ -28,6 +28,7 @@ from triptych.io.files import read_json
 from triptych.io.manifest import WEIGHTS as WEIGHTS
 from triptych.io.manifest import hash_file, output_folder, read_manifest, write_manifest
 from triptych.io.mrc import LARGEST_VALUE, are_valid
+from triptych.parallel import in_batches
 from triptych.recognition.network import HALF_TURNS, Exportable, Network, PickOutput, TaskOutput, turn
 from triptych.recognition.novelty import (
     NOVELTY_FILE,
@@ -280,7 +281,7 @@ class Model:
         warning = contrast_warning(guess_contrast(items[:CONTRAST_SAMPLE]), contrast)
         if warning:
             logger.warning("%s; if they are, say contrast='%s'", warning, OTHER[contrast])
-        parts = [self.predict_batch(items[i : i + batch_size], contrast, half_turns) for i in range(0, len(items), batch_size)]
+        parts = [self.predict_batch(some, contrast, half_turns) for some in in_batches(items, batch_size)]
         return Predictions(
             self.card.class_names,
             None if parts[0].probabilities is None else np.concatenate([p.probabilities for p in parts if p.probabilities is not None]),

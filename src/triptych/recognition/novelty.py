@@ -21,6 +21,7 @@ from scipy.special import expit, log_softmax, logsumexp
 
 from triptych.config import UNKNOWN, NoveltyConfig, NoveltyScore
 from triptych.errors import InputError
+from triptych.parallel import in_batches
 
 FloatArray = NDArray[np.floating[Any]]
 BoolArray = NDArray[np.bool_]
@@ -161,8 +162,7 @@ def shape_distances(reference: NoveltyReference, shape: FloatArray, label: NDArr
 def neighbour_distance(points: NDArray[np.float32], sample: NDArray[np.float32], number: int) -> NDArray[np.float64]:
     """Distance of each point (n, e) to its k-th nearest in a sample (m, e); to the farthest where the sample is smaller."""
     place = min(number, len(sample)) - 1
-    parts = [points[first : first + ROWS_AT_ONCE] for first in range(0, len(points), ROWS_AT_ONCE)]
-    return np.concatenate([np.empty(0), *(np.partition(cdist(part, sample), place, axis=1)[:, place] for part in parts)])
+    return np.concatenate([np.empty(0), *(np.partition(cdist(part, sample), place, axis=1)[:, place] for part in in_batches(points, ROWS_AT_ONCE))])
 
 
 def possible_scores(traits: Traits) -> list[NoveltyScore]:

@@ -35,10 +35,11 @@ from triptych.io.stated import NamedTomogram, list_tomograms
 from triptych.io.tomogram import open_tomogram
 from triptych.io.workspace import Workspace, choose_items, open_workspace, reopen
 from triptych.pages.pick_page import Picked, render
+from triptych.parallel import in_batches
 from triptych.particles import Frame
 from triptych.recognition.model import MASK_LEVEL, Model, Predictions, hash_model, load_model, locate_model
 from triptych.recognition.novelty import give_verdicts
-from triptych.tiling import Cutout, Tile, clear, find_centres, in_batches, label_voxels, paint, plan_tiles, suppress, widen
+from triptych.tiling import Cutout, Tile, clear, find_centres, label_voxels, paint, plan_tiles, suppress, widen
 from triptych.volume import Volume, spread_boxes, standardise
 
 logger = logging.getLogger(__name__)

@@ -30,7 +30,7 @@ from triptych.io.manifest import describe_input
 from triptych.io.store import Store, known_labels, open_store, unpack
 from triptych.io.workspace import differing
 from triptych.judging.metrics import density_correlation, intersection_over_union
-from triptych.parallel import WorkerContext, available_cores
+from triptych.parallel import WorkerContext, available_cores, in_batches
 from triptych.recognition.model import Model, ModelCard, has_broken, load_model, locate_model
 from triptych.recognition.network import Network, PickOutput, TaskOutput
 from triptych.recognition.novelty import NoveltyReference
@@ -381,9 +381,8 @@ class TrainingModule(LightningModule):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """All that is held out, in every process: it is little, and all have the same figures."""
-        size = self.config.batch_size
         draws = [(int(row), i) for i, row in enumerate(self.validation_rows)]
-        batches = [draws[i : i + size] for i in range(0, len(draws), size)]
+        batches = list(in_batches(draws, self.config.batch_size))
         tiles = tile_rows(self.store, self.validation_rows, self.slab) if self.tiles else None
         dataset = SubtomogramDataset(self.original.path, None, self.config.seed, None, self.original.cache, self.tiles, tiles, self.class_names)
         return self._loader(dataset, batches)

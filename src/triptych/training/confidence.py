@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from triptych.config import NoveltyConfig
 from triptych.io.store import Store
 from triptych.judging.metrics import expected_calibration_error
+from triptych.parallel import in_batches
 from triptych.recognition.model import Model, traits
 from triptych.recognition.network import TaskOutput
 from triptych.recognition.novelty import NoveltyReference, Traits, fit_novelty
@@ -66,8 +67,8 @@ def look(model: Model, sample: Sample, batch_size: int = BATCH, on_progress: Cal
     done, parts = 0, []
     for rows in groups:
         outputs = [empty_traits(model)]
-        for first in range(0, len(rows), batch_size):
-            outputs.append(look_at_rows(model, sample.store, rows[first : first + batch_size]))
+        for some in in_batches(rows, batch_size):
+            outputs.append(look_at_rows(model, sample.store, some))
             done += len(outputs[-1].embedding)
             if on_progress:
                 on_progress(done, total)
