@@ -52,7 +52,6 @@ from triptych.config import (
 )
 from triptych.errors import InputError
 from triptych.io.manifest import partial_name
-from triptych.io.workspace import Workspace
 from triptych.recognition.model import Model, ModelCard
 from triptych.recognition.network import Network
 from triptych.simulation.structures import load_library
@@ -64,6 +63,7 @@ from triptych.stages.predict import BLOCK, predict
 from triptych.stages.simulate import class_names, simulate
 from triptych.stages.simulate_tomograms import simulate_tomograms
 from triptych.stages.train import train  # noqa: F401 (imported once, here, and not in every fork)
+from triptych.workspace import Workspace
 
 FORK = multiprocessing.get_context("fork")
 TINY = SpecimenConfig(shape=(32, 64, 64))

@@ -23,11 +23,11 @@ from triptych.config import SimulateConfig, SpecimenConfig, TomogramConfig
 from triptych.errors import InputError
 from triptych.io.star import read_star
 from triptych.io.store import BOXES, ROWS
-from triptych.io.workspace import count_unfinished
 from triptych.parallel import map_items
 from triptych.settings import load_config
 from triptych.stages.simulate import count_missing, simulate
 from triptych.stages.simulate_tomograms import MAPS, simulate_tomograms
+from triptych.workspace import count_unfinished
 
 SETTINGS = [*SIMULATE, "classes=[apoferritin, groel]"]
 CONFIG = load_config(SimulateConfig, None, SETTINGS)

@@ -18,11 +18,11 @@ from tiny import hashes, write_model, write_mrc
 from triptych.config import PickConfig, PredictConfig, TrainConfig
 from triptych.errors import InputError
 from triptych.io.star import read_star
-from triptych.io.workspace import reopen
 from triptych.recognition.model import Model, load_model
 from triptych.recognition.temperature import Temperature
 from triptych.stages.pick import pick
 from triptych.stages.predict import BLOCK, open_predictor, predict
+from triptych.workspace import reopen
 
 COUNT = 2 * BLOCK + 2
 PICK = PickConfig(tile_size=16, margin=8, threshold=0.05, min_score=0.0)

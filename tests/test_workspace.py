@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from triptych.errors import InputError
-from triptych.io.workspace import Workspace, open_workspace
+from triptych.workspace import Workspace, open_workspace
 
 SETTINGS = {"seed": 1, "specimen": {"shape": (4, 5)}}
 

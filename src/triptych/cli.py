@@ -247,8 +247,8 @@ def simulate_tomograms(
     numbers = parse_part(part)
     settings = load_settings("simulate-tomograms", config, overrides)
 
-    from triptych.io.workspace import count_unfinished
     from triptych.stages.simulate_tomograms import simulate_tomograms as stage
+    from triptych.workspace import count_unfinished
 
     with show_progress("simulate", "tomograms", device_name(settings.device, scheduler), resumed=True) as on_progress:
         path = stage(output, settings, on_progress=on_progress, part=numbers, scheduler=scheduler)

@@ -23,7 +23,6 @@ from triptych.config import AcquisitionConfig, CtfCorrection, SceneConfig, Smoot
 from triptych.device import choose_device
 from triptych.errors import InputError
 from triptych.io.manifest import installed_version
-from triptych.io.workspace import Workspace, open_workspace
 from triptych.simulation.physics import (
     Acquisition,
     Correction,
@@ -53,6 +52,7 @@ from triptych.simulation.specimen import (
     make_template,
 )
 from triptych.simulation.structures import Structure, hash_structures, load_library
+from triptych.workspace import Workspace, open_workspace
 
 MARGIN = 32
 """Voxels beyond the tomogram's edge that are simulated too: they hold the outer neighbours, and what the CTF spreads."""

@@ -33,11 +33,11 @@ from triptych.io.star import read_star
 from triptych.io.store import Rows, check_shift, create_store, open_store, remove_leftovers
 from triptych.io.tomogram import find_tomograms, is_zarr, open_tomogram, stated_frame
 from triptych.io.tomogram_names import by_name, called, find_tomogram, tomogram_name
-from triptych.io.workspace import Workspace, open_workspace
 from triptych.particles import Frame, Particles
 from triptych.simulation.structures import check_class_names
 from triptych.tiling import paint
 from triptych.volume import Volume, standardise
+from triptych.workspace import Workspace, open_workspace
 
 logger = logging.getLogger(__name__)
 

@@ -36,12 +36,12 @@ from triptych.io.manifest import MANIFEST, describe_input, hash_file, installed_
 from triptych.io.mrc import read_mrc, write_mrc
 from triptych.io.predictions import Predicted, are_listed, find_model, read_predictions
 from triptych.io.star import read_star, write_star
-from triptych.io.workspace import Workspace, open_workspace, reopen
 from triptych.pages.discovery_page import write_page
 from triptych.recognition.model import load_model
 from triptych.recognition.shape import describe_shapes
 from triptych.simulation.structures import Structure, hash_structures
 from triptych.volume import Volume
+from triptych.workspace import Workspace, open_workspace, reopen
 
 logger = logging.getLogger(__name__)
 

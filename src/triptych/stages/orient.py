@@ -38,7 +38,6 @@ from triptych.io.source import ParticleSource
 from triptych.io.star import probability_columns, read_star, write_star
 from triptych.io.tomogram import check_unique, open_tomogram
 from triptych.io.tomogram_names import bare_tomogram_name, tomogram_name
-from triptych.io.workspace import Workspace, choose_items, open_workspace, reopen
 from triptych.pages.page import draw_panel, render_page
 from triptych.recognition.fit import FitLevels, fit_levels
 from triptych.recognition.novelty import give_verdicts
@@ -47,6 +46,7 @@ from triptych.simulation.specimen import OVERSAMPLING, make_template
 from triptych.simulation.structures import Structure, class_entries, hash_structures
 from triptych.tiling import paint
 from triptych.volume import Volume, crop_or_pad
+from triptych.workspace import Workspace, choose_items, open_workspace, reopen
 
 logger = logging.getLogger(__name__)
 

@@ -33,7 +33,6 @@ from triptych.io.source import CONTRAST, cut_box
 from triptych.io.star import Block, probability_columns, write_star
 from triptych.io.stated import NamedTomogram, list_tomograms
 from triptych.io.tomogram import open_tomogram
-from triptych.io.workspace import Workspace, choose_items, open_workspace, reopen
 from triptych.pages.pick_page import Picked, render
 from triptych.parallel import in_batches
 from triptych.particles import Frame
@@ -41,6 +40,7 @@ from triptych.recognition.model import MASK_LEVEL, Model, Predictions, hash_mode
 from triptych.recognition.novelty import give_verdicts
 from triptych.tiling import Cutout, Tile, clear, find_centres, label_voxels, paint, plan_tiles, suppress, widen
 from triptych.volume import Volume, spread_boxes, standardise
+from triptych.workspace import Workspace, choose_items, open_workspace, reopen
 
 logger = logging.getLogger(__name__)
 Judged = tuple[tuple[str, tuple[Contrast, str | None]], ...]

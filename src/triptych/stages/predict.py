@@ -31,10 +31,10 @@ from triptych.io.predictions import EMBEDDING_ROW
 from triptych.io.relion import class_table
 from triptych.io.source import CONTRAST, ParticleSource, open_particles, voxel_sizes
 from triptych.io.star import probability_columns, write_star
-from triptych.io.workspace import Workspace, choose_items, open_workspace, reopen
 from triptych.parallel import in_batches
 from triptych.recognition.model import MASK_LEVEL, Model, Predictions, hash_model, load_model, locate_model
 from triptych.volume import Volume
+from triptych.workspace import Workspace, choose_items, open_workspace, reopen
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,6 @@ from triptych.device import choose_device, count_workers
 from triptych.errors import InputError, counted
 from triptych.io.manifest import command_folder, is_made, read_manifest, write_manifest
 from triptych.io.store import BOXES, ROWS, Rows, check_shift, create_store, open_store, remove_leftovers
-from triptych.io.workspace import Workspace, choose_items, count_unfinished
 from triptych.simulation.physics import draw_log_uniform
 from triptych.simulation.scene import (
     check_scene,
@@ -41,6 +40,7 @@ from triptych.simulation.scene import (
 )
 from triptych.simulation.specimen import Placed, PosedParticles, Specimen, draw_labels, paste, shell_points
 from triptych.simulation.structures import NOT_PARTICLES, Structure
+from triptych.workspace import Workspace, choose_items, count_unfinished
 
 STAGE = "simulate"
 Arrays = dict[str, NDArray[np.generic]]

@@ -20,7 +20,6 @@ from triptych.io.manifest import is_made, write_manifest
 from triptych.io.mrc import new_mrc, type_for
 from triptych.io.relion import class_table, optics_table, particle_columns, tomogram_row
 from triptych.io.star import Block, read_star, write_star
-from triptych.io.workspace import Workspace, choose_items
 from triptych.particles import Frame
 from triptych.simulation.physics import draw_log_uniform
 from triptych.simulation.scene import (
@@ -38,6 +37,7 @@ from triptych.simulation.scene import (
 )
 from triptych.simulation.specimen import Template, draw_labels, draw_particles
 from triptych.simulation.structures import NOT_PARTICLES, Structure
+from triptych.workspace import Workspace, choose_items
 
 STAGE = "simulate-tomograms"
 MAPS = {"tomograms": "f4", "densities": "f4", "classes": "i2", "instances": "u2"}

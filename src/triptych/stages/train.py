@@ -28,7 +28,6 @@ from triptych.errors import InputError, counted, first_line
 from triptych.io.files import disk_errors
 from triptych.io.manifest import describe_input
 from triptych.io.store import Store, known_labels, open_store, unpack
-from triptych.io.workspace import differing
 from triptych.judging.metrics import density_correlation, intersection_over_union
 from triptych.parallel import WorkerContext, available_cores, in_batches
 from triptych.recognition.model import Model, ModelCard, has_broken, load_model, locate_model
@@ -51,6 +50,7 @@ from triptych.training.dataset import (
 from triptych.training.generations import Generation, Generations, Refresh
 from triptych.training.losses import TileTruth, Truth, coarse_labels, equalising_weights, task_losses, total_loss, uncertainty_loss
 from triptych.training.ranks import Share, average_batch_norms, own_share
+from triptych.workspace import differing
 
 SMALLEST_HALF_BOX = 24
 """On a grid of 2^3, which a box of 16 has at 1/8, the weight gradients of torch 2.13's bfloat16 convolutions on CPUs are garbage."""
