@@ -41,9 +41,9 @@ from triptych.io.star import read_star
 from triptych.io.store import Store, open_store
 from triptych.io.transfers import stored_transfers
 from triptych.judging.metrics import median
+from triptych.recognition.density_shape import describe_shapes
 from triptych.recognition.model import BUILT_IN_MODEL, Model, load_model
 from triptych.recognition.novelty import Traits, give_verdicts, score_novelty
-from triptych.recognition.shape import describe_shapes
 from triptych.simulation.structures import Structure, load_library, read_structure, write_library
 from triptych.stages.add_class import Newcomer, grow
 from triptych.stages.discover import discover

@@ -28,8 +28,8 @@ from triptych.alignment.grouping import group
 from triptych.alignment.identify import mirror
 from triptych.config import NONE_CLASS, UNKNOWN, GroupConfig
 from triptych.io.mrc import read_mrc
+from triptych.recognition.density_shape import describe_shapes
 from triptych.recognition.model import Model, Predictions, load_model
-from triptych.recognition.shape import describe_shapes
 from triptych.volume import Volume, standardise
 
 REAL = "real"

@@ -22,9 +22,9 @@ from results import FOLDER, write_result
 from triptych.config import SimulateConfig
 from triptych.io.store import known_labels, open_store
 from triptych.judging.metrics import expected_calibration_error
+from triptych.recognition.class_shares import LEAST, PRIOR_PARTICLES, estimate_shares, reweigh
 from triptych.recognition.model import Model, load_model, traits
 from triptych.recognition.novelty import THRESHOLD, novelty_by_class
-from triptych.recognition.shares import LEAST, PRIOR_PARTICLES, estimate_shares, reweigh
 
 SNRS = (0.3, 0.1, 0.03)
 PARTICLES = 1600

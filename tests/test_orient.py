@@ -28,6 +28,7 @@ from triptych.alignment.hand import Hand, choose_sample, tell_hand
 from triptych.alignment.identify import mirror
 from triptych.alignment.rivals import INDEPENDENT, Seen, better, choose_trials, count_measured, name_particles, weigh
 from triptych.alignment.rotations import angular_errors
+from triptych.alignment.structure_fit import fit_levels
 from triptych.cli import app
 from triptych.config import AlignConfig, DiscoverConfig, OrientConfig, PredictConfig, ReportConfig
 from triptych.errors import InputError
@@ -41,7 +42,6 @@ from triptych.io.source import open_particles
 from triptych.io.star import probability_columns, read_star, write_star
 from triptych.io.store import open_store
 from triptych.judging.metrics import density_correlation, intersection_over_union
-from triptych.recognition.fit import fit_levels
 from triptych.simulation.specimen import OVERSAMPLING
 from triptych.simulation.structures import Structure, write_library
 from triptych.stages.discover import choose_particles

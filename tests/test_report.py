@@ -27,7 +27,7 @@ from triptych.judging.metrics import principal_components
 from triptych.judging.report_metrics import collect_metrics
 from triptych.judging.scoring import Progress, match_truth, score_particles
 from triptych.pages import figures
-from triptych.pages.gallery import Gallery, pick_in_turn, spread
+from triptych.pages.gallery import Gallery, draw_evenly, pick_in_turn
 from triptych.pages.page import scale_bar
 from triptych.pages.report_page import TOMOGRAMS, page_warnings
 from triptych.stages.report import report
@@ -599,14 +599,14 @@ def test_output_that_exists(fake: Fake, judged: Path) -> None:
 # --------------------------------------------------------------------------------------------------------------- parts
 
 
-def test_spread_is_even_and_seeded() -> None:
+def test_particles_are_drawn_evenly_and_by_the_seed() -> None:
     label = np.repeat([0, 1, 2, 3], [100, 50, 3, 1])
-    chosen = spread(label, 12, np.random.default_rng(0))
+    chosen = draw_evenly(label, 12, np.random.default_rng(0))
     assert np.bincount(label[chosen]).tolist() in ([4, 4, 3, 1], [5, 3, 3, 1], [3, 5, 3, 1])
     assert len(set(chosen.tolist())) == 12
-    np.testing.assert_array_equal(chosen, spread(label, 12, np.random.default_rng(0)))
-    assert spread(label, 0, np.random.default_rng(0)).size == 0
-    assert spread(label, 1000, np.random.default_rng(0)).size == len(label)
+    np.testing.assert_array_equal(chosen, draw_evenly(label, 12, np.random.default_rng(0)))
+    assert draw_evenly(label, 0, np.random.default_rng(0)).size == 0
+    assert draw_evenly(label, 1000, np.random.default_rng(0)).size == len(label)
 
 
 def test_pick_in_turn_takes_none_twice() -> None:

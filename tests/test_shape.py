@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from triptych.recognition.shape import DEGREE, describe_shapes, shell_radii
+from triptych.recognition.density_shape import DEGREE, describe_shapes, shell_radii
 
 SIZE = 32
 

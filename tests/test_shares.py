@@ -18,10 +18,10 @@ from triptych.config import AugmentConfig, NetworkConfig, PredictConfig
 from triptych.errors import InputError
 from triptych.io.star import probability_columns, read_star
 from triptych.pages.report_page import shares_words
+from triptych.recognition.class_shares import estimate_shares, reweigh
 from triptych.recognition.model import Model, ModelCard, Predictions, load_model, read_card
 from triptych.recognition.network import Network
 from triptych.recognition.novelty import Traits, fit_novelty, novelty_by_class, score_novelty
-from triptych.recognition.shares import estimate_shares, reweigh
 from triptych.settings import load_config
 from triptych.stages.add_class import OWN_SHARE, fit_row, with_class
 from triptych.stages.predict import predict

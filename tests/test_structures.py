@@ -21,7 +21,7 @@ from triptych.fourier import frequency_grid
 from triptych.io.fetch import fetch_entries
 from triptych.io.files import read_json
 from triptych.io.mrc import read_mrc, write_mrc
-from triptych.simulation.potential import ATOM_VOLUMES, PROTEIN_CONTRAST, VOLTS, contrast, count_atoms, potential, soft_band_limit
+from triptych.simulation.potential import ATOM_VOLUMES, PROTEIN_CONTRAST, VOLTS, count_atoms, excess_potential, potential, soft_band_limit
 from triptych.simulation.structures import (
     BUILT_IN_LIBRARY,
     CLASS_ENTRIES,
@@ -140,7 +140,7 @@ def test_integral_is_the_total_scattering(peptide: Path) -> None:
     total = sum(gemmi.Element(symbol).c4322.calculate_sf(0) * column.sum() for symbol, column in counts.items())
     assert potential(positions, counts, 12, 10.0).sum() * 1000 == pytest.approx(VOLTS * total, rel=1e-4)
     displaced = sum(ATOM_VOLUMES[symbol] * column.sum() for symbol, column in counts.items())
-    assert contrast(positions, counts, 12, 10.0).sum() * 1000 * PROTEIN_CONTRAST == pytest.approx(VOLTS * total - 4.53 * displaced, rel=1e-3)
+    assert excess_potential(positions, counts, 12, 10.0).sum() * 1000 * PROTEIN_CONTRAST == pytest.approx(VOLTS * total - 4.53 * displaced, rel=1e-3)
 
 
 def test_nucleic_acid_stands_out_from_protein() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from triptych.recognition.temperature import Temperature, fit_constant, fit_temperature, spread
+from triptych.recognition.temperature import Temperature, fit_constant, fit_temperature, logit_spread
 from triptych.training.confidence import class_figures
 
 TRUE = Temperature(1.4, 2.0, -0.8)
@@ -31,7 +31,7 @@ def test_the_temperature_that_made_the_labels_is_found() -> None:
     logits, label = draw(6000, 2.0)
     found = fit_temperature(logits, label)
     assert found.exponent == pytest.approx(TRUE.exponent, abs=0.1)
-    assert found.typical == pytest.approx(float(spread(logits).log().mean().exp()), rel=1e-5)
+    assert found.typical == pytest.approx(float(logit_spread(logits).log().mean().exp()), rel=1e-5)
     at_typical = TRUE.value * (found.typical / TRUE.typical) ** TRUE.exponent
     assert found.value == pytest.approx(at_typical, rel=0.05)
 

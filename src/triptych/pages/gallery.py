@@ -29,7 +29,7 @@ class Card:
     panels: list[Panel]
 
 
-def spread(label: IntArray, count: int, rng: np.random.Generator) -> IntArray:
+def draw_evenly(label: IntArray, count: int, rng: np.random.Generator) -> IntArray:
     """Up to `count` particles at random, as evenly over the labels as can be, ordered by label."""
     order = rng.permutation(len(label))
     shuffled = label[order]
@@ -48,7 +48,7 @@ def choose_gallery(given: Predicted, known: Truth | None, scores: Scores | None,
     taken = np.array([i for i, _ in worst], dtype=np.int64)
     rest = np.setdiff1d(np.arange(len(given)), taken)
     groups = known.label if known is not None else given.label if given.label is not None else np.zeros(len(given), np.int64)
-    return [(int(i), "at random") for i in rest[spread(groups[rest], count - len(worst), rng)]] + worst
+    return [(int(i), "at random") for i in rest[draw_evenly(groups[rest], count - len(worst), rng)]] + worst
 
 
 def worst_lists(given: Predicted, known: Truth | None, scores: Scores | None) -> list[tuple[str, IntArray]]:

@@ -29,6 +29,8 @@ from triptych.io.manifest import WEIGHTS as WEIGHTS
 from triptych.io.manifest import hash_file, output_folder, read_manifest, write_manifest
 from triptych.io.mrc import LARGEST_VALUE, are_valid
 from triptych.parallel import in_batches
+from triptych.recognition.class_shares import estimate_shares, reweigh
+from triptych.recognition.density_shape import describe_shapes
 from triptych.recognition.network import HALF_TURNS, Exportable, Network, PickOutput, TaskOutput, turn
 from triptych.recognition.novelty import (
     NOVELTY_FILE,
@@ -42,8 +44,6 @@ from triptych.recognition.novelty import (
     read_rule,
     save_reference,
 )
-from triptych.recognition.shape import describe_shapes
-from triptych.recognition.shares import estimate_shares, reweigh
 from triptych.recognition.temperature import Temperature
 from triptych.volume import MAX_BOX, Volume, standardise
 

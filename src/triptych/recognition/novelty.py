@@ -145,8 +145,8 @@ def raw_score(reference: NoveltyReference, traits: Traits, score: NoveltyScore) 
 
 def density_score(reference: NoveltyReference, shape: FloatArray, label: NDArray[np.int64]) -> NDArray[np.float64]:
     """How much farther shapes (n, s) lie from the classes (n,) that they were called than held-out particles do, in standard deviations of these."""
-    level, spread = reference.shape_levels[label].astype(np.float64).T
-    return np.asarray((shape_distances(reference, shape, label) - level) / spread)
+    level, deviation = reference.shape_levels[label].astype(np.float64).T
+    return np.asarray((shape_distances(reference, shape, label) - level) / deviation)
 
 
 def shape_distances(reference: NoveltyReference, shape: FloatArray, label: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -242,7 +242,7 @@ def choose_by_share(reference: NoveltyReference, known: Traits, config: NoveltyC
     values = raw_score(reference, known, rule.score)
     near = values if rule.far is None else values[raw_score(reference, known, "neighbours") <= rule.far]
     threshold = float(np.quantile(near, min(1.0, config.accepted_share * len(values) / len(near))))
-    return replace(rule, threshold=threshold, scale=spread(values), chosen_on="known particles")
+    return replace(rule, threshold=threshold, scale=novelty_scale(values), chosen_on="known particles")
 
 
 def limit_distance(reference: NoveltyReference, known: Traits, rule: NoveltyRule, config: NoveltyConfig) -> NoveltyRule:
@@ -250,7 +250,7 @@ def limit_distance(reference: NoveltyReference, known: Traits, rule: NoveltyRule
     if rule.score == "neighbours" or config.far_share == 0:
         return rule
     distance = raw_score(reference, known, "neighbours")
-    return replace(rule, far=float(np.quantile(distance, 1 - config.far_share)), far_scale=spread(distance))
+    return replace(rule, far=float(np.quantile(distance, 1 - config.far_share)), far_scale=novelty_scale(distance))
 
 
 def possible_score(config: NoveltyConfig, traits: Traits) -> NoveltyScore:
@@ -337,7 +337,7 @@ def choose_by_structures(reference: NoveltyReference, known: Traits, withheld: T
     accuracy = {score: balanced_accuracy(*values, thresholds[score]) for score, values in scores.items()}
     best = max(accuracy, key=lambda score: accuracy[score])
     chosen = "withheld structures"
-    rule = NoveltyRule(best, thresholds[best], spread(scores[best][0]), config.neighbours, chosen, balanced_accuracy=accuracy)
+    rule = NoveltyRule(best, thresholds[best], novelty_scale(scores[best][0]), config.neighbours, chosen, balanced_accuracy=accuracy)
     return limit_distance(reference, known, rule, config)
 
 
@@ -355,7 +355,7 @@ def balanced_accuracy(known: FloatArray, novel: FloatArray, threshold: float) ->
     return float(((known < threshold).mean() + (novel >= threshold).mean()) / 2)
 
 
-def spread(values: FloatArray) -> float:
+def novelty_scale(values: FloatArray) -> float:
     """A third of the way from the median to the 95th percentile: a particle as far from the threshold has a novelty of 0.27 or 0.73."""
     return max(float(np.quantile(values, 0.95) - np.median(values)) / 3, 1e-6)
 

@@ -36,10 +36,10 @@ class Temperature:
 
     def scale(self, logits: Tensor) -> Tensor:
         """Logits (n, classes) whose softmax are the probabilities."""
-        return logits / (self.value * (spread(logits) / self.typical) ** self.exponent)[:, None]
+        return logits / (self.value * (logit_spread(logits) / self.typical) ** self.exponent)[:, None]
 
 
-def spread(logits: Tensor) -> Tensor:
+def logit_spread(logits: Tensor) -> Tensor:
     """(n, classes) -> (n,)"""
     return logits.std(1, correction=0).clamp_min(LEAST_SPREAD)
 
@@ -47,7 +47,7 @@ def spread(logits: Tensor) -> Tensor:
 def fit_temperature(logits: Tensor, label: Tensor) -> Temperature:
     """The temperature that gives held-out particles the least cross-entropy; the fewer they are, the nearer is its exponent to 0."""
     logits = logits.double()
-    typical, start = float(spread(logits).log().mean().exp()), math.log(fit_constant(logits, label))
+    typical, start = float(logit_spread(logits).log().mean().exp()), math.log(fit_constant(logits, label))
 
     def loss(parameters: np.ndarray) -> float:
         fitted = Temperature(math.exp(parameters[0]), typical, float(parameters[1]))

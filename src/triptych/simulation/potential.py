@@ -90,7 +90,7 @@ def _strings(characters: NDArray[np.int8]) -> NDArray[np.bytes_]:
     return np.ascontiguousarray(characters).view("S8")[:, 0]
 
 
-def contrast(positions: NDArray[np.float64], counts: Counts, size: int, voxel_size: float) -> NDArray[np.float32]:
+def excess_potential(positions: NDArray[np.float64], counts: Counts, size: int, voxel_size: float) -> NDArray[np.float32]:
     """`potential` less that of the displaced ice, in units of `PROTEIN_CONTRAST`; arguments as in `potential`."""
     displaced = sum((ATOM_VOLUMES.get(symbol, OTHER_ATOM_VOLUME) * column for symbol, column in counts.items()), np.zeros(len(positions)))
     volts = potential(positions, counts, size, voxel_size) - ICE_POTENTIAL * displaced_solvent(positions, displaced, size, voxel_size)

@@ -32,7 +32,7 @@ from triptych.io.manifest import output_folder
 from triptych.io.mrc import read_header, read_mrc, stated_voxel_size, write_mrc
 from triptych.io.star import probability_columns
 from triptych.io.structure_files import read_index, structure_kind
-from triptych.simulation.potential import Counts, contrast, count_atoms, soft_band_limit
+from triptych.simulation.potential import Counts, count_atoms, excess_potential, soft_band_limit
 from triptych.volume import Volume, soften
 
 if TYPE_CHECKING:
@@ -324,7 +324,7 @@ def structure_from_atoms(
     size = _cube_side(radius, voxel_size)
     if size > LARGEST_SIDE:
         raise InputError(f"{name} takes {size} voxels of {voxel_size:g} Å along each side, more than {LARGEST_SIDE}: choose a larger voxel size")
-    density = Volume(contrast(centred, counts, size, voxel_size), voxel_size, _origin(centre, size, voxel_size))
+    density = Volume(excess_potential(centred, counts, size, voxel_size), voxel_size, _origin(centre, size, voxel_size))
     return Structure(name, density, mass / 1e3, enclosing_level(density, mass * HYDRATED_VOLUME), source)
 
 

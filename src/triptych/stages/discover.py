@@ -37,8 +37,8 @@ from triptych.io.mrc import read_mrc, write_mrc
 from triptych.io.predictions import Predicted, are_listed, find_model, read_predictions
 from triptych.io.star import read_star, write_star
 from triptych.pages.discovery_page import write_page
+from triptych.recognition.density_shape import describe_shapes
 from triptych.recognition.model import load_model
-from triptych.recognition.shape import describe_shapes
 from triptych.simulation.structures import Structure, hash_structures
 from triptych.volume import Volume
 from triptych.workspace import Workspace, open_workspace, reopen

@@ -26,6 +26,7 @@ from triptych.alignment.hand import Hand, choose_sample, tell_hand
 from triptych.alignment.identify import load_references
 from triptych.alignment.pose_confidence import pose_probabilities, score_other_poses
 from triptych.alignment.rivals import Named, Seen, choose_trials, count_measured, name_particles
+from triptych.alignment.structure_fit import FitLevels, fit_levels
 from triptych.config import NONE_CLASS, UNKNOWN, OrientConfig
 from triptych.device import choose_device, count_workers, name_device
 from triptych.errors import InputError
@@ -39,7 +40,6 @@ from triptych.io.star import probability_columns, read_star, write_star
 from triptych.io.tomogram import check_unique, open_tomogram
 from triptych.io.tomogram_names import bare_tomogram_name, tomogram_name
 from triptych.pages.page import draw_panel, render_page
-from triptych.recognition.fit import FitLevels, fit_levels
 from triptych.recognition.novelty import give_verdicts
 from triptych.simulation.physics import pose
 from triptych.simulation.specimen import OVERSAMPLING, make_template

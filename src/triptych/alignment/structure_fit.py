@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from triptych.recognition.novelty import spread
+from triptych.recognition.novelty import novelty_scale
 
 FloatArray = NDArray[np.float64]
 
@@ -75,7 +75,7 @@ def fit_levels(names: Sequence[str], fits: FloatArray, accepted_share: float, ri
     for part in np.array_split(every, min(FOLDS, len(fits))):
         others = np.setdiff1d(every, part) if len(part) < len(every) else every
         depth[part] = take_levels(called[others], fits[others], right[others]).depth(called[part].tolist(), fits[part])
-    return replace(take_levels(called, fits, right), threshold=float(np.quantile(depth, accepted_share)), scale=spread(depth))
+    return replace(take_levels(called, fits, right), threshold=float(np.quantile(depth, accepted_share)), scale=novelty_scale(depth))
 
 
 def take_levels(called: NDArray[np.str_], fits: FloatArray, right: NDArray[np.bool_]) -> FitLevels:
