@@ -34,6 +34,7 @@ from triptych.alignment.matching import (
     refine,
     score,
     search,
+    spectra_of,
     transform,
     turn_all,
     zero_outside,
@@ -299,7 +300,7 @@ def average(
         total += turn_back(to_tensor(volume, device), wedge, band, rotation, torch.from_numpy(alignment.shifts[i]).to(device))
         weight += turn_weights(wedge.square(), band, rotation)
     mean = total / weight.clamp_min(LEAST_WEIGHT * float(weight.mean()))
-    return to_density(mean, band, volumes.shape[-1]), spread(weight, band, volumes.shape[-1]).cpu().numpy()
+    return to_density(mean, band, volumes.shape[-1]), spectra_of(weight, band, volumes.shape[-1]).cpu().numpy()
 
 
 def merge_averages(parts: Iterable[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> NDArray[np.float32]:
@@ -332,18 +333,9 @@ def turn_weights(wedge: Tensor, band: Band, rotation: Tensor) -> Tensor:
     return F.grid_sample(whole[None, None], unit[None, None, None], align_corners=True)[0, 0, 0, 0]
 
 
-def spread(values: Tensor, band: Band, size: int) -> Tensor:
-    """The band's terms (m,) in the `rfftn` of a box of `size` voxels, 0 elsewhere."""
-    kz, ky, kx = band.terms.unbind(1)
-    spectrum = torch.zeros((size, size, size // 2 + 1), dtype=values.dtype, device=values.device)
-    spectrum[kz % size, ky % size, kx] = values
-    return spectrum
-
-
 def to_density(values: Tensor, band: Band, size: int) -> NDArray[np.float32]:
     """The density (size, size, size) whose `transform` gives these terms; outside the ball that the box holds its mean is 0."""
-    spectrum = spread(values, band, size)
-    density = zero_outside(torch.fft.fftshift(torch.fft.irfftn(spectrum, s=(size,) * 3)))
+    density = zero_outside(torch.fft.fftshift(torch.fft.irfftn(spectra_of(values, band, size), s=(size,) * 3)))
     return np.asarray(density.cpu().numpy(), np.float32)
 
 

@@ -84,13 +84,18 @@ def pick(spectrum: Tensor, band: Band) -> Tensor:
     return spectrum.flatten(-3)[..., flat]
 
 
-def fields_of(values: Tensor, band: Band, oversampling: int = 1) -> Tensor:
-    """Fields (..., f, f, f) of the band's terms (..., m), f = oversampling `Band.size`, whose origin is index f // 2; `transform` undoes it."""
-    size = band.size * oversampling
+def spectra_of(values: Tensor, band: Band, size: int) -> Tensor:
+    """The band's terms (..., m) in the `rfftn` (..., size, size, size // 2 + 1) of a box, 0 elsewhere; `pick` undoes it."""
     kz, ky, kx = band.terms.unbind(1)
     spectra = torch.zeros((*values.shape[:-1], size, size, size // 2 + 1), dtype=values.dtype, device=values.device)
     spectra[..., kz % size, ky % size, kx] = values
-    fields: Tensor = torch.fft.fftshift(torch.fft.irfftn(spectra, s=(size,) * 3, dim=BOX), dim=BOX)
+    return spectra
+
+
+def fields_of(values: Tensor, band: Band, oversampling: int = 1) -> Tensor:
+    """Fields (..., f, f, f) of the band's terms (..., m), f = oversampling `Band.size`, whose origin is index f // 2; `transform` undoes it."""
+    size = band.size * oversampling
+    fields: Tensor = torch.fft.fftshift(torch.fft.irfftn(spectra_of(values, band, size), s=(size,) * 3, dim=BOX), dim=BOX)
     return fields
 
 
