@@ -245,15 +245,6 @@ class Summary:
     mean_density_correlation_in_mask: float
     classes: tuple[ClassSummary, ...]
 
-    def rows(self) -> list[tuple[str, float]]:
-        """Name and value of the headline figures, for a table."""
-        return [
-            ("accuracy", self.accuracy),
-            ("mean IoU", self.mean_iou),
-            ("mean density correlation", self.mean_density_correlation),
-            ("expected calibration error", self.expected_calibration_error),
-        ]
-
 
 _AVERAGED = "mean over the particles that are not “none” in truth, whether or not their class was predicted right"
 DEFINITIONS: dict[str, str] = {

@@ -105,8 +105,8 @@ def to_svg(figure: Figure, title: str) -> str:
     return text.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
 
 
-def _unit_axis(axes: Axes, low: float = 0.0, high: float = 1.0) -> None:
-    axes.set_xlim(low, high)
+def _unit_axis(axes: Axes, low: float = 0.0) -> None:
+    axes.set_xlim(low, 1.0)
     axes.margins(y=0.06)
 
 
@@ -347,8 +347,8 @@ def draw_slice(
     return "".join(parts) + "</svg>"
 
 
-def grey_limits(slices: Sequence[NDArray[np.floating[Any]]], tails: float = 0.5) -> tuple[float, float]:
-    """Percentiles of the slices together, so that they are shown alike."""
+def grey_limits(slices: Sequence[NDArray[np.floating[Any]]]) -> tuple[float, float]:
+    """Percentiles 0.5 and 99.5 of the slices together, so that they are shown alike."""
     values = np.concatenate([np.ravel(s) for s in slices])
-    low, high = np.percentile(values, (tails, 100 - tails))
+    low, high = np.percentile(values, (0.5, 99.5))
     return float(low), float(high)

@@ -172,9 +172,9 @@ class ResidualBlock(nn.Module):
         return F.relu(x + self.norm2(self.conv2(y)))
 
 
-def convolution(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> nn.Sequential:
-    """Convolution, batch normalisation, ReLU."""
-    conv = nn.Conv3d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
+def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """3^3 convolution, batch normalisation, ReLU."""
+    conv = nn.Conv3d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
     return nn.Sequential(conv, nn.BatchNorm3d(outputs), nn.ReLU())
 
 
