@@ -10,7 +10,7 @@ from scipy import special
 
 from triptych.fourier import resample_to_shape
 from triptych.io.source import cut_box
-from triptych.tiling import CELL, Cutout, clear, find_centres, label_voxels, overlap, paint, plan_tiles, suppress, widen
+from triptych.tiling import CELL, Cutout, clear_labels, find_centres, label_voxels, overlap, paint, plan_tiles, suppress, widen
 from triptych.volume import Volume
 
 SHAPES = st.tuples(*[st.integers(5, 60)] * 3)
@@ -104,11 +104,11 @@ def test_labels_of_some_numbers_are_cleared_around_a_mask() -> None:
     mask = np.zeros((4, 4, 4), dtype=bool)
     mask[1, 2, 3] = mask[1, 2, 2] = True
     around, start = widen(Cutout.of(mask, np.array([8, 0, 5])), 2)
-    clear(labels, around, np.array([False, True, False]), start)
+    clear_labels(labels, around, np.array([False, True, False]), start)
     reach = np.zeros(labels.shape, dtype=bool)
     reach[7:12, 0:5, 5:] = True  # two voxels around (9, 2, 7) and (9, 2, 8), as far as the map goes
     np.testing.assert_array_equal(labels, np.where(reach & (before == 1), 0, before))
-    clear(labels, around, np.array([False, True, True]), np.array([20, 0, 0]))  # beyond the map there is nothing to clear
+    clear_labels(labels, around, np.array([False, True, True]), np.array([20, 0, 0]))  # beyond the map there is nothing to clear
     assert (labels == 2).any()
 
 

@@ -211,11 +211,11 @@ def print_classes(predictions: Path) -> None:
         return
     named = particles.assign(probability=particles["triptychProbability"].astype(float))
     named["unknown"] = named["triptychVerdict"] == UNKNOWN if "triptychVerdict" in named else 0
-    counted = named.groupby("triptychClass").agg(
+    of_class = named.groupby("triptychClass").agg(
         particles=("probability", "size"), probability=("probability", "mean"), unknown=("unknown", "sum")
     )  # fmt: skip
     table = make_table("class", "particles", "mean probability", "called unknown", numbers=(1, 2, 3))
-    for name, row in counted.sort_values("particles", ascending=False, kind="stable").iterrows():
+    for name, row in of_class.sort_values("particles", ascending=False, kind="stable").iterrows():
         table.add_row(escape(str(name)), f"{row['particles']:.0f}", f"{row['probability']:.3f}", f"{row['unknown']:.0f}")
     out.print(table)
 

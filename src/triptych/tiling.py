@@ -108,10 +108,10 @@ def find_centres(logits: NDArray[np.float32], threshold: float) -> tuple[NDArray
     return (peaks + shift) * CELL + (CELL - 1) / 2, probability[tuple(peaks.T)]
 
 
-def label_voxels(foreground: NDArray[np.float32], labels: NDArray[np.integer[Any]], level: float = 0.5) -> NDArray[np.uint16]:
-    """Label map of a view: the cells' labels (from 0) + 1 where the foreground's probability is at least `level`, else 0."""
+def label_voxels(foreground: NDArray[np.float32], labels: NDArray[np.integer[Any]]) -> NDArray[np.uint16]:
+    """Label map of a view: the cells' labels (from 0) + 1 where the foreground's probability is at least 1/2, else 0."""
     fine = labels.repeat(CELL, 0).repeat(CELL, 1).repeat(CELL, 2)
-    return np.where(foreground >= level, fine + 1, 0).astype(np.uint16)
+    return np.where(foreground >= 0.5, fine + 1, 0).astype(np.uint16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +189,7 @@ def widen(mask: Cutout, width: int) -> tuple[NDArray[np.bool_], NDArray[np.int64
     return np.asarray(ndimage.maximum_filter(padded, 2 * width + 1, mode="constant"), dtype=bool), mask.start - width
 
 
-def clear(labels: NDArray[Any], mask: NDArray[np.bool_], which: NDArray[np.bool_], start: NDArray[np.int64]) -> None:
+def clear_labels(labels: NDArray[Any], mask: NDArray[np.bool_], which: NDArray[np.bool_], start: NDArray[np.int64]) -> None:
     """Set labels of some numbers to 0 within a mask, whose voxel [0, 0, 0] is voxel `start` of the label map."""
     there, own = clip_box(start, mask.shape, labels.shape)
     part = labels[there]

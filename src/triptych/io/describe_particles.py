@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from triptych.config import PredictConfig
 from triptych.errors import InputError, counted
-from triptych.io.describe_volumes import CONTRAST_SAMPLE, add_contrast, compare_with_table, open_grey_values
+from triptych.io.describe_volumes import LOOKED_AT, add_contrast, compare_with_table, open_grey_values
 from triptych.io.description import Description
 from triptych.io.em import read_em
 from triptych.io.links import RECONSTRUCTED, find_file, search_folders, split_number
@@ -101,7 +101,7 @@ def _add_images(result: Description, file: RelionFile, path: Path) -> None:
         return
     if sizes is not None and not file.tilt_stacks:
         _compare_headers(result, [path for path in found.values() if path is not None], dict(zip(names, sizes, strict=True)))
-    volumes = open_particles(path, PredictConfig(), 400.0).sample(CONTRAST_SAMPLE)
+    volumes = open_particles(path, PredictConfig(), 400.0).sample(LOOKED_AT)
     result.add("boxes", ", ".join(f"{size} voxels" for size in sorted({volume.shape[0] for volume in volumes})))
     add_contrast(result, volumes)
 

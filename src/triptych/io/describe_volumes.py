@@ -19,7 +19,8 @@ from triptych.io.tomogram import LARGEST_UNPACKED, open_tomogram
 from triptych.missing_wedge import AXES, MissingWedge, find_missing_wedge
 from triptych.volume import MAX_BOX, Volume, spread_boxes
 
-CONTRAST_SAMPLE = 20
+LOOKED_AT = 20
+"""Subtomograms from which the sign of the contrast is judged."""
 ASSUMED_VOXEL_SIZE = 10.0
 """Å, where none is stated: the sign of the contrast depends on it a little."""
 WIDEST_BOX, LARGEST_BOX = 800.0, 96
@@ -127,7 +128,7 @@ def describe_volumes(path: Path) -> Description:
         result.warn("Some boxes are no cubes, so these are no subtomograms that triptych could classify.")
     else:
         config = PredictConfig(voxel_size=None if None not in sizes else 1.0)
-        add_contrast(result, open_particles(path, config, 1.0).sample(CONTRAST_SAMPLE))
+        add_contrast(result, open_particles(path, config, 1.0).sample(LOOKED_AT))
     return result
 
 

@@ -38,7 +38,7 @@ from triptych.parallel import in_batches
 from triptych.particles import Frame
 from triptych.recognition.model import MASK_LEVEL, Model, Predictions, hash_model, load_model, locate_model
 from triptych.recognition.novelty import give_verdicts
-from triptych.tiling import Cutout, Tile, clear, find_centres, label_voxels, paint, plan_tiles, suppress, widen
+from triptych.tiling import Cutout, Tile, clear_labels, find_centres, label_voxels, paint, plan_tiles, suppress, widen
 from triptych.volume import Volume, spread_boxes, standardise
 from triptych.workspace import Workspace, choose_items, open_workspace, reopen
 
@@ -214,7 +214,7 @@ class Picker:
                 labels[:, row[0].start[1] : row[0].stop[1]] = numbers[np.load(self.workspace.note(item), allow_pickle=False)["labels"]]
             for mask in masks:
                 around, start = widen(mask, rim)
-                clear(labels, around, is_particle, start)
+                clear_labels(labels, around, is_particle, start)
             for mask, number in reversed(list(zip(masks, classes, strict=True))):
                 paint(labels, mask.mask, number, mask.start)
         if self.config.write_instances:

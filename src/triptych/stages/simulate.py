@@ -231,7 +231,7 @@ def cut_tiles(rng: np.random.Generator, tomogram: Tomogram, config: SimulateConf
     low, high = box_limits(config)
     rows = []
     for middle in rng.integers(low, high + 1, (count, 3)):
-        signal, noise, here, inside = (cut(volume, middle, config.box_size) for volume in maps)
+        signal, noise, here, inside = (cut_cube(volume, middle, config.box_size) for volume in maps)
         mixed, signal, scale, _ = mix(rng, signal, noise, usual, config)
         values = {"subtomogram": mixed, "signal": signal, "labels": here, "centres": inside, "tomogram": index, "signal_scale": scale}
         rows.append(as_row({f"tiles/{name}": value for name, value in values.items()}))
@@ -295,7 +295,7 @@ def particle_crop(rng: np.random.Generator, tomogram: Tomogram, config: Simulate
     contour = tomogram.particles.templates[target.label].contour
     density = np.zeros((box, box, box), dtype=np.float32)
     paste(density, tomogram.particles.patch(number), np.floor(target.position).astype(np.int64) - centre + box // 2)
-    return Crop(cut(tomogram.signal, centre, box), cut(tomogram.noise, centre, box), density > contour, density, centre, target)
+    return Crop(cut_cube(tomogram.signal, centre, box), cut_cube(tomogram.noise, centre, box), density > contour, density, centre, target)
 
 
 def none_crop(rng: np.random.Generator, tomogram: Tomogram, config: SimulateConfig) -> Crop:
@@ -310,7 +310,7 @@ def none_crop(rng: np.random.Generator, tomogram: Tomogram, config: SimulateConf
     # In a tomogram so crowded that nowhere is clear, the clearest place has to do.
     centre = candidates[clear[0] if len(clear) else clearance.argmax()]
     empty = np.zeros((box, box, box), dtype=np.float32)
-    return Crop(cut(tomogram.signal, centre, box), cut(tomogram.noise, centre, box), empty > 0, empty, centre, None)
+    return Crop(cut_cube(tomogram.signal, centre, box), cut_cube(tomogram.noise, centre, box), empty > 0, empty, centre, None)
 
 
 def none_candidates(rng: np.random.Generator, particles: PosedParticles, config: SimulateConfig) -> NDArray[np.int64]:
@@ -350,7 +350,7 @@ def has_bead(crop: Crop, specimen: Specimen) -> bool:
     return any((np.abs(bead.centre - crop.centre) < half + bead.radius).all() for bead in specimen.beads)
 
 
-def cut(volume: NDArray[Any], centre: NDArray[np.int64], size: int) -> NDArray[Any]:
+def cut_cube(volume: NDArray[Any], centre: NDArray[np.int64], size: int) -> NDArray[Any]:
     """The cube whose index size // 2 is voxel `centre` (x, y, z)."""
     z, y, x = centre[::-1] - size // 2
     return volume[z : z + size, y : y + size, x : x + size]
