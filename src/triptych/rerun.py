@@ -14,8 +14,7 @@ from pydantic import BaseModel, ValidationError
 from triptych.config import STAGES, Settings, TrainConfig
 from triptych.errors import InputError
 from triptych.io.compare import Comparison, compare_folders
-from triptych.io.manifest import describe_input, hash_file, installed_version, manifest_entry, read_manifest
-from triptych.recognition.model import WEIGHTS
+from triptych.io.manifest import WEIGHTS, describe_input, hash_file, installed_version, manifest_entry, read_manifest
 from triptych.settings import check_settings
 from triptych.stages.calibrate import calibrate
 from triptych.stages.cut import cut

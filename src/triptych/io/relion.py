@@ -549,8 +549,8 @@ def read_frames(table: pd.DataFrame | None, path: Path) -> dict[str, Frame]:
 def frame_of_file(path: Path, voxel_size: float | None = None) -> Frame | None:
     """The box of a tomogram; `voxel_size` counts where the header states none. None where neither tells it."""
     header = read_header(path)
-    size, (nz, ny, nx) = stated_voxel_size(header) or voxel_size, header.shape
-    return None if size is None else Frame((nx, ny, nz), size)
+    size = stated_voxel_size(header) or voxel_size
+    return None if size is None else Frame.of(header.shape, size)
 
 
 def _stated_frame(path: Path) -> Frame | None:

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from triptych.errors import InputError
-from triptych.io.manifest import hash_file, manifest_entry, read_manifest
-from triptych.recognition.model import WEIGHTS, Model, ModelCard, load_model, locate_model
+from triptych.io.manifest import WEIGHTS, hash_file, manifest_entry, read_manifest
+from triptych.recognition.model import Model, ModelCard, load_model, locate_model
 from triptych.recognition.network import Network
 from triptych.recognition.novelty import NoveltyReference, add_class
 from triptych.simulation.structures import check_class_names

@@ -216,7 +216,7 @@ def read_list(source: Path | str, paths: Sequence[Path], config: CutConfig) -> P
     def find_frames(names: Sequence[str]) -> dict[str, Frame]:
         files = by_name(paths)
         meant = {name: called(name, files) for name in dict.fromkeys(names)}
-        return {name: frame_of(found[0], config) if found else ELSEWHERE for name, found in meant.items()}
+        return {name: Frame.of(*read_frame(found[0], config)) if found else ELSEWHERE for name, found in meant.items()}
 
     return read_particles(source, Known(input_voxel_size=config.coordinate_pixel_size, find_frames=find_frames))
 
@@ -281,12 +281,6 @@ def read_frame(path: Path, config: CutConfig) -> tuple[tuple[int, int, int], flo
     """Shape and voxel size of a tomogram, without its values."""
     shape, stated = stated_frame(path)
     return shape, config.voxel_size or stated or open_tomogram(path).voxel_size  # which says what is wrong with the file's own
-
-
-def frame_of(path: Path, config: CutConfig) -> Frame:
-    """The box of a tomogram."""
-    (nz, ny, nx), voxel_size = read_frame(path, config)
-    return Frame((nx, ny, nz), voxel_size)
 
 
 def open_volume(path: Path, config: CutConfig) -> Volume:

@@ -17,6 +17,7 @@ import pandas as pd
 from triptych.errors import InputError
 from triptych.io.links import RECONSTRUCTED, find_file, search_folders
 from triptych.io.mrc import mmap_mrc
+from triptych.io.particle_star import PARTICLES, TOMOGRAMS
 from triptych.io.relion import particles_from_relion, tomogram_table
 from triptych.io.star import read_star
 from triptych.io.tomogram import open_tomogram
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 Kind: TypeAlias = Literal["image", "labels", "points"]
 Layer: TypeAlias = tuple[Any, dict[str, Any], Kind]
-PARTICLES, TOMOGRAMS, CLASSES = "particles.star", "tomograms.star", "classes.star"
+CLASSES = "classes.star"
 POINT_SIZE = 60.0
 """Å, of the ball that stands for a particle."""
 SAMPLE = 8
