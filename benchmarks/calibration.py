@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from cells import TEST_SNRS, judge_trained, read_boxes
 
-from triptych.io.manifest import to_plain
+from triptych.io.files import to_plain
 from triptych.io.store import Store
 from triptych.judging import metrics
 from triptych.recognition.model import Model

@@ -51,7 +51,7 @@ from triptych.config import (
     TrainConfig,
 )
 from triptych.errors import InputError
-from triptych.io.manifest import partial_name
+from triptych.io.outputs import partial_name
 from triptych.recognition.model import Model, ModelCard
 from triptych.recognition.network import Network
 from triptych.simulation.structures import load_library

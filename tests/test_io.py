@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from triptych.config import OrientConfig, ReportConfig
 from triptych.errors import InputError
-from triptych.io.manifest import describe_input, hash_file, is_made, output_file, output_folder, read_manifest, write_manifest
+from triptych.io.manifest import describe_input, hash_file, is_made, read_manifest, write_manifest
 from triptych.io.mrc import bare_stem, mmap_mrc, read_header, read_mrc, read_sections, type_for, write_mrc
+from triptych.io.outputs import output_file, output_folder
 from triptych.io.star import read_star, write_star
 from triptych.io.tomogram import open_tomogram
 from triptych.settings import load_config

@@ -17,7 +17,8 @@ from fake_predictions import CLASS_NAMES, Fake, make_fake
 import triptych
 from triptych.config import ReportConfig
 from triptych.errors import InputError, counted
-from triptych.io.manifest import WEIGHTS, describe_input, hash_file, to_plain, write_manifest
+from triptych.io.files import to_plain
+from triptych.io.manifest import WEIGHTS, describe_input, hash_file, write_manifest
 from triptych.io.mrc import read_mrc, write_mrc
 from triptych.io.predictions import read_predictions
 from triptych.io.star import probability_column, read_star, write_star

@@ -23,7 +23,8 @@ from typing import Any, Protocol
 from triptych.device import memory_errors, share_cores
 from triptych.errors import InputError
 from triptych.io.files import disk_errors
-from triptych.io.manifest import MANIFEST, check_output_folder, hash_file, partial_name
+from triptych.io.manifest import MANIFEST, hash_file
+from triptych.io.outputs import check_output_folder, partial_name
 from triptych.parallel import map_items, said_already
 
 SETTINGS = "settings.json"

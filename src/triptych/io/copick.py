@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from triptych.errors import InputError
 from triptych.io.files import read_json
-from triptych.io.manifest import output_folder
 from triptych.io.numbering import file_names
+from triptych.io.outputs import output_folder
 from triptych.particles import Particles
 
 logger = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from triptych.errors import InputError
 from triptych.io.angles import dynamo_from_rotations, rotations_from_dynamo
 from triptych.io.files import read_numbers
-from triptych.io.manifest import output_file
 from triptych.io.numbering import class_names, number_classes, number_tomograms, tomogram_names
+from triptych.io.outputs import output_file
 from triptych.particles import GIVE_PIXEL_SIZE, Particles
 
 COLUMNS = [

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from triptych.errors import InputError
 from triptych.io.files import read_bytes
-from triptych.io.manifest import output_file
+from triptych.io.outputs import output_file
 
 HEADER = np.dtype([("machine", "u1"), ("general", "u1"), ("unused", "u1"), ("type", "u1"), ("size", "i4", 3), ("rest", "V496")])
 BYTE_ORDERS = {0: ">", 3: ">", 5: ">", 6: "<"}  # OS-9, SGI, Mac, PC

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from triptych.errors import InputError
-from triptych.io.manifest import output_file
+from triptych.io.outputs import output_file
 
 logger = logging.getLogger(__name__)
 

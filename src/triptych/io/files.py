@@ -83,6 +83,24 @@ def read_json(path: Path, kind: str) -> Any:
         raise InputError(f"{path} cannot be read as JSON ({error}), but a {kind} was expected: write it anew") from None
 
 
+def to_plain(value: Any) -> Any:
+    """Anything of ours as JSON: arrays become lists, NaN and infinity become null."""
+    if isinstance(value, dict):
+        return {str(key): to_plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(entry) for entry in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return to_plain(value.tolist())
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    return value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A JSON file that any program reads: NaN and infinity are written as null."""
+    path.write_text(json.dumps(to_plain(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
 def way_to(path: Path | str, folder: Path | str) -> str:
     """A path as seen from a folder. Links to folders are followed first, since ".." leads up from where a link ends."""
     path = Path(path).absolute()

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from triptych.errors import InputError
 from triptych.io.files import read_bytes
-from triptych.io.manifest import output_file, output_folder
 from triptych.io.numbering import file_names
+from triptych.io.outputs import output_file, output_folder
 from triptych.particles import GIVE_PIXEL_SIZE, Frame, Particles
 
 MAGIC = b"IMODV1.2"

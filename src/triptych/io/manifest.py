@@ -1,4 +1,4 @@
-"""Outputs that are whole or absent, and the manifest that says how a folder was made."""
+"""The manifest that says how a folder was made, and what inputs are recognised by."""
 
 from __future__ import annotations
 
@@ -6,21 +6,18 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import ValidationError
 
 from triptych.config import Settings
 from triptych.errors import InputError
-from triptych.io.files import disk_errors
+from triptych.io.outputs import output_file
 
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
@@ -182,111 +179,3 @@ def manifest_entry(manifest: dict[str, Any], *keys: str) -> Any:
 def command_folder(manifest: dict[str, Any]) -> Path:
     """Where the command was given: relative paths in a manifest start there."""
     return Path(str(manifest.get("folder") or ""))
-
-
-def to_plain(value: Any) -> Any:
-    """Anything of ours as JSON: arrays become lists, NaN and infinity become null."""
-    if isinstance(value, dict):
-        return {str(key): to_plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_plain(entry) for entry in value]
-    if isinstance(value, np.ndarray | np.generic):
-        return to_plain(value.tolist())
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    return value
-
-
-def write_json(path: Path, value: Any) -> None:
-    """A JSON file that any program reads: NaN and infinity are written as null."""
-    path.write_text(json.dumps(to_plain(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def partial_name(path: Path) -> Path:
-    """What an output is called until it is finished."""
-    return path.with_name(f".{path.name}.part")
-
-
-def _remove(path: Path) -> None:
-    """Remove a file or a folder, if there is one; a link is removed, never followed."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _prepare(path: Path, make: Callable[[Path], None]) -> Path:
-    """Make an empty file or folder beside an output, and its parent; what a killed run left behind is cleared."""
-    part = partial_name(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove(part)
-        make(part)
-    except OSError as error:
-        raise InputError(f"cannot write {path} ({error.strerror or error}): choose a place that you may write to") from None
-    return part
-
-
-@contextmanager
-def _renamed_when_done(part: Path, path: Path) -> Iterator[None]:
-    """Give ``part`` its final name when the block ends well; remove it otherwise."""
-    finished = False
-    try:
-        with disk_errors(path):
-            yield
-            part.replace(path)
-        finished = True
-    finally:
-        if not finished:
-            _remove(part)
-
-
-def check_output_folder(path: Path) -> Path:
-    """The absolute path of an output; InputError if it is a file, a link or a folder with something in it: nothing is overwritten."""
-    if not str(path).strip(" ."):
-        raise InputError(f"the output is named '{path}', which is no new folder: give it a name")
-    path = path.absolute()
-    if path.parent.is_file():
-        raise InputError(f"cannot write {path}, for {path.parent} is a file: choose another place")
-    if not path.name or path.name == "..":
-        raise InputError(f"{path} cannot be an output folder: name a new folder")
-    if path.is_symlink() or path.is_file():
-        raise InputError(f"the output {path} is a file or a link, but a folder is to be written: choose another name or delete it")
-    if path.is_dir() and any(path.iterdir()):
-        raise InputError(f"the output folder {path} exists already: choose another or delete it")
-    return path
-
-
-def check_apart(out: Path, inputs: Iterable[Path]) -> None:
-    """InputError where an output is to lie in a folder that is read, which it would change: no run could go on, and none follow."""
-    for folder in map(Path.resolve, inputs):
-        if folder.is_dir() and out.resolve().is_relative_to(folder):
-            raise InputError(f"the output {out} is to lie in {folder}, which is read: choose a place outside of it")
-
-
-@contextmanager
-def output_folder(path: Path | str) -> Iterator[Path]:
-    """Fill a temporary folder beside ``path``; it gets its final name only when the block ends well.
-
-    An error, or Ctrl-C, removes the temporary folder. What a killed run left of an earlier one is replaced.
-
-    Raises
-    ------
-    InputError
-        If ``path`` is a file or a folder with something in it: results are never mixed or overwritten.
-    """
-    path = check_output_folder(Path(path))
-    part = _prepare(path, Path.mkdir)
-    with _renamed_when_done(part, path):
-        yield part
-
-
-@contextmanager
-def output_file(path: Path | str) -> Iterator[Path]:
-    """Write a temporary file beside ``path``; it replaces ``path`` only when the block ends well."""
-    path = Path(path).absolute()
-    if path.is_dir():
-        raise InputError(f"the output {path} is a folder, but a file is to be written: choose another name")
-    part = _prepare(path, Path.touch)
-    with _renamed_when_done(part, path):
-        yield part

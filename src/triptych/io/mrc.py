@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from triptych.errors import InputError
 from triptych.io.files import reserve
-from triptych.io.manifest import output_file
+from triptych.io.outputs import output_file
 from triptych.volume import Volume
 
 logger = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from triptych.errors import InputError
 from triptych.io.files import read_text
-from triptych.io.manifest import output_file
 from triptych.io.mrc import bare_stem
+from triptych.io.outputs import output_file
 from triptych.io.tomogram_names import bare_tomogram_name
 
 logger = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from triptych.errors import InputError
 from triptych.io.files import read_text
-from triptych.io.manifest import output_file
 from triptych.io.motive_list import CRYOCAT, ROWS, particles_from_motives
+from triptych.io.outputs import output_file
 from triptych.io.relion import numbers, rotations_from_angles
 from triptych.particles import Particles
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from triptych.errors import InputError
 from triptych.io.links import project_of
-from triptych.io.manifest import output_folder
 from triptych.io.numbering import are_numbers, number_classes
+from triptych.io.outputs import output_folder
 from triptych.io.relion import (
     ANGLES,
     AXES,

@@ -16,7 +16,7 @@ import pandas as pd
 
 from triptych.errors import InputError
 from triptych.io.files import read_text
-from triptych.io.manifest import output_file
+from triptych.io.outputs import output_file
 
 Block: TypeAlias = pd.DataFrame | dict[str, Any]
 """A table, or the label: value pairs of a block without ``loop_``."""

@@ -23,7 +23,7 @@ from triptych.alignment.identify import name_match
 from triptych.config import DiscoverConfig
 from triptych.errors import InputError
 from triptych.fourier import low_pass, resample_to_box
-from triptych.io.manifest import to_plain
+from triptych.io.files import to_plain
 from triptych.io.mrc import read_mrc
 from triptych.io.predictions import Predicted
 from triptych.io.source import ParticleSource

@@ -14,7 +14,8 @@ import numpy as np
 
 from triptych.config import NONE_CLASS, UNKNOWN, ReportConfig
 from triptych.errors import counted
-from triptych.io.manifest import manifest_entry, to_plain
+from triptych.io.files import to_plain
+from triptych.io.manifest import manifest_entry
 from triptych.io.predictions import Predicted
 from triptych.judging import metrics
 from triptych.judging.metrics import IntArray

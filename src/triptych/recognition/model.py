@@ -25,8 +25,9 @@ from triptych.device import choose_device, choose_precision, name_device
 from triptych.errors import InputError, first_line
 from triptych.fourier import resample_back, resample_to_box
 from triptych.io.files import read_json
-from triptych.io.manifest import WEIGHTS, hash_file, output_folder, read_manifest, write_manifest
+from triptych.io.manifest import WEIGHTS, hash_file, read_manifest, write_manifest
 from triptych.io.mrc import LARGEST_VALUE, are_valid
+from triptych.io.outputs import output_folder
 from triptych.parallel import in_batches
 from triptych.recognition.class_shares import estimate_shares, reweigh
 from triptych.recognition.density_shape import describe_shapes

@@ -28,8 +28,8 @@ from triptych.errors import InputError, counted, first_line
 from triptych.fourier import interpolation_matrix
 from triptych.io.fetch import PDB_URL, fetch_entries
 from triptych.io.files import read_json
-from triptych.io.manifest import output_folder
 from triptych.io.mrc import read_header, read_mrc, stated_voxel_size, write_mrc
+from triptych.io.outputs import output_folder
 from triptych.io.star import probability_columns
 from triptych.io.structure_files import read_index, structure_kind
 from triptych.simulation.potential import Counts, count_atoms, excess_potential, soft_band_limit

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from triptych.alignment.align import consensus
 from triptych.config import NONE_CLASS, AlignConfig
 from triptych.errors import InputError, counted
-from triptych.io.manifest import check_output_folder
+from triptych.io.outputs import check_output_folder
 from triptych.io.store import Store, open_store
 from triptych.simulation.structures import HYDRATED_VOLUME, Structure, enclosing_level, write_library
 from triptych.volume import Volume, crop_or_pad

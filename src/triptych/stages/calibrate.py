@@ -13,7 +13,8 @@ import torch
 
 from triptych.config import CalibrateConfig
 from triptych.errors import InputError
-from triptych.io.manifest import check_output_folder, read_manifest
+from triptych.io.manifest import read_manifest
+from triptych.io.outputs import check_output_folder
 from triptych.io.store import Store, known_labels, open_store
 from triptych.recognition.model import Model, load_model, locate_model
 from triptych.recognition.network import Network

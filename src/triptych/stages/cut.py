@@ -24,8 +24,9 @@ from scipy.spatial.transform import Rotation
 from triptych.config import NONE_CLASS, UNKNOWN, CutConfig
 from triptych.errors import InputError
 from triptych.fourier import resample
-from triptych.io.manifest import check_apart, installed_version, recognise_input, write_manifest
+from triptych.io.manifest import installed_version, recognise_input, write_manifest
 from triptych.io.mrc import are_valid, check_values, mrc_files, read_mrc, read_sections
+from triptych.io.outputs import check_apart
 from triptych.io.particle_lists import Known, read_particles
 from triptych.io.relion import numbers
 from triptych.io.source import check_inside, cut_box

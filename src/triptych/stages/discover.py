@@ -32,7 +32,8 @@ from triptych.config import NONE_CLASS, UNKNOWN, DiscoverConfig
 from triptych.device import choose_device, count_workers, name_device
 from triptych.errors import InputError
 from triptych.fourier import low_pass
-from triptych.io.manifest import MANIFEST, describe_input, hash_file, installed_version, manifest_entry, read_manifest, write_json, write_manifest
+from triptych.io.files import write_json
+from triptych.io.manifest import MANIFEST, describe_input, hash_file, installed_version, manifest_entry, read_manifest, write_manifest
 from triptych.io.mrc import read_mrc, write_mrc
 from triptych.io.predictions import Predicted, are_listed, find_model, read_predictions
 from triptych.io.star import read_star, write_star

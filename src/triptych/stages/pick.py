@@ -26,8 +26,9 @@ from triptych.device import count_workers
 from triptych.errors import InputError
 from triptych.fourier import resample_to_shape
 from triptych.io.files import way_to
-from triptych.io.manifest import check_apart, describe_input, installed_version, is_made, recognise_input, write_manifest
+from triptych.io.manifest import describe_input, installed_version, is_made, recognise_input, write_manifest
 from triptych.io.mrc import check_values, mmap_mrc, new_mrc, type_for
+from triptych.io.outputs import check_apart
 from triptych.io.relion import COORDINATES, class_table, optics_table, particle_columns, tomogram_row
 from triptych.io.source import CONTRAST, cut_box
 from triptych.io.star import Block, probability_columns, write_star

@@ -25,8 +25,9 @@ from triptych.contrast import CONTRAST_SAMPLE, choose_contrast, guess_contrast
 from triptych.device import count_workers
 from triptych.errors import InputError
 from triptych.io.files import new_array
-from triptych.io.manifest import check_apart, installed_version, is_made, recognise_input, write_manifest
+from triptych.io.manifest import installed_version, is_made, recognise_input, write_manifest
 from triptych.io.mrc import write_mrc
+from triptych.io.outputs import check_apart
 from triptych.io.predictions import EMBEDDING_ROW
 from triptych.io.relion import class_table
 from triptych.io.source import CONTRAST, ParticleSource, open_particles, voxel_sizes

@@ -12,8 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from triptych.config import ReportConfig
 from triptych.errors import InputError
-from triptych.io.manifest import output_folder, to_plain, write_json, write_manifest
+from triptych.io.files import to_plain, write_json
+from triptych.io.manifest import write_manifest
 from triptych.io.other_predictions import FILES, gather_predictions, is_of_other_program, read_other_predictions
+from triptych.io.outputs import output_folder
 from triptych.io.predictions import Predicted, read_predictions
 from triptych.io.store import particle_name
 from triptych.judging.report_metrics import collect_metrics, describe_new_classes, particle_table
