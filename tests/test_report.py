@@ -26,11 +26,12 @@ from triptych.io.store import open_store
 from triptych.judging import metrics
 from triptych.judging.metrics import principal_components
 from triptych.judging.report_metrics import collect_metrics
-from triptych.judging.scoring import Progress, match_truth, score_particles
+from triptych.judging.scoring import match_truth, score_particles
 from triptych.pages import figures
 from triptych.pages.gallery import Gallery, draw_evenly, pick_in_turn
 from triptych.pages.page import scale_bar
 from triptych.pages.report_page import TOMOGRAMS, page_warnings
+from triptych.parallel import Progress
 from triptych.stages.report import report
 from triptych.volume import Volume
 

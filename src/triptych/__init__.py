@@ -76,7 +76,6 @@ _HOME = {
 }
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from triptych.config import (
@@ -93,6 +92,7 @@ if TYPE_CHECKING:
     )
     from triptych.errors import InputError
     from triptych.io.store import open_store
+    from triptych.parallel import Progress
     from triptych.recognition.model import load_model
     from triptych.simulation.structures import load_library, read_structure
     from triptych.stages.add_class import add_classes
@@ -110,7 +110,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    data: Path | str, out: Path | str, config: TrainConfig, resume: bool = False, on_progress: Callable[[int, int], None] | None = None
+    data: Path | str, out: Path | str, config: TrainConfig, resume: bool = False, on_progress: Progress | None = None
 ) -> Path:
     """Train a network on a dataset store and write a model folder.
 

@@ -34,6 +34,8 @@ ADDRESS = re.compile(r"(\w+://)?[^\s/]+:\d+/?")
 SECONDS_TO_CONNECT = 10
 SECONDS_WITHOUT_WORKERS = 60
 """After so long without any worker, a cluster that had some is given up."""
+Progress = Callable[[int, int], None]
+"""Called with how much is done and how much there is in all."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)

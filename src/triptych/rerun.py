@@ -15,6 +15,7 @@ from triptych.config import STAGES, Settings, TrainConfig
 from triptych.errors import InputError
 from triptych.io.compare import Comparison, compare_folders
 from triptych.io.manifest import WEIGHTS, describe_input, hash_file, installed_version, manifest_entry, read_manifest
+from triptych.parallel import Progress
 from triptych.settings import check_settings
 from triptych.stages.calibrate import calibrate
 from triptych.stages.cut import cut
@@ -57,7 +58,7 @@ class Recorded(BaseModel):
     inputs: list[RecordedInput] = []
 
 
-def rerun(made: Path, out: Path, on_progress: Callable[[int, int], None] | None = None) -> list[Comparison]:
+def rerun(made: Path, out: Path, on_progress: Progress | None = None) -> list[Comparison]:
     """Repeat what has made a folder, with the same settings and inputs, and compare what comes out.
 
     Parameters

@@ -25,7 +25,7 @@ from triptych.errors import InputError
 from triptych.io.files import disk_errors
 from triptych.io.manifest import MANIFEST, hash_file
 from triptych.io.outputs import check_output_folder, partial_name
-from triptych.parallel import map_items, said_already
+from triptych.parallel import Progress, map_items, said_already
 
 SETTINGS = "settings.json"
 DONE = "done"
@@ -131,7 +131,7 @@ class Workspace:
         size: Callable[[int], int],
         workers: int,
         scheduler: str | None = None,
-        on_progress: Callable[[int, int], None] | None = None,
+        on_progress: Progress | None = None,
         then: Sequence[int] = (),
     ) -> None:
         """Do those of the items that are not finished.

@@ -44,11 +44,11 @@ from triptych.config import AlignConfig
 from triptych.device import choose_device
 from triptych.errors import InputError
 from triptych.fourier import low_pass
+from triptych.parallel import Progress
 from triptych.simulation.physics import pose_many
 from triptych.volume import Volume
 
 FloatArray = NDArray[np.float64]
-Progress = Callable[[int, int], None]
 
 PARTICLES_AT_ONCE = 32
 SHIFTS_PER_DETAIL = 2.5

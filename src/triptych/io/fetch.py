@@ -10,11 +10,12 @@ import shutil
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from triptych.errors import InputError
 from triptych.io.outputs import output_file
+from triptych.parallel import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ def fetch_entries(
     ids: Sequence[str],
     out: Path | str,
     cache: Path | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
     pdb_url: str = PDB_URL,
     emdb_url: str = EMDB_URL,
 ) -> list[Path]:

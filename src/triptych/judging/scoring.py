@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,11 @@ from triptych.io.predictions import Predicted, find_model
 from triptych.io.store import Store, known_labels, open_store, particle_name
 from triptych.judging import metrics
 from triptych.judging.metrics import FloatArray, IntArray
+from triptych.parallel import Progress
 from triptych.volume import Volume
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
 
 SAME_STORE = "give the store that the predictions were made from"
 

@@ -32,6 +32,7 @@ from triptych.io.mrc import read_header, read_mrc, stated_voxel_size, write_mrc
 from triptych.io.outputs import output_folder
 from triptych.io.star import probability_columns
 from triptych.io.structure_files import read_index, structure_kind
+from triptych.parallel import Progress
 from triptych.simulation.potential import Counts, count_atoms, excess_potential, soft_band_limit
 from triptych.volume import Volume, soften
 
@@ -500,7 +501,7 @@ def write_library(structures: Iterable[Structure], out: Path | str, half: bool =
 
 
 def fetch_classes(
-    out: Path | str, cache: Path | None = None, on_progress: Callable[[int, int], None] | None = None, pdb_url: str = PDB_URL
+    out: Path | str, cache: Path | None = None, on_progress: Progress | None = None, pdb_url: str = PDB_URL
 ) -> list[Structure]:
     """Write a library of the classes of the shipped model: the built-in structures, and what is made of the PDB entries of the others.
 
@@ -515,7 +516,7 @@ def class_entries() -> list[dict[str, str]]:
     return list(csv.DictReader(CLASS_ENTRIES.read_text(encoding="utf-8").splitlines()))
 
 
-def _class_structures(cache: Path | None, on_progress: Callable[[int, int], None] | None, pdb_url: str) -> Iterator[Structure]:
+def _class_structures(cache: Path | None, on_progress: Progress | None, pdb_url: str) -> Iterator[Structure]:
     yield from load_library()
     rows = class_entries()
     with TemporaryDirectory() as folder:

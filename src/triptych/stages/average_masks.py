@@ -7,7 +7,6 @@ Masks have neither noise nor a missing wedge: a dozen of them, aligned to each o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +19,7 @@ from triptych.config import NONE_CLASS, AlignConfig
 from triptych.errors import InputError, counted
 from triptych.io.outputs import check_output_folder
 from triptych.io.store import Store, open_store
+from triptych.parallel import Progress
 from triptych.simulation.structures import HYDRATED_VOLUME, Structure, enclosing_level, write_library
 from triptych.volume import Volume, crop_or_pad
 
@@ -53,7 +53,7 @@ class Shape(NamedTuple):
     agreement: float
 
 
-def average_masks(dataset: Path | str, out: Path | str, seed: int = 0, on_progress: Callable[[int, int], None] | None = None) -> list[Shape]:
+def average_masks(dataset: Path | str, out: Path | str, seed: int = 0, on_progress: Progress | None = None) -> list[Shape]:
     """Write a structure library of the classes of a dataset.
 
     Parameters

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from triptych.errors import InputError
 from triptych.io.manifest import read_manifest
 from triptych.io.outputs import check_output_folder
 from triptych.io.store import Store, known_labels, open_store
+from triptych.parallel import Progress
 from triptych.recognition.model import Model, load_model, locate_model
 from triptych.recognition.network import Network
 from triptych.recognition.temperature import Temperature, fit_temperature
@@ -33,7 +33,7 @@ def calibrate(
     data: Path | str,
     out: Path | str,
     config: CalibrateConfig | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> Path:
     """Fit the temperature and the novelty reference of a trained model anew, and write it as a new model folder.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from triptych.io.star import read_star
 from triptych.io.store import Rows, check_shift, create_store, open_store, remove_leftovers
 from triptych.io.tomogram import find_tomograms, is_zarr, open_tomogram, stated_frame
 from triptych.io.tomogram_names import by_name, called, find_tomogram, tomogram_name
+from triptych.parallel import Progress
 from triptych.particles import Frame, Particles
 from triptych.simulation.structures import check_class_names
 from triptych.tiling import paint
@@ -105,7 +106,7 @@ def cut(
     labels: Path | str | None = None,
     particles: Path | str | None = None,
     config: CutConfig | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> Path:
     """Write a dataset store from annotated tomograms.
 

@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -38,6 +37,7 @@ from triptych.io.mrc import read_mrc, write_mrc
 from triptych.io.predictions import Predicted, are_listed, find_model, read_predictions
 from triptych.io.star import read_star, write_star
 from triptych.pages.discovery_page import write_page
+from triptych.parallel import Progress
 from triptych.recognition.density_shape import describe_shapes
 from triptych.recognition.model import load_model
 from triptych.simulation.structures import Structure, hash_structures
@@ -85,7 +85,7 @@ def discover(
     predictions: Path | str,
     out: Path | str,
     config: DiscoverConfig | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
     scheduler: str | None = None,
 ) -> Path:
     """Group particles by their embeddings, average each group, and compare the averages with known structures.
@@ -112,7 +112,7 @@ def discover(
         **{name: value for name, value in config.decisive().items() if name not in OF_THE_PAGE},
     }
     workspace = open_workspace(Path(out), settings, make_folders)
-    progress = Progress(on_progress)
+    progress = StepProgress(on_progress)
     steps = range(STEPS * len(explorer.members))
     halves, averages = ([step for step in steps if is_average(step) == wanted] for wanted in (False, True))
     with workspace.until_finished():
@@ -223,20 +223,20 @@ def choose_grids(boxes: Boxes, config: DiscoverConfig) -> tuple[Grid, Grid]:
 # ------------------------------------------------------------------------------------------------------------- groups
 
 
-class Progress:
+class StepProgress:
     """Passes on what is done of all, and how much of the step that is under way."""
 
-    def __init__(self, pass_on: Callable[[int, int], None] | None) -> None:
+    def __init__(self, pass_on: Progress | None) -> None:
         self.pass_on, self.done, self.total = pass_on or (lambda done, total: None), 0, 0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Progress, (None,)  # what another process does shows when it is done
+        return StepProgress, (None,)  # what another process does shows when it is done
 
     def __call__(self, done: int, total: int) -> None:
         self.done, self.total = done, total
         self.pass_on(done, total)
 
-    def part_of(self, size: int, first: float, last: float) -> Callable[[int, int], None]:
+    def part_of(self, size: int, first: float, last: float) -> Progress:
         """For what does a step of a size from one share of it to another, and tells (done, in all) by its own measure.
 
         That the whole step is done is left to the step to say, when its result is kept.
@@ -292,7 +292,7 @@ class Explorer:
         number, step = divmod(item, STEPS)
         return len(self.members[number]) if step == STEPS - 1 else len(self.halves[number][step])
 
-    def align_half(self, workspace: Workspace, progress: Progress, item: int) -> None:
+    def align_half(self, workspace: Workspace, progress: StepProgress, item: int) -> None:
         """Find the poses of half a group from nothing but its own particles."""
         number, half = divmod(item, STEPS)
         rows, grid = self.members[number][self.halves[number][half]], self.coarse
@@ -433,7 +433,7 @@ def is_average(item: int) -> bool:
     return item % STEPS == STEPS - 1
 
 
-def do_step(workspace: Workspace, explorer: Explorer, progress: Progress, item: int) -> int:
+def do_step(workspace: Workspace, explorer: Explorer, progress: StepProgress, item: int) -> int:
     """Do one step of a group; returns its size."""
     if is_average(item):
         explorer.average_group(workspace, item)

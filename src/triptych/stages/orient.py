@@ -8,7 +8,7 @@ finished at once: a killed run goes on there, and blocks may be spread over proc
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -40,6 +40,7 @@ from triptych.io.star import probability_columns, read_star, write_star
 from triptych.io.tomogram import check_unique, open_tomogram
 from triptych.io.tomogram_names import bare_tomogram_name, tomogram_name
 from triptych.pages.page import draw_panel, render_page
+from triptych.parallel import Progress
 from triptych.recognition.novelty import give_verdicts
 from triptych.simulation.physics import pose
 from triptych.simulation.specimen import OVERSAMPLING, make_template
@@ -234,7 +235,7 @@ def orient(
     predictions: Path | str,
     out: Path | str,
     config: OrientConfig | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
     part: tuple[int, int] | None = None,
     scheduler: str | None = None,
 ) -> Path:

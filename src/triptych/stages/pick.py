@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,7 +35,7 @@ from triptych.io.star import Block, probability_columns, write_star
 from triptych.io.stated import NamedTomogram, list_tomograms
 from triptych.io.tomogram import open_tomogram
 from triptych.pages.pick_page import Picked, render
-from triptych.parallel import in_batches
+from triptych.parallel import Progress, in_batches
 from triptych.particles import Frame
 from triptych.recognition.model import MASK_LEVEL, Model, Predictions, hash_model, load_model, locate_model
 from triptych.recognition.novelty import give_verdicts
@@ -261,7 +261,7 @@ def pick(
     out: Path | str,
     model: Path | str | None = None,
     config: PickConfig | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
     part: tuple[int, int] | None = None,
     scheduler: str | None = None,
 ) -> Path:

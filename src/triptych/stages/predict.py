@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from triptych.io.predictions import EMBEDDING_ROW
 from triptych.io.relion import class_table
 from triptych.io.source import CONTRAST, ParticleSource, open_particles, voxel_sizes
 from triptych.io.star import probability_columns, write_star
-from triptych.parallel import in_batches
+from triptych.parallel import Progress, in_batches
 from triptych.recognition.model import MASK_LEVEL, Model, Predictions, hash_model, load_model, locate_model
 from triptych.volume import Volume
 from triptych.workspace import Workspace, choose_items, open_workspace, reopen
@@ -110,7 +110,7 @@ def predict(
     out: Path | str,
     model: Path | str | None = None,
     config: PredictConfig | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
     part: tuple[int, int] | None = None,
     scheduler: str | None = None,
 ) -> Path:

@@ -19,8 +19,9 @@ from triptych.io.outputs import output_folder
 from triptych.io.predictions import Predicted, read_predictions
 from triptych.io.store import particle_name
 from triptych.judging.report_metrics import collect_metrics, describe_new_classes, particle_table
-from triptych.judging.scoring import Progress, match_truth, score_particles
+from triptych.judging.scoring import match_truth, score_particles
 from triptych.pages.report_page import render
+from triptych.parallel import Progress
 
 logger = logging.getLogger(__name__)
 

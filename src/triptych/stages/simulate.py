@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from triptych.device import choose_device, count_workers
 from triptych.errors import InputError, counted
 from triptych.io.manifest import command_folder, is_made, read_manifest, write_manifest
 from triptych.io.store import BOXES, ROWS, Rows, check_shift, create_store, open_store, remove_leftovers
+from triptych.parallel import Progress
 from triptych.simulation.physics import draw_log_uniform
 from triptych.simulation.scene import (
     check_scene,
@@ -44,7 +45,6 @@ from triptych.workspace import Workspace, choose_items, count_unfinished
 
 STAGE = "simulate"
 Arrays = dict[str, NDArray[np.generic]]
-Progress = Callable[[int, int], None]
 logger = logging.getLogger(__name__)
 
 

@@ -6,7 +6,7 @@ A tomogram is written slab by slab, so that its size is limited by the disk and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from triptych.io.manifest import is_made, write_manifest
 from triptych.io.mrc import new_mrc, type_for
 from triptych.io.relion import class_table, optics_table, particle_columns, tomogram_row
 from triptych.io.star import Block, read_star, write_star
+from triptych.parallel import Progress
 from triptych.particles import Frame
 from triptych.simulation.physics import draw_log_uniform
 from triptych.simulation.scene import (
@@ -47,7 +48,7 @@ MAPS = {"tomograms": "f4", "densities": "f4", "classes": "i2", "instances": "u2"
 def simulate_tomograms(
     out: Path | str,
     config: TomogramConfig,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
     part: tuple[int, int] | None = None,
     scheduler: str | None = None,
 ) -> Path:

@@ -8,7 +8,6 @@ import math
 import shutil
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from triptych.io.files import disk_errors
 from triptych.io.manifest import describe_input
 from triptych.io.store import Store, known_labels, open_store, unpack
 from triptych.judging.metrics import density_correlation, intersection_over_union
-from triptych.parallel import WorkerContext, available_cores, in_batches
+from triptych.parallel import Progress, WorkerContext, available_cores, in_batches
 from triptych.recognition.model import Model, ModelCard, has_broken, load_model, locate_model
 from triptych.recognition.network import Network, PickOutput, TaskOutput
 from triptych.recognition.novelty import NoveltyReference
@@ -61,7 +60,6 @@ GPU_LOADERS = 8
 CLASS_HEAD, PICK_HEAD = "classify.", "to_picks."
 UPDATES_PER_BALANCE, BALANCE_RATE = 10, 0.1
 """How often the gradients of the tasks are compared, and the share of what is new in their running mean."""
-Progress = Callable[[int, int], None]
 logger = logging.getLogger(__name__)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 from triptych.config import NoveltyConfig
 from triptych.io.store import Store
 from triptych.judging.metrics import expected_calibration_error
-from triptych.parallel import in_batches
+from triptych.parallel import Progress, in_batches
 from triptych.recognition.model import Model, traits
 from triptych.recognition.network import TaskOutput
 from triptych.recognition.novelty import NoveltyReference, Traits, fit_novelty
@@ -60,7 +59,7 @@ class Seen(NamedTuple):
     withheld: Traits
 
 
-def look(model: Model, sample: Sample, batch_size: int = BATCH, on_progress: Callable[[int, int], None] | None = None) -> Seen:
+def look(model: Model, sample: Sample, batch_size: int = BATCH, on_progress: Progress | None = None) -> Seen:
     """Run a model over the rows of a sample; `on_progress` is called with (particles done, particles in all)."""
     groups = (sample.fitting, sample.held_out, sample.withheld)
     total = sum(len(rows) for rows in groups)
