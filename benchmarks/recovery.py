@@ -26,8 +26,8 @@ from triptych.config import NONE_CLASS, SimulateConfig
 from triptych.fourier import frequency_grid
 from triptych.io.store import Store
 from triptych.judging import metrics
+from triptych.posing import pose
 from triptych.recognition.model import Model
-from triptych.simulation.physics import pose
 from triptych.simulation.scene import prepare_templates
 from triptych.simulation.specimen import OVERSAMPLING
 

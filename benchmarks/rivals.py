@@ -31,8 +31,8 @@ from triptych.io.mrc import read_mrc
 from triptych.io.relion import particle_columns, read_relion
 from triptych.io.star import probability_columns, read_star, write_star
 from triptych.particles import Frame
+from triptych.posing import pose
 from triptych.recognition.model import load_model
-from triptych.simulation.physics import pose
 from triptych.simulation.specimen import OVERSAMPLING, Template
 from triptych.stages.orient import orient
 from triptych.stages.predict import predict

@@ -9,6 +9,7 @@ import torch_ctf
 import torch_fourier_slice
 from scipy.spatial.transform import Rotation
 
+from triptych.posing import oversample, pose
 from triptych.simulation.physics import (
     Acquisition,
     Correction,
@@ -24,8 +25,6 @@ from triptych.simulation.physics import (
     image_filter,
     interaction_constant,
     interpolator,
-    oversample,
-    pose,
     project,
     project_points,
     reconstruction_filter,

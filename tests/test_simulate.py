@@ -14,7 +14,7 @@ from tiny import hashes
 from triptych.config import AcquisitionConfig, SimulateConfig, SpecimenConfig
 from triptych.errors import InputError
 from triptych.io.store import Store, open_store
-from triptych.simulation.physics import pose
+from triptych.posing import pose
 from triptych.simulation.scene import check_scene, slabs, tilt_sequence
 from triptych.simulation.specimen import OVERSAMPLING, Ball, Occupancy, draw_ball, fill_specimen, gold_profile, make_template, membrane_profile, pack
 from triptych.simulation.structures import load_library

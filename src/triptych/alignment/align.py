@@ -45,7 +45,7 @@ from triptych.device import choose_device
 from triptych.errors import InputError
 from triptych.fourier import low_pass
 from triptych.parallel import Progress
-from triptych.simulation.physics import pose_many
+from triptych.posing import pose_many
 from triptych.volume import Volume
 
 FloatArray = NDArray[np.float64]

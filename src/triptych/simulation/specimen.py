@@ -19,7 +19,8 @@ from torch import Tensor
 from triptych.config import SpecimenConfig
 from triptych.errors import InputError
 from triptych.fourier import resample
-from triptych.simulation.physics import draw_log_uniform, oversample, pose
+from triptych.posing import oversample, pose
+from triptych.simulation.physics import draw_log_uniform
 from triptych.simulation.structures import PROTEIN_VOLUME, Structure
 from triptych.volume import clip_box
 

@@ -41,8 +41,8 @@ from triptych.io.tomogram import check_unique, open_tomogram
 from triptych.io.tomogram_names import bare_tomogram_name, tomogram_name
 from triptych.pages.page import draw_panel, render_page
 from triptych.parallel import Progress
+from triptych.posing import pose
 from triptych.recognition.novelty import give_verdicts
-from triptych.simulation.physics import pose
 from triptych.simulation.specimen import OVERSAMPLING, make_template
 from triptych.simulation.structures import Structure, class_entries, hash_structures
 from triptych.tiling import paint
