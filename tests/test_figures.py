@@ -1,8 +1,9 @@
-"""Every figure that a page shows is the one in the committed result files."""
+"""Every figure that a page shows is the one in the committed result files, and every module that the design names is there."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,13 @@ def test_pages_show_the_committed_figures() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert readme.count("<!-- figures: ") >= 3
     assert "TO BE FILLED" not in readme
+
+
+def test_the_design_names_every_module() -> None:
+    """But those of io, each of which is a file format or what belongs to one."""
+    rows = re.findall(r"^\|[^|]*\| (`[^|]*`) \|", (ROOT / "docs/design.md").read_text(encoding="utf-8"), re.MULTILINE)
+    modules = [path.stem for path in (ROOT / "src/triptych").rglob("*.py") if path.parent.name != "io" and not path.stem.startswith("__")]
+    assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)) == sorted(modules)
 
 
 def run_benchmark(*words: str) -> subprocess.CompletedProcess[str]:
