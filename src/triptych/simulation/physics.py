@@ -229,7 +229,7 @@ def back_project(images: Tensor, matrix: Tensor, nz: int, nx: int) -> Tensor:
     return volume
 
 
-def frequency_grid(ny: int, nx: int, pixel_size: float, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+def image_frequencies(ny: int, nx: int, pixel_size: float, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """(ky, kx) in 1/Å of the rfft of an (ny, nx) image, broadcastable to (ny, nx // 2 + 1)."""
     ky = torch.fft.fftfreq(ny, pixel_size, device=device)[:, None]
     kx = torch.fft.rfftfreq(nx, pixel_size, device=device)[None]
@@ -255,7 +255,7 @@ def weak_phase_contrast(voltage_kv: float, voxel_size: float) -> float:
 def image_filter(acquisition: Acquisition, ny: int, nx: int, pixel_size: float, defocus_offset_um: float = 0.0) -> Tensor:
     """What happens to each projection before the detector, (t, ny, nx // 2 + 1) complex: CTF, dose, envelope, misalignment."""
     device = acquisition.tilt_angles.device
-    ky, kx = frequency_grid(ny, nx, pixel_size, device)
+    ky, kx = image_frequencies(ny, nx, pixel_size, device)
     k = torch.hypot(ky, kx)
     per_tilt = (-1, 1, 1)
     around = torch.atan2(ky, kx) - math.radians(acquisition.astigmatism_angle)
@@ -340,7 +340,7 @@ def detect(images: Tensor, acquisition: Acquisition, pixel_size: float, generato
     expected = counts * (1 - images).clamp_min(0)
     noise = (expected - torch.poisson(expected, generator=generator)) / counts
     ny, nx = images.shape[1:]
-    ky, kx = frequency_grid(ny, nx, pixel_size, images.device)
+    ky, kx = image_frequencies(ny, nx, pixel_size, images.device)
     transfer = detector_transfer(torch.hypot(ky, kx), pixel_size, acquisition.mtf_at_nyquist)
     return apply_filter(images, transfer), apply_filter(noise, transfer)
 
@@ -353,7 +353,7 @@ def reconstruction_filter(acquisition: Acquisition, correction: Correction, ny: 
     Cosine weighting trusts a tilt less the thicker the ice is that its electrons cross, as Warp and M do (Tegunov & Cramer 2019).
     """
     device = acquisition.tilt_angles.device
-    ky, kx = frequency_grid(ny, nx, pixel_size, device)
+    ky, kx = image_frequencies(ny, nx, pixel_size, device)
     k = torch.hypot(ky, kx)
     order = acquisition.nominal_angles.sort().values
     step = torch.deg2rad((order[-1] - order[0]) / max(len(order) - 1, 1))
@@ -396,7 +396,7 @@ def smoothing_filter(signal: Tensor, noise: Tensor, correction: Correction, pixe
     if correction.smoothing == "none":
         return None
     ny, nx = signal.shape[1:]
-    ky, kx = frequency_grid(ny, nx, pixel_size, signal.device)
+    ky, kx = image_frequencies(ny, nx, pixel_size, signal.device)
     k = torch.hypot(ky, kx)
     if correction.smoothing == "low_pass":
         return torch.exp(-math.log(2) * (k * correction.low_pass) ** 2)

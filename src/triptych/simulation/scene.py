@@ -32,7 +32,7 @@ from triptych.simulation.physics import (
     detect,
     draw_log_uniform,
     form_images,
-    frequency_grid,
+    image_frequencies,
     interpolator,
     project,
     project_points,
@@ -215,7 +215,7 @@ def project_specimen(particles: PosedParticles, acquisition: Acquisition, voxel_
         draw_gold(volume, specimen, rows, MARGIN, voxel_size)
         parts.append(project(torch.from_numpy(volume).to(device), matrix, len(acquisition.tilt_angles)))
     images = torch.cat(parts, 1)
-    ky, kx = frequency_grid(images.shape[1], width, 1.0, device)
+    ky, kx = image_frequencies(images.shape[1], width, 1.0, device)
     for radius, centres in specimen.cytosol:
         points = torch.from_numpy(centres - np.array(specimen.shape[::-1]) // 2).to(device)
         spots = project_points(points, acquisition.tilt_angles, images.shape[1], width)
