@@ -19,7 +19,7 @@ from triptych.io.files import to_plain
 from triptych.io.store import Store
 from triptych.judging import metrics
 from triptych.recognition.model import Model
-from triptych.training.confidence import fit_temperature
+from triptych.recognition.temperature import fit_temperature
 
 SNRS = (1.0, *TEST_SNRS, 0.01)
 BATCH = 64

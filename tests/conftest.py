@@ -17,7 +17,7 @@ from hypothesis import settings
 
 # In tests, and only there, the types of the numerical modules' arguments and results (those of arrays too) are checked at every
 # call. An int is a float, as it is for mypy. (Not where there are named tuples: beartype cannot read theirs.)
-CHECKED = ("triptych.fourier", "triptych.simulation.physics")
+CHECKED = ("triptych.fourier", "triptych.posing", "triptych.simulation.physics")
 beartype_packages(CHECKED, conf=BeartypeConf(is_pep484_tower=True))
 
 # A time limit per example says more about the machine than about the code.
