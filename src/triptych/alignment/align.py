@@ -7,7 +7,7 @@ Bright particles on both sides: invert dark ones first. A pose is that of `tript
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -85,7 +85,7 @@ class Alignment(NamedTuple):
 
     def take(self, rows: NDArray[np.int64] | slice) -> Alignment:
         """The poses of the given rows, in that order."""
-        return Alignment(self.rotations[rows], self.shifts[rows], self.scores[rows])
+        return Alignment._make(values[rows] for values in self)
 
 
 def align(
@@ -130,8 +130,12 @@ def align(
         parts.append(align_some(matcher, volumes[rows], of_particles(wedges, rows), known))
         if on_progress:
             on_progress(min(rows.stop, len(volumes)), len(volumes))
-    rotations, shifts, scores = zip(*parts, strict=True)
-    return Alignment(np.concatenate(rotations), np.concatenate(shifts), np.concatenate(scores))
+    return join_poses(parts)
+
+
+def join_poses(parts: Sequence[Alignment]) -> Alignment:
+    """The poses of several lists of particles as one."""
+    return Alignment._make(np.concatenate(values) for values in zip(*parts, strict=True))
 
 
 def check_volumes(volumes: NDArray[np.float32], wedges: NDArray[np.float32] | None) -> NDArray[np.float32]:

@@ -1,1 +1,1 @@
-"""The only code of triptych that knows a file format: MRC, STAR, our Zarr store and manifests."""
+"""The only code of triptych that knows a file format, and how outputs are written: whole or not at all."""

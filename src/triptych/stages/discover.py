@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from triptych.alignment.align import Alignment, align, average, consensus, merge_averages, split_halves
+from triptych.alignment.align import Alignment, align, average, consensus, join_poses, merge_averages, split_halves
 from triptych.alignment.boxes import Boxes, Grid, even, open_boxes
 from triptych.alignment.grouping import Groups, group
 from triptych.alignment.half_maps import HalfMapCorrelation, compare_half_maps, soft_mask, usable_resolution
@@ -349,7 +349,7 @@ class Explorer:
         turned = align(references[1][None], references[0], self.coarse.voxel_size, self.config.align)
         second = Alignment(second.rotations @ turned.rotations[0], second.rotations @ turned.shifts[0] + second.shifts, second.scores)
         order = np.argsort(np.concatenate(self.halves[number]))
-        poses = join_poses(first, second).take(order)
+        poses = join_poses([first, second]).take(order)
         return poses, (references[0] + average(references[1][None], turned, self.coarse.voxel_size, config=self.config.align)[0]) / 2
 
     def average_members(self, workspace: Workspace, number: int, poses: Alignment, reference: NDArray[np.float32]) -> Average:
@@ -456,10 +456,6 @@ def open_explorer_of(predictions: Path, config: DiscoverConfig, found: tuple[byt
     """The same with the groups that another process has found, as arrays' bytes."""
     labels, stability, junk = np.frombuffer(found[0], np.int64), np.frombuffer(found[1], np.float64), np.frombuffer(found[2], np.bool_)
     return open_explorer(predictions, config, Groups(labels, stability, junk, np.empty((len(labels), 0))))
-
-
-def join_poses(a: Alignment, b: Alignment) -> Alignment:
-    return Alignment(np.concatenate([a.rotations, b.rotations]), np.concatenate([a.shifts, b.shifts]), np.concatenate([a.scores, b.scores]))
 
 
 def write_maps(folder: Path, found: Average) -> None:
