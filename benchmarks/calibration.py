@@ -19,7 +19,7 @@ from triptych.io.files import to_plain
 from triptych.io.store import Store
 from triptych.judging import metrics
 from triptych.recognition.model import Model
-from triptych.recognition.temperature import fit_temperature
+from triptych.recognition.temperature import Temperature, fit_constant
 
 SNRS = (1.0, *TEST_SNRS, 0.01)
 BATCH = 64
@@ -33,10 +33,10 @@ def run_test(model: Model, store: Store, _: int) -> dict[str, Any]:
     result: dict[str, Any] = {
         "particles": len(store),
         "accuracy": float(correct.mean()),
-        "best_temperature": fit_temperature(logits, label),
+        "best_temperature": fit_constant(logits, label),
     }
-    for name, temperature in (("before", 1.0), ("after", model.card.temperature)):
-        probability = (logits / temperature).softmax(1).max(1).values.numpy()
+    for name, temperature in (("before", Temperature()), ("after", model.card.temperature)):
+        probability = temperature.scale(logits).softmax(1).max(1).values.numpy()
         result[name] = {
             "mean_probability": float(probability.mean()),
             "expected_calibration_error": metrics.expected_calibration_error(probability, correct),
