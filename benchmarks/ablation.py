@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from cells import ACQUISITION, SPECIMEN, judge_model
 from real_ribosomes import DATA, describe, make_controls, not_deconvolved, read_all
 from results import FOLDER, exists_already, write_result
 
 from triptych.config import AcquisitionConfig, AugmentConfig, NetworkConfig, SimulateConfig, SpecimenConfig, TrainConfig
+from triptych.io.store import open_store
 from triptych.parallel import keep_freed_memory
 from triptych.recognition.model import load_model
 from triptych.stages.simulate import simulate
@@ -82,15 +82,14 @@ def simulate_config(cell: str, particles: int, seed: int) -> SimulateConfig:
     )
 
 
-def whiten_noise(store: Path, seed: int) -> None:
+def whiten_noise(path: Path, seed: int) -> None:
     """Put white noise in the place of the simulated one."""
-    group = zarr.open_group(store, mode="r+")
-    subtomogram, signal, scale = (group[name] for name in ("subtomogram", "signal", "signal_scale"))
-    rng = np.random.default_rng(seed)
-    for first in range(0, subtomogram.shape[0], 100):
+    store, rng = open_store(path, mode="r+"), np.random.default_rng(seed)
+    signal, scale = store["signal"], store["signal_scale"]
+    for first in range(0, len(store), 100):
         rows = slice(first, first + 100)
         clean = scale[rows][:, None, None, None] * signal[rows].astype(np.float32)
-        subtomogram[rows] = (clean + rng.normal(size=clean.shape)).astype(np.float16)
+        store.write("subtomogram", first, (clean + rng.normal(size=clean.shape)).astype(np.float16))
 
 
 def training_data(work: Path, cell: str, particles: int, seed: int) -> Path:

@@ -142,7 +142,7 @@ def run_cell(arguments: argparse.Namespace, structure: Structure) -> dict[str, A
     wedges = np.stack([wedge_weights((size,) * 3, float(low), float(high)) for low, high in limits])
     transfers = stored_transfers(store)
     assert transfers is not None
-    wedges *= np.stack([transfers.of(row, size, voxel_size) for row in rows])
+    wedges *= np.stack([transfers.of(int(row), size, voxel_size) for row in rows])
     truth = Alignment(np.asarray(store["rotation"][:], np.float64), np.asarray(store["shift"][:], np.float64), np.ones(len(store), np.float32))
     reference = resample_to_box(structure.density, voxel_size, size, fill=0)
     mask = soften(reference > structure.contour, voxel_size, MASK_REACH, MASK_REACH)

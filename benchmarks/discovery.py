@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import torch
 from alignment import MASK_REACH
 from cells import peak_memory, timed
@@ -148,7 +149,7 @@ def prepare(work: Path, particles: int, snr: float, seed: int, model: Path) -> t
     data, given = open_store(store), read_predictions(predictions)
     assert given.novelty is not None
     assert given.verdicts is not None
-    judged = read_star(poses / "particles.star")["particles"].set_index("triptychName")
+    judged = pd.DataFrame(read_star(poses / "particles.star")["particles"]).set_index("triptychName")
     novelty = np.maximum(given.novelty, judged["triptychNovelty"].reindex(given.names).fillna(0).to_numpy(np.float64))
     doubted = judged["triptychVerdict"].reindex(given.names).to_numpy() == UNKNOWN
     name = np.array(data.class_names)[data["label"][:]]
@@ -241,7 +242,8 @@ def resolution_in_true_poses(store: Store, rows: NDArray[np.int64], structure: N
     limits = zip(store["tilt_min"][:][rows], store["tilt_max"][:][rows], strict=True)
     wedges = np.stack([wedge_weights((size,) * 3, float(low), float(high)) for low, high in limits])
     wedges *= np.stack([transfers.of(int(row), size, voxel_size) for row in rows])
-    truth = Alignment(*(np.asarray(store[name][:], np.float64)[rows] for name in ("rotation", "shift")), np.ones(len(rows), np.float32))
+    rotations, shifts = (np.asarray(store[name][:], np.float64)[rows] for name in ("rotation", "shift"))
+    truth = Alignment(rotations, shifts, np.ones(len(rows), np.float32))
     best, _ = average(standardise(store.read_rows("subtomogram", rows).astype(np.float32)), truth, voxel_size, wedges)
     return resolution_at(*fourier_shell_correlation(best * mask, structure * mask, voxel_size), 0.5)
 

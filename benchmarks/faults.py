@@ -27,7 +27,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +54,7 @@ from triptych.io.outputs import partial_name
 from triptych.recognition.model import Model, ModelCard
 from triptych.recognition.network import Network
 from triptych.simulation.structures import load_library
+from triptych.stages import orient as orient_stage
 from triptych.stages.cut import cut
 from triptych.stages.discover import discover
 from triptych.stages.orient import orient
@@ -141,7 +141,7 @@ def discover_tiny(predictions: Path, out: Path, on_progress: Progress) -> None:
 
 
 def orient_tiny(predictions: Path, out: Path, on_progress: Progress) -> None:
-    import_module("triptych.stages.orient").BLOCK = 8  # in this process: so that a tiny job has several blocks
+    orient_stage.BLOCK = 8  # in this process: so that a tiny job has several blocks
     quick = AlignConfig(step=45, candidates=1, resolution=40, coarse_resolution=50, max_shift=20, device="cpu")
     orient(predictions, out, OrientConfig(unknown=True, align=quick), on_progress)
 
@@ -155,7 +155,7 @@ def make_inputs(folder: Path, stages: set[str]) -> None:
     # predict finishes many particles at once, so that it needs more of them
     for name, users, particles in (("data.zarr", {"train", "orient", "discover"}, 48), ("many.zarr", {"predict"}, 4 * BLOCK)):
         if users & stages and not (folder / name).exists():
-            tiny = {"particles_per_tomogram": 8, "box_size": 16, "max_shift": 10, "specimen": TINY, "classes": CLASSES, "workers": 1}
+            tiny: dict[str, Any] = {"particles_per_tomogram": 8, "box_size": 16, "max_shift": 10, "specimen": TINY, "classes": CLASSES, "workers": 1}
             simulate(folder / name, SimulateConfig(particles=particles, **tiny))
     if {"pick", "cut"} & stages and not (folder / "tomograms").exists():
         simulate_whole(folder / "tomograms", say_nothing)
@@ -165,7 +165,9 @@ def make_inputs(folder: Path, stages: set[str]) -> None:
         names = class_names([item for item in load_library() if item.name in CLASSES])
         card = ModelCard(network, names, 10.0, 16, "bright", label_names=names[:-1])
         untrained = Network(network, len(names), len(names) - 1)
-        untrained.classify[-1].bias.data[names.index(NONE_CLASS)] -= 10  # or it calls everything "none", which has no pose
+        last = untrained.classify[-1]
+        assert isinstance(last, torch.nn.Linear)
+        last.bias.data[names.index(NONE_CLASS)] -= 10  # or it calls everything "none", which has no pose
         Model(untrained, card, "cpu", "float32").save(folder / "model", TrainConfig(), [])
     if {"orient", "discover"} & stages and not (folder / "predictions").exists():
         predict_tiny(folder / "data.zarr", folder / "model", folder / "predictions", say_nothing)

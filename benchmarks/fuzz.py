@@ -20,7 +20,7 @@ import sys
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -126,7 +126,7 @@ def memory(name: str) -> int:
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
 
 
-def work(answers: Connection, kind: Format, examples: Path, scratch: Path, seeds: list[tuple[int, ...]]) -> None:
+def work(answers: Connection, kind: Format, examples: Path, scratch: Path, seeds: Sequence[tuple[int, ...]]) -> None:
     """Try files, and say of each what became of it."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.CRITICAL)
@@ -147,7 +147,7 @@ def work(answers: Connection, kind: Format, examples: Path, scratch: Path, seeds
 # ------------------------------------------------------------------------------------------------------ in the parent
 
 
-def answers_of(kind: Format, examples: Path, scratch: Path, seeds: list[tuple[int, ...]]) -> Iterator[tuple[bool, list[str], int]]:
+def answers_of(kind: Format, examples: Path, scratch: Path, seeds: Sequence[tuple[int, ...]]) -> Iterator[tuple[bool, list[str], int]]:
     """What became of each file; a child that hangs or dies is replaced."""
     while seeds:
         ours, theirs = FORK.Pipe(duplex=False)

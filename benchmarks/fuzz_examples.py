@@ -246,7 +246,7 @@ def make_tilt_stacks(folder: Path) -> None:
     table |= {"rlnTomoVisibleFrames": ["[1,1,1]"] * 2}
     table |= {f"rlnCenteredCoordinate{axis}Angst": [10.0, -20.0] for axis in "XYZ"}
     write_star(folder / "particles.star", {"optics": pd.DataFrame(optics), "particles": pd.DataFrame(table)})
-    tilts = {"rlnTomoProjX": ["[1,0,0,20]"] * 3, "rlnTomoProjY": ["[0,1,0,18]"] * 3, "rlnTomoProjZ": ["[0,0,1,0]"] * 3}
+    tilts: dict[str, list[object]] = {"rlnTomoProjX": ["[1,0,0,20]"] * 3, "rlnTomoProjY": ["[0,1,0,18]"] * 3, "rlnTomoProjZ": ["[0,0,1,0]"] * 3}
     tilts |= {"rlnDefocusU": [30000.0] * 3, "rlnDefocusV": [30000.0] * 3, "rlnDefocusAngle": [0.0] * 3}
     sizes = {"rlnTomoName": ["TS_01"], "rlnTomoSizeX": [40], "rlnTomoSizeY": [36], "rlnTomoSizeZ": [32], "rlnTomoHand": [-1.0]}
     write_star(folder / "tomograms.star", {"global": pd.DataFrame(sizes), "TS_01": pd.DataFrame(tilts)})
@@ -321,7 +321,7 @@ def make_ome_zarr(folder: Path) -> None:
         group = zarr.open_group(place(folder, f"version_{version}"), mode="w", zarr_format=version)
         array = group.create_array("0", shape=(10, 12, 14), dtype="float32", chunks=(5, 12, 14))
         array[:] = noise(10, 12, 14)
-        image = {
+        image: dict[str, Any] = {
             "axes": [{"name": name, "type": "space", "unit": "angstrom"} for name in "zyx"],
             "datasets": [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [VOXEL_SIZE] * 3}]}],
         }

@@ -37,7 +37,7 @@ def choose(rng: np.random.Generator, items: Any) -> Any:
     return items[int(rng.integers(len(items)))]
 
 
-def a_slice(rng: np.random.Generator, data: bytes, longest: int = 64) -> slice:
+def a_slice(rng: np.random.Generator, data: bytes, longest: int = 64) -> slice[int, int, None]:
     start = int(rng.integers(len(data) + 1))
     return slice(start, min(len(data), start + int(rng.integers(1, longest + 1))))
 

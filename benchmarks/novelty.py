@@ -82,8 +82,8 @@ def training_store(work: Path, size: Size, fold: str) -> Path:
 
 def run_batches(model: Model, store: Store) -> tuple[Traits, np.ndarray, dict[str, list[np.ndarray]]]:
     """Traits and probabilities of all rows, and what `judge_maps` needs of each batch."""
-    parts, maps = [], {"iou": [], "correlation": []}
-    probabilities = []
+    parts, probabilities = [], []
+    maps: dict[str, list[np.ndarray]] = {"iou": [], "correlation": []}
     for rows in np.array_split(np.arange(len(store)), -(-len(store) // BATCH)):
         out = model.run(read_boxes(store, rows))
         parts.append(traits(out))

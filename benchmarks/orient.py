@@ -151,7 +151,7 @@ def run_test(
         out = work / f"{way}_{snr:g}"
         config = OrientConfig.model_validate({"library": library, "unknown": True, **settings})
         seconds = timed(out, lambda out=out, config=config: orient(predictions, out, config))  # type: ignore[misc]
-        table = read_star(out / "particles.star")["particles"]
+        table = pd.DataFrame(read_star(out / "particles.star")["particles"])
         rows = np.array([given.names.index(name) for name in table["triptychName"]])
         placed = judge_maps(out, table, rows, truth)
         whole, maps = given.table.set_index("triptychName"), drawn.copy()

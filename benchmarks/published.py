@@ -94,7 +94,8 @@ class DSRF3D(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classify(self.features(x[:, None]))
+        logits: Tensor = self.classify(self.features(x[:, None]))
+        return logits
 
     def loss(self, output: Tensor, batch: Batch, none: int) -> Tensor:
         return F.cross_entropy(output, batch.label)
@@ -122,7 +123,8 @@ class SSN3DED(nn.Module):
             x = F.max_pool3d(skips[-1], 2)
         for up, merge, skip in zip(self.up, self.merge, skips[::-1], strict=True):
             x = merge(torch.cat([up(x), skip], 1))
-        return self.classify(x)
+        logits: Tensor = self.classify(x)
+        return logits
 
     def loss(self, output: Tensor, batch: Batch, none: int) -> Tensor:
         return F.cross_entropy(output, torch.where(batch.mask > 0, batch.label[:, None, None, None], none))
@@ -134,22 +136,24 @@ class SSN3DED(nn.Module):
         return named / named.sum(1, keepdim=True), output.argmax(1) != none
 
 
-def make_network(name: str, classes: int, box_size: int) -> nn.Module:
+def make_network(name: str, classes: int, box_size: int) -> DSRF3D | SSN3DED:
     return (DSRF3D if name.startswith("dsrf3d") else SSN3DED)(classes, box_size)
 
 
 class Runner:
     """A network on its device and in its precision, as triptych's own chooses them."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: DSRF3D | SSN3DED) -> None:
         self.device = choose_device("auto")
         self.dtype = choose_precision("auto", self.device)
         self.device_name = name_device(self.device)
-        self.network = network.to(self.device).to(memory_format=torch.channels_last_3d)
+        self.network = network.to(self.device)
+        self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def __call__(self, x: Tensor) -> Tensor:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self.network(x.to(self.device)).float()
+            output: Tensor = self.network(x.to(self.device))
+            return output.float()
 
     @torch.inference_mode()
     def answer(self, boxes: np.ndarray, none: int) -> tuple[Tensor, Tensor | None]:
@@ -181,16 +185,15 @@ def train_plainly(runner: Runner, path: Path, cache: Path, checkpoint: Path, siz
     dataset = SubtomogramDataset(path, AugmentConfig(snr=TRAINING_SNR), seed, cache=cache)
     batches = PlannedBatches(rows, size.batch_size, seed, first, updates - first)
     workers = size.loader_workers
-    loader: Any = DataLoader(
-        dataset, batch_sampler=batches, collate_fn=keep_batch, num_workers=workers, multiprocessing_context="spawn" if workers else None
-    )
+    how: dict[str, Any] = {"num_workers": workers, "multiprocessing_context": "spawn" if workers else None}
+    loader: DataLoader[Batch] = DataLoader(dataset, batch_sampler=batches, collate_fn=keep_batch, **how)  # type: ignore[arg-type]
     network.train()
     for done, batch in enumerate(loader, first + 1):
         torch.manual_seed(seed * 1_000_003 + done)
-        there = Batch(*(None if part is None else part.to(runner.device) for part in batch))
+        there = Batch._make(None if part is None else part.to(runner.device) for part in batch)
         loss = network.loss(runner(there.subtomogram), there, none)
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
         optimiser.step()
         schedule.step()

@@ -50,7 +50,7 @@ def compare(density: Map, ribosome: Structure, resolution: float) -> tuple[float
 
 def average_of(boxes: Map, rotations: NDArray[np.float64]) -> Map:
     poses = Alignment(rotations, np.zeros((len(boxes), 3)), np.ones(len(boxes), np.float32))
-    wedge = wedge_weights(boxes.shape[1:], -TILT_MAX, TILT_MAX)[None]  # type: ignore[arg-type]
+    wedge = wedge_weights(boxes.shape[1:], -TILT_MAX, TILT_MAX)[None]
     return average(boxes, poses, VOXEL_SIZE, wedge)[0]
 
 

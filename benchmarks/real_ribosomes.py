@@ -23,6 +23,7 @@ import argparse
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from results import FOLDER, write_result
@@ -118,7 +119,8 @@ def with_estimated_shares(model: Model, result: Predictions) -> Predictions:
 def describe_one_list(model: Model, results: list[Predictions]) -> dict[str, object]:
     """Of the particles and all their controls in one list: what the particles, the first of the results, and what the controls are called."""
     kinds = [{"probabilities": item.probabilities, "embedding": item.embedding, "novelty_by_class": item.novelty_by_class} for item in results]
-    joined = replace(results[0], masks=None, densities=None, **{key: np.concatenate([kind[key] for kind in kinds]) for key in kinds[0]})
+    arrays: dict[str, Any] = {key: np.concatenate([kind[key] for kind in kinds]) for key in kinds[0]}
+    joined = replace(results[0], masks=None, densities=None, **arrays)
     named = np.array([name.startswith("ribosome") for name in with_estimated_shares(model, joined).classes])
     own = len(results[0].embedding)
     return {"share_called_ribosome": float(named[:own].mean()), "share_of_controls_called_ribosome": float(named[own:].mean())}

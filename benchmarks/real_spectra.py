@@ -132,7 +132,7 @@ def angular(box: Array) -> Array:
     angle = np.degrees(np.arctan2(np.abs(kz), np.abs(kx)))[ring]
     power = np.abs(np.fft.fftn(box))[ring] ** 2 / box.size
     which = np.digitize(angle, ANGLES) - 1
-    return np.log10(np.array([power[which == i].mean() for i in range(len(ANGLES) - 1)]))
+    return np.asarray(np.log10([power[which == i].mean() for i in range(len(ANGLES) - 1)]))
 
 
 def histogram(box: Array) -> Array:

@@ -7,14 +7,24 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
 from triptych import __version__
-from triptych.recognition.model import Model
 
 FOLDER = Path(__file__).parent / "results"
+
+
+class Placed(Protocol):
+    """A model, or anything else that says where it runs and in which precision."""
+
+    dtype: torch.dtype
+
+    @property
+    def device_name(self) -> str: ...
 
 
 def exists_already(path: Path) -> bool:
@@ -33,7 +43,7 @@ def commit() -> str | None:
         return None
 
 
-def write_result(name: str, seed: int, figures: dict[str, object], model: Model | None = None, folder: Path = FOLDER) -> Path:
+def write_result(name: str, seed: int, figures: Mapping[str, object], model: Placed | None = None, folder: Path = FOLDER) -> Path:
     """Write <name>.json into the folder of the results and print it."""
     content = {
         "benchmark": name,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +55,8 @@ def even_rotations(count: int) -> np.ndarray:
     s = np.arange(count) + 0.5
     inner, outer = np.sqrt(s / count), np.sqrt(1 - s / count)
     a, b = 2 * np.pi * s / np.sqrt(2), 2 * np.pi * s / 1.533751168755204288118041413
-    return Rotation.from_quat(np.stack([inner * np.sin(a), inner * np.cos(a), outer * np.sin(b), outer * np.cos(b)], 1)).as_matrix()
+    quaternions = np.stack([inner * np.sin(a), inner * np.cos(a), outer * np.sin(b), outer * np.cos(b)], 1)
+    return np.asarray(Rotation.from_quat(quaternions).as_matrix())
 
 
 def open_bright(path: Path) -> Volume:
@@ -64,12 +65,12 @@ def open_bright(path: Path) -> Volume:
     return tomogram.with_data(-tomogram.data)
 
 
-def find_peaks(data: NDArray[np.float32], radius: int, least: float) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def find_peaks(data: NDArray[np.float32], radius: int, least: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Local maxima (z, y, x) of a map, best first, and their heights."""
     peaks = np.argwhere((data == ndimage.maximum_filter(data, 2 * radius + 1)) & (data >= least))
     heights = data[tuple(peaks.T)]
     order = np.argsort(-heights)
-    return peaks[order], heights[order]
+    return peaks[order].astype(float), heights[order].astype(float)
 
 
 def keep_apart(places: NDArray[np.float64], scores: NDArray[np.float64], distance: float) -> NDArray[np.int64]:
@@ -83,7 +84,7 @@ def keep_apart(places: NDArray[np.float64], scores: NDArray[np.float64], distanc
     return np.array(sorted(kept, key=lambda i: -scores[i]), dtype=np.int64)
 
 
-def write_picks(path: Path, name: str, places: NDArray[np.float64], tomogram: Volume, columns: dict[str, object]) -> None:
+def write_picks(path: Path, name: str, places: NDArray[np.float64], tomogram: Volume, columns: Mapping[str, object]) -> None:
     """A STAR file of picks at voxels (z, y, x) of one tomogram."""
     turns = np.broadcast_to(np.eye(3), (len(places), 3, 3))
     positions = places[:, ::-1] * tomogram.voxel_size
@@ -131,7 +132,7 @@ def run_dog(tomograms: Path, out: Path, model: Path) -> float:
 
 def dog_peaks(tomogram: Volume) -> NDArray[np.float64]:
     """Places (z, y, x) of the peaks of all widths; of two that are near the higher one."""
-    places, heights = [np.empty((0, 3))], [np.empty(0)]
+    places, heights = [], []
     for width in WIDTHS:
         # A Gaussian of standard deviation s has the transform exp(-(2 pi s k)^2 / 2).
         response = band_pass(tomogram.data, tomogram.voxel_size, 2 * np.pi * RATIO * width, 2 * np.pi * width)
@@ -139,7 +140,7 @@ def dog_peaks(tomogram: Volume) -> NDArray[np.float64]:
         found, height = find_peaks(response, max(1, round(width / tomogram.voxel_size)), LEAST_PEAK)
         places.append(found)
         heights.append(height)
-    every, scores = np.concatenate(places).astype(float), np.concatenate(heights)
+    every, scores = np.concatenate(places), np.concatenate(heights)
     return every[keep_apart(every, scores, APART / tomogram.voxel_size)]
 
 
@@ -158,7 +159,7 @@ def run_templates(tomograms: Path, out: Path, templates: Sequence[Template], rot
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     started = time.perf_counter()
-    tilts = read_star(tomograms / "tomograms.star")["global"].set_index("rlnTomoName")[["triptychTiltMin", "triptychTiltMax"]]
+    tilts = pd.DataFrame(read_star(tomograms / "tomograms.star")["global"]).set_index("rlnTomoName")[["triptychTiltMin", "triptychTiltMax"]]
     parts = []
     for path in sorted((tomograms / "tomograms").glob("*.mrc")):
         tomogram = open_bright(path)
@@ -196,7 +197,7 @@ def correlate(
     scores = (best / spread).numpy()
     scores = (scores - scores.mean()) / scores.std()
     peaks, heights = find_peaks(scores, max(1, round(template.radius / 2)), 3.0)
-    return peaks[:PEAKS_PER_TEMPLATE].astype(float), heights[:PEAKS_PER_TEMPLATE].astype(float)
+    return peaks[:PEAKS_PER_TEMPLATE], heights[:PEAKS_PER_TEMPLATE]
 
 
 def spread_kernel(box: torch.Tensor, shape: torch.Size) -> torch.Tensor:
@@ -204,14 +205,16 @@ def spread_kernel(box: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     kernel = torch.zeros(shape)
     n = box.shape[0]
     kernel[:n, :n, :n] = box
-    return torch.fft.rfftn(torch.roll(kernel, [-(n // 2)] * 3, (0, 1, 2)))
+    spectrum: torch.Tensor = torch.fft.rfftn(torch.roll(kernel, [-(n // 2)] * 3, (0, 1, 2)))
+    return spectrum
 
 
 def local_deviation(spectrum: torch.Tensor, data: torch.Tensor, ball: torch.Tensor) -> torch.Tensor:
     """Standard deviation of the values within a ball around each voxel."""
     kernel = spread_kernel(ball / ball.sum(), data.shape).conj()
     mean, square = (torch.fft.irfftn(part * kernel, s=data.shape) for part in (spectrum, torch.fft.rfftn(data**2)))
-    return (square - mean**2).clamp_min(1e-6).sqrt()
+    deviation: torch.Tensor = (square - mean**2).clamp_min(1e-6).sqrt()
+    return deviation
 
 
 def run_oriented(picks: Path, out: Path, model: Path, library: Path | None) -> float:

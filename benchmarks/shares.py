@@ -70,7 +70,7 @@ def draw_shares(kind: str, classes: int, rng: np.random.Generator) -> FloatArray
         shares = rng.permutation(1 / np.arange(1, classes + 1))
     elif kind == "half none":
         shares[-1] = classes - 1
-    return shares / shares.sum()
+    return shares / float(shares.sum())
 
 
 KINDS = ("one class 60 %", "five classes and none", "falling as 1, 1/2, 1/3, ...", "half none", "all classes alike")

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -34,13 +33,15 @@ SEED = 0
 
 def tomogram(folder: Path, library: Path | None) -> dict[str, float]:
     """A tomogram with its particles, signal and noise apart, in memory: nothing written."""
-    simulate, scene = import_module("triptych.stages.simulate"), import_module("triptych.simulation.scene")
+    from triptych.simulation.scene import prepare_templates
+    from triptych.stages.simulate import simulate_tomogram
+
     config = SimulateConfig(structures=library, specimen=SPECIMEN)
-    scene.prepare_templates(config)
+    prepare_templates(config)
     seconds, particles = [], []
     for seed in range(REPEATS):
         started = time.perf_counter()
-        made = simulate.simulate_tomogram(np.random.default_rng(seed), config)
+        made = simulate_tomogram(np.random.default_rng(seed), config)
         seconds.append(time.perf_counter() - started)
         particles.append(len(made.specimen.placed))
     return {"seconds": statistics.median(seconds), "particles": statistics.median(particles)}
@@ -48,35 +49,39 @@ def tomogram(folder: Path, library: Path | None) -> dict[str, float]:
 
 def tomogram_files(folder: Path, library: Path | None) -> dict[str, float]:
     """A tomogram with labels, densities and tables, written."""
-    stage = import_module("triptych.stages.simulate_tomograms").simulate_tomograms
+    from triptych.stages.simulate_tomograms import simulate_tomograms
+
     started = time.perf_counter()
-    stage(folder / "tomograms", TomogramConfig(structures=library, specimen=SPECIMEN, workers=1))
+    simulate_tomograms(folder / "tomograms", TomogramConfig(structures=library, specimen=SPECIMEN, workers=1))
     return {"seconds": time.perf_counter() - started}
 
 
 def subtomograms(folder: Path, library: Path | None) -> dict[str, float]:
     """A dataset store, from nothing to the disk."""
-    stage = import_module("triptych.stages.simulate").simulate
+    from triptych.stages.simulate import simulate
+
     count = 5 * available_cores() * PARTICLES  # as many as a training set has, so that starting the processes weighs little
     config = SimulateConfig(structures=library, specimen=SPECIMEN, particles=count, particles_per_tomogram=PARTICLES, tile_share=0)
     started = time.perf_counter()
-    stage(folder / "data.zarr", config)
+    simulate(folder / "data.zarr", config)
     seconds = time.perf_counter() - started
     return {"particles": count, "seconds": seconds, "particles_per_second": count / seconds}
 
 
 def small_store(folder: Path, library: Path | None) -> Path:
-    stage = import_module("triptych.stages.simulate").simulate
-    return Path(stage(folder / "small.zarr", SimulateConfig(structures=library, particles=512)))
+    from triptych.stages.simulate import simulate
+
+    return simulate(folder / "small.zarr", SimulateConfig(structures=library, particles=512))
 
 
 def loader(folder: Path, library: Path | None) -> dict[str, float]:
     """Training batches from one loader process's point of view: mixing, augmentation, standardisation."""
-    dataset = import_module("triptych.training.dataset")
+    from triptych.training.dataset import PlannedBatches, SubtomogramDataset
+
     torch.set_num_threads(1)  # as in a loader process
     path = small_store(folder, library)
-    batches = list(dataset.PlannedBatches(np.arange(512), 32, SEED, 0, 24))
-    source = dataset.SubtomogramDataset(path, AugmentConfig(), SEED, None, folder / "cache")
+    batches = list(PlannedBatches(np.arange(512), 32, SEED, 0, 24))
+    source = SubtomogramDataset(path, AugmentConfig(), SEED, None, folder / "cache")
     source.__getitems__(batches[0])
     started = time.perf_counter()
     for batch in batches:
@@ -86,11 +91,12 @@ def loader(folder: Path, library: Path | None) -> dict[str, float]:
 
 def training(folder: Path, library: Path | None) -> dict[str, float]:
     """Updates of the default network on the whole box, the loader beside it."""
-    stage = import_module("triptych.stages.train").train
+    from triptych.stages.train import train
+
     path = small_store(folder, library)
     stamps: list[float] = []
     config = TrainConfig(updates=24, updates_per_checkpoint=24, validation_particles=32, device="cpu")
-    stage(path, folder / "model", config, on_progress=lambda done, total: stamps.append(time.perf_counter()))
+    train(path, folder / "model", config, on_progress=lambda done, total: stamps.append(time.perf_counter()))
     # the first updates warm up
     return {"particles_per_second": 32 * 16 / (stamps[-1] - stamps[-17])}
 

@@ -34,7 +34,7 @@ def licence(package: Distribution) -> str:
     """What a package's metadata say, by preference as an SPDX expression; its classifiers where the field holds a whole text."""
     about = package.metadata
     classifiers = [line.rsplit(" :: ", 1)[1] for line in about.get_all("Classifier") or [] if line.startswith("License ::")]
-    stated = about.get("License-Expression") or about.get("License") or ""
+    stated = (about.get_all("License-Expression") or about.get_all("License") or [""])[0]
     return stated if stated and len(stated) < 60 and "\n" not in stated else ", ".join(classifiers) or "see its files"
 
 
