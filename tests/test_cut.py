@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -113,6 +114,18 @@ def test_list_alone_draws_balls(folder: Path) -> None:
     with pytest.raises(InputError, match="radius names no radius for"):
         cut([folder / "tomograms"], folder / "other.zarr", particles=particles, config=CONFIG)
     assert not (folder / "other.zarr").exists()
+
+
+def test_copick_project_states_its_radii(folder: Path) -> None:
+    """Of what the settings say nothing about."""
+    convert_particles(write_list(folder / "particles.csv"), folder / "project", "copick")
+    file = folder / "project/config.json"
+    config = json.loads(file.read_text())
+    for thing in config["pickable_objects"]:
+        thing["radius"] = {"small": 500.0, "large": 50.0}[thing["name"]]
+    file.write_text(json.dumps(config))
+    small = CONFIG.model_copy(update={"radius": {"small": 50.0}})
+    check(open_store(cut([folder / "tomograms"], folder / "own.zarr", particles=folder / "project", config=small)), ("large", "small"))
 
 
 @pytest.mark.parametrize("with_maps", [False, True])

@@ -175,6 +175,10 @@ def test_places_outside_their_tomograms_are_told_of(tmp_path: Path, caplog: pyte
     convert_particles(tmp_path / "a.csv", tmp_path / "a.tbl", "dynamo", Known(tomograms=tmp_path))
     assert "1 of 2 particles lie outside their tomograms" in caplog.text
     assert "1 of 2 particles have no score: 0 is written" in caplog.text
+    table = pd.DataFrame({"rlnMicrographName": ["t", "t"], **{f"rlnCoordinate{axis}": [10, 12] for axis in "XYZ"}, "rlnLCCmax": ["0.5", "None"]})
+    write_star(tmp_path / "a.star", {"": table.assign(rlnPixelSize=10.0)})
+    convert_particles(tmp_path / "a.star", tmp_path / "b.star", "relion4")
+    assert read_star(tmp_path / "b.star")["particles"]["rlnLCCmax"].tolist() == [0.5, 0.0]
     caplog.clear()
     convert_particles(tmp_path / "a.csv", tmp_path / "b.tbl", "dynamo", Known(tomograms=tmp_path / "t.mrc", tomogram="other"))
     assert "are said to be in the tomogram other, but are looked for in" in caplog.text

@@ -215,7 +215,7 @@ class CutConfig(Settings):
     contrast: Annotated[Contrast, Field(description="sign of the particles' grey values in the tomograms")] = DEFAULT_CONTRAST
     names: Annotated[dict[int, str], Field(description="names of the numbers in the label maps, where no classes.star in or beside their folder tells them; others are called class_1, class_2 ...")] = {}
     not_particles: Annotated[tuple[str, ...], Field(description="names of labels that are no particles, such as membranes")] = ("membrane", "gold")
-    radius: Annotated[dict[str, PositiveFloat], BeforeValidator(_names_are_text), Field(description="Å, for each class of a list of particles without label maps: the radius of the ball that stands for it")] = {}
+    radius: Annotated[dict[str, PositiveFloat], BeforeValidator(_names_are_text), Field(description="Å, for each class of a list of particles without label maps: the radius of the ball that stands for it; a copick project states its own, unless given here")] = {}
     particles_per_tomogram: Annotated[int, Field(gt=0, description="subtomograms cut from each tomogram, as many of each class as of any other; a particle is cut several times, each time with another shift")] = 256
     tiles_per_tomogram: Annotated[int, Field(ge=0, description="tiles cut from each tomogram, from which picking is learned")] = 64
     none_share: Annotated[float, Field(ge=0, lt=1, description='share of the subtomograms of the class "none"')] = 0.1

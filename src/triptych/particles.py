@@ -62,6 +62,7 @@ class Particles:
         Å, of the pixels in which the input counts or which it states.
     series_pixel_sizes : float array (n,) or None
         Å, of the unbinned tilt series, where the input states it beside the pixels that it counts in.
+    radii : Å, of the classes whose size the input states, by name
     frames : the boxes of the tomograms whose size is known, by name
     blocks : what else is in the particles' STAR file (optics, general), by block name
     tomogram_blocks : what is in the STAR file of their tomograms, by block name
@@ -76,6 +77,7 @@ class Particles:
     scores: NDArray[np.float64] | None = None
     pixel_sizes: NDArray[np.float64] | None = None
     series_pixel_sizes: NDArray[np.float64] | None = None
+    radii: Mapping[str, float] = field(default_factory=dict)
     frames: Mapping[str, Frame] = field(default_factory=dict)
     blocks: Mapping[str, Any] = field(default_factory=dict)
     tomogram_blocks: Mapping[str, Any] = field(default_factory=dict)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import colorsys
 import json
 import logging
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,7 +98,14 @@ def particles_from_copick(path: Path | str, user: str | None = None) -> Particle
         classes=table["pickable_object_name"].tolist(),
         scores=scores if np.isfinite(scores).any() else None,
         pixel_sizes=spacings if np.isfinite(spacings).all() and (spacings > 0).all() else None,
+        radii=_stated_radii(config),
     )
+
+
+def _stated_radii(config: dict[str, Any]) -> dict[str, float]:
+    """Å, by the object's name; copick leaves it open for what is no particle."""
+    things = [(thing.get("name"), thing.get("radius")) for thing in config["pickable_objects"] if isinstance(thing, dict)]
+    return {str(name): float(radius) for name, radius in things if isinstance(radius, int | float) and 0 < radius < math.inf}
 
 
 def _choose_user(table: pd.DataFrame, user: str | None, path: Path) -> NDArray[np.bool_]:

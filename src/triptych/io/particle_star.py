@@ -84,8 +84,10 @@ def _start_table(particles: Particles, knows_subtomograms: bool = True) -> pd.Da
         table["rlnClassNumber"] = number_classes(particles.classes, len(particles), keeps_names=True)
         if not are_numbers(particles.classes):
             table["triptychClass"] = particles.classes
-    if particles.scores is not None and not set(SCORES) & set(table):
-        table[_SCORE] = particles.scores
+    if particles.scores is not None:
+        column = next((name for name in SCORES if name in table), _SCORE)
+        if column not in table or pd.to_numeric(table[column], errors="coerce").isna().any():
+            table[column] = particles.scores
     return table
 
 

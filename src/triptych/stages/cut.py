@@ -373,13 +373,15 @@ def draw_balls(
     volume: Volume, places: NDArray[np.float64], label: NDArray[np.int64], known: Annotations, config: CutConfig
 ) -> tuple[NDArray[np.uint16], NDArray[np.int32]]:
     """Label map and owners of particles of which only the place is known."""
-    missing = sorted({known.names[index] for index in label} - set(config.radius))
+    assert known.particles is not None  # there would be label maps
+    radii = {**known.particles.radii, **config.radius}
+    missing = sorted({known.names[index] for index in label} - set(radii))
     if missing:
         how = f'--set "radius={{{", ".join(f"{name}: 100" for name in missing)}}}" with the right ones in Å'
         raise InputError(f"there is no label map, and radius names no radius for {', '.join(missing)}: give them, as {how}")
     labels, owner = np.zeros(volume.shape, dtype=np.uint16), np.zeros(volume.shape, dtype=np.int32)
     for number, (place, index) in enumerate(zip(places, label, strict=True), start=1):
-        radius = config.radius[known.names[index]]
+        radius = radii[known.names[index]]
         reach = int(np.ceil(radius / volume.voxel_size)) + 1
         center = np.round(place).astype(np.int64)
         grid = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 3, indexing="ij"), -1)
