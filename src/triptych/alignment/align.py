@@ -233,17 +233,18 @@ def align_some(matcher: Matcher, volumes: NDArray[np.float32], wedges: NDArray[n
 def find_poses(matcher: Matcher, coarse: ParticleTerms, fine: ParticleTerms) -> Poses:
     """Search all rotations, then refine the best few: at the coarse resolution all, at the fine one the finalists."""
     assert matcher.turned is not None
-    config, grid = matcher.config, matcher.turned.rotations
+    config = matcher.config
     scores, shift_numbers = search(coarse, matcher.turned, matcher.shifts)
-    rows, count = torch.arange(len(scores), device=grid.device), config.candidates
     owners, _, poses = climb(matcher, coarse, scores, shift_numbers)
-    finals = score(fine[owners], matcher.fine, poses.rotations, poses.shifts).reshape(-1, count).topk(min(FINALISTS, count), dim=1).indices
-    kept = (rows[:, None] * count + finals).flatten()
-    owners = owners[kept]
-    poses = Poses(poses.rotations[kept], poses.shifts[kept], poses.scores[kept])
-    poses = refine(fine[owners], matcher.fine, poses, FINE_STEPS, config.step / 2, config.max_shift)
-    best = poses.scores.reshape(len(rows), -1).argmax(dim=1) + rows * finals.shape[1]
-    return Poses(poses.rotations[best], poses.shifts[best], poses.scores[best])
+    kept = best_of_each(score(fine[owners], matcher.fine, poses.rotations, poses.shifts).reshape(len(scores), -1), FINALISTS)
+    poses = refine(fine[owners[kept]], matcher.fine, poses[kept], FINE_STEPS, config.step / 2, config.max_shift)
+    return poses[best_of_each(poses.scores.reshape(len(scores), -1), 1)]
+
+
+def best_of_each(scores: Tensor, count: int) -> Tensor:
+    """Of the candidates (b, c) of b particles the numbers of the best few of each, counted through all of them side by side."""
+    first = torch.arange(len(scores), device=scores.device)[:, None] * scores.shape[1]
+    return (first + scores.topk(min(count, scores.shape[1]), dim=1).indices).flatten()
 
 
 def climb(matcher: Matcher, coarse: ParticleTerms, scores: Tensor, shift_numbers: Tensor) -> tuple[Tensor, Poses, Poses]:

@@ -268,6 +268,9 @@ class Poses:
     shifts: Tensor
     scores: Tensor
 
+    def __getitem__(self, rows: Tensor) -> Poses:
+        return Poses(self.rotations[rows], self.shifts[rows], self.scores[rows])
+
 
 def rotation_matrices(vectors: Tensor) -> Tensor:
     """Matrices (b, 3, 3) of rotation vectors (b, 3) in radians."""

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from triptych.alignment.align import (
     APART,
+    FINALISTS,
     FINE_STEPS,
     PARTICLES_AT_ONCE,
     Alignment,
     Matcher,
+    best_of_each,
     check_reference,
     check_volumes,
     climb,
@@ -33,6 +35,7 @@ from triptych.alignment.matching import (
     lie_within,
     make_particle_terms,
     refine,
+    score,
     search,
     shift_phases,
     turn,
@@ -83,7 +86,7 @@ def score_other_poses(
 
 @torch.inference_mode()
 def score_others_of_some(matcher: Matcher, volumes: NDArray[np.float32], wedges: NDArray[np.float32], found: Alignment) -> NDArray[np.float32]:
-    """`score_other_poses` of as many particles as fit into memory at once: a search, and refinement of the best of what is not the pose found."""
+    """`score_other_poses` of as many particles as fit into memory at once: a search, and refinement of the best few that are not the pose found."""
     assert matcher.turned is not None
     config, device = matcher.config, matcher.shifts.device
     boxes, weights = to_tensor(volumes, device), to_tensor(wedges, device)
@@ -93,9 +96,16 @@ def score_others_of_some(matcher: Matcher, volumes: NDArray[np.float32], wedges:
     scores, shift_numbers = search(coarse, matcher.turned, matcher.shifts)
     scores[near_alike(matcher, rotations)] = NO_OTHER
     owners, starts, others = climb(matcher, coarse, scores, shift_numbers)
-    others = refine(fine[owners], matcher.fine, others, FINE_STEPS, config.step / 2, config.max_shift)
-    same = similarity(matcher.fine, others, Poses(rotations[owners], shifts[owners], others.scores)) >= ALIKE
-    best = others.scores.masked_fill(same | (starts.scores <= NO_OTHER), NO_OTHER).reshape(len(boxes), -1).amax(dim=1)
+    poses = Poses(rotations, shifts, torch.zeros(len(boxes), device=device))
+
+    def unless_found(scores: Tensor, others: Poses, owners: Tensor) -> Tensor:
+        return scores.masked_fill(similarity(matcher.fine, others, poses[owners]) >= ALIKE, NO_OTHER)
+
+    promise = unless_found(score(fine[owners], matcher.fine, others.rotations, others.shifts), others, owners)
+    promise = promise.masked_fill(starts.scores <= NO_OTHER, NO_OTHER)
+    kept = best_of_each(promise.reshape(len(boxes), -1), FINALISTS)
+    others, owners = refine(fine[owners[kept]], matcher.fine, others[kept], FINE_STEPS, config.step / 2, config.max_shift), owners[kept]
+    best = unless_found(others.scores, others, owners).masked_fill(promise[kept] <= NO_OTHER, NO_OTHER).reshape(len(boxes), -1).amax(dim=1)
     return np.asarray(best.float().cpu().numpy())
 
 
