@@ -48,19 +48,26 @@ def compare(density: Map, ribosome: Structure, resolution: float) -> tuple[float
     return match.correlation, match.mirror_correlation
 
 
-def average_of(boxes: Map, rotations: NDArray[np.float64]) -> Map:
+def average_of(boxes: Map, rotations: NDArray[np.float64], wedges: Map) -> Map:
     poses = Alignment(rotations, np.zeros((len(boxes), 3)), np.ones(len(boxes), np.float32))
-    wedge = wedge_weights(boxes.shape[1:], -TILT_MAX, TILT_MAX)[None]
-    return average(boxes, poses, VOXEL_SIZE, wedge)[0]
+    return average(boxes, poses, VOXEL_SIZE, wedges)[0]
+
+
+def weigh(source: ParticleSource, wedges: Map, voxel_size: float) -> Map:
+    """Wedges (n, d, d, d // 2 + 1) and what is left of the CTF, where that is known."""
+    known = source.transfers
+    return wedges if known is None else np.stack([wedge * known.of(row, len(wedge), voxel_size) for row, wedge in enumerate(wedges)])
 
 
 def judge(star: Path, sign: int, rotations: NDArray[np.float64], ribosome: Structure) -> dict[str, float]:
     """The average of the particles of a STAR file against both hands."""
     source = open_particles(star, PredictConfig(), 400.0)
     boxes = np.stack([standardise(sign * source.read(row).data) for row in range(len(source))])
-    same, mirrored = compare(average_of(boxes, rotations), ribosome, RESOLUTION)
     count = len(boxes)
-    without = [compare(average_of(np.delete(boxes, row, 0), np.delete(rotations, row, 0)), ribosome, RESOLUTION) for row in range(count)]
+    wedges = weigh(source, np.repeat(wedge_weights(boxes.shape[1:], -TILT_MAX, TILT_MAX)[None], count, 0), VOXEL_SIZE)
+    same, mirrored = compare(average_of(boxes, rotations, wedges), ribosome, RESOLUTION)
+    others = [np.delete(np.arange(count), row) for row in range(count)]
+    without = [compare(average_of(boxes[rows], rotations[rows], wedges[rows]), ribosome, RESOLUTION) for rows in others]
     differences = np.array([a - b for a, b in without])
     error = float(np.sqrt((count - 1) * differences.var()))
     return {"particles": count, "resolution": RESOLUTION, "correlation": same, "mirror_correlation": mirrored, "difference_error": error}
@@ -73,7 +80,7 @@ def tell(source: ParticleSource, sign: int, names: list[str], tilts: tuple[float
     size = volumes.shape[-1]
     ranges = np.tile(tilts, (len(boxes), 1)) if tilts else source.tilt_ranges
     assert ranges is not None
-    wedges = np.stack([wedge_weights((size,) * 3, low, high) for low, high in ranges])
+    wedges = weigh(source, np.stack([wedge_weights((size,) * 3, low, high) for low, high in ranges]), voxel_size)
     structures = {item.name: item for item in load_library()}
     known = sorted(set(names))
     references = {k: resample_to_box(structures[name].density, voxel_size, size, fill=0) for k, name in enumerate(known)}

@@ -28,6 +28,7 @@ from triptych.io.star import read_star, write_star
 from triptych.io.store import Rows, create_store
 from triptych.io.tilt_stacks import open_tilt_stacks
 from triptych.io.tomogram_names import by_name, find_tomogram, tomogram_name
+from triptych.io.transfers import stated_ctf
 from triptych.missing_wedge import find_missing_wedge
 from triptych.particles import Frame
 from triptych.tilt_images import TiltOptics, reconstruct
@@ -823,6 +824,32 @@ def test_tilt_ranges_come_from_the_tables_of_the_tomograms(tmp_path: Path) -> No
     every = pd.concat([table.assign(rlnTomoName=name) for name, table in tilts.items()])
     write_star(tmp_path / "tilts.star", {"tilts": every})  # as triptych writes them
     assert np.allclose(read_relion(tmp_path / "particles.star").tilt_ranges(), expected)
+
+
+def test_defocus_is_that_of_the_particle_or_of_its_tilts(tmp_path: Path) -> None:
+    particles = pd.DataFrame({"rlnTomoName": ["a", "b", "a"], **{f"rlnCoordinate{axis}": [5.0, 6.0, 7.0] for axis in "XYZ"}})
+    star, tomograms = tmp_path / "particles.star", tmp_path / "tomograms.star"
+    write_star(star, {"particles": particles})
+    assert stated_ctf(read_relion(star)) is None
+    names = pd.DataFrame({"rlnTomoName": ["a", "b"], "rlnVoltage": [200.0, 200.0]})
+    tilts = {"a": pd.DataFrame({"rlnDefocusU": [3e4, 4e4], "rlnDefocusV": [2e4, 3e4]}), "b": pd.DataFrame({"rlnDefocusU": [5e4]})}
+    write_star(tomograms, {"global": names, **tilts})
+    ctf = stated_ctf(read_relion(star))
+    assert ctf is not None
+    assert np.allclose(ctf.defocus, [3e4, 5e4, 3e4])
+    assert (ctf.voltage_kv, ctf.spherical_aberration_mm, set(ctf.correction)) == (200, 2.7, {"none"})
+    for name, table in tilts.items():  # RELION 5
+        write_star(tmp_path / "tilt_series" / f"{name}.star", {name: table})
+    write_star(tomograms, {"global": names.assign(rlnTomoTiltSeriesStarFile=["tilt_series/a.star", "tilt_series/b.star"])})
+    assert np.allclose(stated_ctf(read_relion(star)).defocus, ctf.defocus)
+    write_star(star, {"particles": particles.assign(rlnDefocusU=[1e4, 2e4, 3e4])})
+    assert np.allclose(stated_ctf(read_relion(star)).defocus, [1e4, 2e4, 3e4])
+    write_star(star, {"particles": particles.assign(rlnDefocusU=0.0)})  # never set
+    assert stated_ctf(read_relion(star)) is None
+    write_star(star, {"particles": particles})
+    write_star(tomograms, {"global": names.assign(rlnVoltage=[200.0, 300.0]), **tilts})
+    with pytest.raises(InputError, match="predict them apart"):
+        stated_ctf(read_relion(star))
 
 
 def project(tilts: NDArray[np.float64], axis: str = "Y", depth: int = 1) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from triptych.config import AugmentConfig, PredictConfig, SimulateConfig, TrainC
 from triptych.errors import InputError
 from triptych.fourier import scramble_phases
 from triptych.io.mrc import read_mrc
-from triptych.io.predictions import read_predictions
+from triptych.io.predictions import open_input, read_predictions
 from triptych.io.source import ParticleSource, open_particles
 from triptych.io.star import probability_columns, read_star
 from triptych.io.store import Rows, create_store, open_store
@@ -28,6 +28,7 @@ from triptych.stages.predict import predict
 from triptych.stages.simulate import simulate
 from triptych.stages.train import check_tasks, initial_maps, train
 from triptych.training.dataset import PlannedBatches, SubtomogramDataset, centre_heat, find_slab, split_rows, tile_rows
+from triptych.transfer import CtfTransfers
 
 
 @pytest.fixture(scope="module")
@@ -320,6 +321,27 @@ def test_predict_a_star_file(model: Path, tmp_path: Path) -> None:
     assert "optics" in read_star(out / "particles.star")
     before, after = (open_particles(path, PredictConfig(), 400.0).read(2).data for path in (star, out / "particles.star"))
     assert np.array_equal(before, after)
+
+
+def test_particles_are_deconvolved_before_they_are_looked_at(model: Path, tmp_path: Path) -> None:
+    star = write_particles(tmp_path / "project", count=2, box_size=24, voxel_size=12.0)
+    ctf = CtfTransfers(np.full(2, 3e4), ["phase_flip"] * 2, np.zeros(2), 200, 2.7, 0.07)
+    for row in range(2):
+        by_hand = ctf.deconvolve(row, open_particles(star, PredictConfig(), 400.0).read(row))
+        write_mrc(tmp_path / "by_hand" / f"{row}.mrc", by_hand.data, 12.0)
+    settings = PredictConfig(deconvolve="phase_flipped", defocus_um=3.0, voltage_kv=200.0)
+    undone, plain = predict(star, tmp_path / "undone", model, settings), predict(star, tmp_path / "plain", model)
+    expected = np.load(predict(tmp_path / "by_hand", tmp_path / "expected", model) / "embedding.npy")
+    away, here = (np.abs(np.load(folder / "embedding.npy") - expected).max() for folder in (plain, undone))
+    assert here < 0.01 * away
+    source, _ = open_input(read_predictions(undone))  # as orient and discover do, for which this tells what is left of the CTF
+    assert source is not None
+    assert source.transfers is not None
+    assert source.transfers.correction == ["phase_flip"] * 2
+    with pytest.raises(InputError, match=r"needs the defocus, and .*particles.star does not tell it"):
+        predict(star, tmp_path / "unknown", model, PredictConfig(deconvolve="untreated"))
+    with pytest.raises(InputError, match="but deconvolve is nothing"):
+        predict(star, tmp_path / "useless", model, PredictConfig(defocus_um=3.0))
 
 
 def test_first_particle_is_read_for_all_checks_at_once(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

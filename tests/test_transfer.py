@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from fake_predictions import VOXEL_SIZE, make_fake
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 from test_align import BOX_SIZE, QUICK, filter_terms, make_copies
 
 from triptych.alignment.align import align, average
@@ -23,9 +24,11 @@ from triptych.io.mrc import write_mrc
 from triptych.io.source import open_particles
 from triptych.io.star import read_star, write_star
 from triptych.io.store import open_store, particle_name
+from triptych.io.tilt_stacks import TiltStacks
 from triptych.io.transfers import CtfVolumes, stored_transfers
 from triptych.stages.discover import discover
 from triptych.stages.simulate import simulate
+from triptych.tilt_images import CTF_FLOOR, TiltOptics, reconstruct, transfer
 from triptych.transfer import CtfTransfers, sample_ctf_volume
 from triptych.volume import Volume
 
@@ -75,6 +78,45 @@ def test_a_ctf_starts_at_the_amplitude_contrast() -> None:
     transfers = make_transfers(4)
     at_zero = [transfers.of(row, SIZE, VOXEL_SIZE)[0, 0, 0] for row in range(4)]
     assert at_zero == pytest.approx([0.07, 0.07, 0.07**2 / (0.07**2 + 0.05), 0.07**2], rel=1e-4)
+
+
+def test_deconvolution_undoes_what_is_left_of_the_ctf() -> None:
+    """Whatever a reconstruction has made of it: signs are right, what is clear is there again, and nothing is blown up."""
+    copies = make_copies("ribosome_30s", 1)
+    truth = np.fft.rfftn(copies.volumes[0])
+    found = []
+    for correction in ("none", "phase_flip", "multiply"):
+        transfers = CtfTransfers(np.array([3.4e4]), [correction], np.zeros(1), 300, 2.7, 0.07)
+        seen = filter_terms(copies.volumes, transfers.of(0, BOX_SIZE, VOXEL_SIZE)[None])[0]
+        found.append(np.fft.rfftn(transfers.deconvolve(0, Volume(seen, VOXEL_SIZE)).data))
+    for other in found[1:]:
+        assert np.allclose(found[0], other, atol=1e-4 * np.abs(truth).max())
+    ctf = CtfTransfers(np.array([3.4e4]), ["none"], np.zeros(1), 300, 2.7, 0.07).of(0, BOX_SIZE, VOXEL_SIZE)
+    clear = np.abs(ctf) > 0.8
+    assert clear.mean() > 0.2
+    assert np.linalg.norm((found[0] - truth)[clear]) < 0.15 * np.linalg.norm(truth[clear])
+    assert (np.abs(found[0]) <= np.abs(truth) + 1e-4 * np.abs(truth).max()).all()
+
+
+def test_what_is_left_of_the_ctf_of_tilt_images() -> None:
+    """Volumes made of tilt images have, where these measured it, what `TiltStacks.transfers` says of the Fourier terms of an undisturbed one."""
+    size, angles = 32, np.arange(-60.0, 61.0, 1.5)
+    rotations, nothing = Rotation.from_euler("Y", angles[:, None], degrees=True).as_matrix(), np.zeros(len(angles))
+    seen = TiltOptics(rotations, *[nothing + 3.4e4] * 2, nothing, 300, 2.7, 0.07, False)
+    blank = TiltOptics(rotations, *[nothing] * 3, 300, 0, 1, False)
+    impulse = np.zeros((len(angles), size, size))  # images of a point in the middle, seen through the CTF
+    impulse[:, size // 2, size // 2] = 1
+    frequency = np.fft.fftfreq(size, VOXEL_SIZE)
+    ky, kx = (part.ravel() for part in np.meshgrid(frequency, frequency, indexing="ij"))
+    images = np.fft.ifft2(np.fft.fft2(impulse) * transfer(seen, kx, ky).reshape(impulse.shape)).real
+    made, whole = (np.fft.rfftn(reconstruct(data, optics, VOXEL_SIZE)) for data, optics in ((images, seen), (impulse, blank)))
+    left = TiltStacks([""], np.array([VOXEL_SIZE]), [seen], [np.ones(len(angles), bool)]).transfers.of(0, size, VOXEL_SIZE)
+    k = frequency_grid((size,) * 3, VOXEL_SIZE)
+    clear = (wedge_weights((size,) * 3, -55, 55) > 0) & (k > 1 / 100) & (k < 1 / 26)
+    ratio = (made * whole.conj()).real[clear] / np.abs(whole[clear]) ** 2  # of a blank CTF of 1, of which 1 / (1 + CTF_FLOOR) is left
+    ratio = ratio / (1 + CTF_FLOOR)
+    assert np.corrcoef(ratio, left[clear])[0, 1] > 0.98
+    assert np.median(ratio / left[clear]) == pytest.approx(1, rel=0.03)
 
 
 # -------------------------------------------------------------------------------------------------------------- alignment

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 Field = TypeVar("Field", NDArray[np.float64], "Tensor")
 PADDING = 2
-CTF_FLOOR = 0.02
-"""What is added to CTF^2: how little signal is still amplified."""
+CTF_FLOOR = 0.1
+"""What is added to CTF^2 where a CTF is divided out: how little signal is still amplified; as in `physics.Correction`."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,8 @@ from scipy import ndimage
 
 from triptych.config import CtfCorrection
 from triptych.fourier import frequency_grid
-from triptych.tilt_images import contrast_phase
+from triptych.tilt_images import CTF_FLOOR, contrast_phase
+from triptych.volume import Volume
 
 FloatArray = NDArray[np.float64]
 
@@ -39,9 +40,20 @@ class CtfTransfers:
 
     def of(self, row: int, box_size: int, voxel_size: float) -> NDArray[np.float32]:
         """Factor (d, d, d // 2 + 1) of each term of `rfftn` of that row's subtomogram, on a grid of d voxels of so many Å."""
+        return np.asarray(treat(self._ctf(row, box_size, voxel_size), self.correction[row], float(self.constant[row])), np.float32)
+
+    def deconvolve(self, row: int, volume: Volume) -> Volume:
+        """That row's subtomogram, a cube, with its CTF undone as far as a Wiener filter can: CTF^2 / (CTF^2 + `CTF_FLOOR`) of it is left."""
+        ctf = self._ctf(row, volume.shape[0], volume.voxel_size)
+        again = {"none": ctf, "phase_flip": np.abs(ctf), "multiply": np.ones_like(ctf)}[self.correction[row]]
+        factor = again / (ctf**2 + CTF_FLOOR)
+        undone = np.fft.irfftn(np.fft.rfftn(volume.data) * factor, s=volume.shape, axes=(0, 1, 2))
+        return volume.with_data(undone.astype(np.float32))
+
+    def _ctf(self, row: int, box_size: int, voxel_size: float) -> FloatArray:
         k2 = np.square(frequency_grid((box_size,) * 3, voxel_size), dtype=np.float64)
         phase = contrast_phase(k2, self.defocus[row], self.voltage_kv, self.spherical_aberration_mm, self.amplitude_contrast)
-        return np.asarray(treat(np.sin(phase), self.correction[row], float(self.constant[row])), np.float32)
+        return np.asarray(np.sin(phase))
 
     def take(self, rows: NDArray[np.int64]) -> CtfTransfers:
         """Those of these subtomograms only, in that order."""

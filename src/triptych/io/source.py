@@ -34,7 +34,8 @@ from triptych.io.stated import VOXEL_SIZE_TOLERANCE, find_stated, list_tomograms
 from triptych.io.tilt_stacks import TiltStacks, open_tilt_stacks
 from triptych.io.tomogram import is_tomogram, open_tomogram, stated_frame, tomogram_files
 from triptych.io.tomogram_names import bare_tomogram_name, by_name, find_tomogram, shared_name, warn_of_other_name
-from triptych.io.transfers import CtfVolumes, Transfers, named_transfers, stored_transfers
+from triptych.io.transfers import CtfVolumes, Transfers, ctf_to_undo, named_transfers, stated_ctf, stored_transfers
+from triptych.transfer import CtfTransfers
 from triptych.volume import MAX_BOX, Volume, clip_box, spread_numbers
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ class ParticleSource:
     """Lowest and highest tilt that each particle was made from, degrees, (n, 2), where the files say."""
     transfers: Transfers | None = None
     """What the files say of the CTF."""
+    ctf: CtfTransfers | None = None
+    """What is left of the CTF and is to be undone before a model looks; None: nothing."""
     description: str = ""
     """How the input was understood, for the log and for people."""
 
@@ -112,6 +115,11 @@ class ParticleSource:
     def lies_as_tomogram(self) -> bool:
         """Whether the boxes' axes are those of the tomogram; those of RELION's 3-D images may be turned by rlnTomoSubtomogramRot/Tilt/Psi."""
         return not isinstance(self.reader, _Images)
+
+    @property
+    def has_ctf_undone(self) -> bool:
+        """Whether the volumes are made here, of tilt images whose CTF is divided out."""
+        return isinstance(self.reader, TiltStacks)
 
     @property
     def tomograms(self) -> list[Path] | None:
@@ -176,6 +184,7 @@ class ParticleSource:
             origins=pick(self.origins),
             tilt_ranges=pick(self.tilt_ranges),
             transfers=None if self.transfers is None else self.transfers.take(rows),
+            ctf=None if self.ctf is None else self.ctf.take(rows),
         )
 
 
@@ -403,10 +412,10 @@ def _locate_images(file: RelionFile) -> tuple[list[str], list[int | None]]:
 def _open_star_images(file: RelionFile, config: PredictConfig) -> ParticleSource:
     paths, counts = _locate_images(file)
     reader: Reader
-    transfers = None
+    transfers: Transfers | None
     if file.tilt_stacks:
         reader = stacks = open_tilt_stacks(file, paths)
-        tilt_ranges = stacks.tilt_ranges
+        transfers, tilt_ranges = stacks.transfers, stacks.tilt_ranges
     else:
         stated = file.image_voxel_size() if config.voxel_size is None else np.full(len(file), config.voxel_size)
         _check_images(paths, counts, stated, config.voxel_size, lambda index: f"the image of row {index + 1} of {file.path}")
@@ -604,9 +613,10 @@ def _open_star(path: Path, config: PredictConfig, box_size_angstrom: float) -> P
         logger.warning("%s; if it is wrong, set voxel_size (of images) or coordinate_pixel_size", file.unset_pixel_size)
     labels = set(file.table.columns)
     has_coordinates = set(COORDINATES) <= labels or set(CENTERED) <= labels
+    ctf = None if config.deconvolve == "nothing" else stated_ctf(file)
     if "rlnImageName" in labels and not (config.tomograms is not None and has_coordinates):
-        return _open_star_images(file, config)
-    return replace(_open_star_coordinates(file, config, box_size_angstrom), contrast=picked_contrast(file))
+        return replace(_open_star_images(file, config), ctf=ctf)
+    return replace(_open_star_coordinates(file, config, box_size_angstrom), contrast=picked_contrast(file), ctf=ctf)
 
 
 def picked_contrast(file: RelionFile) -> Contrast | None:
@@ -664,7 +674,7 @@ def _open_zarr(path: Path, config: PredictConfig) -> ParticleSource:
     size = config.voxel_size or store.voxel_size
     if abs(size / store.voxel_size - 1) > VOXEL_SIZE_TOLERANCE:
         logger.warning("%s states %g Å per voxel, but %g Å is used as set", path, store.voxel_size, size)
-    names = store.particle_names
+    names, transfers = store.particle_names, stored_transfers(store)
     return ParticleSource(
         kind="store",
         names=names,
@@ -674,7 +684,8 @@ def _open_zarr(path: Path, config: PredictConfig) -> ParticleSource:
         contrast=store.contrast,
         files=[path],
         tilt_ranges=_stored_tilt_ranges(store),
-        transfers=stored_transfers(store),
+        transfers=transfers,
+        ctf=transfers,
         description=f"triptych dataset of {counted(len(names), 'subtomogram')}",
     )
 
@@ -694,7 +705,7 @@ def open_particles(path: Path | str, config: PredictConfig, box_size_angstrom: f
     ----------
     path : a STAR file (particles, or an optimisation set) or the folder that a stage wrote it into, an MRC file, a folder or a glob pattern of
         MRC files, or a dataset that `triptych simulate` wrote
-    config : voxel_size, tomograms, tomogram_voxel_size and coordinate_pixel_size are used
+    config : voxel_size, tomograms, tomogram_voxel_size, coordinate_pixel_size, deconvolve, defocus_um and voltage_kv are used
     box_size_angstrom : side of the cubes to cut out where only coordinates are given; rounded up to an even number of voxels
 
     Raises
@@ -702,6 +713,14 @@ def open_particles(path: Path | str, config: PredictConfig, box_size_angstrom: f
     InputError
         Nothing there, an empty table, a missing or damaged file, no usable voxel size, boxes that are no cubes, 2-D images.
     """
+    source = _open(path, config, box_size_angstrom)
+    if source.has_ctf_undone and config.deconvolve != "nothing":
+        raise InputError(f"{source.files[0]} lists tilt images, whose CTF is undone anyway: leave out deconvolve")
+    ctf = ctf_to_undo(config, source.ctf, len(source), source.files[0])
+    return replace(source, ctf=ctf, transfers=source.transfers or ctf)
+
+
+def _open(path: Path | str, config: PredictConfig, box_size_angstrom: float) -> ParticleSource:
     text, path = str(path), Path(path)
     if path.is_dir():
         if (path / "zarr.json").is_file():

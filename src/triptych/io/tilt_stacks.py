@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from triptych.errors import InputError
 from triptych.io.mrc import check_values, read_sections
 from triptych.io.relion import RelionFile, extreme_beams, number_lists, numbers
-from triptych.tilt_images import TiltOptics, reconstruct
+from triptych.tilt_images import CTF_FLOOR, TiltOptics, reconstruct
+from triptych.transfer import CtfTransfers
 from triptych.volume import Volume
 
 MATRIX = ("rlnTomoProjX", "rlnTomoProjY", "rlnTomoProjZ")
@@ -52,6 +53,14 @@ class TiltStacks:
         """Lowest and highest tilt of the images of each particle, degrees, (n, 2); None unless all of them are about y."""
         ranges = [extreme_beams(optics.projections[:, 2]) for optics in self.optics]
         return None if None in ranges else np.array(ranges, dtype=np.float64)
+
+    @property
+    def transfers(self) -> CtfTransfers:
+        """What is left of the CTF, as if all images of a particle had their mean defocus."""
+        defocus = np.array([np.mean([optics.defocus_u, optics.defocus_v]) for optics in self.optics])
+        one, count = self.optics[0], len(defocus)
+        stated = one.voltage_kv, one.spherical_aberration_mm, one.amplitude_contrast
+        return CtfTransfers(defocus, ["deconvolve"] * count, np.full(count, CTF_FLOOR), *stated, origin="the defocus of the tilt images")
 
     def take(self, rows: NDArray[np.int64]) -> TiltStacks:
         """The reader of these rows only, in that order."""

@@ -1,4 +1,4 @@
-"""What files say of the CTF of subtomograms: a dataset's columns, or the CTF volumes that a STAR file names."""
+"""What files say of the CTF of subtomograms: a dataset's columns, the CTF volumes that a STAR file names, or the defocus that it states."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from triptych.config import AcquisitionConfig, CtfCorrection
+from triptych.config import AcquisitionConfig, CtfCorrection, PredictConfig
 from triptych.errors import InputError
 from triptych.io.links import CTF_VOLUME, find_file
 from triptych.io.mrc import read_header, read_mrc
@@ -19,8 +20,12 @@ from triptych.io.relion import RelionFile
 from triptych.io.store import Store
 from triptych.transfer import CtfTransfers, sample_ctf_volume
 
+DEFOCUS = ("rlnDefocusU", "rlnDefocusV")
 COLUMNS = ("defocus_um", "ctf_correction", "deconvolution_constant")
-OPTICS = ("voltage_kv", "spherical_aberration_mm", "amplitude_contrast")
+OPTICS = {"voltage_kv": "rlnVoltage", "spherical_aberration_mm": "rlnSphericalAberration", "amplitude_contrast": "rlnAmplitudeContrast"}
+"""Columns of STAR files by what we call them."""
+TREATMENTS: dict[str, CtfCorrection] = {"untreated": "none", "phase_flipped": "phase_flip", "multiplied": "multiply"}
+"""What a reconstruction has made of the CTF, by the words of `PredictConfig.deconvolve`."""
 
 
 def stored_transfers(store: Store) -> CtfTransfers | None:
@@ -29,12 +34,73 @@ def stored_transfers(store: Store) -> CtfTransfers | None:
     acquisition = settings.get("acquisition") if isinstance(settings, Mapping) else None
     if not isinstance(acquisition, Mapping) or any(name not in store for name in COLUMNS):
         return None
-    optics = {name: acquisition.get(name, AcquisitionConfig.model_fields[name].default) for name in OPTICS}
+    optics = {name: acquisition.get(name, usual) for name, usual in usual_optics().items()}
     defocus, treatment, constant = (np.asarray(store[name][:], np.float64) for name in COLUMNS)
     ways = get_args(CtfCorrection)
     if not all(isinstance(value, int | float) for value in optics.values()) or not set(treatment) <= set(range(len(ways))):
         return None
     return CtfTransfers(defocus * 1e4, [ways[int(number)] for number in treatment], constant, **optics)
+
+
+def usual_optics() -> dict[str, Any]:
+    """What a microscope has where nothing is said of it."""
+    return {name: AcquisitionConfig.model_fields[name].default for name in OPTICS}
+
+
+def stated_ctf(file: RelionFile) -> CtfTransfers | None:
+    """The CTF at the mean defocus of each particle's tilts, none of it undone; None where the file and those of its tomograms do not tell it."""
+    defocus = _stated_defocus(file)
+    if defocus is None or not (defocus > 0).all():
+        return None
+    optics = usual_optics()
+    for name, label in OPTICS.items():
+        stated = file.values(label)
+        if stated is not None:
+            optics[name] = float(stated[0])
+            if np.ptp(stated):
+                raise InputError(f"{file.path} has particles of several values of {label}: predict them apart (triptych select --tomogram)")
+    return plain_ctf(defocus, optics)
+
+
+def ctf_to_undo(config: PredictConfig, stated: CtfTransfers | None, count: int, file: Path) -> CtfTransfers | None:
+    """What is left of the CTF in so many particles of a file, if they are to be deconvolved; InputError where their defocus is not known.
+
+    Parameters
+    ----------
+    stated : the CTF that the file itself tells, whatever is left of it
+    """
+    if config.deconvolve == "nothing":
+        if config.defocus_um is not None or config.voltage_kv is not None:
+            how = "set it to untreated, phase_flipped or multiplied, or leave these out"
+            raise InputError(f"defocus_um and voltage_kv say how to deconvolve, but deconvolve is nothing: {how}")
+        return None
+    if config.defocus_um is not None:
+        stated = replace(stated or plain_ctf(np.empty(count), usual_optics()), defocus=np.full(count, config.defocus_um * 1e4))
+    if stated is None:
+        where = "rlnDefocusU of the particles, or of the tilts of all their tomograms"
+        raise InputError(f"deconvolve needs the defocus, and {file} does not tell it ({where}): give it with --set defocus_um=")
+    stated = replace(stated, correction=[TREATMENTS[config.deconvolve]] * count)
+    return stated if config.voltage_kv is None else replace(stated, voltage_kv=config.voltage_kv)
+
+
+def plain_ctf(defocus: NDArray[np.float64], optics: Mapping[str, Any]) -> CtfTransfers:
+    """The CTF at so many Å of defocus, (n,), none of it undone."""
+    return CtfTransfers(defocus, ["none"] * len(defocus), np.zeros(len(defocus)), **optics, origin="the defocus that is stated")
+
+
+def _stated_defocus(file: RelionFile) -> NDArray[np.float64] | None:
+    """Å, (n,): of the particles themselves, else the mean over the tilts of their tomograms."""
+    own = [values for label in DEFOCUS if (values := file.values(label)) is not None]
+    if own:
+        return np.asarray(np.mean(own, axis=0))
+    found = {name: _mean_defocus(table) for name, table in file.tilts.items()}
+    return np.array([found.get(name, np.nan) for name in file.tomogram_names or ()]) if found else None
+
+
+def _mean_defocus(tilts: pd.DataFrame) -> float:
+    """Å; NaN where the table does not say."""
+    there = tilts[[label for label in DEFOCUS if label in tilts]].apply(pd.to_numeric, errors="coerce")
+    return float(np.mean(there.to_numpy(np.float64))) if there.size else np.nan
 
 
 @dataclass(frozen=True, eq=False)

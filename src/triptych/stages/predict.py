@@ -95,6 +95,10 @@ class Predictor:
     def size(self, number: int) -> int:
         return len(self.rows(number))
 
+    def show(self, row: int, volume: Volume) -> Volume:
+        """A particle as the model is to see it."""
+        return volume if self.source.ctf is None else self.source.ctf.deconvolve(row, volume)
+
 
 def open_predictor(particles: str, folder: Path, config: PredictConfig) -> Predictor:
     """Open model and particles."""
@@ -183,7 +187,8 @@ def write_block(workspace: Workspace, predictor: Predictor, contrast: Contrast, 
         for batch in in_batches(rows, config.batch_size):
             volumes = [predictor.source.read(row) for row in batch]
             empty += [row for row, volume in zip(batch, volumes, strict=True) if not np.ptp(volume.data)]
-            result = predictor.model.predict_batch(volumes, contrast, config.half_turns)
+            seen = [predictor.show(row, volume) for row, volume in zip(batch, volumes, strict=True)]
+            result = predictor.model.predict_batch(seen, contrast, config.half_turns)
             write_maps(desk, [names[row] for row in batch], volumes, result, config)
             results.append(result)
         workspace.take_in(desk)
