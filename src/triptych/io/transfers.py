@@ -93,8 +93,8 @@ def _stated_defocus(file: RelionFile) -> NDArray[np.float64] | None:
     own = [values for label in DEFOCUS if (values := file.values(label)) is not None]
     if own:
         return np.asarray(np.mean(own, axis=0))
-    found = {name: _mean_defocus(table) for name, table in file.tilts.items()}
-    return np.array([found.get(name, np.nan) for name in file.tomogram_names or ()]) if found else None
+    names, found = file.tomogram_names, {name: _mean_defocus(table) for name, table in file.tilts.items()}
+    return None if names is None or not found else np.array([found.get(name, np.nan) for name in names])
 
 
 def _mean_defocus(tilts: pd.DataFrame) -> float:
