@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import json
+import tracemalloc
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -360,6 +361,18 @@ def test_names_are_text_and_probabilities_are_numbers(tmp_path: Path) -> None:
     table = read_star(tmp_path / "a.star")[""]
     assert isinstance(table, pd.DataFrame)
     assert table.iloc[0].tolist() == ["1", "2", "3.0", "70", 0.5]
+
+
+def test_a_large_table_takes_little_more_memory_than_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "wide.star"
+    values = np.random.default_rng(0).uniform(size=(20_000, 20)).round(8)
+    write_star(path, {"particles": pd.DataFrame(values, columns=[f"triptychProbability{i}" for i in range(20)])})
+    tracemalloc.start()
+    table = read_star(path)["particles"]
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_array_equal(table, values)
+    assert most < 6 * path.stat().st_size  # a string for each value would take more
 
 
 def test_starfile_reads_what_we_write(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,12 +23,15 @@ Block: TypeAlias = pd.DataFrame | dict[str, Any]
 """A table, or the label: value pairs of a block without ``loop_``."""
 
 _TOKEN = re.compile(r'"([^"]*)"(?=\s|$)|\'([^\']*)\'(?=\s|$)|(\S+)')
-_LEADING_ZERO = re.compile(r"[+-]?0\d")
+_LEADING_ZERO = re.compile(r"\n[+-]?0\d[^.\n]*(?!.)")  # a search soon finds the line breaks
 _TEXT_LABELS = re.compile(r"(Name|File|Path|Image|Tomogram|Micrograph|Class|Mask|Density)$")
 _NUMBER_LABELS = "triptychProbability"  # followed by the name of a class, which may end like a label of text
 ROWS_AT_ONCE = 4096
-"""Rows of a table that are made into text at a time: all of them would take several times the memory of the numbers."""
-_MISSING = ("<NA>", "nan", "NaN", "NAN")
+"""Rows of a table that are read or made into text at a time: all of them would take several times the memory of the numbers."""
+_MISSING = "<NA>"
+"""What stands for nan besides what Python reads so itself."""
+_LEAST_LONG = 1e14
+"""Below this a whole number has fewer digits than may be lost in a float."""
 
 
 def _split(line: str) -> list[str]:
@@ -46,24 +50,24 @@ def _is_text(label: str) -> bool:
     return _TEXT_LABELS.search(label) is not None and not label.startswith(_NUMBER_LABELS)
 
 
-def _convert(label: str, values: list[str]) -> pd.Series:
-    """Numbers where every value is one and none would change by it, else the text as it is."""
-    if _is_text(label) or any(_LEADING_ZERO.match(value) and "." not in value for value in values):
+def _convert(label: str, text: str) -> pd.Series:
+    """Numbers where every value is one and none would change by it, else the text as it is. Before each value of the text stands a line break."""
+    values = text.split("\n")[1:]
+    if _is_text(label) or _LEADING_ZERO.search(text):
         return pd.Series(values, dtype="str")
-    plain = ["nan" if value in _MISSING else value for value in values]
+    plain = ["nan" if value == _MISSING else value for value in values] if _MISSING in text else values
     try:
-        numbers = [int(value) for value in plain]
-        if all("_" not in value for value in plain) and all(-(2**63) <= number < 2**63 for number in numbers):
+        numbers = list(map(int, plain))
+        if "_" not in text and all(-(2**63) <= number < 2**63 for number in numbers):
             return pd.Series(numbers, dtype="int64")
     except ValueError:
         pass
     try:
-        floats = [float(value) for value in plain]
+        floats = np.array(list(map(float, plain)))
     except ValueError:
         return pd.Series(values, dtype="str")
-    if any("_" in value or (value.lstrip("+-").isdigit() and len(value) > 15) for value in plain):
-        return pd.Series(values, dtype="str")
-    return pd.Series(floats, dtype="float64")
+    is_long = (np.abs(floats) >= _LEAST_LONG).any() and any(value.lstrip("+-").isdigit() and len(value) > 15 for value in plain)
+    return pd.Series(values, dtype="str") if is_long or "_" in text else pd.Series(floats, dtype="float64")
 
 
 class _Reader:
@@ -104,7 +108,7 @@ class _Reader:
             label = values[0][1:]
             if len(values) != 2 or label in block:
                 raise self.error(f'should hold one label and one value, but is "{line[:60]}"')
-            block[label] = _convert(label, values[1:]).tolist()[0]
+            block[label] = _convert(label, f"\n{values[1]}").tolist()[0]
             self.next += 1
         return block
 
@@ -118,18 +122,25 @@ class _Reader:
         twice = [label for label in labels if labels.count(label) > 1]
         if twice:
             raise self.error(f'ends a loop_ in which the label "_{twice[0]}" occurs twice')
-        columns: list[list[str]] = [[] for _ in labels]
+        # Values are kept as the text of many rows, column by column: each as a string of its own they would take several times the memory.
+        texts: list[list[str]] = [[] for _ in labels]
+        rows = self.rows(len(labels))
+        while some := list(islice(rows, ROWS_AT_ONCE)):
+            for pieces, column in zip(texts, zip(*some, strict=True), strict=True):
+                pieces.append("\n" + "\n".join(column))
+        return pd.DataFrame({label: _convert(label, "".join(pieces)) for label, pieces in zip(labels, texts, strict=True)})
+
+    def rows(self, width: int) -> Iterator[list[str]]:
+        """The rows of a table, each of so many values."""
         while (line := self.peek()) is not None:
             values = _split(line)
             # "data_..." starts the next block, unless it is the first value of a full row (a path may begin so)
-            if line.startswith("data_") and (len(values) != len(labels) or len(labels) == 1):
+            if line.startswith("data_") and (len(values) != width or width == 1):
                 break
-            if len(values) != len(labels):
-                raise self.error(f"holds {len(values)} values, but its table has {len(labels)} columns")
-            for column, value in zip(columns, values, strict=True):
-                column.append(value)
+            if len(values) != width:
+                raise self.error(f"holds {len(values)} values, but its table has {width} columns")
+            yield values
             self.next += 1
-        return pd.DataFrame({label: _convert(label, column) for label, column in zip(labels, columns, strict=True)})
 
 
 def read_star(path: Path | str) -> dict[str, Block]:
