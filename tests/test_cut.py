@@ -23,7 +23,7 @@ from triptych.io.particle_lists import Known
 from triptych.io.store import Store, open_store
 from triptych.io.tomogram import find_tomograms
 from triptych.settings import load_config
-from triptych.stages.cut import assign_voxels, cut, find_pieces, read_annotations
+from triptych.stages.cut import Annotations, assign_voxels, cut, find_pieces, read_annotations
 from triptych.stages.train import train
 from triptych.training.dataset import find_slab, split_rows, tile_rows, warn_of_missing_signal
 
@@ -257,6 +257,12 @@ def test_what_a_list_counts_in_can_be_said(folder: Path) -> None:
     assert known.particles is not None
     assert np.allclose(stated.particles.positions, known.particles.positions, atol=1e-3)
     assert stated.inside == known.inside
+
+
+def test_rows_of_a_list_are_sorted_into_tomograms_once() -> None:
+    known = Annotations(("a",), 1, {}, {}, inside=("TS_2", "", "TS_1", "TS_2"))
+    assert [known.rows_in(name).tolist() for name in ("TS_1", "TS_2", "TS_3")] == [[2], [0, 3], []]
+    assert known.rows_in("TS_2") is known.rows_in("TS_2")
 
 
 def test_pieces_and_crumbs() -> None:

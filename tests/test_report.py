@@ -210,6 +210,13 @@ def test_what_was_called_unknown_is_shown(copy: Path, tmp_path: Path) -> None:
     assert found["thresholds"][0]["kept"] == (named & ~unknown).sum()
 
 
+def test_verdicts_are_compared_once_for_all_tomograms(copy: Path) -> None:
+    change_table(copy, lambda table: table.assign(triptychVerdict="unknown"))
+    given = read_predictions(copy)
+    assert given.is_unknown.all()
+    assert given.is_unknown is given.is_unknown
+
+
 def test_a_bad_tomogram_comes_first(copy: Path, tmp_path: Path) -> None:
     assert read_metrics(report(copy, tmp_path / "one", None, SHORT))["tomograms"] is None  # the table names no tomogram
 

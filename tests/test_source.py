@@ -21,7 +21,7 @@ from scipy.spatial.transform import Rotation
 
 from triptych.config import PredictConfig
 from triptych.errors import InputError
-from triptych.io.mrc import write_mrc
+from triptych.io.mrc import bare_stem, write_mrc
 from triptych.io.relion import COORDINATES, angles_from_rotations, particles_from_relion, read_relion, rotations_from_angles
 from triptych.io.source import READS_PER_MAP, ParticleSource, cut_box, open_particles, unique_names, voxel_sizes
 from triptych.io.star import read_star, write_star
@@ -575,6 +575,18 @@ def test_files_are_looked_at_once_for_all_names(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("triptych.io.tomogram_names.tomogram_name", lambda path: seen.append(path) or tomogram_name(path))
     assert len(open_it(write_coordinates(tmp_path, *[[40.0] * 12] * 3, names=names))) == 12
     assert len(seen) == 12
+
+
+def test_names_of_tomograms_are_understood_once_for_all_particles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("many_1", "many_2"):
+        make_tomogram(tmp_path, f"{name}.mrc")
+    star = write_coordinates(tmp_path, [20.0] * 200, [15.0] * 200, [10.0] * 200, ["many_1", "many_2"] * 100, rlnPixelSize=10.0)
+    calls: list[str] = []
+    monkeypatch.setattr("triptych.io.tomogram_names.bare_stem", lambda name: calls.append(str(name)) or bare_stem(name))
+    assert open_it(star).names[199] == "many_2_000200"
+    assert len(calls) < 50
+    file = read_relion(star)
+    assert file.tomogram_names is file.tomogram_names  # which `triptych info` asks for with each tomogram
 
 
 def test_tomograms_may_be_named_by_a_table_or_one_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ class Predicted:
         """Whether masks and densities are those of known structures."""
         return self.oriented is not None
 
-    @property
+    @cached_property
     def is_unknown(self) -> NDArray[np.bool_]:
         """(n,), which particles were called unknown; none where the model cannot tell."""
         return np.zeros(len(self), bool) if self.verdicts is None else np.array(self.verdicts) == UNKNOWN

@@ -91,7 +91,7 @@ class RelionFile:
     def __len__(self) -> int:
         return len(self.table)
 
-    @property
+    @cached_property
     def tomogram_names(self) -> list[str] | None:
         """Per particle, the name of its tomogram or micrograph as written; None without such a column."""
         for label in ("rlnTomoName", "rlnMicrographName"):

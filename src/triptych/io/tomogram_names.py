@@ -7,6 +7,7 @@ import re
 import sys
 from bisect import bisect_left
 from collections.abc import Iterable
+from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
 from typing import TypeAlias
@@ -30,6 +31,7 @@ def tomogram_name(path: Path) -> str:
     return bare_stem(path.name.removesuffix(ZARR_SUFFIX).removesuffix(".ome"))
 
 
+@lru_cache(maxsize=4096)  # a list names few tomograms, each of them many times
 def bare_tomogram_name(name: str) -> str:
     """A tomogram's name without folders and endings, whether it is that of a file or of Warp's: what two programs' names of it share."""
     return _WARP_PIXEL_SIZE.sub("", bare_stem(name.removesuffix(TOMOSTAR)))

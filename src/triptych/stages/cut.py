@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,12 @@ class Annotations:
 
     def rows_in(self, name: str) -> NDArray[np.int64]:
         """Rows of the list whose particles are in a tomogram."""
-        return np.array([row for row, tomogram in enumerate(self.inside) if tomogram == name], dtype=np.int64)
+        return self._rows.get(name, np.empty(0, np.int64))
+
+    @cached_property
+    def _rows(self) -> dict[str, NDArray[np.int64]]:
+        names = np.array(self.inside, dtype=object)
+        return {str(name): np.asarray(rows, np.int64) for name, rows in pd.Series(names).groupby(names).indices.items()}
 
 
 @dataclass(frozen=True, eq=False)
