@@ -25,7 +25,7 @@ from triptych.io.describe import describe_file
 from triptych.io.em import write_em
 from triptych.io.particle_lists import Known
 from triptych.io.relion import particle_columns, tomogram_row
-from triptych.io.star import write_star
+from triptych.io.star import read_star, write_star
 from triptych.io.store import Rows, create_store
 from triptych.io.structure_files import structure_kind
 from triptych.particles import Frame, Particles
@@ -229,6 +229,14 @@ def test_tables_that_agree(tmp_path: Path) -> None:
 def test_tables_that_disagree(name: str, tmp_path: Path) -> None:
     assert "12 Å per voxel, but tomograms.star 6 Å" in said(write_run(tmp_path / "a", voxel_size=6.0) / name)
     assert "tilts from -40° to 40°" in said(write_run(tmp_path / "b", tilts=(-40, 40)) / name)
+
+
+def test_a_list_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    star, files = write_run(tmp_path) / "particles.star", list[Path]()
+    for module in ("relion", "describe_particles"):
+        monkeypatch.setattr(f"triptych.io.{module}.read_star", lambda path: files.append(Path(path)) or read_star(path))
+    assert describe_file(star).kind == "STAR file of particles"
+    assert files.count(star) == 1
 
 
 def test_particles_outside(tmp_path: Path) -> None:

@@ -49,10 +49,10 @@ def describe_star(path: Path) -> Description:
     """A STAR file of particles or of tomograms, an optimisation set, or any other."""
     if guess_format(path) != "star":
         return describe_list(path)
-    blocks = read_star(path)
     try:
         file = read_relion(path)
     except InputError as error:
+        blocks = read_star(path)
         if tomogram_table(blocks) is not None:
             return _describe_tomograms(path, blocks)
         return _describe_blocks(blocks, error)
