@@ -47,10 +47,11 @@ from triptych.recognition.novelty import (
     whiten,
 )
 from triptych.settings import load_config
-from triptych.stages.calibrate import calibrate
+from triptych.stages.calibrate import calibrate, warn_of_missing
 from triptych.stages.predict import predict
 from triptych.stages.simulate import simulate
 from triptych.stages.train import train
+from triptych.training.confidence import Sample
 from triptych.training.dataset import split_rows
 from triptych.training.losses import Truth, contrastive_loss, task_losses
 
@@ -352,6 +353,13 @@ def test_calibration_changes_what_it_fits_and_nothing_else(data: Path, partial_m
     assert all(torch.equal(a, b) for a, b in zip(old.network.state_dict().values(), switched.network.state_dict().values(), strict=True))
     boxes = np.random.default_rng(0).normal(size=(2, *[old.card.box_size] * 3)).astype(np.float32)
     assert not torch.allclose(old.run(boxes).embedding, switched.run(boxes).embedding, atol=1e-3)
+
+
+def test_calibration_names_the_classes_that_its_data_do_not_show(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = np.arange(4)
+    warn_of_missing(Sample(open_store(data), np.array([0, 2, 0, 1]), rows[:3], rows[3:], rows[:0]), ("rod", "ball", "none"))
+    warn_of_missing(Sample(open_store(data), np.array([0, 2, 1, 1]), rows[:3], rows[3:], rows[:0]), ("rod", "ball", "none"))
+    assert [record.getMessage().split(",")[0] for record in caplog.records] == ["the novelty reference is made from no particles of ball"]
 
 
 def test_calibration_wants_boxes_of_the_models_size(data: Path, tmp_path: Path) -> None:

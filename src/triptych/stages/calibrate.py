@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ def calibrate(
     check_kept(given, config)
     network = with_spectrum(given, config)
     sample = draw_sample(open_store(data), network, config)
+    if config.fit_novelty:
+        warn_of_missing(sample, given.card.class_names)
     seen = look(network, sample, config.batch_size, on_progress)
     temperature, figures = judge_temperatures(network, sample, seen, config.fit_temperature)
     reference = fit_reference(seen, sample, config.novelty) if config.fit_novelty else given.novelty
@@ -97,6 +100,14 @@ def draw_sample(store: Store, model: Model, config: CalibrateConfig) -> Sample:
     if not (len(sample.fitting) and len(sample.held_out)):
         raise InputError(f"too few particles of {store.path} are of classes that the model knows: give more, from several tomograms")
     return sample
+
+
+def warn_of_missing(sample: Sample, class_names: Sequence[str]) -> None:
+    """Warn of classes that the reference is not shown: what does not look like it counts as new, and so will they."""
+    missing = [name for label, name in enumerate(class_names) if not (sample.label[sample.fitting] == label).any()]
+    if missing:
+        what = f"the novelty reference is made from no particles of {', '.join(missing)}, so that most of these will be called unknown"
+        logger.warning("%s: give data that hold every class that you may meet, or keep the model's reference (fit_novelty=false)", what)
 
 
 def check_store(store: Store, model: Model) -> None:
