@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from triptych.alignment.half_maps import compare_half_maps, soft_mask, usable_resolution
 from triptych.alignment.identify import identify, load_references, mirror, name_match
 from triptych.cli import app
-from triptych.config import AlignConfig, DiscoverConfig, NetworkConfig
+from triptych.config import AlignConfig, DiscoverConfig, GroupConfig, NetworkConfig
 from triptych.errors import InputError
 from triptych.fourier import radial_power_spectrum, scramble_phases
 from triptych.io.describe import describe_file
@@ -149,6 +149,14 @@ def test_a_list_says_which_particles_to_group(predictions: Path, settings: Disco
     write_star(listed, {"particles": given.table.iloc[:1]})
     with pytest.raises(InputError, match=r"1 of \d+ particles are to be grouped \(.* of those that .*chosen\.star lists\)"):
         choose_particles(given, config)
+
+
+def test_all_particles_are_offered_only_where_that_changes_something(predictions: Path, settings: DiscoverConfig) -> None:
+    for classes, offered in ((None, True), ((CLASSES[0],), False)):
+        config = settings.model_copy(update={"particles": "unknown", "classes": classes, "group": GroupConfig(smallest=10_000)})
+        with pytest.raises(InputError) as refused:
+            choose_particles(read_predictions(predictions), config)
+        assert ("particles=all" in str(refused.value)) == offered
 
 
 def test_poses_are_refined_unless_told_otherwise(found: Path, predictions: Path, settings: DiscoverConfig, tmp_path: Path) -> None:
@@ -448,11 +456,26 @@ def test_an_added_class_is_recognised_and_the_old_ones_still_are(tmp_path: Path,
     assert outputs[1].probabilities.shape == (1, 5)
 
 
+def test_groups_of_one_name_become_one_class(tmp_path: Path) -> None:
+    old = make_model(tmp_path / "model")
+    both, one = make_discovery(tmp_path / "both", old, 20), make_discovery(tmp_path / "one", old, 20)
+    for name in ("embedding", "shape"):
+        parts = np.array_split(np.load(both / f"groups/1/{name}.npy"), [8])
+        for number, part in enumerate(parts, start=1):
+            (both / f"groups/{number}").mkdir(exist_ok=True)
+            np.save(both / f"groups/{number}/{name}.npy", part)
+    names: tuple[dict[int, str], ...] = ({1: "fourth"}, {1: "fourth", 2: "fourth"})
+    whole, joined = (load_model(add_classes(folder, tmp_path / f"of_{folder.name}", found)) for folder, found in zip((one, both), names, strict=True))
+    assert joined.card == whole.card
+    assert all(torch.equal(a, b) for a, b in zip(joined.network.state_dict().values(), whole.network.state_dict().values(), strict=True))
+    assert json.loads((tmp_path / "of_both/manifest.json").read_text())["added"] == {"fourth": {"groups": [1, 2], "particles": 20}}
+
+
 @pytest.mark.parametrize(
     ("names", "sentence"),
     [
         ({1: "first"}, "there is a class 'first' already"),
-        ({1: "First"}, "differ in punctuation only"),
+        ({1: "First"}, "classes first and First differ in punctuation or capitals"),
         ({1: "a/b"}, "cannot be called 'a/b'"),
         ({1: "unknown"}, "a meaning of its own"),
         ({1: "membrane"}, "a meaning of its own"),

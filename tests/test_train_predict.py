@@ -294,7 +294,7 @@ def test_training_needs_its_truth_and_two_tomograms(data: Path, tmp_path: Path) 
 
 
 def test_classes_that_predictions_could_not_name_are_refused_before_training(tmp_path: Path) -> None:
-    for names, sentence in ((("a-b", "a_b", "none"), "differ in punctuation only"), (("unknown", "none"), "a meaning of its own")):
+    for names, sentence in ((("a-b", "a_b", "none"), "classes a-b and a_b differ in punctuation"), (("unknown", "none"), "a meaning of its own")):
         store = create_store(tmp_path / f"{len(names)}.zarr", Rows(4, 2), Rows(0, 0), 10.0, 16, names, {})
         with pytest.raises(InputError, match=sentence):
             check_tasks(store, TrainConfig())

@@ -236,8 +236,10 @@ def write_star(path: Path | str, blocks: Mapping[str, Block]) -> None:
 def probability_columns(class_names: Sequence[str]) -> list[str]:
     """Columns of the probabilities of some classes; InputError where two would be the same."""
     columns = [probability_column(name) for name in class_names]
-    if len(set(columns)) < len(columns):
-        raise InputError(f"class names differ in punctuation only ({', '.join(class_names)}), so STAR columns would be the same: rename them")
+    for place, column in enumerate(columns):
+        if column in columns[:place]:
+            pair = f"{class_names[columns.index(column)]} and {class_names[place]}"
+            raise InputError(f"the classes {pair} differ in punctuation or capitals only, so their STAR columns would be the same: rename one")
     return columns
 
 

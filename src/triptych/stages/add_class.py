@@ -5,7 +5,7 @@ Nothing is trained but one row of the last layer for each new class. The network
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -46,7 +46,7 @@ def add_classes(discovery: Path | str, out: Path | str, names: Mapping[int, str]
     ----------
     discovery : folder that `discover` wrote
     out : model folder to make
-    names : numbers of groups, and what to call them
+    names : numbers of groups, and what to call them; groups of the same name become one class
     model : folder of the model that made the predictions; default: where it was then
 
     Raises
@@ -57,10 +57,11 @@ def add_classes(discovery: Path | str, out: Path | str, names: Mapping[int, str]
     discovery = Path(discovery)
     folder = find_parent(discovery, model)
     parent = load_model(folder, "cpu")
-    newcomers = [read_group(discovery, number, name) for number, name in names.items()]
-    check_class_names(list(names.values()), parent.card.class_names)
+    groups = {name: [number for number in names if names[number] == name] for name in names.values()}
+    newcomers = [read_groups(discovery, numbers, name) for name, numbers in groups.items()]
+    check_class_names(list(groups), parent.card.class_names)
     grown = grow(parent, newcomers, folder)
-    added = {name: {"group": number, "particles": len(item.embedding)} for (number, name), item in zip(names.items(), newcomers, strict=True)}
+    added = {item.name: {"groups": groups[item.name], "particles": len(item.embedding)} for item in newcomers}
     about: dict[str, object] = {"parent": {"path": str(folder), "sha256": hash_file(folder / WEIGHTS)}, "added": added}
     return grown.save(Path(out), None, [folder, discovery], None, about, stage="add-class")
 
@@ -82,15 +83,21 @@ def find_parent(discovery: Path, model: Path | str | None) -> Path:
     return folder
 
 
-def read_group(discovery: Path, number: int, name: str) -> Newcomer:
+def read_groups(discovery: Path, numbers: Sequence[int], name: str) -> Newcomer:
+    """What groups that are one kind have together."""
+    parts = [read_group(discovery, number) for number in numbers]
+    return Newcomer(name, *(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def read_group(discovery: Path, number: int) -> list[NDArray[np.float32]]:
+    """Embeddings and shapes of the particles of a group."""
     folder = discovery / "groups" / str(number)
     try:
-        arrays = [np.load(folder / f"{array}.npy", allow_pickle=False) for array in ("embedding", "shape")]
+        return [np.load(folder / f"{array}.npy", allow_pickle=False) for array in ("embedding", "shape")]
     except FileNotFoundError:
         raise InputError(f"{discovery} has no group {number}: give the number of one that its groups.star lists") from None
     except (OSError, ValueError) as error:
         raise InputError(f"the group {folder} cannot be read ({error}): discover anew") from None
-    return Newcomer(name, *arrays)
 
 
 # -------------------------------------------------------------------------------------------------------------- new rows

@@ -151,7 +151,7 @@ def choose_particles(given: Predicted, config: DiscoverConfig) -> IntArray:
         chosen = given.is_unknown
     chosen &= listed
     if chosen.sum() < config.group.smallest:
-        wider = "" if config.particles == "all" else "; to group all particles, say --set particles=all"
+        wider = "" if config.particles == "all" or config.classes is not None else "; to group all particles, say --set particles=all"
         found = f"{chosen.sum()} of {len(given)} particles are to be grouped ({describe_choice(config)})"
         raise InputError(f"{found}, but a group has at least {config.group.smallest}{wider}")
     return np.flatnonzero(chosen)
