@@ -30,6 +30,7 @@ FOUND: dict[str, list[Any]] = {
     "triptychProbability": [0.9, 0.8, 0.7, 0.6, 0.5, 0.4],
     "triptychVerdict": ["rod", "unknown", "rod", "none", "ball", "unknown"],
     "triptychScore": [0.2, 0.3, 0.9, 0.1, 0.7, 0.9],
+    "triptychGroup": [0, 1, 0, 0, 2, 1],
     "rlnTomoName": ["TS_1", "TS_1", "TS_2", "TS_2", "TS_1", "TS_2"],
 }
 SHAPE = (20, 30, 40)
@@ -66,6 +67,8 @@ def write_picks(folder: Path, tomograms: Path, contrast: str = "bright") -> Path
         ({"not_classes": ["rod", "none"]}, [1, 4]),
         ({"verdict": "known"}, [0, 2, 3, 4]),
         ({"verdict": "unknown"}, [1, 5]),
+        ({"groups": [1, 2]}, [1, 4, 5]),
+        ({"groups": [0], "classes": ["rod"]}, [0, 2]),
         ({"min_probability": 0.7}, [0, 1, 2]),
         ({"min_score": 0.3}, [1, 2, 4, 5]),
         ({"tomograms": ["TS_1"]}, [0, 1, 4]),

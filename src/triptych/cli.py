@@ -373,6 +373,9 @@ def select(
     classes: Annotated[list[str] | None, typer.Option("--class", metavar="NAME", help="Keep this class; may be given several times.")] = None,
     not_classes: Annotated[list[str] | None, typer.Option("--not-class", metavar="NAME", help="Leave this class out; likewise.")] = None,
     verdict: Annotated[str | None, typer.Option(metavar="VERDICT", help="Keep what was called known, or unknown.")] = None,
+    groups: Annotated[
+        list[int] | None, typer.Option("--group", metavar="NUMBER", help="Keep this group of discover (0: what is in none); likewise.")
+    ] = None,
     min_probability: Annotated[float | None, typer.Option(help="Least probability of the class.")] = None,
     min_score: Annotated[float | None, typer.Option(help="Least score of pick, or of what wrote the table.")] = None,
     min_alignment_score: Annotated[float | None, typer.Option(help="Least score of orient, or of discover.")] = None,
@@ -389,6 +392,7 @@ def select(
         classes=classes or (),
         not_classes=not_classes or (),
         verdict=verdict,
+        groups=groups or (),
         min_probability=min_probability,
         min_score=min_score,
         min_alignment_score=min_alignment_score,

@@ -18,7 +18,7 @@ from triptych.io.relion import BINNING, SCORES, RelionFile, numbers, read_relion
 from triptych.io.star import write_star
 from triptych.io.tomogram_names import shared_name
 
-CLASS, VERDICT, PROBABILITY = "triptychClass", "triptychVerdict", "triptychProbability"
+CLASS, VERDICT, PROBABILITY, GROUP = "triptychClass", "triptychVerdict", "triptychProbability", "triptychGroup"
 SCORE, ALIGNMENT_SCORE, POSE_PROBABILITY = "triptychScore", "triptychAlignmentScore", "triptychPoseProbability"
 WRITTEN_BY = {
     CLASS: "pick and predict write",
@@ -27,6 +27,7 @@ WRITTEN_BY = {
     SCORE: "pick writes",
     ALIGNMENT_SCORE: "orient writes, and discover of each group",
     POSE_PROBABILITY: "orient writes",
+    GROUP: "discover writes",
 }
 OTHER_SCORES = tuple(name for name in SCORES if name not in (SCORE, PROBABILITY))
 """Of other programs: they may be any numbers."""
@@ -43,6 +44,7 @@ def select(
     classes: Sequence[str] = (),
     not_classes: Sequence[str] = (),
     verdict: str | None = None,
+    groups: Sequence[int] = (),
     min_probability: float | None = None,
     min_score: float | None = None,
     min_alignment_score: float | None = None,
@@ -58,6 +60,7 @@ def select(
     out : STAR file to write
     classes, not_classes : names of classes that are kept, and that are left out
     verdict : "known" or "unknown"
+    groups : numbers of groups that `discover` found; 0: the particles in none
     min_probability, min_score, min_alignment_score : least probability of the class, score of `pick` (or, without one, of the program that
         wrote the table), and score of `orient` or `discover`
     min_pose_probability : least probability, by `orient`, that the pose is right
@@ -83,6 +86,8 @@ def select(
         kept &= is_among(find_column(file, CLASS), classes, "class", file.path)
     if not_classes:
         kept &= ~is_among(find_column(file, CLASS), not_classes, "class", file.path)
+    if groups:
+        kept &= is_among(find_column(file, GROUP), [str(number) for number in groups], "group", file.path)
     if tomograms:
         shared = pd.Series([shared_name(name) for name in file.tomogram_names or []], dtype=str)
         kept &= is_among(shared, [shared_name(name) for name in tomograms], "tomogram", file.path)
