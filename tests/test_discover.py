@@ -31,6 +31,7 @@ from triptych.io.particle_star import add_poses
 from triptych.io.predictions import open_input, read_predictions
 from triptych.io.relion import angles_from_rotations, particles_from_relion
 from triptych.io.star import read_star, write_star
+from triptych.pages.discovery_page import list_doubts
 from triptych.recognition.model import Model, ModelCard, load_model
 from triptych.recognition.network import Network
 from triptych.recognition.novelty import NoveltyRule, Traits, describe_known
@@ -115,6 +116,15 @@ def test_table_and_page_say_down_to_which_detail_a_match_was_compared_and_of_whi
     assert f"to {described[0]['compared_to']:.0f} Å" in capsys.readouterr().out
 
 
+def test_page_says_what_to_doubt(found: Path) -> None:
+    page = Page(found / "report.html").text
+    assert page.count("Few particles: see whether") == 2  # halves of 7
+    assert "Tilt range" in page
+    for halves, stability, doubts in (([20, 21], 0.6, []), ([20, 20], None, []), ([20, 19], 0.9, ["Few"]), ([9, 9], 0.5, ["Few", "Not"])):
+        said = list_doubts({"half_particles": halves, "stability": stability})
+        assert [doubt.split()[0] for doubt in said] == doubts
+
+
 def test_a_match_whose_mirror_image_fits_as_well_is_called_so() -> None:
     words = {hand: name_match("spike", hand) for hand in ("same", "mirrored", "undecided")}
     assert words == {"same": "spike", "mirrored": "mirror image of spike", "undecided": "spike or its mirror image"}
@@ -137,6 +147,7 @@ def test_the_library_is_an_input(found: Path, settings: DiscoverConfig) -> None:
 def test_one_group_holds_all_that_were_chosen(predictions: Path, settings: DiscoverConfig, tmp_path: Path) -> None:
     config = settings.model_copy(update={"one_group": True, "classes": (CLASSES[0],)})
     discover(predictions, tmp_path / "one", config)
+    assert f"called {CLASSES[0]}, taken as one group" in Page(tmp_path / "one/report.html").text
     called = read_star(predictions / "particles.star")["particles"]["triptychClass"] == CLASSES[0]
     assert read_star(tmp_path / "one/particles.star")["particles"]["triptychGroup"].tolist() == called.astype(int).tolist()
 

@@ -31,7 +31,7 @@ from triptych.volume import Volume, standardise
 logger = logging.getLogger(__name__)
 
 IntArray = NDArray[np.int64]
-ASSUMED = "assumed, since no file states them"
+ASSUMED = "assumed, since no file states it"
 LOOKED_AT = 12
 """Subtomograms whose power spectra are looked at."""
 

@@ -41,16 +41,19 @@ SURFACE_VOXELS = 48
 SURFACE_LEVEL = 0.4
 """Share of the density's height at which the surface lies to begin with."""
 PANEL_VOXELS = 48
+FEW_OF_A_HALF, LOW_STABILITY = 20, 0.6
+"""With fewer particles, or a lower stability, a group is to be looked at twice, and the page says so."""
 
 
 @dataclass(frozen=True)
 class GroupView:
-    """What the page shows of a group, besides group.json; `width`: of its surfaces' box, Å."""
+    """What the page shows of a group, besides group.json; `width`: of its surfaces' box, Å; `doubts`: sentences."""
 
     panels: list[Panel]
     correlation: str
     surfaces: list[str]
     width: float
+    doubts: list[str]
 
 
 def write_page(
@@ -186,7 +189,19 @@ def view_group(folder: Path, described: Mapping[str, Any]) -> GroupView:
     title = f"Fourier shell correlation of the halves of group {described['group']}"
     correlation = figures.draw_half_map_correlation(shells["frequency"], curves, THRESHOLD, title)
     size = seen_size(mask)
-    return GroupView(panels, correlation, [encode_surface(item, size) for item in (within, recovered)], size * mask.voxel_size)
+    surfaces = [encode_surface(item, size) for item in (within, recovered)]
+    return GroupView(panels, correlation, surfaces, size * mask.voxel_size, list_doubts(described))
+
+
+def list_doubts(described: Mapping[str, Any]) -> list[str]:
+    """Why a group may not be what it seems, in sentences."""
+    few = "Few particles: see whether the average looks like the recovered density, and whether another seed gives the same."
+    loose = "Not found again in parts of the data: this may be no group."
+    stability = described["stability"]
+    return [
+        *([few] if min(described["half_particles"]) < FEW_OF_A_HALF else []),
+        *([loose] if stability is not None and stability < LOW_STABILITY else []),
+    ]
 
 
 def seen_size(mask: Volume) -> int:

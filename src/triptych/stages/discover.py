@@ -415,7 +415,7 @@ class Explorer:
                 "in_all": len(given),
                 "grouped": int((membership > 0).sum()),
                 "chosen": len(self.rows),
-                "choice": describe_choice(self.config),
+                "choice": describe_choice(self.config) + (", taken as one group" if self.config.one_group else ""),
             },
             "groups": len(described),
             "tilt_ranges_are": self.boxes.tilts_from,
