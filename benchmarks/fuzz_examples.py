@@ -26,7 +26,8 @@ from triptych.io.manifest import MANIFEST, hash_file, write_manifest
 from triptych.io.mrc import read_mrc, write_mrc
 from triptych.io.particle_lists import Known, read_particles
 from triptych.io.predictions import read_predictions
-from triptych.io.source import cut_box, open_particles
+from triptych.io.readers import cut_box
+from triptych.io.source import open_particles
 from triptych.io.star import write_star
 from triptych.io.store import BOX_ARRAYS, ROW_ARRAYS, Rows, create_store, open_store
 from triptych.io.tomogram import open_tomogram

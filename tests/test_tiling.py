@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import special
 
 from triptych.fourier import resample_to_shape
-from triptych.io.source import cut_box
+from triptych.io.readers import cut_box
 from triptych.tiling import CELL, Cutout, clear_labels, find_centres, label_voxels, overlap, paint, plan_tiles, suppress, widen
 from triptych.volume import Volume
 

@@ -10,12 +10,10 @@ from __future__ import annotations
 import glob
 import logging
 import os
-import re
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -26,8 +24,10 @@ from triptych.errors import InputError, counted
 from triptych.io.files import way_to
 from triptych.io.links import CTF_VOLUME, RECONSTRUCTED, find_file, name_from, search_folders, split_number
 from triptych.io.manifest import MANIFEST, manifest_entry, read_manifest
-from triptych.io.mrc import MrcHeader, bare_stem, check_values, is_mrc_name, locate_volume, mrc_files, read_header, read_mrc, stated_voxel_size
+from triptych.io.mrc import bare_stem, is_mrc_name, mrc_files, read_header
+from triptych.io.particle_names import safe_name, unique_names
 from triptych.io.particle_star import star_of_folder
+from triptych.io.readers import Crops, Images, Reader, Rows, check_images
 from triptych.io.relion import BINNING, CENTERED, COORDINATES, RelionFile, read_relion
 from triptych.io.star import Block
 from triptych.io.stated import VOXEL_SIZE_TOLERANCE, find_stated, list_tomograms
@@ -36,7 +36,7 @@ from triptych.io.tomogram import is_tomogram, open_tomogram, stated_frame, tomog
 from triptych.io.tomogram_names import bare_tomogram_name, by_name, find_tomogram, shared_name, warn_of_other_name
 from triptych.io.transfers import CtfVolumes, Transfers, ctf_to_undo, named_transfers, stated_ctf, stored_transfers
 from triptych.transfer import CtfTransfers
-from triptych.volume import MAX_BOX, Volume, clip_box, spread_numbers
+from triptych.volume import MAX_BOX, Volume, spread_numbers
 
 if TYPE_CHECKING:
     from triptych.io.store import Store
@@ -45,25 +45,11 @@ logger = logging.getLogger(__name__)
 
 IntArray = NDArray[np.int64]
 
-READS_PER_MAP = 16
-"""Boxes cut out of a tomogram before it is mapped anew."""
-LONGEST_NAME = 120
 CONTRAST = "triptychContrast"
 """Column with the sign of the grey values of the tomogram in which a particle lies, as it was taken."""
 CONTRAST_ENTRIES = (("particles", "contrast"), ("config", "contrast"))
 """Where manifests of `predict` and `simulate-tomograms` say it; that of `pick` says it of each tomogram."""
 CHECK_SIZES = "check the pixel size of the coordinates (--set coordinate_pixel_size=) and the tomogram's voxel size (--set tomogram_voxel_size=)"
-_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
-
-
-class Reader(Protocol):
-    """Reads one subtomogram."""
-
-    def read(self, index: int) -> Volume:
-        """The subtomogram of that row."""
-
-    def take(self, rows: IntArray) -> Reader:
-        """The reader of these rows only, in that order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +100,7 @@ class ParticleSource:
     @property
     def lies_as_tomogram(self) -> bool:
         """Whether the boxes' axes are those of the tomogram; those of RELION's 3-D images may be turned by rlnTomoSubtomogramRot/Tilt/Psi."""
-        return not isinstance(self.reader, _Images)
+        return not isinstance(self.reader, Images)
 
     @property
     def has_ctf_undone(self) -> bool:
@@ -125,7 +111,7 @@ class ParticleSource:
     def tomograms(self) -> list[Path] | None:
         """The tomogram that each particle is cut out of; None where they are not."""
         reader = self.reader
-        return [reader.paths[number] for number in reader.tomogram] if isinstance(reader, _Crops) else None
+        return [reader.paths[number] for number in reader.tomogram] if isinstance(reader, Crops) else None
 
     def blocks_with(self, table: pd.DataFrame) -> dict[str, Block]:
         """What to write: the input's blocks in their order, with another table of particles, in a block "particles"."""
@@ -134,9 +120,9 @@ class ParticleSource:
     def table_for(self, folder: Path) -> pd.DataFrame:
         """The table for a STAR file in a folder: an image or tomogram that would not be found from there by its name is named anew."""
         folder = Path(os.path.realpath(folder))  # however it is called: ".." is taken from where a link leads to
-        if isinstance(self.reader, _Crops):
+        if isinstance(self.reader, Crops):
             return self._with_tomograms(folder, self.reader)
-        if not isinstance(self.reader, _Images):
+        if not isinstance(self.reader, Images):
             return self.table
         folders = search_folders(folder / "particles.star")
         ways = {"rlnImageName": self.reader.paths, **self._ctf_volumes()}
@@ -156,7 +142,7 @@ class ParticleSource:
         except InputError:
             return {}
 
-    def _with_tomograms(self, folder: Path, reader: _Crops) -> pd.DataFrame:
+    def _with_tomograms(self, folder: Path, reader: Crops) -> pd.DataFrame:
         """The table with the way from a folder to the tomogram of each particle."""
         ways = [way_to(path, folder) for path in reader.paths]
         return self.table.assign(**{RECONSTRUCTED: [ways[number] for number in reader.tomogram]})
@@ -186,197 +172,6 @@ class ParticleSource:
             transfers=None if self.transfers is None else self.transfers.take(rows),
             ctf=None if self.ctf is None else self.ctf.take(rows),
         )
-
-
-# ------------------------------------------------------------------------------------------------------------- readers
-
-
-@dataclass(frozen=True, eq=False)
-class _Images:
-    """One MRC file, or one volume of a stack, per particle."""
-
-    paths: list[str]
-    numbers: list[int | None]
-    voxel_sizes: NDArray[np.float64] | None
-
-    def read(self, index: int) -> Volume:
-        size = None if self.voxel_sizes is None else float(self.voxel_sizes[index])
-        volume = read_mrc(self.paths[index], size, number=self.numbers[index])
-        _check_box(volume.shape, self.paths[index])
-        return volume
-
-    def take(self, rows: IntArray) -> _Images:
-        sizes = None if self.voxel_sizes is None else self.voxel_sizes[rows]
-        return _Images([self.paths[row] for row in rows], [self.numbers[row] for row in rows], sizes)
-
-
-@dataclass(eq=False)
-class _Crops:
-    """Cubes cut out of tomograms, of which one at a time is mapped into memory."""
-
-    paths: list[Path]
-    tomogram: NDArray[np.int64]
-    voxel_sizes: list[float]
-    centers: NDArray[np.int64]
-    box_sizes: list[int]
-    mapped: tuple[int, Volume] | None = field(default=None, repr=False)
-    reads: int = 0
-
-    def read(self, index: int) -> Volume:
-        number = int(self.tomogram[index])
-        mapped = self.mapped  # another thread may put another one there at any time
-        # What was touched of a mapped file counts as our memory until it is unmapped
-        if mapped is None or mapped[0] != number or self.reads >= READS_PER_MAP:
-            self.mapped, self.reads, mapped = None, 0, None  # let go of one before taking the next
-            mapped = self.mapped = number, open_tomogram(self.paths[number], self.voxel_sizes[number])
-        self.reads += 1
-        tomogram = mapped[1]
-        cube = cut_box(tomogram.data, self.centers[index], (self.box_sizes[number],) * 3)
-        check_values(cube, f"{self.paths[number]} around voxel {tuple(self.centers[index, ::-1].tolist())} (x, y, z)")
-        low = (self.centers[index] - self.box_sizes[number] // 2)[::-1] * tomogram.voxel_size
-        x, y, z = (float(place + start) for place, start in zip(tomogram.origin, low, strict=True))
-        return Volume(cube, tomogram.voxel_size, (x, y, z))
-
-    def take(self, rows: IntArray) -> _Crops:
-        return _Crops(self.paths, self.tomogram[rows], self.voxel_sizes, self.centers[rows], self.box_sizes)
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "mapped": None}  # a mapped file stays in its process
-
-
-@dataclass(frozen=True, eq=False)
-class _Rows:
-    """Rows of a Zarr store."""
-
-    store: Any  # a Store; Zarr only needs to be imported where there is one
-    voxel_size: float
-    rows: IntArray
-
-    def read(self, index: int) -> Volume:
-        row = self.rows[index]
-        data = self.store.read_rows("subtomogram", np.array([row]))[0].astype(np.float32)
-        check_values(data, f"subtomogram {row} of the dataset")
-        return Volume(data, self.voxel_size)
-
-    def take(self, rows: IntArray) -> _Rows:
-        return _Rows(self.store, self.voxel_size, self.rows[rows])
-
-
-def cut_box(data: NDArray[Any], center: NDArray[np.int64], shape: tuple[int, int, int], fill: float | None = None) -> NDArray[np.float32]:
-    """A box around a voxel.
-
-    Parameters
-    ----------
-    data : array (nz, ny, nx), may be mapped from a file
-    center : z, y, x of the voxel that becomes index ``n // 2`` of each axis
-    shape : of the box, voxels
-    fill : value of what lies outside; None: the mean of what lies inside
-
-    Returns
-    -------
-    float32 array of that shape
-    """
-    there, own = clip_box(np.asarray(center) - np.array(shape) // 2, shape, data.shape)
-    if any(side.start == side.stop for side in there):
-        size, sides = shape[0] if len(set(shape)) == 1 else shape[::-1], data.shape[::-1]
-        raise InputError(f"a box of {size} voxels around voxel {tuple(int(c) for c in center[::-1])} lies outside a tomogram of {sides} (x, y, z)")
-    with np.errstate(invalid="ignore"):  # NaN is the caller's to find, and is not to spread
-        inside = np.array(data[there], dtype=np.float32)
-        level = inside.mean(dtype=np.float64, where=np.isfinite(inside)) if fill is None else fill
-        box = np.full(shape, level, dtype=np.float32)
-    box[own] = inside
-    return box
-
-
-# -------------------------------------------------------------------------------------------------------------- checks
-
-
-def _check_box(shape: tuple[int, ...], path: str | Path) -> None:
-    if len(set(shape)) != 1:
-        sides = " x ".join(str(n) for n in reversed(shape))
-        raise InputError(
-            f"{path} has {sides} voxels (x, y, z), but a subtomogram is a cube: extract cubic boxes, "
-            "or for a tomogram give a STAR file with coordinates"
-        )
-    if shape[0] > MAX_BOX:
-        raise InputError(f"{path} is a cube of {shape[0]} voxels, but a subtomogram has at most {MAX_BOX}: give a STAR file with coordinates in it")
-
-
-def _volume_shape(header: MrcHeader, number: int | None) -> tuple[int, ...]:
-    """Shape of one volume; a stack of cubes that does not call itself one counts as a stack where a number asks for it."""
-    depth, rows, columns = header.shape
-    if header.volumes > 1:
-        return depth // header.volumes, rows, columns
-    if number is not None and rows == columns and depth % rows == 0:
-        return rows, rows, columns
-    return header.shape
-
-
-def _check_images(
-    paths: list[str], counts: list[int | None], stated: NDArray[np.float64] | None, given: float | None, where: Callable[[int], str]
-) -> None:
-    """Check headers: of every file where they must give the voxel size, else of one file of each length.
-
-    A truncated file has another length, so it is found; to look at a length is much cheaper than to open a file.
-    """
-    seen: set[tuple[object, ...]] = set()
-    done: set[str] = set()
-    disagreeing: list[tuple[str, float, float]] = []
-    for index, path in enumerate(paths):
-        if path in done and counts[index] is None:
-            continue
-        done.add(path)
-        size = None if stated is None else float(stated[index])
-        try:
-            length = os.stat(path).st_size
-        except OSError as error:
-            raise InputError(f"{where(index)} is {path}, which cannot be read ({error.strerror}): check the file and your rights") from None
-        key = (length, size, counts[index], path if counts[index] is not None else None)
-        if key in seen and (size is not None or given is not None):
-            continue
-        seen.add(key)
-        header = read_header(path)
-        if header.image_stack and counts[index] is None:
-            raise InputError(f"{path} is a stack of 2-D images, but a 3-D subtomogram was expected: export 3-D subtomograms")
-        _check_box(_volume_shape(header, counts[index]), path)
-        locate_volume(header, counts[index], Path(path))
-        own = stated_voxel_size(header)
-        if size is None and given is None and own is None:
-            read_mrc(path, number=counts[index])  # says what is wrong with the header's voxel size
-        if size is not None and own is not None and abs(own / size - 1) > VOXEL_SIZE_TOLERANCE:
-            disagreeing.append((path, own, size))
-    if disagreeing:
-        path, own, size = disagreeing[0]
-        if given is not None:
-            logger.warning("the header of %s states %g Å per voxel, but %g Å is used as set", path, own, given)
-        else:
-            what = "the STAR file states %g Å per voxel, but the header of %s states %g Å"
-            logger.warning(f"{what}: the STAR file's is used (--set voxel_size= decides otherwise)", size, path, own)
-
-
-# --------------------------------------------------------------------------------------------------------------- names
-
-
-def safe_name(text: str) -> str:
-    """A text as a file name: ASCII letters, digits, ".", "_" and "-", not hidden, not too long, never a path."""
-    name = _UNSAFE.sub("_", text).lstrip(".-_")[:LONGEST_NAME].rstrip(".")
-    return name or "particle"
-
-
-def unique_names(stems: Sequence[str], prefixes: Sequence[str]) -> list[str]:
-    """One file-safe name per particle: its stem; with its prefix where stems repeat; with its row where that repeats too.
-
-    "Repeat" disregards case, as some file systems do.
-    """
-    names = [safe_name(stem) for stem in stems]
-    if len({name.casefold() for name in names}) < len(names):
-        names = [safe_name(f"{prefix}_{stem}") for prefix, stem in zip(prefixes, stems, strict=True)]
-    counts = Counter(name.casefold() for name in names)
-    if len(counts) < len(names):
-        names = [f"{name}_row{row:07d}" if counts[name.casefold()] > 1 else name for row, name in enumerate(names, 1)]
-    if len({name.casefold() for name in names}) < len(names):  # a stem that looks like one of ours
-        names = [f"particle_{row:07d}" for row in range(1, len(names) + 1)]
-    return names
 
 
 # ----------------------------------------------------------------------------------------------------------- STAR files
@@ -418,8 +213,8 @@ def _open_star_images(file: RelionFile, config: PredictConfig) -> ParticleSource
         transfers, tilt_ranges = stacks.transfers, stacks.tilt_ranges
     else:
         stated = file.image_voxel_size() if config.voxel_size is None else np.full(len(file), config.voxel_size)
-        _check_images(paths, counts, stated, config.voxel_size, lambda index: f"the image of row {index + 1} of {file.path}")
-        reader = _Images(paths, counts, stated)
+        check_images(paths, counts, stated, config.voxel_size, lambda index: f"the image of row {index + 1} of {file.path}")
+        reader = Images(paths, counts, stated)
         transfers, tilt_ranges = named_transfers(file, stated), file.tilt_ranges()
     stems = [bare_stem(path) if number is None else f"{bare_stem(path)}_{number:06d}" for path, number in zip(paths, counts, strict=True)]
     prefixes = [bare_tomogram_name(name) for name in file.tomogram_names or [Path(path).parent.name for path in paths]]
@@ -539,7 +334,7 @@ def _open_star_coordinates(file: RelionFile, config: PredictConfig, box_size_ang
         names=unique_names([f"{safe_name(name)}_{row:0{width}d}" for row, name in enumerate(names, 1)], names),
         blocks=file.blocks if stated is None else _with_binning(file, np.array(sizes)[tomogram]),
         block=file.block,
-        reader=_Crops(paths, tomogram, sizes, indices, boxes),
+        reader=Crops(paths, tomogram, sizes, indices, boxes),
         files=[file.path, *paths],
         offsets=offsets,
         origins=file.origins(),
@@ -653,7 +448,7 @@ def _open_files(paths: list[Path], config: PredictConfig, what: Path) -> Particl
         texts += [str(path)] * volumes
         counts += list(range(1, volumes + 1)) if volumes > 1 else [None]
     stated = None if config.voxel_size is None else np.full(len(texts), config.voxel_size)
-    _check_images(texts, counts, stated, config.voxel_size, lambda index: f"file {index + 1}")
+    check_images(texts, counts, stated, config.voxel_size, lambda index: f"file {index + 1}")
     stems = [bare_stem(text) if number is None else f"{bare_stem(text)}_{number:06d}" for text, number in zip(texts, counts, strict=True)]
     images = [text if number is None else f"{number}@{text}" for text, number in zip(texts, counts, strict=True)]
     return ParticleSource(
@@ -661,7 +456,7 @@ def _open_files(paths: list[Path], config: PredictConfig, what: Path) -> Particl
         names=unique_names(stems, [Path(text).parent.name for text in texts]),
         blocks={"particles": pd.DataFrame({"rlnImageName": images})},
         block="particles",
-        reader=_Images(texts, counts, stated),
+        reader=Images(texts, counts, stated),
         files=[what] if what.exists() else paths,
         description=f"{len(texts)} MRC volumes",
     )
@@ -680,7 +475,7 @@ def _open_zarr(path: Path, config: PredictConfig) -> ParticleSource:
         names=names,
         blocks={"particles": pd.DataFrame({"triptychName": names})},
         block="particles",
-        reader=_Rows(store, size, np.arange(len(names))),
+        reader=Rows(store, size, np.arange(len(names))),
         contrast=store.contrast,
         files=[path],
         tilt_ranges=_stored_tilt_ranges(store),
@@ -750,10 +545,10 @@ def _open(path: Path | str, config: PredictConfig, box_size_angstrom: float) -> 
 def voxel_sizes(source: ParticleSource, first: Volume) -> list[float]:
     """The distinct voxel sizes of a source, or of its first particle where only the headers tell, in Å, ascending."""
     reader = source.reader
-    if isinstance(reader, _Crops):
+    if isinstance(reader, Crops):
         return sorted(set(reader.voxel_sizes))
-    if isinstance(reader, _Rows):
+    if isinstance(reader, Rows):
         return [reader.voxel_size]
-    if isinstance(reader, _Images | TiltStacks) and reader.voxel_sizes is not None:
+    if isinstance(reader, Images | TiltStacks) and reader.voxel_sizes is not None:
         return sorted({float(size) for size in reader.voxel_sizes})
     return [first.voxel_size]

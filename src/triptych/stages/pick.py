@@ -29,8 +29,9 @@ from triptych.io.files import way_to
 from triptych.io.manifest import describe_input, installed_version, is_made, recognise_input, write_manifest
 from triptych.io.mrc import check_values, mmap_mrc, new_mrc, type_for
 from triptych.io.outputs import check_apart
+from triptych.io.readers import cut_box
 from triptych.io.relion import COORDINATES, class_table, optics_table, particle_columns, tomogram_row
-from triptych.io.source import CONTRAST, cut_box
+from triptych.io.source import CONTRAST
 from triptych.io.star import Block, probability_columns, write_star
 from triptych.io.stated import NamedTomogram, list_tomograms
 from triptych.io.tomogram import open_tomogram
