@@ -20,20 +20,20 @@ from triptych.judging.scoring import Scores, Truth
 THRESHOLDS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 
-def collect_metrics(given: Predicted, known: Truth | None, scores: Scores | None) -> dict[str, Any]:
+def collect_metrics(given: Predicted, truth: Truth | None, scores: Scores | None) -> dict[str, Any]:
     """Everything that goes into metrics.json (NaN still in it)."""
     result: dict[str, Any] = {
         "triptych": installed_version(),
         "predictions": str(given.folder),
-        "truth": None if known is None else str(known.path),
+        "truth": None if truth is None else str(truth.path),
         "particles": len(given),
         "class_names": list(given.class_names),
         "predicted": _predicted_metrics(given),
         "tomograms": describe_tomograms(given),
-        "thresholds": _threshold_rows(given, known),
+        "thresholds": _threshold_rows(given, truth),
     }
-    if known is not None and scores is not None:
-        result |= _truth_metrics(given, known, scores)
+    if truth is not None and scores is not None:
+        result |= _truth_metrics(given, truth, scores)
         result["definitions"] = metrics.DEFINITIONS
     return result
 
@@ -93,7 +93,7 @@ def describe_tomograms(given: Predicted) -> list[dict[str, Any]] | None:
     ]
 
 
-def _threshold_rows(given: Predicted, known: Truth | None) -> list[dict[str, float]] | None:
+def _threshold_rows(given: Predicted, truth: Truth | None) -> list[dict[str, float]] | None:
     """Particles, neither "none" nor called unknown, that stay when a least probability is asked for, and how many of them are right."""
     if given.label is None or given.probability is None:
         return None
@@ -102,72 +102,71 @@ def _threshold_rows(given: Predicted, known: Truth | None) -> list[dict[str, flo
     for threshold in THRESHOLDS:
         kept = named & (given.probability >= threshold)
         row = {"probability": threshold, "kept": int(kept.sum()), "kept_share": float(kept.mean())}
-        if known is not None:
-            row["precision"] = metrics.accuracy(known.label[kept], given.label[kept])
+        if truth is not None:
+            row["precision"] = metrics.accuracy(truth.label[kept], given.label[kept])
         rows.append(row)
     return rows
 
 
-def _truth_metrics(given: Predicted, known: Truth, scores: Scores) -> dict[str, Any]:
-    summary = metrics.summarise(
-        known.class_names, known.label, given.label, given.probability, scores.iou, scores.correlation, scores.correlation_in_mask, known.known
-    )
+def _truth_metrics(given: Predicted, truth: Truth, scores: Scores) -> dict[str, Any]:
+    masks_and_densities = scores.iou, scores.correlation, scores.correlation_in_mask
+    summary = metrics.summarise(truth.class_names, truth.label, given.label, given.probability, *masks_and_densities, truth.known_classes)
     result = asdict(summary)
     if given.verdicts is not None:
-        result["called_unknown"] = count_unknown(given, known)
+        result["called_unknown"] = count_unknown(given, truth)
     if given.label is not None and given.probability is not None:
-        result["confusion_matrix"] = metrics.confusion_matrix(known.label, given.label, len(known.class_names))
-        judged = known.is_known
-        result["reliability"] = metrics.reliability_curve(given.probability[judged], (given.label == known.label)[judged])._asdict()
+        result["confusion_matrix"] = metrics.confusion_matrix(truth.label, given.label, len(truth.class_names))
+        judged = truth.is_known
+        result["reliability"] = metrics.reliability_curve(given.probability[judged], (given.label == truth.label)[judged])._asdict()
     if scores.frequency is not None and scores.shell_correlation is not None:
         result["fourier_shell_correlation"] = {"frequency_per_angstrom": scores.frequency, "mean": scores.shell_correlation}
-    trends = snr_trends(given, known, scores)
+    trends = snr_trends(given, truth, scores)
     if trends:
         result["snr"] = {title: trend._asdict() for title, trend in trends}
     return result
 
 
-def count_unknown(given: Predicted, known: Truth) -> dict[str, float]:
+def count_unknown(given: Predicted, truth: Truth) -> dict[str, float]:
     """Share of the particles that are called unknown, of those of classes that the model does not know, and of those that it knows."""
     called = given.is_unknown
-    return {"of_new_classes": metrics.mean(called[~known.is_known]), "of_known_classes": metrics.mean(called[known.is_known])}
+    return {"of_new_classes": metrics.mean(called[~truth.is_known]), "of_known_classes": metrics.mean(called[truth.is_known])}
 
 
-def describe_new_classes(given: Predicted, known: Truth) -> str:
+def describe_new_classes(given: Predicted, truth: Truth) -> str:
     """A sentence about the particles of classes that the model does not know."""
-    counts = [f"{name} {(known.label == k).sum()}" for k, name in enumerate(known.class_names) if k >= known.known]
-    new = counted(int((~known.is_known).sum()), "particle")
+    counts = [f"{name} {(truth.label == k).sum()}" for k, name in enumerate(truth.class_names) if k >= truth.known_classes]
+    new = counted(int((~truth.is_known).sum()), "particle")
     text = f"The truth has {new} of classes that the model does not know ({', '.join(counts)}): accuracy, recall and "
     if given.verdicts is None:
         return f"{text}calibration leave them out, and what is new it cannot tell before `triptych calibrate` has shown it what is known."
-    share = count_unknown(given, known)
-    others = f", and {100 * share['of_known_classes']:.1f} % of the others" if known.is_known.any() else ""
+    share = count_unknown(given, truth)
+    others = f", and {100 * share['of_known_classes']:.1f} % of the others" if truth.is_known.any() else ""
     return f"{text}calibration leave them out; {100 * share['of_new_classes']:.1f} % of them were called unknown{others}."
 
 
-def snr_trends(given: Predicted, known: Truth, scores: Scores) -> list[tuple[str, metrics.Trend]]:
+def snr_trends(given: Predicted, truth: Truth, scores: Scores) -> list[tuple[str, metrics.Trend]]:
     """Accuracy, IoU and correlation against the SNR, of the particles that are not "none"; empty where the SNRs don't spread."""
-    kept = known.not_none
-    if known.snr is None or kept.sum() < 12:
+    kept = truth.not_none
+    if truth.snr is None or kept.sum() < 12:
         return []
-    snr = known.snr[kept]
+    snr = truth.snr[kept]
     if not (snr > 0).all() or snr.max() < 1.2 * snr.min():
         return []
     bins = int(np.clip(kept.sum() // 20, 3, 8))
     values = {
-        "accuracy": None if given.label is None else np.where(known.is_known, given.label == known.label, np.nan),
+        "accuracy": None if given.label is None else np.where(truth.is_known, given.label == truth.label, np.nan),
         "IoU": scores.iou,
         "density correlation": scores.correlation,
     }
     return [(title, metrics.trend(snr, value[kept], bins)) for title, value in values.items() if value is not None]
 
 
-def particle_table(given: Predicted, known: Truth | None, scores: Scores) -> pd.DataFrame:
+def particle_table(given: Predicted, truth: Truth | None, scores: Scores) -> pd.DataFrame:
     """One row per particle: what it was called, what it is, and how well it was segmented and recovered."""
     columns: dict[str, Any] = {"name": given.names}
     if given.label is not None:
         columns |= {"class": [given.class_names[k] for k in given.label], "probability": given.probability, "verdict": given.verdicts}
-    if known is not None:
-        columns |= {"true_class": [known.class_names[k] for k in known.label], "snr": known.snr}
+    if truth is not None:
+        columns |= {"true_class": [truth.class_names[k] for k in truth.label], "snr": truth.snr}
     columns |= {"iou": scores.iou, "density_correlation": scores.correlation, "density_correlation_in_mask": scores.correlation_in_mask}
     return pd.DataFrame({name: values for name, values in columns.items() if values is not None})

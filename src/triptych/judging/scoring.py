@@ -40,7 +40,7 @@ class Truth:
     path, store : the dataset
     row : (n,), row of each particle in the store
     class_names : the model's class names, then those of the store's that it does not know; those of the store where the model has no class task
-    known : the model knows the first so many
+    known_classes : the model knows the first so many
     label : (n,), index of the true class
     snr : (n,) or None
     doubt : a sentence if the store may be another one than the predictions were made from, or is one that the model has learned from
@@ -50,7 +50,7 @@ class Truth:
     store: Store
     row: IntArray
     class_names: tuple[str, ...]
-    known: int
+    known_classes: int
     label: IntArray
     snr: FloatArray | None
     doubt: str | None
@@ -63,7 +63,7 @@ class Truth:
     @property
     def is_known(self) -> NDArray[np.bool_]:
         """Whether each particle is of a class that the model knows."""
-        return self.label < self.known
+        return self.label < self.known_classes
 
 
 def match_truth(given: Predicted, path: Path) -> Truth:
@@ -123,28 +123,28 @@ class Scores:
     shell_correlation: FloatArray | None
 
 
-def score_particles(given: Predicted, known: Truth, on_progress: Progress) -> Scores:
+def score_particles(given: Predicted, truth: Truth, on_progress: Progress) -> Scores:
     """Compare masks and densities with the truth, one particle at a time, in the order of the store."""
-    order = np.argsort(known.row)
+    order = np.argsort(truth.row)
     n = len(given)
     iou, correlation, within = (np.full(n, np.nan) for _ in range(3))
     shells = ShellMean()
-    none = known.class_names.index(NONE_CLASS) if NONE_CLASS in known.class_names else -1
-    true_masks = known.store["mask"]
-    compares = given.densities is not None and "density" in known.store  # stores cut from real tomograms have none
-    true_densities = known.store["density"] if compares else None
+    none = truth.class_names.index(NONE_CLASS) if NONE_CLASS in truth.class_names else -1
+    true_masks = truth.store["mask"]
+    compares = given.densities is not None and "density" in truth.store  # stores cut from real tomograms have none
+    true_densities = truth.store["density"] if compares else None
     for done, i in enumerate(order, 1):
-        true_mask = np.asarray(true_masks[int(known.row[i])]) > 0
+        true_mask = np.asarray(true_masks[int(truth.row[i])]) > 0
         mask, recovered = given.read_mask(i), given.read_density(i) if compares else None
         if mask is not None:
             iou[i] = metrics.intersection_over_union(_check_map("mask", mask, true_mask, given.names[i]) > 0.5, true_mask)
         if recovered is not None and true_densities is not None:
             density = _check_map("density", recovered, true_mask, given.names[i])
-            true_density = np.asarray(true_densities[int(known.row[i])], np.float32)
+            true_density = np.asarray(true_densities[int(truth.row[i])], np.float32)
             correlation[i] = metrics.density_correlation(density, true_density)
             within[i] = metrics.density_correlation(density, true_density, true_mask)
-            if known.label[i] != none:
-                shells.add(density, true_density, known.store.voxel_size)
+            if truth.label[i] != none:
+                shells.add(density, true_density, truth.store.voxel_size)
         on_progress(done, n)
     return Scores(
         None if given.masks is None else iou,

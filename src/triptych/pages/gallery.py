@@ -40,26 +40,26 @@ def draw_evenly(label: IntArray, count: int, rng: np.random.Generator) -> IntArr
     return np.asarray(chosen[np.argsort(label[chosen], kind="stable")], np.int64)
 
 
-def choose_gallery(given: Predicted, known: Truth | None, scores: Scores | None, config: ReportConfig) -> list[tuple[int, str]]:
+def choose_gallery(given: Predicted, truth: Truth | None, scores: Scores | None, config: ReportConfig) -> list[tuple[int, str]]:
     """Which particles to show, and why: two thirds at random over the classes, the rest the doubtful or the worst ones."""
     rng = np.random.default_rng(config.seed)
     count = min(config.gallery, len(given))
-    worst = pick_in_turn(worst_lists(given, known, scores), count // 3 if len(given) > 3 else 0)
+    worst = pick_in_turn(worst_lists(given, truth, scores), count // 3 if len(given) > 3 else 0)
     taken = np.array([i for i, _ in worst], dtype=np.int64)
     rest = np.setdiff1d(np.arange(len(given)), taken)
-    groups = known.label if known is not None else given.label if given.label is not None else np.zeros(len(given), np.int64)
+    groups = truth.label if truth is not None else given.label if given.label is not None else np.zeros(len(given), np.int64)
     return [(int(i), "at random") for i in rest[draw_evenly(groups[rest], count - len(worst), rng)]] + worst
 
 
-def worst_lists(given: Predicted, known: Truth | None, scores: Scores | None) -> list[tuple[str, IntArray]]:
+def worst_lists(given: Predicted, truth: Truth | None, scores: Scores | None) -> list[tuple[str, IntArray]]:
     """Reasons to look at a particle, each with the particles from the worst on."""
-    if known is None or scores is None:
+    if truth is None or scores is None:
         return [] if given.probability is None else [("least certain class", np.argsort(given.probability))]
     lists = []
     if given.label is not None and given.probability is not None:
-        wrong = np.flatnonzero(given.label != known.label)
+        wrong = np.flatnonzero(given.label != truth.label)
         lists.append(("wrong and most certain", wrong[np.argsort(-given.probability[wrong])]))
-    kept = known.not_none
+    kept = truth.not_none
     for why, values in (("lowest IoU", scores.iou), ("lowest correlation", scores.correlation)):
         if values is not None:
             candidates = np.flatnonzero(kept & np.isfinite(values))
@@ -82,10 +82,10 @@ def pick_in_turn(lists: list[tuple[str, IntArray]], count: int) -> list[tuple[in
     return [(i, why) for why, _ in lists for i, reason in chosen.items() if reason == why]
 
 
-def read_truth(known: Truth, i: int) -> tuple[NDArray[np.bool_], NDArray[np.float32] | None]:
+def read_truth(truth: Truth, i: int) -> tuple[NDArray[np.bool_], NDArray[np.float32] | None]:
     """True mask and, where the store has them, density of a particle."""
-    row = int(known.row[i])
-    return np.asarray(known.store["mask"][row]) > 0, np.asarray(known.store["density"][row], np.float32) if "density" in known.store else None
+    row = int(truth.row[i])
+    return np.asarray(truth.store["mask"][row]) > 0, np.asarray(truth.store["density"][row], np.float32) if "density" in truth.store else None
 
 
 def draw_input(subtomogram: Volume | None, mask: Volume | None, true_mask: NDArray[np.bool_] | None) -> list[Panel]:
@@ -116,20 +116,20 @@ def draw_densities(
 class Gallery:
     """Draws the cards; opens the input again, and says so where that is not possible."""
 
-    def __init__(self, given: Predicted, known: Truth | None, scores: Scores | None) -> None:
-        self.given, self.known, self.scores = given, known, scores
+    def __init__(self, given: Predicted, truth: Truth | None, scores: Scores | None) -> None:
+        self.given, self.truth, self.scores = given, truth, scores
         self.source, self.trouble = open_input(given)
 
     def card(self, i: int, why: str) -> Card:
-        given, known = self.given, self.known
+        given, truth = self.given, self.truth
         called = "" if given.label is None else given.class_names[given.label[i]]
-        right = None if known is None or given.label is None else bool(known.label[i] == given.label[i])
+        right = None if truth is None or given.label is None else bool(truth.label[i] == given.label[i])
         return Card(given.names[i], why, called, right, self.facts(i), self.panels(i))
 
     def panels(self, i: int) -> list[Panel]:
         """What there is of input, mask, recovered and true density."""
         mask, density = self.given.read_mask(i), self.given.read_density(i)
-        true_mask, true_density = (None, None) if self.known is None else read_truth(self.known, i)
+        true_mask, true_density = (None, None) if self.truth is None else read_truth(self.truth, i)
         subtomogram = self.read_input(i, density or mask)
         title = "Structure in its pose" if self.given.placed else "Recovered density"
         return [*draw_input(subtomogram, mask, true_mask), *draw_densities(title, density, true_density, true_mask)]
@@ -149,7 +149,7 @@ class Gallery:
         return volume.with_data(np.asarray(self.given.sign * volume.data, np.float32))
 
     def facts(self, i: int) -> list[tuple[str, str]]:
-        given, known, scores = self.given, self.known, self.scores
+        given, truth, scores = self.given, self.truth, self.scores
         facts: list[tuple[str, str]] = []
         if given.label is not None and given.probability is not None and given.probabilities is not None:
             facts.append(("probability", f"{given.probability[i]:.2f}"))
@@ -159,8 +159,8 @@ class Gallery:
                 facts.append(("next best", f"{given.class_names[second]} ({given.probabilities[i, second]:.2f})"))
         if given.novelty is not None and given.verdicts is not None:
             facts.append(("novelty", f"{given.novelty[i]:.2f}{' (unknown)' if given.is_unknown[i] else ''}"))
-        if known is not None and scores is not None:
-            facts.insert(0, ("truth", known.class_names[known.label[i]]))
-            values = (("SNR", known.snr, ".2g"), ("IoU", scores.iou, ".2f"), ("correlation", scores.correlation, ".2f"))
+        if truth is not None and scores is not None:
+            facts.insert(0, ("truth", truth.class_names[truth.label[i]]))
+            values = (("SNR", truth.snr, ".2g"), ("IoU", scores.iou, ".2f"), ("correlation", scores.correlation, ".2f"))
             facts += [(title, format(column[i], form)) for title, column, form in values if column is not None and np.isfinite(column[i])]
         return facts

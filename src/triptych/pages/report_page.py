@@ -32,25 +32,25 @@ TOMOGRAMS, KINDS_SHOWN = 25, 3
 """Tomograms that the page lists, and of each the commonest classes."""
 
 
-def render(given: Predicted, known: Truth | None, scores: Scores | None, result: dict[str, Any], config: ReportConfig) -> str:
+def render(given: Predicted, truth: Truth | None, scores: Scores | None, result: dict[str, Any], config: ReportConfig) -> str:
     """The page. Everything that comes from files is escaped by the template."""
-    gallery = Gallery(given, known, scores)
-    cards = [gallery.card(i, why) for i, why in choose_gallery(given, known, scores, config)]
+    gallery = Gallery(given, truth, scores)
+    cards = [gallery.card(i, why) for i, why in choose_gallery(given, truth, scores, config)]
     return render_page(
         "report.html.jinja",
         name="/".join(Path(str(manifest_entry(given.manifest, "particles", "path") or given.folder)).parts[-2:]).lstrip("/"),
         done=[word for word, part in (("classified", given.label), ("segmented", given.masks), ("recovered", given.densities)) if part is not None],
-        facts=run_facts(given, known),
+        facts=run_facts(given, truth),
         settings=given.manifest.get("config") or {},
-        warnings=page_warnings(given, known),
+        warnings=page_warnings(given, truth),
         trouble=gallery.trouble,
         headlines=headlines(given, result),
         result=to_plain(result),
-        confusion=confusion_rows(known, result),
-        bars=class_bars(given, known),
+        confusion=confusion_rows(truth, result),
+        bars=class_bars(given, truth),
         tomograms=(result["tomograms"] or [])[:TOMOGRAMS],
         kinds_shown=KINDS_SHOWN,
-        plots=draw_plots(given, known, scores, result, config),
+        plots=draw_plots(given, truth, scores, result, config),
         cards=cards,
         shows_input=gallery.source is not None,
         flipped=given.sign < 0,
@@ -59,13 +59,13 @@ def render(given: Predicted, known: Truth | None, scores: Scores | None, result:
     )
 
 
-def page_warnings(given: Predicted, known: Truth | None) -> list[str]:
+def page_warnings(given: Predicted, truth: Truth | None) -> list[str]:
     contrast = manifest_entry(given.manifest, "particles", "contrast_warning")
-    new_classes = None if known is None or known.is_known.all() else describe_new_classes(given, known)
-    return [str(text) for text in (contrast, None if known is None else known.doubt, new_classes) if text]
+    new_classes = None if truth is None or truth.is_known.all() else describe_new_classes(given, truth)
+    return [str(text) for text in (contrast, None if truth is None else truth.doubt, new_classes) if text]
 
 
-def run_facts(given: Predicted, known: Truth | None) -> list[tuple[str, str]]:
+def run_facts(given: Predicted, truth: Truth | None) -> list[tuple[str, str]]:
     """What was run, in words; what the manifest does not say is left out."""
     particles, model = (manifest_entry(given.manifest, key) or {} for key in ("particles", "model"))
     kind, rate = particles.get("kind"), given.manifest.get("particles_per_second")
@@ -77,7 +77,7 @@ def run_facts(given: Predicted, known: Truth | None) -> list[tuple[str, str]]:
         ("Model", " · ".join(_model_words(model))),
         ("Class shares", shares_words(given.manifest)),
         ("Masks and densities", "known structures in the poses that triptych orient found" if given.placed else ""),
-        ("Truth", "" if known is None else str(known.path)),
+        ("Truth", "" if truth is None else str(truth.path)),
         ("Device", ", ".join(str(given.manifest[key]) for key in ("device", "precision") if given.manifest.get(key))),
         ("Speed", f"{rate:,.1f} particles per second" + (f", {seconds:,.1f} s in all" if seconds else "") if rate else ""),
         *how_made("Predicted", given.manifest),
@@ -152,18 +152,18 @@ def _truth_headlines(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [(title, f"{value:.3f}", remark) for title, value, remark in cards if np.isfinite(value)]
 
 
-def confusion_rows(known: Truth | None, result: dict[str, Any]) -> dict[str, Any] | None:
+def confusion_rows(truth: Truth | None, result: dict[str, Any]) -> dict[str, Any] | None:
     """Rows of the true classes that occur, columns of the classes that occur or were called; each cell count and share of its row."""
-    if known is None or "confusion_matrix" not in result:
+    if truth is None or "confusion_matrix" not in result:
         return None
     counts: IntArray = result["confusion_matrix"]
     rows = np.flatnonzero(counts.sum(axis=1))
     columns = np.flatnonzero(counts.sum(axis=1) + counts.sum(axis=0))
     return {
-        "columns": [known.class_names[k] for k in columns],
+        "columns": [truth.class_names[k] for k in columns],
         "rows": [
             {
-                "name": known.class_names[r],
+                "name": truth.class_names[r],
                 "count": int(counts[r].sum()),
                 "cells": [{"count": int(counts[r, c]), "share": float(counts[r, c] / counts[r].sum()), "right": bool(r == c)} for c in columns],
             }
@@ -172,21 +172,21 @@ def confusion_rows(known: Truth | None, result: dict[str, Any]) -> dict[str, Any
     }
 
 
-def class_bars(given: Predicted, known: Truth | None) -> list[dict[str, Any]]:
+def class_bars(given: Predicted, truth: Truth | None) -> list[dict[str, Any]]:
     """Classes that occur, the most frequent first, with counts and median probability."""
     if given.label is None or given.probability is None:
         return []
-    names = given.class_names if known is None else known.class_names
+    names = given.class_names if truth is None else truth.class_names
     predicted = np.bincount(given.label, minlength=len(names))
-    true = np.zeros_like(predicted) if known is None else np.bincount(known.label, minlength=len(names))
+    true = np.zeros_like(predicted) if truth is None else np.bincount(truth.label, minlength=len(names))
     largest = max(int(predicted.max()), int(true.max()))
     return [
         {
             "name": names[k],
             "count": int(predicted[k]),
             "width": 100 * float(predicted[k]) / largest,
-            "true": None if known is None else int(true[k]),
-            "true_width": None if known is None else 100 * float(true[k]) / largest,
+            "true": None if truth is None else int(true[k]),
+            "true_width": None if truth is None else 100 * float(true[k]) / largest,
             "share": float(predicted[k]) / len(given),
             "unknown": None if given.verdicts is None else int(given.is_unknown[given.label == k].sum()),
             "median": metrics.median(given.probability[given.label == k]),
@@ -196,26 +196,26 @@ def class_bars(given: Predicted, known: Truth | None) -> list[dict[str, Any]]:
     ]
 
 
-def draw_plots(given: Predicted, known: Truth | None, scores: Scores | None, result: dict[str, Any], config: ReportConfig) -> dict[str, str]:
+def draw_plots(given: Predicted, truth: Truth | None, scores: Scores | None, result: dict[str, Any], config: ReportConfig) -> dict[str, str]:
     """SVG of each figure that there are data for."""
     plots: dict[str, str] = {}
     if given.label is not None and given.probability is not None:
-        plots["probabilities"] = figures.draw_probabilities(given.probability, None if known is None else given.label == known.label)
+        plots["probabilities"] = figures.draw_probabilities(given.probability, None if truth is None else given.label == truth.label)
     if given.embedding.shape[1]:
         plots["embedding"] = draw_embedding(given, np.random.default_rng(config.seed))
-    if known is None or scores is None:
+    if truth is None or scores is None:
         return plots
-    if "reliability" in result and known.is_known.any():
+    if "reliability" in result and truth.is_known.any():
         plots["reliability"] = figures.draw_reliability(metrics.ReliabilityCurve(**result["reliability"]))
-    kept = known.not_none
+    kept = truth.not_none
     panels = [(title, values[kept]) for title, values in (("IoU", scores.iou), ("Density correlation", scores.correlation)) if values is not None]
     if panels and kept.any():
         plots["distributions"] = figures.draw_distributions(panels)
-        present, index = np.unique(known.label[kept], return_inverse=True)
-        plots["by_class"] = figures.draw_by_class([known.class_names[k] for k in present], index, panels)
+        present, index = np.unique(truth.label[kept], return_inverse=True)
+        plots["by_class"] = figures.draw_by_class([truth.class_names[k] for k in present], index, panels)
     if scores.frequency is not None and scores.shell_correlation is not None:
         plots["shells"] = figures.draw_shell_correlation(scores.frequency, scores.shell_correlation)
-    trends = snr_trends(given, known, scores)
+    trends = snr_trends(given, truth, scores)
     if trends:
         plots["snr"] = figures.draw_trends(trends, "SNR")
     return plots

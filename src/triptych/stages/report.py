@@ -50,16 +50,16 @@ def report(
     """
     config = config or ReportConfig()
     given = _read_any(Path(predictions), truth)
-    known = None if truth is None else match_truth(given, Path(truth))
-    if known is not None and not known.is_known.all():
-        logger.warning(describe_new_classes(given, known))
+    matched = None if truth is None else match_truth(given, Path(truth))
+    if matched is not None and not matched.is_known.all():
+        logger.warning(describe_new_classes(given, matched))
     with output_folder(out) as part:
-        scores = None if known is None else score_particles(given, known, on_progress or (lambda done, total: None))
-        figures_of_merit = collect_metrics(given, known, scores)
+        scores = None if matched is None else score_particles(given, matched, on_progress or (lambda done, total: None))
+        figures_of_merit = collect_metrics(given, matched, scores)
         write_json(part / "metrics.json", figures_of_merit)
         if scores is not None:
-            particle_table(given, known, scores).to_csv(part / "particles.csv", index=False, float_format="%.6g")
-        (part / "report.html").write_text(render(given, known, scores, figures_of_merit, config), encoding="utf-8")
+            particle_table(given, matched, scores).to_csv(part / "particles.csv", index=False, float_format="%.6g")
+        (part / "report.html").write_text(render(given, matched, scores, figures_of_merit, config), encoding="utf-8")
         read = [given.folder / name for name in ("particles.star", "manifest.json", *FILES)]
         inputs = [*(path for path in read if path.is_file()), *([] if truth is None else [truth])]
         write_manifest(part, "report", config, inputs, config.seed, arguments={"predictions": predictions, "truth": truth})
@@ -105,6 +105,6 @@ def judge(
     path = Path(truth)
     names = None if rows is None else [particle_name(int(row)) for row in np.asarray(rows)]
     given = gather_predictions(path, names, classes, probability, probabilities, class_names, masks, densities)
-    known = match_truth(given, path)
-    figures: dict[str, Any] = to_plain(collect_metrics(given, known, score_particles(given, known, lambda done, total: None)))
+    matched = match_truth(given, path)
+    figures: dict[str, Any] = to_plain(collect_metrics(given, matched, score_particles(given, matched, lambda done, total: None)))
     return figures
