@@ -136,7 +136,7 @@ def test_altered_weights_are_refused(model: Path) -> None:
 # ------------------------------------------------------------------------------------------------------- lying headers
 
 
-IMPOSSIBLE = {"box_size": 10**6, "voxel_size": -1.0, "temperature": float("nan"), "contrast": "grey", "class_names": []}
+IMPOSSIBLE = {"box_size": 10**6, "voxel_size": -1.0, "temperature": {"value": float("nan")}, "contrast": "grey", "class_names": []}
 
 
 @pytest.mark.parametrize("field", IMPOSSIBLE)
