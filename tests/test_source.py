@@ -742,6 +742,11 @@ def test_some_of_the_particles(tmp_path: Path) -> None:
     source = open_it(tmp_path / "a.zarr")
     assert source.transfers is not None
     check_take(source)
+    store.write("ctf_correction", 0, np.array([0, 1, 2], np.int8))
+    with pytest.raises(InputError, match="says of 2 of its 3 subtomograms that they are not phase flipped"):
+        open_it(tmp_path / "a.zarr", deconvolve="phase_flipped")
+    store.write("ctf_correction", 0, np.ones(3, np.int8))
+    assert open_it(tmp_path / "a.zarr", deconvolve="phase_flipped").ctf is not None
 
 
 def test_tomograms_are_found_from_another_folder(tmp_path: Path) -> None:
@@ -859,11 +864,42 @@ def test_defocus_is_that_of_the_particle_or_of_its_tilts(tmp_path: Path) -> None
     write_star(star, {"particles": particles.assign(rlnDefocusU=[1e4, 2e4, 3e4])})
     assert np.allclose(stated_ctf(read_relion(star)).defocus, [1e4, 2e4, 3e4])
     write_star(star, {"particles": particles.assign(rlnDefocusU=0.0)})  # never set
-    assert stated_ctf(read_relion(star)) is None
+    assert np.allclose(stated_ctf(read_relion(star)).defocus, ctf.defocus)
     write_star(star, {"particles": particles})
+    write_star(tomograms, {"global": names, **tilts, "b": pd.DataFrame({"rlnDefocusU": [5e4, 0.0], "rlnDefocusV": [5e4, "None"]})})
+    assert np.allclose(stated_ctf(read_relion(star)).defocus, ctf.defocus)
     write_star(tomograms, {"global": names.assign(rlnVoltage=[200.0, 300.0]), **tilts})
     with pytest.raises(InputError, match="predict them apart"):
         stated_ctf(read_relion(star))
+    assert stated_ctf(read_relion(star), voltage_kv=200) is not None
+
+
+def test_given_defocus_leaves_the_stated_optics(tmp_path: Path) -> None:
+    optics = pd.DataFrame({"rlnOpticsGroup": [1], "rlnVoltage": [200.0], "rlnSphericalAberration": [1.4], "rlnAmplitudeContrast": [0.1]})
+    particles = pd.DataFrame({**{f"rlnCoordinate{axis}": [5.0, 6.0] for axis in "XYZ"}, "rlnOpticsGroup": [1, 1]})
+    for told in (particles, particles.assign(rlnDefocusU=[3e4, np.nan])):
+        write_star(tmp_path / "particles.star", {"optics": optics, "particles": told})
+        ctf = stated_ctf(read_relion(tmp_path / "particles.star"), defocus_um=3.0)
+        assert ctf is not None
+        assert (ctf.defocus.tolist(), ctf.voltage_kv, ctf.spherical_aberration_mm, ctf.amplitude_contrast) == ([3e4, 3e4], 200, 1.4, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("label", "value", "given"),
+    [
+        ("rlnDefocusU", 3.0, {"defocus_um": 3.0}),  # µm
+        ("rlnDefocusU", -3e4, {"defocus_um": 3.0}),  # overfocus, or another sign convention
+        ("rlnVoltage", 3e5, {"voltage_kv": 300.0}),  # V
+        ("rlnVoltage", 0.0, {"voltage_kv": 300.0}),
+        ("rlnAmplitudeContrast", 7.0, None),  # per cent
+    ],
+)
+def test_optics_that_no_microscope_has_are_refused(tmp_path: Path, label: str, value: float, given: dict[str, float] | None) -> None:
+    optics = {"rlnDefocusU": 3e4, "rlnVoltage": 300.0, "rlnAmplitudeContrast": 0.07} | {label: value}
+    write_star(tmp_path / "particles.star", {"particles": pd.DataFrame({**{f"rlnCoordinate{axis}": [5.0] for axis in "XYZ"}, **optics})})
+    with pytest.raises(InputError, match=f"{label} of .* is {value:g} .particle 1., but .* was expected"):
+        stated_ctf(read_relion(tmp_path / "particles.star"))
+    assert given is None or stated_ctf(read_relion(tmp_path / "particles.star"), **given) is not None
 
 
 def project(tilts: NDArray[np.float64], axis: str = "Y", depth: int = 1) -> NDArray[np.float64]:

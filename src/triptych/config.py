@@ -383,7 +383,7 @@ class PredictConfig(Settings):
     half_turns: Annotated[bool, Field(description="average over the four 180° turns that keep the wedge: better, four times the arithmetic")] = False
     deconvolve: Annotated[Literal["nothing", "untreated", "phase_flipped", "multiplied"], Field(description="subtomograms to deconvolve before the model looks at them, by what their reconstruction has made of the CTF; nothing: they are deconvolved already, or left as they are")] = "nothing"
     defocus_um: Annotated[float | None, Field(gt=0, le=30, description="defocus for deconvolve, µm, underfocus positive; none: as the files say of the particles or of their tomograms' tilts")] = None
-    voltage_kv: Annotated[float | None, Field(gt=0, description="voltage for deconvolve; none: as the files say, else 300")] = None
+    voltage_kv: Annotated[float | None, Field(ge=20, le=3000, description="voltage for deconvolve; none: as the files say, else 300")] = None
     class_shares: Annotated[Literal["trained", "estimated"], Field(description="how frequent the classes are taken to be; trained: as in the training data; estimated: as all these particles but those called unknown together suggest, which helps where few kinds make up most of them")] = "trained"
     write_masks: Annotated[bool, Field(description="write masks/<name>.mrc")] = True
     write_densities: Annotated[bool, Field(description="write densities/<name>.mrc")] = True

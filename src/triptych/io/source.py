@@ -34,7 +34,7 @@ from triptych.io.stated import VOXEL_SIZE_TOLERANCE, find_stated, list_tomograms
 from triptych.io.tilt_stacks import TiltStacks, open_tilt_stacks
 from triptych.io.tomogram import is_tomogram, open_tomogram, stated_frame, tomogram_files
 from triptych.io.tomogram_names import bare_tomogram_name, by_name, find_tomogram, shared_name, warn_of_other_name
-from triptych.io.transfers import CtfVolumes, Transfers, ctf_to_undo, named_transfers, stated_ctf, stored_transfers
+from triptych.io.transfers import CtfVolumes, Transfers, check_treatment, ctf_to_undo, named_transfers, stated_ctf, stored_transfers
 from triptych.transfer import CtfTransfers
 from triptych.volume import MAX_BOX, Volume, spread_numbers
 
@@ -408,7 +408,7 @@ def _open_star(path: Path, config: PredictConfig, box_size_angstrom: float) -> P
         logger.warning("%s; if it is wrong, set voxel_size (of images) or coordinate_pixel_size", file.unset_pixel_size)
     labels = set(file.table.columns)
     has_coordinates = set(COORDINATES) <= labels or set(CENTERED) <= labels
-    ctf = None if config.deconvolve == "nothing" else stated_ctf(file)
+    ctf = None if config.deconvolve == "nothing" else stated_ctf(file, config.defocus_um, config.voltage_kv)
     if "rlnImageName" in labels and not (config.tomograms is not None and has_coordinates):
         return replace(_open_star_images(file, config), ctf=ctf)
     return replace(_open_star_coordinates(file, config, box_size_angstrom), contrast=picked_contrast(file), ctf=ctf)
@@ -470,6 +470,7 @@ def _open_zarr(path: Path, config: PredictConfig) -> ParticleSource:
     if abs(size / store.voxel_size - 1) > VOXEL_SIZE_TOLERANCE:
         logger.warning("%s states %g Å per voxel, but %g Å is used as set", path, store.voxel_size, size)
     names, transfers = store.particle_names, stored_transfers(store)
+    check_treatment(config, transfers, path)
     return ParticleSource(
         kind="store",
         names=names,

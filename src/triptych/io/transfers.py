@@ -24,6 +24,15 @@ DEFOCUS = ("rlnDefocusU", "rlnDefocusV")
 COLUMNS = ("defocus_um", "ctf_correction", "deconvolution_constant")
 OPTICS = {"voltage_kv": "rlnVoltage", "spherical_aberration_mm": "rlnSphericalAberration", "amplitude_contrast": "rlnAmplitudeContrast"}
 """Columns of STAR files by what we call them."""
+RANGES = {
+    "rlnVoltage": (20, 3000, "kV"),
+    "rlnSphericalAberration": (-1, 10, "mm"),
+    "rlnAmplitudeContrast": (0, 1, "a share"),
+    "rlnDefocusU": (100, 3e5, "Å, underfocus positive"),
+}
+"""What microscopes have; what is beyond is usually in another unit: V, per cent, µm."""
+GIVEN = {"rlnVoltage": "voltage_kv", "rlnDefocusU": "defocus_um"}
+"""Settings that count instead."""
 TREATMENTS: dict[str, CtfCorrection] = {"untreated": "none", "phase_flipped": "phase_flip", "multiplied": "multiply"}
 """What a reconstruction has made of the CTF, by the words of `PredictConfig.deconvolve`."""
 
@@ -42,21 +51,38 @@ def stored_transfers(store: Store) -> CtfTransfers | None:
     return CtfTransfers(defocus * 1e4, [ways[int(number)] for number in treatment], constant, **optics)
 
 
+def check_treatment(config: PredictConfig, stored: CtfTransfers | None, store: Path) -> None:
+    """InputError where particles are to be deconvolved that a store says to have been treated otherwise."""
+    if config.deconvolve == "nothing" or stored is None:
+        return
+    others = sum(way != TREATMENTS[config.deconvolve] for way in stored.correction)
+    if others:
+        what = f"{store} says of {others} of its {len(stored.correction)} subtomograms that they are not {config.deconvolve.replace('_', ' ')}"
+        raise InputError(f"{what}, but deconvolve={config.deconvolve} takes all of them so: leave out deconvolve")
+
+
 def usual_optics() -> dict[str, Any]:
     """What a microscope has where nothing is said of it."""
     return {name: AcquisitionConfig.model_fields[name].default for name in OPTICS}
 
 
-def stated_ctf(file: RelionFile) -> CtfTransfers | None:
-    """The CTF at the mean defocus of each particle's tilts, none of it undone; None where the file and those of its tomograms do not tell it."""
-    defocus = _stated_defocus(file)
-    if defocus is None or not (defocus > 0).all():
+def stated_ctf(file: RelionFile, defocus_um: float | None = None, voltage_kv: float | None = None) -> CtfTransfers | None:
+    """The CTF at the mean defocus of each particle's tilts, none of it undone; None where the file and those of its tomograms do not tell it.
+
+    Parameters
+    ----------
+    defocus_um, voltage_kv : what counts instead of what the files say
+    """
+    defocus = _stated_defocus(file) if defocus_um is None else np.full(len(file), defocus_um * 1e4)
+    if defocus is None:
         return None
-    optics = usual_optics()
+    optics = usual_optics() | ({} if voltage_kv is None else {"voltage_kv": voltage_kv})
     for name, label in OPTICS.items():
+        if name == "voltage_kv" and voltage_kv is not None:
+            continue
         stated = file.values(label)
         if stated is not None:
-            optics[name] = float(stated[0])
+            optics[name] = float(_check_range(stated, label, file)[0])
             if np.ptp(stated):
                 raise InputError(f"{file.path} has particles of several values of {label}: predict them apart (triptych select --tomogram)")
     return plain_ctf(defocus, optics)
@@ -89,18 +115,31 @@ def plain_ctf(defocus: NDArray[np.float64], optics: Mapping[str, Any]) -> CtfTra
 
 
 def _stated_defocus(file: RelionFile) -> NDArray[np.float64] | None:
-    """Å, (n,): of the particles themselves, else the mean over the tilts of their tomograms."""
-    own = [values for label in DEFOCUS if (values := file.values(label)) is not None]
+    """Å, (n,): of the particles themselves, else the mean over the tilts of their tomograms; 0 throughout was never set."""
+    own = [values for label in DEFOCUS if (values := file.values(label)) is not None and values.any()]
     if own:
-        return np.asarray(np.mean(own, axis=0))
+        return _check_range(np.mean(own, axis=0), DEFOCUS[0], file)
     names, found = file.tomogram_names, {name: _mean_defocus(table) for name, table in file.tilts.items()}
-    return None if names is None or not found else np.array([found.get(name, np.nan) for name in names])
+    defocus = np.array([found.get(name, np.nan) for name in names or [""]])
+    return None if np.isnan(defocus).any() else _check_range(defocus, DEFOCUS[0], file)
 
 
 def _mean_defocus(tilts: pd.DataFrame) -> float:
-    """Å; NaN where the table does not say."""
-    there = tilts[[label for label in DEFOCUS if label in tilts]].apply(pd.to_numeric, errors="coerce")
-    return float(np.mean(there.to_numpy(np.float64))) if there.size else np.nan
+    """Å, of the tilts of which the table says it; NaN where there are none."""
+    there = tilts[[label for label in DEFOCUS if label in tilts]].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    told = there[np.isfinite(there) & (there != 0)]
+    return float(told.mean()) if told.size else np.nan
+
+
+def _check_range(values: NDArray[np.float64], label: str, file: RelionFile) -> NDArray[np.float64]:
+    """The values, one for each particle; InputError where one is beyond what microscopes have."""
+    low, high, unit = RANGES[label]
+    wrong = (values < low) | (values > high)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        how = "correct the file" + (f", or give it with --set {GIVEN[label]}=" if label in GIVEN else "")
+        raise InputError(f"{label} of {file.path} is {values[row]:g} (particle {row + 1}), but {low:g} to {high:g} was expected ({unit}): {how}")
+    return values
 
 
 @dataclass(frozen=True, eq=False)
