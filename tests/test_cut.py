@@ -116,6 +116,13 @@ def test_list_alone_draws_balls(folder: Path) -> None:
     assert not (folder / "other.zarr").exists()
 
 
+@pytest.mark.parametrize("radius", [5.0, 1e5])
+def test_radius_beyond_the_tomogram_or_within_a_voxel_is_refused(folder: Path, radius: float) -> None:
+    config = CONFIG.model_copy(update={"radius": {"small": 50.0, "large": radius}})
+    with pytest.raises(InputError, match=f"the radius of large is {radius:g} Å, but a voxel"):
+        cut([folder / "tomograms"], folder / "own.zarr", particles=write_list(folder / "particles.csv"), config=config)
+
+
 def test_copick_project_states_its_radii(folder: Path) -> None:
     """Of what the settings say nothing about."""
     convert_particles(write_list(folder / "particles.csv"), folder / "project", "copick")

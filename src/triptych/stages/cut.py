@@ -385,6 +385,11 @@ def draw_balls(
     if missing:
         how = f'--set "radius={{{", ".join(f"{name}: 100" for name in missing)}}}" with the right ones in Å'
         raise InputError(f"there is no label map, and radius names no radius for {', '.join(missing)}: give them, as {how}")
+    most = max(volume.shape) * volume.voxel_size / 2
+    for name in sorted({known.names[index] for index in label}):
+        if not volume.voxel_size <= radii[name] <= most:
+            what = f"the radius of {name} is {radii[name]:g} Å, but a voxel ({volume.voxel_size:g}) to half the tomogram's longest side ({most:g})"
+            raise InputError(f'{what} was expected: give the right one in Å, as --set "radius={{{name}: 100}}"')
     labels, owner = np.zeros(volume.shape, dtype=np.uint16), np.zeros(volume.shape, dtype=np.int32)
     for number, (place, index) in enumerate(zip(places, label, strict=True), start=1):
         radius = radii[known.names[index]]
