@@ -15,7 +15,8 @@ Each is named by itself, and once more with the class shares estimated from all 
 the twenty or a control, and all of them in one list.
 
 Where the folder of their tilt images (ribosome_70s_tilt_stacks) lies beside FOLDER, so are the particles that triptych reconstructs of them, and
-those without deconvolution as `predict --set deconvolve=untreated` treats them, at the mean defocus of their tilts, with controls made of them.
+those without deconvolution as `predict --set deconvolve=multiplied` treats them, at the mean defocus of their tilts, with controls made of them, and
+as if they were untreated. Multiplied is what they are: back-projections of images that had been multiplied by their CTF.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import numpy as np
 from results import FOLDER, write_result
 
 from triptych.alignment.identify import mirror
-from triptych.config import UNKNOWN, Contrast, PredictConfig
+from triptych.config import UNKNOWN, Contrast, CtfCorrection, PredictConfig
 from triptych.io.relion import read_relion
 from triptych.io.source import open_particles
 from triptych.io.tomogram_names import bare_tomogram_name
@@ -50,19 +51,19 @@ def read_all(folder: Path) -> list[Volume]:
 
 
 def not_deconvolved(folder: Path, voxel_size: float) -> list[Volume]:
-    """The same particles without deconvolution: the CTF's sign is still in them, and protein is bright."""
+    """The same particles without deconvolution: their images were multiplied by their CTF, thus CTF^2 is in them, and protein is bright."""
     truth = np.load(folder / "truth.npz", allow_pickle=False)
     return [Volume(data.astype(np.float32), voxel_size) for data in truth["subtomograms_not_deconvolved"]]
 
 
-def deconvolve_all(volumes: list[Volume], folder: Path, stacks: Path) -> list[Volume]:
-    """Volumes that belong to the particles of a folder, deconvolved at the defocus that the table of their tilt images states."""
+def deconvolve_all(volumes: list[Volume], folder: Path, stacks: Path, correction: CtfCorrection) -> list[Volume]:
+    """Volumes that belong to the particles of a folder, so treated, deconvolved at the defocus that the table of their tilt images states."""
     stated = read_relion(stacks / "particles.star")
     ctf = stated_ctf(stated)
     assert ctf is not None
     defocus = {bare_tomogram_name(name): value for name, value in zip(stated.tomogram_names or [], ctf.defocus, strict=True)}
     names = read_relion(folder / "particles.star").tomogram_names or []
-    ctf = replace(ctf, defocus=np.array([defocus[bare_tomogram_name(name)] for name in names]))
+    ctf = replace(ctf, defocus=np.array([defocus[bare_tomogram_name(name)] for name in names]), correction=[correction] * len(names))
     return [ctf.deconvolve(row, volume) for row, volume in enumerate(volumes)]
 
 
@@ -162,24 +163,26 @@ def main() -> None:
     figures, of_particles = describe(model, volumes, arguments.half_turns)
     figures["correlation_recovered"] = own_and_other(of_particles.densities or [], references)
     figures["correlation_input"] = own_and_other([-v.data for v in volumes], references)
-    untreated = not_deconvolved(arguments.data, volumes[0].voxel_size)
-    plain, found = describe(model, untreated, arguments.half_turns, "bright")
+    multiplied = not_deconvolved(arguments.data, volumes[0].voxel_size)
+    plain, found = describe(model, multiplied, arguments.half_turns, "bright")
     plain["correlation_recovered"] = own_and_other(found.densities or [], references)
     stacks = arguments.data.parent / "ribosome_70s_tilt_stacks"
-    undone = None
+    undone = mistaken = None
     if stacks.is_dir():
-        deconvolved = deconvolve_all(untreated, arguments.data, stacks)
+        deconvolved = deconvolve_all(multiplied, arguments.data, stacks, "multiply")
         undone, found = describe(model, deconvolved, arguments.half_turns, "bright")
         undone["correlation_recovered"] = own_and_other(found.densities or [], references)
         undone["half_turns"] = describe(model, deconvolved, True, "bright")[0]
         negatives = make_controls(deconvolved, np.random.default_rng(SEED))
         undone["controls"] = {name: describe(model, items, arguments.half_turns, "bright")[0] for name, items in negatives.items()}
+        mistaken, found = describe(model, deconvolve_all(multiplied, arguments.data, stacks, "none"), arguments.half_turns, "bright")
+        mistaken["correlation_recovered"] = own_and_other(found.densities or [], references)
     from_stacks = describe(model, read_all(stacks), arguments.half_turns, "bright")[0] if stacks.is_dir() else None
     negatives = make_controls(volumes, np.random.default_rng(SEED))
     controls = {name: describe(model, items, arguments.half_turns) for name, items in negatives.items()}
     about = {"particles": len(volumes), "half_turns": arguments.half_turns}
     tests: dict[str, object] = {"real": figures, "real_mirrored": right_hand, "real_not_deconvolved": plain}
-    tests |= {"real_deconvolved_here": undone, "real_from_tilt_images": from_stacks}
+    tests |= {"real_deconvolved_here": undone, "real_deconvolved_as_untreated": mistaken, "real_from_tilt_images": from_stacks}
     turned = {name: describe(model, items, True)[0] for name, items in {"real": volumes, **negatives}.items()}
     tests["real_half_turns"] = {**turned.pop("real"), "controls": turned}
     tests["one_list"] = describe_one_list(model, [of_particles, *(found for _, found in controls.values())])

@@ -14,7 +14,8 @@ def real() -> str:
         "real_half_turns": "the same, averaged over half turns",
         "real_mirrored": "the same, mirrored, which gives them the right hand",
         "real_not_deconvolved": "the same without CTF deconvolution",
-        "real_deconvolved_here": "the same, with `--set deconvolve=untreated`",
+        "real_deconvolved_here": "the same without, then `--set deconvolve=multiplied`, as they are",
+        "real_deconvolved_as_untreated": "the same without, then `--set deconvolve=untreated`, as they are not",
         "real_from_tilt_images": "the same, reconstructed by triptych from their tilt images",
     }
     rows = [[text, *shares_called(content[key])] for key, text in tests.items() if content.get(key)]
@@ -42,7 +43,8 @@ def recovered() -> str:
         "recovered density": content["real"]["correlation_recovered"],
         "recovered density, of mirrored particles": content["real_mirrored"]["correlation_recovered"],
         "recovered density, without CTF deconvolution": content["real_not_deconvolved"]["correlation_recovered"],
-        "recovered density, with `--set deconvolve=untreated`": content["real_deconvolved_here"]["correlation_recovered"],
+        "recovered density, without, then `--set deconvolve=multiplied`": content["real_deconvolved_here"]["correlation_recovered"],
+        "recovered density, without, then `--set deconvolve=untreated`": content["real_deconvolved_as_untreated"]["correlation_recovered"],
     }
     rows = [[text, f"{e['own_pose']:.2f} ± {e['own_pose_sd']:.2f}", f"{e['other_poses']:.2f}"] for text, e in entries.items()]
     return f"{table(['correlation with the averaged density', 'placed in own pose', 'in other poses'], rows)}\n\n{source(content)}"
