@@ -186,3 +186,12 @@ def test_masks_that_make_no_structure(data: Path, tmp_path: Path, caplog: pytest
     with pytest.raises(InputError, match="has no mask that is not empty"):
         average_masks(other, tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_class_without_a_particle_is_left_out(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shutil.copytree(data, tmp_path / "data.zarr")
+    store = open_store(tmp_path / "data.zarr", "r+")
+    label = store["label"][:]
+    store.write("label", 0, np.where(label == 1, 2, label))
+    assert [shape.structure.name for shape in average_masks(tmp_path / "data.zarr", tmp_path / "library")] == [CLASSES[0]]
+    assert f"has no mask of a particle of {CLASSES[1]}" in caplog.text

@@ -95,8 +95,8 @@ def read_masks(store: Store, label: int, rng: np.random.Generator) -> NDArray[np
     own = np.flatnonzero(store["label"][:] == label)
     table = pd.DataFrame(np.round(store["position"][:][own]), columns=list("xyz")).assign(tomogram=store["tomogram"][:][own], row=own)
     table["distance"] = np.linalg.norm(store["shift"][:][own], axis=1)
-    rows = table.sort_values("distance", kind="stable").drop_duplicates(["tomogram", *"xyz"])["row"].to_numpy()
-    rows = np.sort(rng.permutation(rows)[:MOST])
+    rows = table.sort_values("distance", kind="stable").drop_duplicates(["tomogram", *"xyz"])["row"].to_numpy(copy=True)
+    rows = np.sort(rng.permutation(rows)[:MOST])  # of a copy, since NumPy would write to what is empty
     masks = (store.read_rows("mask", rows) > 0).astype(np.float32)
     return masks[masks.any(axis=(1, 2, 3))]
 
