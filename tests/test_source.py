@@ -874,6 +874,16 @@ def test_defocus_is_that_of_the_particle_or_of_its_tilts(tmp_path: Path) -> None
     assert stated_ctf(read_relion(star), voltage_kv=200) is not None
 
 
+@pytest.mark.parametrize("of_tilts", [False, True])
+def test_a_phase_plate_is_not_deconvolved_as_if_there_were_none(of_tilts: bool, tmp_path: Path) -> None:
+    star = tmp_path / "particles.star"
+    write_star(star, {"particles": pd.DataFrame({"rlnTomoName": ["a"], "rlnDefocusU": [3e4], **({} if of_tilts else {"rlnPhaseShift": [90.0]})})})
+    tilts = pd.DataFrame({"rlnTomoYTilt": [-3.0, 3.0], "rlnPhaseShift": [0.0, 80.0 if of_tilts else 0.0]})
+    write_star(tmp_path / "tomograms.star", {"global": pd.DataFrame({"rlnTomoName": ["a"]}), "a": tilts})
+    with pytest.raises(InputError, match=r"phase plate \(rlnPhaseShift\)"):
+        stated_ctf(read_relion(star))
+
+
 def test_given_defocus_leaves_the_stated_optics(tmp_path: Path) -> None:
     optics = pd.DataFrame({"rlnOpticsGroup": [1], "rlnVoltage": [200.0], "rlnSphericalAberration": [1.4], "rlnAmplitudeContrast": [0.1]})
     particles = pd.DataFrame({**{f"rlnCoordinate{axis}": [5.0, 6.0] for axis in "XYZ"}, "rlnOpticsGroup": [1, 1]})

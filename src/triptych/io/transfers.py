@@ -20,7 +20,7 @@ from triptych.io.relion import RelionFile
 from triptych.io.store import Store
 from triptych.transfer import CtfTransfers, sample_ctf_volume
 
-DEFOCUS = ("rlnDefocusU", "rlnDefocusV")
+DEFOCUS, PHASE_SHIFT = ("rlnDefocusU", "rlnDefocusV"), "rlnPhaseShift"
 COLUMNS = ("defocus_um", "ctf_correction", "deconvolution_constant")
 OPTICS = {"voltage_kv": "rlnVoltage", "spherical_aberration_mm": "rlnSphericalAberration", "amplitude_contrast": "rlnAmplitudeContrast"}
 """Columns of STAR files by what we call them."""
@@ -76,6 +76,8 @@ def stated_ctf(file: RelionFile, defocus_um: float | None = None, voltage_kv: fl
     defocus = _stated_defocus(file) if defocus_um is None else np.full(len(file), defocus_um * 1e4)
     if defocus is None:
         return None
+    if _has_phase_plate(file):
+        raise InputError(f"{file.path} is of images with a phase plate ({PHASE_SHIFT}), which deconvolve does not allow for: leave out deconvolve")
     optics = usual_optics() | ({} if voltage_kv is None else {"voltage_kv": voltage_kv})
     for name, label in OPTICS.items():
         if name == "voltage_kv" and voltage_kv is not None:
@@ -122,6 +124,13 @@ def _stated_defocus(file: RelionFile) -> NDArray[np.float64] | None:
     names, found = file.tomogram_names, {name: _mean_defocus(table) for name, table in file.tilts.items()}
     defocus = np.array([found.get(name, np.nan) for name in names or [""]])
     return None if np.isnan(defocus).any() else _check_range(defocus, DEFOCUS[0], file)
+
+
+def _has_phase_plate(file: RelionFile) -> bool:
+    """Whether a phase shift is stated of the particles, or of the tilts of one of their tomograms."""
+    own, tilts = file.values(PHASE_SHIFT), [file.tilts[name] for name in set(file.tomogram_names or ()) if name in file.tilts]
+    shifts = [pd.to_numeric(table[PHASE_SHIFT], errors="coerce") for table in tilts if PHASE_SHIFT in table]
+    return (own is not None and bool(own.any())) or any(bool(values.fillna(0).any()) for values in shifts)
 
 
 def _mean_defocus(tilts: pd.DataFrame) -> float:
