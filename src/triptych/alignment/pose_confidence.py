@@ -104,7 +104,8 @@ def score_others_of_some(matcher: Matcher, volumes: NDArray[np.float32], wedges:
     promise = unless_found(score(fine[owners], matcher.fine, others.rotations, others.shifts), others, owners)
     promise = promise.masked_fill(starts.scores <= NO_OTHER, NO_OTHER)
     kept = best_of_each(promise.reshape(len(boxes), -1), FINALISTS)
-    others, owners = refine(fine[owners[kept]], matcher.fine, others[kept], FINE_STEPS, config.step / 2, config.max_shift), owners[kept]
+    owners = owners[kept]
+    others = refine(fine[owners], matcher.fine, others[kept], FINE_STEPS, config.step / 2, config.max_shift)
     best = unless_found(others.scores, others, owners).masked_fill(promise[kept] <= NO_OTHER, NO_OTHER).reshape(len(boxes), -1).amax(dim=1)
     return np.asarray(best.float().cpu().numpy())
 

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from triptych.errors import InputError
 from triptych.io.mrc import check_values, read_sections
 from triptych.io.relion import RelionFile, extreme_beams, number_lists, numbers
+from triptych.io.transfers import DEFOCUS, OPTICS
 from triptych.tilt_images import CTF_FLOOR, TiltOptics, reconstruct
 from triptych.transfer import CtfTransfers
 from triptych.volume import Volume
 
 MATRIX = ("rlnTomoProjX", "rlnTomoProjY", "rlnTomoProjZ")
-DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
-OPTICS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
+ASTIGMATIC = (*DEFOCUS, "rlnDefocusAngle")
 _HOW = "export 3-D subtomograms instead (WarpTools: ts_export_particles --3d), or give the tomograms with --set tomograms="
 
 
@@ -77,7 +77,7 @@ def open_tilt_stacks(file: RelionFile, paths: list[str]) -> TiltStacks:
         raise InputError(f"the images of {file.path} are 2-D tilt-stack pseudo-subtomograms, but {what}: {_HOW}")
     tilts = {name: file.tilts[name] for name in dict.fromkeys(names)}
     for name, table in tilts.items():
-        lacking = [label for label in (*MATRIX, *DEFOCUS) if label not in table]
+        lacking = [label for label in (*MATRIX, *ASTIGMATIC) if label not in table]
         if lacking:
             raise InputError(f"the table of the tilts of {name} lacks the column {lacking[0]}, which 2-D tilt stacks need: {_HOW}")
     visible = _visible(file, [len(tilts[name]) for name in names])
@@ -100,14 +100,14 @@ def _visible(file: RelionFile, counts: list[int]) -> list[NDArray[np.bool_]]:
 def _particle_optics(
     file: RelionFile, names: list[str], tilts: dict[str, pd.DataFrame], visible: list[NDArray[np.bool_]]
 ) -> list[TiltOptics]:
-    values = {label: file.values(label) for label in (*OPTICS, "rlnTomoHand", "rlnCtfDataAreCtfPremultiplied")}
-    lacking = [label for label in OPTICS if values[label] is None]
+    values = {label: file.values(label) for label in (*OPTICS.values(), "rlnTomoHand", "rlnCtfDataAreCtfPremultiplied")}
+    lacking = [label for label in OPTICS.values() if values[label] is None]
     if lacking:
         raise InputError(f"{file.path} does not state {lacking[0]}, which 2-D tilt stacks need: {_HOW}")
-    voltage, aberration, contrast = (np.asarray(values[label]) for label in OPTICS)
+    voltage, aberration, contrast = (np.asarray(values[label]) for label in OPTICS.values())
     hand, premultiplied = values["rlnTomoHand"], values["rlnCtfDataAreCtfPremultiplied"]
     matrices = {name: np.stack([number_lists(table[label], label, file.path, 3)[:, :3] for label in MATRIX], axis=1) for name, table in tilts.items()}
-    defoci = {name: np.stack([numbers(table, label, file.path) for label in DEFOCUS]) for name, table in tilts.items()}
+    defoci = {name: np.stack([numbers(table, label, file.path) for label in ASTIGMATIC]) for name, table in tilts.items()}
     offsets = _offsets(file)
     optics = []
     for row, (name, seen) in enumerate(zip(names, visible, strict=True)):
