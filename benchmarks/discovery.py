@@ -37,7 +37,7 @@ from triptych.config import UNKNOWN, AlignConfig, DiscoverConfig, OrientConfig, 
 from triptych.fourier import fourier_shell_correlation, resample_to_box, resolution_at, wedge_weights
 from triptych.io.mrc import read_mrc
 from triptych.io.predictions import Predicted, read_predictions
-from triptych.io.relion import particles_from_relion
+from triptych.io.relion_particles import particles_from_relion
 from triptych.io.star import read_star
 from triptych.io.store import Store, open_store
 from triptych.io.transfers import stored_transfers

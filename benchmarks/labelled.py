@@ -29,7 +29,7 @@ from results import FOLDER, write_result
 
 from triptych.config import AugmentConfig, CutConfig, LossConfig, NetworkConfig, OrientConfig, PickConfig, PredictConfig, TrainConfig
 from triptych.io.mrc import read_mrc
-from triptych.io.relion import particles_from_relion
+from triptych.io.relion_particles import particles_from_relion
 from triptych.parallel import keep_freed_memory
 from triptych.recognition.model import BUILT_IN_MODEL, load_model
 from triptych.stages.average_masks import average_masks

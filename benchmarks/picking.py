@@ -34,7 +34,7 @@ from scipy.spatial import cKDTree
 
 from triptych.config import SpecimenConfig, TomogramConfig
 from triptych.io.mrc import mmap_mrc, read_mrc
-from triptych.io.relion import particles_from_relion
+from triptych.io.relion_particles import particles_from_relion
 from triptych.io.star import read_star
 from triptych.recognition.model import BUILT_IN_MODEL, load_model
 from triptych.simulation.scene import prepare_templates

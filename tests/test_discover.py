@@ -29,7 +29,8 @@ from triptych.io.manifest import describe_input, write_manifest
 from triptych.io.mrc import read_mrc
 from triptych.io.particle_star import add_poses
 from triptych.io.predictions import open_input, read_predictions
-from triptych.io.relion import angles_from_rotations, particles_from_relion
+from triptych.io.relion import angles_from_rotations
+from triptych.io.relion_particles import particles_from_relion
 from triptych.io.star import read_star, write_star
 from triptych.pages.discovery_page import list_doubts
 from triptych.recognition.model import Model, ModelCard, load_model

@@ -25,7 +25,7 @@ from triptych.io import mrc
 from triptych.io.manifest import read_manifest
 from triptych.io.mrc import read_mrc
 from triptych.io.readers import cut_box
-from triptych.io.relion import particles_from_relion
+from triptych.io.relion_particles import particles_from_relion
 from triptych.io.source import open_particles
 from triptych.io.star import read_star, write_star
 from triptych.io.stated import list_tomograms

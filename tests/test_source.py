@@ -24,7 +24,8 @@ from triptych.errors import InputError
 from triptych.io.mrc import bare_stem, write_mrc
 from triptych.io.particle_names import unique_names
 from triptych.io.readers import READS_PER_MAP, cut_box
-from triptych.io.relion import COORDINATES, angles_from_rotations, particles_from_relion, read_relion, rotations_from_angles
+from triptych.io.relion import COORDINATES, angles_from_rotations, read_relion, rotations_from_angles
+from triptych.io.relion_particles import particles_from_relion
 from triptych.io.source import ParticleSource, open_particles, voxel_sizes
 from triptych.io.star import read_star, write_star
 from triptych.io.store import Rows, create_store

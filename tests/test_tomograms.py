@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 import triptych.simulation.scene
 from triptych.config import PredictConfig, SpecimenConfig, TomogramConfig
-from triptych.io.relion import particles_from_relion
+from triptych.io.relion_particles import particles_from_relion
 from triptych.io.source import open_particles
 from triptych.io.star import read_star
 from triptych.simulation.scene import prepare_templates, project_specimen, reconstruct_rows, simulate_scene

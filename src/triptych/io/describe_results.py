@@ -15,8 +15,7 @@ from triptych.errors import InputError, counted
 from triptych.io.description import Description
 from triptych.io.files import read_json
 from triptych.io.manifest import MANIFEST, hash_file, read_manifest
-from triptych.io.relion import numbers
-from triptych.io.star import read_star
+from triptych.io.star import numbers, read_star
 from triptych.volume import spread_numbers
 
 SAMPLE = 256

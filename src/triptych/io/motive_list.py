@@ -21,8 +21,7 @@ from triptych.errors import InputError
 from triptych.io.angles import rotations_from_zxz, zxz_from_rotations
 from triptych.io.em import read_em, write_em
 from triptych.io.numbering import class_names, number_classes, number_tomograms, tomogram_names
-from triptych.io.relion import numbers
-from triptych.io.star import read_star
+from triptych.io.star import numbers, read_star
 from triptych.particles import GIVE_PIXEL_SIZE, Particles
 
 ROWS = [

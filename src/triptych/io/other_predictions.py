@@ -25,7 +25,7 @@ from triptych.io.files import map_array
 from triptych.io.manifest import MANIFEST, describe_input
 from triptych.io.particle_csv import read_table, text_column
 from triptych.io.predictions import FloatArray, IntArray, Predicted
-from triptych.io.relion import numbers
+from triptych.io.star import numbers
 from triptych.io.store import open_store
 
 logger = logging.getLogger(__name__)

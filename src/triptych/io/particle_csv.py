@@ -22,7 +22,8 @@ from triptych.errors import InputError
 from triptych.io.files import read_text
 from triptych.io.motive_list import CRYOCAT, ROWS, particles_from_motives
 from triptych.io.outputs import output_file
-from triptych.io.relion import numbers, rotations_from_angles
+from triptych.io.relion import rotations_from_angles
+from triptych.io.star import numbers
 from triptych.particles import Particles
 
 logger = logging.getLogger(__name__)

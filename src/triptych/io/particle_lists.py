@@ -22,7 +22,8 @@ from triptych.io.motive_list import STOPGAP_BLOCK, particles_from_motive_list, p
 from triptych.io.mrc import mrc_files
 from triptych.io.particle_csv import particles_from_csv
 from triptych.io.particle_star import OPTIMISATION_SET, PARTICLES, star_of_folder
-from triptych.io.relion import M_COORDINATES, FrameFinder, frame_of_file, particles_from_m, particles_from_relion, read_frames
+from triptych.io.relion import M_COORDINATES, frame_of_file, read_frames
+from triptych.io.relion_particles import FrameFinder, particles_from_m, particles_from_relion
 from triptych.io.star import read_star
 from triptych.io.tomogram_names import by_name, find_tomogram, shared_name, warn_of_other_name
 from triptych.particles import Frame, Particles

@@ -19,9 +19,8 @@ from triptych.errors import InputError, counted
 from triptych.io.files import map_array
 from triptych.io.manifest import WEIGHTS, command_folder, has_changed, hash_file, manifest_entry, read_manifest
 from triptych.io.mrc import read_mrc
-from triptych.io.relion import numbers
 from triptych.io.source import ParticleSource, open_particles
-from triptych.io.star import probability_columns, read_star
+from triptych.io.star import numbers, probability_columns, read_star
 from triptych.volume import Volume
 
 FloatArray = NDArray[np.float64]

@@ -16,11 +16,11 @@ The rules, each of which has been got wrong by some importer:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -29,11 +29,12 @@ from scipy.spatial.transform import Rotation
 
 from triptych.errors import InputError
 from triptych.io.angles import angles_from_matrices
-from triptych.io.links import RECONSTRUCTED, TILT_SERIES, find_file, find_mrc, search_folders
+from triptych.io.links import RECONSTRUCTED, find_file, find_mrc, search_folders
 from triptych.io.mrc import read_header, stated_voxel_size
-from triptych.io.star import Block, read_star
-from triptych.io.tomogram_names import TOMOSTAR, bare_tomogram_name, is_warp_name
-from triptych.particles import Frame, Particles
+from triptych.io.star import Block, numbers, read_star
+from triptych.io.tilts import BEAM, extreme_tilts, read_tilts
+from triptych.io.tomogram_names import TOMOSTAR, is_warp_name
+from triptych.particles import Frame
 
 logger = logging.getLogger(__name__)
 
@@ -45,22 +46,15 @@ SUBTOMOGRAM_ANGLES = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTom
 IMAGE_PIXEL_SIZES = ("rlnImagePixelSize", "rlnPixelSize")
 UNBINNED_PIXEL_SIZES = ("rlnTomoTiltSeriesPixelSize", "rlnMicrographOriginalPixelSize", "rlnMicrographPixelSize")
 PIXEL_SIZES = (*IMAGE_PIXEL_SIZES, *UNBINNED_PIXEL_SIZES)
-TILTS, BEAM = ("rlnTomoYTilt", "rlnTomoNominalStageTiltAngle"), "rlnTomoProjZ"
-"""Angle of a tilt about y, as it was refined or as the stage had it (RELION 5); else the beam, a row of its projection matrix (RELION 4, Warp)."""
-MOST_ASKEW = 0.5
-"""Of a beam's length, what lies along y at most where the tilts are about y: the specimen may lie a little askew."""
-TILT_TABLE = "tilts.star"
 BINNING = "rlnTomoTomogramBinning"
 """Voxels of a tomogram over the pixels of its tilt series."""
 SET_FILES = {"particles": "rlnTomoParticlesFile", "tomograms": "rlnTomoTomogramsFile"}
 """What an optimisation set calls the files that it names, which RELION takes from the folder of its project."""
 SCORES = ("triptychScore", "triptychProbability", "rlnAutopickFigureOfMerit", "rlnLCCmax", "rlnMaxValueProbDistribution")
 """Columns that may say how sure a particle is; the first that is there counts."""
-M_COORDINATES = tuple(f"wrpCoordinate{axis}1" for axis in AXES)
-M_ANGLES, M_NAME, M_HALF = ("wrpAngleRot1", "wrpAngleTilt1", "wrpAnglePsi1"), "wrpSourceName", "wrpRandomSubset"
-"""What M writes of a species' particles: Å from the first voxel, Warp's angles; of several points in time, the first counts."""
 CLASSES = ("triptychClass", "rlnClassNumber")
-FrameFinder: TypeAlias = Callable[[Sequence[str]], Mapping[str, Frame]]
+M_COORDINATES = tuple(f"wrpCoordinate{axis}1" for axis in AXES)
+"""What M writes of a species' particles: Å from the first voxel; of several points in time, the first counts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -325,74 +319,6 @@ class RelionFile:
         return np.stack([frames[name].center for name in names])
 
 
-def read_tilts(tomograms: pd.DataFrame, blocks: Mapping[str, Block], file: Path) -> dict[str, pd.DataFrame]:
-    """The table of each tomogram's tilts: RELION 4 keeps it in a block of its own, RELION 5 in a file of its own, we in one for all.
-
-    Parameters
-    ----------
-    tomograms, blocks, file : the table of tomograms, all blocks of its file, and that file
-    """
-    beside = read_star(file.parent / TILT_TABLE).get("tilts") if (file.parent / TILT_TABLE).is_file() else None
-    of_all = beside.groupby(beside["rlnTomoName"].astype(str)) if isinstance(beside, pd.DataFrame) and "rlnTomoName" in beside else ()
-    of_each = {str(name): table.reset_index(drop=True) for name, table in of_all}
-    found: dict[str, Block | None] = {}
-    for _, row in tomograms.iterrows():
-        name = str(row["rlnTomoName"])
-        series = find_file(str(row[TILT_SERIES]), search_folders(file)) if TILT_SERIES in row else None
-        if name in blocks:
-            found[name] = blocks[name]
-        elif name in of_each:
-            found[name] = of_each[name]
-        elif series is not None and series.is_file():
-            found[name] = next((block for block in read_star(series).values() if isinstance(block, pd.DataFrame)), None)
-    return {name: table for name, table in found.items() if isinstance(table, pd.DataFrame) and not table.empty}
-
-
-def extreme_tilts(table: pd.DataFrame, path: Path) -> tuple[float, float] | None:
-    """Lowest and highest angle of a table of tilts about y, degrees; None where it states no such tilts."""
-    label = next((label for label in TILTS if label in table), None)
-    if label is not None:
-        return _extremes(numbers(table, label, path))
-    return extreme_beams(number_lists(table[BEAM], BEAM, path, 3)[:, :3]) if BEAM in table else None
-
-
-def extreme_beams(beams: NDArray[np.float64]) -> tuple[float, float] | None:
-    """Lowest and highest tilt about y, degrees, of beams (n, 3), the third rows of projection matrices; None where the tilts are about another axis.
-
-    A matrix is Rz Ry(tilt), with a third row (-sin, 0, cos); one that RELION 4 made of IMOD's files may be mirrored in depth.
-    """
-    x, y, z = (beams / np.linalg.norm(beams, axis=1, keepdims=True)).T
-    return None if np.abs(y).max() > MOST_ASKEW else _extremes(np.degrees(np.arctan2(-x * np.sign(z), np.abs(z))))
-
-
-def _extremes(angles: NDArray[np.float64]) -> tuple[float, float] | None:
-    low, high = float(angles.min()), float(angles.max())
-    return (low, high) if low < high else None
-
-
-def numbers(table: pd.DataFrame, label: str, path: Path) -> NDArray[np.float64]:
-    """A column as numbers, all of them finite."""
-    try:
-        values = np.asarray(table[label].to_numpy(dtype=np.float64))
-    except (ValueError, TypeError):
-        raise InputError(f"the column {label} of {path} holds text, but numbers were expected: export the file again") from None
-    if not np.isfinite(values).all():
-        row = int(np.argmin(np.isfinite(values)))
-        raise InputError(f"{label} of {path} is {values[row]} in row {row + 1}, but finite numbers were expected: export the file again")
-    return values
-
-
-def number_lists(texts: Iterable[object], label: str, path: Path, least: int = 1) -> NDArray[np.float64]:
-    """A column of lists of numbers such as "[0.1,0,0.9,0]", (n, m), m being so many at least."""
-    try:
-        rows = np.array([[float(word) for word in str(text).strip("[] ").split(",")] for text in texts])
-    except ValueError:
-        raise InputError(f"{label} of {path} holds something else than lists of numbers: export the file again") from None
-    if rows.ndim != 2 or rows.shape[1] < least or not np.isfinite(rows).all():
-        raise InputError(f"{label} of {path} holds lists of different lengths, too short ones, or no finite numbers: export the file again")
-    return rows
-
-
 def _positive(sizes: NDArray[np.float64], label: str, path: Path) -> NDArray[np.float64]:
     if (sizes <= 0).any():
         row = int(np.argmax(sizes <= 0))
@@ -560,131 +486,6 @@ def _stated_frame(path: Path) -> Frame | None:
         return None
 
 
-def _column(file: RelionFile, labels: Sequence[str]) -> pd.Series | None:
-    """The first of the columns that is there."""
-    return next((file.table[label] for label in labels if label in file.table), None)
-
-
-def _class_names(column: pd.Series) -> list[str] | None:
-    """Classes as names: numbers without ".0"; NaN, which says that none is known, is 0, and none of all where there is nothing else."""
-    if not pd.api.types.is_float_dtype(column):
-        return [str(value) for value in column]
-    return None if column.isna().all() else [f"{value:.15g}" for value in column.fillna(0)]
-
-
 def agrees(frame: Frame, center: NDArray[np.float64] | None, slack: float = 0.0) -> bool:
     """Whether the centre of a tomogram's box is where it is otherwise known to be, to a voxel, or to so many Å; or not known to be elsewhere."""
     return center is None or bool(np.abs(frame.center - center).max() <= max(frame.voxel_size, slack))
-
-
-def _check_frames(frames: Mapping[str, Frame], implied: Mapping[str, NDArray[np.float64]], file: RelionFile) -> None:
-    """InputError where a tomogram is said to be another one than the particles, which state where they are from its corner and its centre, say.
-
-    They may count in the voxels of a binned tomogram, by the rounding of which it may differ.
-    """
-    pixel, binning = file.values(UNBINNED_PIXEL_SIZES[0]), file.values(BINNING)
-    slack = 0.0 if pixel is None else float((pixel if binning is None else pixel * binning).max())
-    for name, frame in frames.items():
-        if not agrees(frame, implied.get(name), slack):
-            size, voxel_size = " x ".join(map(str, frame.size)), frame.voxel_size
-            x, y, z = implied[name]
-            there = f"{file.path} places the centre of the tomogram {name} at {x:.1f}, {y:.1f}, {z:.1f} Å"
-            raise InputError(f"{there}, but that of {size} voxels of {voxel_size:g} Å is elsewhere: leave the option out, or give the right size")
-
-
-def _find_centers(
-    file: RelionFile, find_frames: FrameFinder | None, find_others: FrameFinder | None
-) -> tuple[dict[str, Frame], dict[str, NDArray[np.float64]]]:
-    """The tomograms' boxes as the file states them, and the centres that its coordinates count from, or whose double they are fractions of."""
-    stated, names = read_frames(file.tomograms, file.path), file.tomogram_names
-    if names is None or not (set(CENTERED) <= set(file.table.columns) or file.counts_fractions):
-        return stated, {}
-    bare = {bare_tomogram_name(name): frame for name, frame in stated.items()}
-    stated |= {name: bare[bare_tomogram_name(name)] for name in names if bare_tomogram_name(name) in bare}
-    implied, frames = file.implied_centers(), stated
-    if find_frames is not None:
-        frames = dict(find_frames(names))
-        _check_frames(frames, implied, file)
-    elif not set(names) <= set(stated):
-        others = file.frames_of_files() | dict(find_others(names) if find_others else {})
-        stated = frames = {name: frame for name, frame in others.items() if agrees(frame, implied.get(name))} | stated
-    return stated, {name: frame.center for name, frame in frames.items()} | implied  # which is where the places from the corner are exactly
-
-
-def _positions(file: RelionFile, pixel_size: float | None, centers: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64] | None:
-    labels = set(file.table.columns)
-    if not (set(COORDINATES) <= labels or set(CENTERED) <= labels):
-        return None
-    if not (file.counts_fractions or set(CENTERED) <= labels):
-        return file.coordinates(pixel_size)[0]
-    names = file.tomogram_names
-    if names is None or any(name not in centers for name in names):
-        how = "in fractions of the tomograms' sides" if file.counts_fractions else "from the tomograms' centres"
-        raise InputError(
-            f"{file.path} counts positions {how}, but no tomograms.star beside it states the sizes of all (rlnTomoSizeX/Y/Z, "
-            "above 0, and rlnTomoTiltSeriesPixelSize), nor does the header of each tomogram, if it names them: put it there, or give convert the "
-            "tomograms with --tomograms, or --tomogram-size, and --voxel-size where no header states it"
-        )
-    places = np.stack([centers[name] for name in names])
-    positions, centered = file.coordinates(sides=2 * places)
-    return positions + places if centered else positions
-
-
-def _pixel_sizes(file: RelionFile, given: float | None) -> NDArray[np.float64] | None:
-    """Å per pixel that the coordinates of each particle count in; of the unbinned tilt series, where they count in Å."""
-    labels = set(file.table.columns)
-    if set(CENTERED) <= labels:
-        return file.values(UNBINNED_PIXEL_SIZES[0])
-    if not set(COORDINATES) <= labels or file.counts_fractions:
-        return None
-    return file.coordinate_pixel_size(given)
-
-
-def particles_from_relion(
-    path: Path | str, coordinate_pixel_size: float | None = None, find_frames: FrameFinder | None = None, find_others: FrameFinder | None = None
-) -> Particles:
-    """Particles of a STAR file: its table, and whatever of positions, rotations, classes and scores is in it.
-
-    RELION 5's coordinates become positions from the first voxel only where `find_frames` finds the boxes of the tomograms that it
-    is given the names of, or a table of tomograms states their size, or the particles state their coordinates from the first voxel, too, or the
-    tomograms are where the file says that they are, or `find_others` finds their boxes, which counts only where the file itself does not tell them.
-    """
-    file = read_relion(path)
-    stated, centers = _find_centers(file, find_frames, find_others)
-    if file.unset_pixel_size and coordinate_pixel_size is None:
-        logger.warning("%s; if it is wrong, correct it, or give the right one with --input-voxel-size (convert)", file.unset_pixel_size)
-    if file.counts_fractions and coordinate_pixel_size is not None:
-        logger.warning("%s counts in %s: --input-voxel-size does not matter to it", file.path, file.coordinate_rule())
-    score, name = _column(file, SCORES), _column(file, CLASSES)
-    return Particles(
-        file.table,
-        _positions(file, coordinate_pixel_size, centers),
-        file.rotations(),
-        tomograms=file.tomogram_names,
-        classes=None if name is None else _class_names(name),
-        scores=None if score is None else np.asarray(pd.to_numeric(score, errors="coerce"), dtype=np.float64),
-        pixel_sizes=_pixel_sizes(file, coordinate_pixel_size),
-        series_pixel_sizes=file.values(UNBINNED_PIXEL_SIZES[0]) if file.is_warp else None,  # Warp counts in the pixels of its export
-        frames=stated,
-        blocks={key: block for key, block in file.blocks.items() if key != file.block},
-        tomogram_blocks=file.tomogram_blocks,
-        file=file.path,
-        tomograms_file=file.tomograms_file,
-    )
-
-
-def particles_from_m(path: Path | str) -> Particles:
-    """Particles of a species of M (its ..._particles.star), whose half sets become rlnRandomSubset."""
-    path = Path(path)
-    table = next((block for block in read_star(path).values() if isinstance(block, pd.DataFrame) and M_COORDINATES[0] in block), pd.DataFrame())
-    missing = [name for name in (*M_COORDINATES, *M_ANGLES, M_NAME) if name not in table]
-    if missing or table.empty:
-        what = f"lacks the column {missing[0]}" if missing else "lists no particles"
-        raise InputError(f"{path} {what}, but M's particles of a species were expected: write it anew")
-    places, angles = (np.stack([numbers(table, name, path) for name in names], axis=1) for names in (M_COORDINATES, M_ANGLES))
-    return Particles(
-        table.drop(columns=[*M_COORDINATES, *M_ANGLES, M_NAME]).rename(columns={M_HALF: "rlnRandomSubset"}),
-        places,
-        rotations_from_angles(angles),
-        tomograms=[str(name) for name in table[M_NAME]],
-    )

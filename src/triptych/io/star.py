@@ -7,13 +7,14 @@ tomogram called "0012" must not become the number 12, and every number must come
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from triptych.errors import InputError
 from triptych.io.files import read_text
@@ -57,9 +58,9 @@ def _convert(label: str, text: str) -> pd.Series:
         return pd.Series(values, dtype="str")
     plain = ["nan" if value == _MISSING else value for value in values] if _MISSING in text else values
     try:
-        numbers = list(map(int, plain))
-        if "_" not in text and all(-(2**63) <= number < 2**63 for number in numbers):
-            return pd.Series(numbers, dtype="int64")
+        whole = list(map(int, plain))
+        if "_" not in text and all(-(2**63) <= number < 2**63 for number in whole):
+            return pd.Series(whole, dtype="int64")
     except ValueError:
         pass
     try:
@@ -170,6 +171,29 @@ def read_star(path: Path | str) -> dict[str, Block]:
     if not blocks:
         raise InputError(f"{path} is empty, but a STAR file with at least one block was expected")
     return blocks
+
+
+def numbers(table: pd.DataFrame, label: str, path: Path) -> NDArray[np.float64]:
+    """A column as numbers, all of them finite."""
+    try:
+        values = np.asarray(table[label].to_numpy(dtype=np.float64))
+    except (ValueError, TypeError):
+        raise InputError(f"the column {label} of {path} holds text, but numbers were expected: export the file again") from None
+    if not np.isfinite(values).all():
+        row = int(np.argmin(np.isfinite(values)))
+        raise InputError(f"{label} of {path} is {values[row]} in row {row + 1}, but finite numbers were expected: export the file again")
+    return values
+
+
+def number_lists(texts: Iterable[object], label: str, path: Path, least: int = 1) -> NDArray[np.float64]:
+    """A column of lists of numbers such as "[0.1,0,0.9,0]", (n, m), m being so many at least."""
+    try:
+        rows = np.array([[float(word) for word in str(text).strip("[] ").split(",")] for text in texts])
+    except ValueError:
+        raise InputError(f"{label} of {path} holds something else than lists of numbers: export the file again") from None
+    if rows.ndim != 2 or rows.shape[1] < least or not np.isfinite(rows).all():
+        raise InputError(f"{label} of {path} holds lists of different lengths, too short ones, or no finite numbers: export the file again")
+    return rows
 
 
 def _quote(value: str, alone: bool) -> str:

@@ -15,19 +15,9 @@ from triptych.errors import InputError
 from triptych.io.links import NOTHING, RECONSTRUCTED, find_file, search_folders
 from triptych.io.numbering import check_file_name
 from triptych.io.particle_star import TOMOGRAMS
-from triptych.io.relion import (
-    BINNING,
-    SET_FILES,
-    UNBINNED_PIXEL_SIZES,
-    agrees,
-    extreme_tilts,
-    numbers,
-    optimisation_set,
-    read_frames,
-    read_tilts,
-    tomogram_table,
-)
-from triptych.io.star import Block, read_star
+from triptych.io.relion import BINNING, SET_FILES, UNBINNED_PIXEL_SIZES, agrees, optimisation_set, read_frames, tomogram_table
+from triptych.io.star import Block, numbers, read_star
+from triptych.io.tilts import extreme_tilts, read_tilts
 from triptych.io.tomogram import check_unique, find_tomograms, is_tomogram, stated_frame
 from triptych.io.tomogram_names import bare_tomogram_name, tomogram_name
 from triptych.particles import Frame

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from triptych.errors import InputError
 from triptych.io.mrc import check_values, read_sections
-from triptych.io.relion import RelionFile, extreme_beams, number_lists, numbers
+from triptych.io.relion import RelionFile
+from triptych.io.star import number_lists, numbers
+from triptych.io.tilts import extreme_beams
 from triptych.io.transfers import DEFOCUS, OPTICS
 from triptych.tilt_images import CTF_FLOOR, TiltOptics, reconstruct
 from triptych.transfer import CtfTransfers

@@ -34,9 +34,8 @@ from triptych.fourier import fourier_shell_correlation, resolution_at
 from triptych.io.manifest import MANIFEST, hash_file, installed_version, is_made, read_manifest, write_manifest
 from triptych.io.mrc import new_mrc, read_mrc, write_mrc
 from triptych.io.predictions import EMBEDDING_ROW, Predicted, are_listed, read_predictions
-from triptych.io.relion import numbers
 from triptych.io.source import ParticleSource
-from triptych.io.star import probability_columns, read_star, write_star
+from triptych.io.star import numbers, probability_columns, read_star, write_star
 from triptych.io.tomogram import check_unique, open_tomogram
 from triptych.io.tomogram_names import bare_tomogram_name, tomogram_name
 from triptych.pages.page import draw_panel, render_page

@@ -18,7 +18,8 @@ from triptych.errors import InputError
 from triptych.io.links import RECONSTRUCTED, find_file, search_folders
 from triptych.io.mrc import mmap_mrc
 from triptych.io.particle_star import PARTICLES, TOMOGRAMS
-from triptych.io.relion import particles_from_relion, tomogram_table
+from triptych.io.relion import tomogram_table
+from triptych.io.relion_particles import particles_from_relion
 from triptych.io.star import read_star
 from triptych.io.tomogram import open_tomogram
 from triptych.volume import Volume, spread_boxes

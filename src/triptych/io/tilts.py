@@ -1,0 +1,64 @@
+"""What tables say of the tilts of tomograms: their angles and their defocus, as RELION 4, RELION 5, Warp and triptych keep them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from triptych.io.links import TILT_SERIES, find_file, search_folders
+from triptych.io.star import Block, number_lists, numbers, read_star
+
+TILTS, BEAM = ("rlnTomoYTilt", "rlnTomoNominalStageTiltAngle"), "rlnTomoProjZ"
+"""Angle of a tilt about y, as it was refined or as the stage had it (RELION 5); else the beam, a row of its projection matrix (RELION 4, Warp)."""
+MOST_ASKEW = 0.5
+"""Of a beam's length, what lies along y at most where the tilts are about y: the specimen may lie a little askew."""
+TILT_TABLE = "tilts.star"
+
+
+def read_tilts(tomograms: pd.DataFrame, blocks: Mapping[str, Block], file: Path) -> dict[str, pd.DataFrame]:
+    """The table of each tomogram's tilts: RELION 4 keeps it in a block of its own, RELION 5 in a file of its own, we in one for all.
+
+    Parameters
+    ----------
+    tomograms, blocks, file : the table of tomograms, all blocks of its file, and that file
+    """
+    beside = read_star(file.parent / TILT_TABLE).get("tilts") if (file.parent / TILT_TABLE).is_file() else None
+    of_all = beside.groupby(beside["rlnTomoName"].astype(str)) if isinstance(beside, pd.DataFrame) and "rlnTomoName" in beside else ()
+    of_each = {str(name): table.reset_index(drop=True) for name, table in of_all}
+    found: dict[str, Block | None] = {}
+    for _, row in tomograms.iterrows():
+        name = str(row["rlnTomoName"])
+        series = find_file(str(row[TILT_SERIES]), search_folders(file)) if TILT_SERIES in row else None
+        if name in blocks:
+            found[name] = blocks[name]
+        elif name in of_each:
+            found[name] = of_each[name]
+        elif series is not None and series.is_file():
+            found[name] = next((block for block in read_star(series).values() if isinstance(block, pd.DataFrame)), None)
+    return {name: table for name, table in found.items() if isinstance(table, pd.DataFrame) and not table.empty}
+
+
+def extreme_tilts(table: pd.DataFrame, path: Path) -> tuple[float, float] | None:
+    """Lowest and highest angle of a table of tilts about y, degrees; None where it states no such tilts."""
+    label = next((label for label in TILTS if label in table), None)
+    if label is not None:
+        return _extremes(numbers(table, label, path))
+    return extreme_beams(number_lists(table[BEAM], BEAM, path, 3)[:, :3]) if BEAM in table else None
+
+
+def extreme_beams(beams: NDArray[np.float64]) -> tuple[float, float] | None:
+    """Lowest and highest tilt about y, degrees, of beams (n, 3), the third rows of projection matrices; None where the tilts are about another axis.
+
+    A matrix is Rz Ry(tilt), with a third row (-sin, 0, cos); one that RELION 4 made of IMOD's files may be mirrored in depth.
+    """
+    x, y, z = (beams / np.linalg.norm(beams, axis=1, keepdims=True)).T
+    return None if np.abs(y).max() > MOST_ASKEW else _extremes(np.degrees(np.arctan2(-x * np.sign(z), np.abs(z))))
+
+
+def _extremes(angles: NDArray[np.float64]) -> tuple[float, float] | None:
+    low, high = float(angles.min()), float(angles.max())
+    return (low, high) if low < high else None
