@@ -35,6 +35,7 @@ from triptych.io.transfers import stated_ctf
 from triptych.missing_wedge import find_missing_wedge
 from triptych.particles import Frame
 from triptych.tilt_images import TiltOptics, reconstruct
+from triptych.transfer import CtfTransfers
 from triptych.volume import Volume
 
 CONFIG = PredictConfig()
@@ -744,7 +745,7 @@ def test_some_of_the_particles(tmp_path: Path) -> None:
     assert source.transfers is not None
     check_take(source)
     store.write("ctf_correction", 0, np.array([0, 1, 2], np.int8))
-    with pytest.raises(InputError, match="says of 2 of its 3 subtomograms that they are not phase flipped"):
+    with pytest.raises(InputError, match="2 of the 3 subtomograms of .* are said not to be phase flipped"):
         open_it(tmp_path / "a.zarr", deconvolve="phase_flipped")
     store.write("ctf_correction", 0, np.ones(3, np.int8))
     assert open_it(tmp_path / "a.zarr", deconvolve="phase_flipped").ctf is not None
@@ -873,6 +874,42 @@ def test_defocus_is_that_of_the_particle_or_of_its_tilts(tmp_path: Path) -> None
     with pytest.raises(InputError, match="predict them apart"):
         stated_ctf(read_relion(star))
     assert stated_ctf(read_relion(star), voltage_kv=200) is not None
+
+
+def test_defocus_of_picks_is_what_the_table_beside_the_tomograms_states(tmp_path: Path) -> None:
+    for name in ("TS_1", "TS_2"):
+        make_tomogram(tmp_path / "project" / "tomograms", f"{name}.mrc")
+    (tmp_path / "picks").mkdir()
+    picks = write_coordinates(tmp_path / "picks", [50.0, 60.0, 70.0], [40.0] * 3, [30.0] * 3, ["TS_1", "TS_2", "TS_1"])
+    how = {"tomograms": tmp_path / "project" / "tomograms", "deconvolve": "untreated"}
+    with pytest.raises(InputError, match="does not tell it"):
+        open_it(picks, **how)
+    tomograms = pd.DataFrame({"rlnTomoName": ["TS_1", "TS_2"], "rlnVoltage": [200.0, 200.0], "rlnTomoTiltSeriesPixelSize": [2.5, 2.5]})
+    tilts = {"TS_1": pd.DataFrame({"rlnDefocusU": [3e4, 4e4], "rlnPhaseShift": [0.0, 0.0]}), "TS_2": pd.DataFrame({"rlnDefocusU": [5e4, 5e4]})}
+    table = tmp_path / "project" / "tomograms.star"
+    write_star(table, {"global": tomograms, **tilts})
+    source = open_it(picks, **how)
+    assert source.ctf is not None
+    assert source.transfers is source.ctf
+    assert source.ctf.defocus.tolist() == [3.5e4, 5e4, 3.5e4]
+    assert (source.ctf.voltage_kv, source.ctf.spherical_aberration_mm, set(source.ctf.correction)) == (200, 2.7, {"none"})
+    assert open_it(picks, tomograms=how["tomograms"]).transfers is None
+    write_star(table, {"global": tomograms, **tilts, "TS_1": tilts["TS_1"].assign(rlnPhaseShift=90.0)})
+    with pytest.raises(InputError, match="phase plate"):
+        open_it(picks, **how)
+
+
+def test_picks_from_simulated_tomograms_have_the_ctf_that_was_simulated(tmp_path: Path) -> None:
+    """As `simulate-tomograms` states it: nobody has to tell how they were reconstructed, and who tells it wrongly is told."""
+    make_tomogram(tmp_path / "simulated" / "tomograms")
+    picks = write_coordinates(tmp_path, [50.0, 60.0], [40.0] * 2, [30.0] * 2)
+    tomograms = pd.DataFrame({"rlnTomoName": ["TS_1"], "triptychCtfCorrection": [2.0], "triptychDeconvolutionConstant": [0.05]})
+    write_star(tmp_path / "simulated" / "tomograms.star", {"global": tomograms, "TS_1": pd.DataFrame({"rlnDefocusU": [3e4, 4e4]})})
+    transfers = open_it(picks, tomograms=tmp_path / "simulated" / "tomograms").transfers
+    assert isinstance(transfers, CtfTransfers)
+    assert (list(transfers.correction), transfers.constant.tolist(), transfers.defocus.tolist()) == (["deconvolve"] * 2, [0.05] * 2, [3.5e4] * 2)
+    with pytest.raises(InputError, match="2 of the 2 subtomograms of .*p.star are said not to be multiplied"):
+        open_it(picks, tomograms=tmp_path / "simulated" / "tomograms", deconvolve="multiplied")
 
 
 @pytest.mark.parametrize("of_tilts", [False, True])

@@ -30,11 +30,20 @@ from triptych.io.particle_star import star_of_folder
 from triptych.io.readers import Crops, Images, Reader, Rows, check_images
 from triptych.io.relion import BINNING, CENTERED, COORDINATES, RelionFile, read_relion
 from triptych.io.star import Block
-from triptych.io.stated import VOXEL_SIZE_TOLERANCE, find_stated, list_tomograms
+from triptych.io.stated import VOXEL_SIZE_TOLERANCE, StatedTomogram, find_stated, list_tomograms
 from triptych.io.tilt_stacks import TiltStacks, open_tilt_stacks
 from triptych.io.tomogram import is_tomogram, open_tomogram, stated_frame, tomogram_files
 from triptych.io.tomogram_names import bare_tomogram_name, by_name, find_tomogram, shared_name, warn_of_other_name
-from triptych.io.transfers import CtfVolumes, Transfers, check_treatment, ctf_to_undo, named_transfers, stated_ctf, stored_transfers
+from triptych.io.transfers import (
+    CtfVolumes,
+    Transfers,
+    check_treatment,
+    ctf_to_undo,
+    named_transfers,
+    stated_ctf,
+    stored_transfers,
+    tabled_transfers,
+)
 from triptych.transfer import CtfTransfers
 from triptych.volume import MAX_BOX, Volume, spread_numbers
 
@@ -232,13 +241,13 @@ def _open_star_images(file: RelionFile, config: PredictConfig) -> ParticleSource
     )
 
 
-def _tilt_ranges(file: RelionFile, paths: Sequence[Path], tomogram: NDArray[np.int64]) -> NDArray[np.float64] | None:
+def _tilt_ranges(file: RelionFile, beside: Sequence[StatedTomogram | None]) -> NDArray[np.float64] | None:
     """Lowest and highest tilt of each particle, degrees, (n, 2), as its own files or a table beside its tomogram say; None unless all are known."""
     ranges = file.tilt_ranges()
     if ranges is not None:
         return ranges
-    known = [about.tilts for about in find_stated(paths) if about is not None and about.tilts is not None]
-    return np.array(known)[tomogram] if len(known) == len(paths) else None
+    known = [about.tilts for about in beside if about is not None and about.tilts is not None]
+    return np.array(known) if len(known) == len(beside) else None
 
 
 def locate_tomograms(file: RelionFile, config: PredictConfig) -> tuple[list[Path], NDArray[np.int64]]:
@@ -324,6 +333,10 @@ def _open_star_coordinates(file: RelionFile, config: PredictConfig, box_size_ang
         offsets[rows] = (exact - nearest) * voxel_size
         sizes.append(voxel_size)
         boxes.append(box)
+    tables = find_stated(paths)
+    beside = [tables[number] for number in tomogram]
+    transfers = tabled_transfers(file, beside)
+    check_treatment(config, transfers, file.path)
     names = [bare_tomogram_name(name) for name in file.tomogram_names or [paths[0].name] * len(file)]
     width = max(6, len(str(len(file))))
     rule = "Å from the tomogram's centre (N / 2)"
@@ -338,7 +351,10 @@ def _open_star_coordinates(file: RelionFile, config: PredictConfig, box_size_ang
         files=[file.path, *paths],
         offsets=offsets,
         origins=file.origins(),
-        tilt_ranges=_tilt_ranges(file, paths, tomogram),
+        tilt_ranges=_tilt_ranges(file, beside),
+        contrast=picked_contrast(file),
+        transfers=transfers,
+        ctf=_ctf(file, config, beside),
         description=f"{file.dialect} STAR file of {counted(len(file), 'position')} ({rule}) in {counted(len(paths), 'tomogram')}",
     )
 
@@ -408,10 +424,14 @@ def _open_star(path: Path, config: PredictConfig, box_size_angstrom: float) -> P
         logger.warning("%s; if it is wrong, set voxel_size (of images) or coordinate_pixel_size", file.unset_pixel_size)
     labels = set(file.table.columns)
     has_coordinates = set(COORDINATES) <= labels or set(CENTERED) <= labels
-    ctf = None if config.deconvolve == "nothing" else stated_ctf(file, config.defocus_um, config.voltage_kv)
     if "rlnImageName" in labels and not (config.tomograms is not None and has_coordinates):
-        return replace(_open_star_images(file, config), ctf=ctf)
-    return replace(_open_star_coordinates(file, config, box_size_angstrom), contrast=picked_contrast(file), ctf=ctf)
+        return replace(_open_star_images(file, config), ctf=_ctf(file, config))
+    return _open_star_coordinates(file, config, box_size_angstrom)
+
+
+def _ctf(file: RelionFile, config: PredictConfig, beside: Sequence[StatedTomogram | None] = ()) -> CtfTransfers | None:
+    """What is known of the CTF where it is to be undone."""
+    return None if config.deconvolve == "nothing" else stated_ctf(file, config.defocus_um, config.voltage_kv, beside)
 
 
 def picked_contrast(file: RelionFile) -> Contrast | None:

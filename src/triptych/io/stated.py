@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from triptych.errors import InputError
@@ -17,7 +18,7 @@ from triptych.io.numbering import check_file_name
 from triptych.io.particle_star import TOMOGRAMS
 from triptych.io.relion import BINNING, SET_FILES, UNBINNED_PIXEL_SIZES, agrees, optimisation_set, read_frames, tomogram_table
 from triptych.io.star import Block, numbers, read_star
-from triptych.io.tilts import extreme_tilts, read_tilts
+from triptych.io.tilts import extreme_tilts, has_phase_shift, mean_defocus, read_tilts
 from triptych.io.tomogram import check_unique, find_tomograms, is_tomogram, stated_frame
 from triptych.io.tomogram_names import bare_tomogram_name, tomogram_name
 from triptych.particles import Frame
@@ -138,12 +139,18 @@ class StatedTomogram:
     voxel_size : Å, of the tomogram, thus with its binning
     shape : (nz, ny, nx) of the tomogram
     tilts : lowest and highest, degrees
+    defocus : Å, the mean over its tilts
+    has_phase_shift : whether its images are of a phase plate
+    values : the numbers of its row, by the columns' labels
     """
 
     source: str
     voxel_size: float | None = None
     shape: tuple[int, int, int] | None = None
     tilts: tuple[float, float] | None = None
+    defocus: float | None = None
+    has_phase_shift: bool = False
+    values: Mapping[str, float] = field(default_factory=dict)
 
 
 def find_stated(paths: Sequence[Path]) -> list[StatedTomogram | None]:
@@ -200,13 +207,17 @@ def stated_tomograms(blocks: Mapping[str, Block], file: Path) -> dict[str, State
     table = tomogram_table(blocks)
     if table is None:
         return {}
-    frames = read_frames(table, file)
-    binnings = numbers(table, BINNING, file) if BINNING in table else [None] * len(table)
-    tilts = read_tilts(table, blocks, file)
+    frames, tilts = read_frames(table, file), read_tilts(table, blocks, file)
+    rows = table.apply(pd.to_numeric, errors="coerce").to_dict("records")
     result = {}
-    for name, binning in zip(table["rlnTomoName"].astype(str), binnings, strict=True):
+    for name, row in zip(table["rlnTomoName"].astype(str), rows, strict=True):
         size = shape = None
-        if (frame := frames.get(name)) is not None and binning is not None and binning > 0:
+        binning = row.get(BINNING, 0)
+        if (frame := frames.get(name)) is not None and binning > 0:
             size, shape = frame.voxel_size * binning, (round(frame.size[2] / binning), round(frame.size[1] / binning), round(frame.size[0] / binning))
-        result[name] = StatedTomogram(file.name, size, shape, extreme_tilts(tilts[name], file) if name in tilts else None)
+        result[name] = StatedTomogram(file.name, size, shape, values={str(label): value for label, value in row.items() if np.isfinite(value)})
+        if (own := tilts.get(name)) is not None:
+            result[name] = replace(
+                result[name], tilts=extreme_tilts(own, file), defocus=mean_defocus(own), has_phase_shift=has_phase_shift(own)
+            )
     return result

@@ -17,8 +17,8 @@ from triptych.errors import InputError
 from triptych.io.mrc import check_values, read_sections
 from triptych.io.relion import RelionFile
 from triptych.io.star import number_lists, numbers
-from triptych.io.tilts import extreme_beams
-from triptych.io.transfers import DEFOCUS, OPTICS
+from triptych.io.tilts import DEFOCUS, extreme_beams
+from triptych.io.transfers import OPTICS
 from triptych.tilt_images import CTF_FLOOR, TiltOptics, reconstruct
 from triptych.transfer import CtfTransfers
 from triptych.volume import Volume

@@ -17,6 +17,7 @@ TILTS, BEAM = ("rlnTomoYTilt", "rlnTomoNominalStageTiltAngle"), "rlnTomoProjZ"
 MOST_ASKEW = 0.5
 """Of a beam's length, what lies along y at most where the tilts are about y: the specimen may lie a little askew."""
 TILT_TABLE = "tilts.star"
+DEFOCUS, PHASE_SHIFT = ("rlnDefocusU", "rlnDefocusV"), "rlnPhaseShift"
 
 
 def read_tilts(tomograms: pd.DataFrame, blocks: Mapping[str, Block], file: Path) -> dict[str, pd.DataFrame]:
@@ -62,3 +63,15 @@ def extreme_beams(beams: NDArray[np.float64]) -> tuple[float, float] | None:
 def _extremes(angles: NDArray[np.float64]) -> tuple[float, float] | None:
     low, high = float(angles.min()), float(angles.max())
     return (low, high) if low < high else None
+
+
+def mean_defocus(tilts: pd.DataFrame) -> float | None:
+    """Å, of the tilts of which the table says it: 0 was never set; None where there are none."""
+    there = tilts[[label for label in DEFOCUS if label in tilts]].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    told = there[np.isfinite(there) & (there != 0)]
+    return float(told.mean()) if told.size else None
+
+
+def has_phase_shift(tilts: pd.DataFrame) -> bool:
+    """Whether the table states a phase shift of one of them, as images of a phase plate have."""
+    return PHASE_SHIFT in tilts and bool(pd.to_numeric(tilts[PHASE_SHIFT], errors="coerce").fillna(0).any())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from triptych.config import AcquisitionConfig, CtfCorrection, PredictConfig
@@ -17,11 +16,15 @@ from triptych.errors import InputError
 from triptych.io.links import CTF_VOLUME, find_file
 from triptych.io.mrc import read_header, read_mrc
 from triptych.io.relion import RelionFile
+from triptych.io.stated import StatedTomogram
 from triptych.io.store import Store
+from triptych.io.tilts import DEFOCUS, PHASE_SHIFT, has_phase_shift, mean_defocus
 from triptych.transfer import CtfTransfers, sample_ctf_volume
 
-DEFOCUS, PHASE_SHIFT = ("rlnDefocusU", "rlnDefocusV"), "rlnPhaseShift"
 COLUMNS = ("defocus_um", "ctf_correction", "deconvolution_constant")
+"""Of a store."""
+TREATMENT, CONSTANT = "triptychCtfCorrection", "triptychDeconvolutionConstant"
+"""Of a table of tomograms that `simulate-tomograms` wrote: what their reconstruction has made of the CTF."""
 OPTICS = {"voltage_kv": "rlnVoltage", "spherical_aberration_mm": "rlnSphericalAberration", "amplitude_contrast": "rlnAmplitudeContrast"}
 """Columns of STAR files by what we call them."""
 RANGES = {
@@ -51,13 +54,26 @@ def stored_transfers(store: Store) -> CtfTransfers | None:
     return CtfTransfers(defocus * 1e4, [ways[int(number)] for number in treatment], constant, **optics)
 
 
-def check_treatment(config: PredictConfig, stored: CtfTransfers | None, store: Path) -> None:
-    """InputError where particles are to be deconvolved that a store says to have been treated otherwise."""
-    if config.deconvolve == "nothing" or stored is None:
+def tabled_transfers(file: RelionFile, beside: Sequence[StatedTomogram | None]) -> CtfTransfers | None:
+    """Of particles in tomograms; None where the tables beside these do not say what their reconstruction has made of the CTF."""
+    ways = get_args(CtfCorrection)
+    codes = [None if about is None else about.values.get(TREATMENT) for about in beside]
+    if not codes or not set(codes) <= set(range(len(ways))):
+        return None
+    ctf = stated_ctf(file, beside=beside)
+    if ctf is None:
+        return None
+    constants = np.array([0.0 if about is None else about.values.get(CONSTANT, 0.0) for about in beside])
+    return replace(ctf, correction=[ways[int(code or 0)] for code in codes], constant=constants, origin="the CTF that the tomograms' table states")
+
+
+def check_treatment(config: PredictConfig, stated: CtfTransfers | None, source: Path) -> None:
+    """InputError where particles are to be deconvolved that are said to have been treated otherwise."""
+    if config.deconvolve == "nothing" or stated is None:
         return
-    others = sum(way != TREATMENTS[config.deconvolve] for way in stored.correction)
+    others = sum(way != TREATMENTS[config.deconvolve] for way in stated.correction)
     if others:
-        what = f"{store} says of {others} of its {len(stored.correction)} subtomograms that they are not {config.deconvolve.replace('_', ' ')}"
+        what = f"{others} of the {len(stated.correction)} subtomograms of {source} are said not to be {config.deconvolve.replace('_', ' ')}"
         raise InputError(f"{what}, but deconvolve={config.deconvolve} takes all of them so: leave out deconvolve")
 
 
@@ -66,23 +82,28 @@ def usual_optics() -> dict[str, Any]:
     return {name: AcquisitionConfig.model_fields[name].default for name in OPTICS}
 
 
-def stated_ctf(file: RelionFile, defocus_um: float | None = None, voltage_kv: float | None = None) -> CtfTransfers | None:
+def stated_ctf(
+    file: RelionFile, defocus_um: float | None = None, voltage_kv: float | None = None, beside: Sequence[StatedTomogram | None] = ()
+) -> CtfTransfers | None:
     """The CTF at the mean defocus of each particle's tilts, none of it undone; None where the file and those of its tomograms do not tell it.
 
     Parameters
     ----------
     defocus_um, voltage_kv : what counts instead of what the files say
+    beside : what tables beside the tomogram of each particle say of it, which counts where the file itself does not tell
     """
-    defocus = _stated_defocus(file) if defocus_um is None else np.full(len(file), defocus_um * 1e4)
+    defocus = _stated_defocus(file, beside) if defocus_um is None else np.full(len(file), defocus_um * 1e4)
     if defocus is None:
         return None
-    if _has_phase_plate(file):
+    if _has_phase_plate(file, beside):
         raise InputError(f"{file.path} is of images with a phase plate ({PHASE_SHIFT}), which deconvolve does not allow for: leave out deconvolve")
     optics = usual_optics() | ({} if voltage_kv is None else {"voltage_kv": voltage_kv})
     for name, label in OPTICS.items():
         if name == "voltage_kv" and voltage_kv is not None:
             continue
         stated = file.values(label)
+        if stated is None:
+            stated = _told_of_all(None if about is None else about.values.get(label) for about in beside)
         if stated is not None:
             optics[name] = float(_check_range(stated, label, file)[0])
             if np.ptp(stated):
@@ -116,28 +137,29 @@ def plain_ctf(defocus: NDArray[np.float64], optics: Mapping[str, Any]) -> CtfTra
     return CtfTransfers(defocus, ["none"] * len(defocus), np.zeros(len(defocus)), **optics, origin="the defocus that is stated")
 
 
-def _stated_defocus(file: RelionFile) -> NDArray[np.float64] | None:
+def _stated_defocus(file: RelionFile, beside: Sequence[StatedTomogram | None]) -> NDArray[np.float64] | None:
     """Å, (n,): of the particles themselves, else the mean over the tilts of their tomograms; 0 throughout was never set."""
     own = [values for label in DEFOCUS if (values := file.values(label)) is not None and values.any()]
     if own:
         return _check_range(np.mean(own, axis=0), DEFOCUS[0], file)
-    names, found = file.tomogram_names, {name: _mean_defocus(table) for name, table in file.tilts.items()}
-    defocus = np.array([found.get(name, np.nan) for name in names or [""]])
-    return None if np.isnan(defocus).any() else _check_range(defocus, DEFOCUS[0], file)
+    of_tilts = {name: mean_defocus(table) for name, table in file.tilts.items()}
+    found = _told_of_all(of_tilts.get(name) for name in file.tomogram_names or [""])
+    if found is None:
+        found = _told_of_all(None if about is None else about.defocus for about in beside)
+    return None if found is None else _check_range(found, DEFOCUS[0], file)
 
 
-def _has_phase_plate(file: RelionFile) -> bool:
+def _told_of_all(values: Iterable[float | None]) -> NDArray[np.float64] | None:
+    """The values, if there are any and none is missing."""
+    told = list(values)
+    return None if not told or None in told else np.array(told, np.float64)
+
+
+def _has_phase_plate(file: RelionFile, beside: Sequence[StatedTomogram | None]) -> bool:
     """Whether a phase shift is stated of the particles, or of the tilts of one of their tomograms."""
     own, tilts = file.values(PHASE_SHIFT), [file.tilts[name] for name in set(file.tomogram_names or ()) if name in file.tilts]
-    shifts = [pd.to_numeric(table[PHASE_SHIFT], errors="coerce") for table in tilts if PHASE_SHIFT in table]
-    return (own is not None and bool(own.any())) or any(bool(values.fillna(0).any()) for values in shifts)
-
-
-def _mean_defocus(tilts: pd.DataFrame) -> float:
-    """Å, of the tilts of which the table says it; NaN where there are none."""
-    there = tilts[[label for label in DEFOCUS if label in tilts]].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
-    told = there[np.isfinite(there) & (there != 0)]
-    return float(told.mean()) if told.size else np.nan
+    of_particles = own is not None and bool(own.any())
+    return of_particles or any(map(has_phase_shift, tilts)) or any(about is not None and about.has_phase_shift for about in beside)
 
 
 def _check_range(values: NDArray[np.float64], label: str, file: RelionFile) -> NDArray[np.float64]:
