@@ -8,6 +8,7 @@ left out.
 
 from __future__ import annotations
 
+import argparse
 import tomllib
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
@@ -62,6 +63,7 @@ def follow(names: list[str], why: str, found: dict[str, tuple[Distribution, str]
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     direct = names_of(project["dependencies"])
     found = {name: (distribution(name), "triptych") for name in direct}

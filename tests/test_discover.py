@@ -508,6 +508,18 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
         add_classes(discovery, tmp_path / "grown", {1: "fourth"}, make_model(tmp_path / "other"))
 
 
+def test_a_model_grows_round_by_round_on_the_same_predictions(tmp_path: Path) -> None:
+    """Adding a class leaves the embedding as it was, so that groups found with the first model are of use to all that come of it."""
+    first = make_model(tmp_path / "model")
+    discovery = make_discovery(tmp_path / "discovery", first, 5)
+    second = add_classes(discovery, tmp_path / "second", {1: "fourth"})
+    third = add_classes(discovery, tmp_path / "third", {1: "fifth"}, second)
+    assert load_model(add_classes(discovery, tmp_path / "last", {1: "sixth"}, third)).card.class_names == (*OLD, "fourth", "fifth", "sixth")
+    later = make_discovery(tmp_path / "later", third, 5)
+    with pytest.raises(InputError, match="or one that add-class made of it"):
+        add_classes(later, tmp_path / "none", {1: "sixth"}, second)
+
+
 def test_group_without_a_name_is_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["add-class", str(tmp_path), str(tmp_path / "grown"), "ribosome"])
     assert result.exit_code == 2

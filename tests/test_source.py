@@ -745,7 +745,7 @@ def test_some_of_the_particles(tmp_path: Path) -> None:
     assert source.transfers is not None
     check_take(source)
     store.write("ctf_correction", 0, np.array([0, 1, 2], np.int8))
-    with pytest.raises(InputError, match="2 of the 3 subtomograms of .* are said not to be phase flipped"):
+    with pytest.raises(InputError, match=r"2 of the 3 subtomograms of .* are said not to be phase flipped"):
         open_it(tmp_path / "a.zarr", deconvolve="phase_flipped")
     store.write("ctf_correction", 0, np.ones(3, np.int8))
     assert open_it(tmp_path / "a.zarr", deconvolve="phase_flipped").ctf is not None
@@ -908,7 +908,7 @@ def test_picks_from_simulated_tomograms_have_the_ctf_that_was_simulated(tmp_path
     transfers = open_it(picks, tomograms=tmp_path / "simulated" / "tomograms").transfers
     assert isinstance(transfers, CtfTransfers)
     assert (list(transfers.correction), transfers.constant.tolist(), transfers.defocus.tolist()) == (["deconvolve"] * 2, [0.05] * 2, [3.5e4] * 2)
-    with pytest.raises(InputError, match="2 of the 2 subtomograms of .*p.star are said not to be multiplied"):
+    with pytest.raises(InputError, match=r"2 of the 2 subtomograms of .*p.star are said not to be multiplied"):
         open_it(picks, tomograms=tmp_path / "simulated" / "tomograms", deconvolve="multiplied")
 
 

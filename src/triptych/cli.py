@@ -449,7 +449,10 @@ def add_class(
     discovery: Annotated[Path, typer.Argument(metavar="DISCOVERY", help="Folder written by discover.")],
     output: NewModel,
     names: Annotated[list[str], typer.Argument(metavar="GROUP=NAME...", help="Groups and what to call them, such as 1=my_complex.")],
-    model: Annotated[Path | None, typer.Option(metavar="MODEL", help="The model that made the predictions; default: where it was then.")] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="MODEL", help="The model that made the predictions, or one that has learned classes since; default: where it was then."),
+    ] = None,
 ) -> None:
     """A model that knows groups as classes, without training: predict with it as with any other."""
     from triptych.stages.add_class import add_classes as stage

@@ -47,7 +47,7 @@ def add_classes(discovery: Path | str, out: Path | str, names: Mapping[int, str]
     discovery : folder that `discover` wrote
     out : model folder to make
     names : numbers of groups, and what to call them; groups of the same name become one class
-    model : folder of the model that made the predictions; default: where it was then
+    model : folder of the model that made the predictions, or of one that has learned classes since; default: where it was then
 
     Raises
     ------
@@ -62,7 +62,7 @@ def add_classes(discovery: Path | str, out: Path | str, names: Mapping[int, str]
     check_class_names(list(groups), parent.card.class_names)
     grown = grow(parent, newcomers, folder)
     added = {item.name: {"groups": groups[item.name], "particles": len(item.embedding)} for item in newcomers}
-    about: dict[str, object] = {"parent": {"path": str(folder), "sha256": hash_file(folder / WEIGHTS)}, "added": added}
+    about: dict[str, object] = {"parent": {"path": str(folder), "sha256": hash_file(folder / WEIGHTS)}, "added": added, "lineage": lineage(folder)}
     return grown.save(Path(out), None, [folder, discovery], None, about, stage="add-class")
 
 
@@ -78,9 +78,16 @@ def find_parent(discovery: Path, model: Path | str | None) -> Path:
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise InputError(f"the model {folder} is not there: say with --model where the model is that the predictions were made with")
-    if hash_file(weights) != manifest_entry(manifest, "model", "sha256"):
-        raise InputError(f"the model {folder} is not the one that the groups were found with: give that one with --model")
+    if manifest_entry(manifest, "model", "sha256") not in lineage(folder):
+        how = "give that one with --model, or one that add-class made of it"
+        raise InputError(f"the model {folder} is not the one that the groups were found with: {how}")
     return folder
+
+
+def lineage(folder: Path) -> list[str]:
+    """Hashes of the weights of a model and of those that it was made of by adding classes: all have the same embedding."""
+    earlier = manifest_entry(read_manifest(folder), "lineage") or []
+    return [*earlier, hash_file(folder / WEIGHTS)]
 
 
 def read_groups(discovery: Path, numbers: Sequence[int], name: str) -> Newcomer:
