@@ -18,9 +18,9 @@ import zarr
 from mutations import Files
 
 from triptych.config import STAGES, CutConfig, NetworkConfig, PredictConfig, TrainConfig
+from triptych.describing.files import describe_file
 from triptych.errors import InputError
 from triptych.io.convert import FORMATS, convert_particles, write_particles
-from triptych.io.describe import describe_file
 from triptych.io.em import read_em, write_em
 from triptych.io.manifest import MANIFEST, hash_file, write_manifest
 from triptych.io.mrc import read_mrc, write_mrc

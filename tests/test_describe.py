@@ -19,9 +19,9 @@ from test_source import make_tomogram, write_coordinates, write_images
 from tiny import write_mrc, write_pdb
 
 from triptych.alignment.identify import load_references
+from triptych.describing.files import describe_file
 from triptych.errors import InputError
 from triptych.io.convert import FORMATS, write_particles
-from triptych.io.describe import describe_file
 from triptych.io.em import write_em
 from triptych.io.particle_lists import Known
 from triptych.io.relion import particle_columns, tomogram_row
@@ -233,8 +233,8 @@ def test_tables_that_disagree(name: str, tmp_path: Path) -> None:
 
 def test_a_list_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     star, files = write_run(tmp_path) / "particles.star", list[Path]()
-    for module in ("relion", "describe_particles"):
-        monkeypatch.setattr(f"triptych.io.{module}.read_star", lambda path: files.append(Path(path)) or read_star(path))
+    for module in ("io.relion", "describing.particles"):
+        monkeypatch.setattr(f"triptych.{module}.read_star", lambda path: files.append(Path(path)) or read_star(path))
     assert describe_file(star).kind == "STAR file of particles"
     assert files.count(star) == 1
 

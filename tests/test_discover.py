@@ -22,9 +22,9 @@ from triptych.alignment.half_maps import compare_half_maps, soft_mask, usable_re
 from triptych.alignment.identify import identify, load_references, mirror, name_match
 from triptych.cli import app
 from triptych.config import AlignConfig, DiscoverConfig, GroupConfig, NetworkConfig
+from triptych.describing.files import describe_file
 from triptych.errors import InputError
 from triptych.fourier import radial_power_spectrum, scramble_phases
-from triptych.io.describe import describe_file
 from triptych.io.manifest import describe_input, write_manifest
 from triptych.io.mrc import read_mrc
 from triptych.io.particle_star import add_poses

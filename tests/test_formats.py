@@ -19,11 +19,11 @@ from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
 from triptych.cli import app
+from triptych.describing.files import describe_file
 from triptych.errors import InputError
 from triptych.io.angles import dynamo_from_rotations, rotations_from_dynamo, rotations_from_zxz, zxz_from_rotations
 from triptych.io.convert import FORMATS, convert_particles, write_particles
 from triptych.io.copick import clean_name
-from triptych.io.describe import describe_file
 from triptych.io.em import read_em, write_em
 from triptych.io.imod import ImodObject, read_imod, write_imod
 from triptych.io.mrc import write_mrc

@@ -31,9 +31,9 @@ from triptych.alignment.rotations import angular_errors
 from triptych.alignment.structure_fit import fit_levels
 from triptych.cli import app
 from triptych.config import AlignConfig, DiscoverConfig, OrientConfig, PredictConfig, ReportConfig
+from triptych.describing.files import describe_file
 from triptych.errors import InputError
 from triptych.fourier import wedge_weights
-from triptych.io.describe import describe_file
 from triptych.io.manifest import describe_input, hash_file, read_manifest
 from triptych.io.mrc import read_mrc
 from triptych.io.predictions import read_predictions

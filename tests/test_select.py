@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 import triptych
 from triptych.cli import app
 from triptych.config import PredictConfig
+from triptych.describing.files import describe_file
 from triptych.errors import InputError
 from triptych.io.convert import write_particles
-from triptych.io.describe import describe_file
 from triptych.io.links import find_file, search_folders
 from triptych.io.particle_lists import read_particles
 from triptych.io.relion import optics_table, particle_columns, tomogram_row

@@ -556,7 +556,7 @@ def convert(
 @app.command()
 def info(file: Annotated[Path, typer.Argument(metavar="FILE", help="Any file or folder that triptych reads or writes.")]) -> None:
     """What is this file, as triptych reads it?"""
-    from triptych.io.describe import describe_file
+    from triptych.describing.files import describe_file
 
     print_description(file, describe_file(file))
 

@@ -21,8 +21,8 @@ from rich.text import Text
 from triptych.errors import counted
 
 if TYPE_CHECKING:
+    from triptych.describing.description import Description
     from triptych.io.compare import Comparison
-    from triptych.io.description import Description
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)

@@ -10,8 +10,8 @@ import numpy as np
 
 from triptych.config import DEFAULT_CONTRAST, PredictConfig
 from triptych.contrast import OTHER, Appearance, guess_contrast, guess_tomogram_contrast
+from triptych.describing.description import Description
 from triptych.errors import InputError, counted
-from triptych.io.description import Description
 from triptych.io.mrc import MrcHeader, are_valid, mmap_mrc, mrc_files, read_header, read_mrc, read_sections, stated_voxel_size
 from triptych.io.source import open_particles
 from triptych.io.stated import VOXEL_SIZE_TOLERANCE, StatedTomogram, find_stated

@@ -9,9 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from triptych.config import PredictConfig
+from triptych.describing.description import Description
+from triptych.describing.volumes import LOOKED_AT, add_contrast, compare_with_table, open_grey_values
 from triptych.errors import InputError, counted
-from triptych.io.describe_volumes import LOOKED_AT, add_contrast, compare_with_table, open_grey_values
-from triptych.io.description import Description
 from triptych.io.em import read_em
 from triptych.io.links import RECONSTRUCTED, find_file, search_folders, split_number
 from triptych.io.motive_list import ROWS

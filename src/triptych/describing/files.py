@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from triptych.describing.description import Description
+from triptych.describing.particles import describe_em, describe_list, describe_star
+from triptych.describing.results import describe_model, describe_predictions, describe_result, describe_store
+from triptych.describing.structures import describe_atoms, describe_index, describe_library
+from triptych.describing.volumes import describe_mrc, describe_volumes, describe_zarr
 from triptych.errors import InputError
 from triptych.io.copick import find_config
-from triptych.io.describe_particles import describe_em, describe_list, describe_star
-from triptych.io.describe_results import describe_model, describe_predictions, describe_result, describe_store
-from triptych.io.describe_structures import describe_atoms, describe_index, describe_library
-from triptych.io.describe_volumes import describe_mrc, describe_volumes, describe_zarr
-from triptych.io.description import Description
 from triptych.io.manifest import MANIFEST
 from triptych.io.mrc import is_mrc_name, mrc_files
 from triptych.io.particle_lists import LIST_ENDINGS

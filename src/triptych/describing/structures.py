@@ -6,8 +6,8 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from triptych.describing.description import Description
 from triptych.errors import InputError, first_line
-from triptych.io.description import Description
 from triptych.io.files import read_json
 from triptych.io.structure_files import read_index
 

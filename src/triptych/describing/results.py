@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from triptych.config import NONE_CLASS
+from triptych.describing.description import Description
 from triptych.errors import InputError, counted
-from triptych.io.description import Description
 from triptych.io.files import read_json
 from triptych.io.manifest import MANIFEST, hash_file, read_manifest
 from triptych.io.star import numbers, read_star
