@@ -774,12 +774,16 @@ def test_bad_files_get_one_sentence(tmp_path: Path, name: str, write: Callable[[
     assert "\n" not in str(error.value)
 
 
+SHIFTED_NOWHERE = [[1, 0, 0, float("nan")], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"unit": "nanometer"}, "nanometer"),
         ({"points": [{"location": {"x": 1, "y": 2}}]}, "location"),
         ({"points": [{"location": {"x": 1, "y": 2, "z": 3}, "transformation_": np.diag([2, 1, 1, 1]).tolist()}]}, "rotation"),
+        ({"points": [{"location": {"x": 1, "y": 2, "z": 3}}, {"location": {"x": 1, "y": 2, "z": 3}, "transformation_": SHIFTED_NOWHERE}]}, "point 2"),
         ({"points": 5}, "points"),
         ({"pickable_object_name": None}, "pickable_object_name"),
     ],
