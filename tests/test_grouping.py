@@ -140,6 +140,19 @@ def test_particles_near_a_group_join_it_and_far_ones_do_not() -> None:
     assert (join_near(points, np.full(103, -1), GroupConfig()) == -1).all()
 
 
+def test_of_many_particles_a_sample_finds_the_groups_and_the_others_join(caplog: pytest.LogCaptureFixture) -> None:
+    embedding, label = mixture([900, 300, 500, 700])
+    stray = np.random.default_rng(1).normal(size=(100, 4)) @ AXES[:4]
+    every = np.concatenate([embedding, stray])
+    with caplog.at_level("INFO", "triptych"):
+        full, sampled = (group(every, np.random.default_rng(0), GroupConfig(resamplings=2, sample=size)) for size in (2500, 500))
+    assert sampled.count == full.count == 4
+    assert adjusted_rand_score(full.labels, sampled.labels) > 0.95
+    assert adjusted_rand_score(label, sampled.labels[:2400]) > 0.98
+    assert (sampled.labels[2400:] == -1).mean() > 0.5
+    assert [record.getMessage().split(",")[0] for record in caplog.records] == ["groups are found among 500 of the 2500 particles"]
+
+
 def test_too_few_particles() -> None:
     with pytest.raises(InputError, match="smallest"):
         group(np.zeros((5, 3)), np.random.default_rng(0))

@@ -366,6 +366,7 @@ class GroupConfig(Settings):
     least_stability: Annotated[float, Field(ge=0, le=1, description="a group is parted where all its parts are at least so stable")] = 0.75
     reach: Annotated[float, Field(ge=0, description="a particle between the groups joins the one that it is nearest to, up to so many times as far as its particles lie from one another")] = 1.25
     resampled_share: Annotated[float, Field(gt=0, lt=1, description="share of the particles in each of them")] = 0.8
+    sample: Annotated[int, Field(gt=1, description="particles among which groups are found, at most; the others join a group that they lie near")] = 20_000
     junk_share: Annotated[float, Field(gt=0, le=1, description='mean probability of "none" from which on a group is junk')] = 0.5
 
 

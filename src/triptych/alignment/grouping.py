@@ -5,6 +5,7 @@ No truth is asked; how stable the groups are is told by grouping random parts of
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +17,8 @@ from triptych.config import GroupConfig
 from triptych.errors import InputError, counted
 from triptych.judging.metrics import principal_components
 from triptych.recognition.novelty import NoveltyReference, unit_length
+
+logger = logging.getLogger(__name__)
 
 FloatArray = NDArray[np.floating[Any]]
 IntArray = NDArray[np.int64]
@@ -60,6 +63,7 @@ def group(
     """Group particles by HDBSCAN (Campello, Moulavi & Sander 2013) on the principal components of their embeddings and of their shapes.
 
     Large groups are parted into what HDBSCAN finds in them (its "leaves") where that is stable; then particles that lie near a group join it.
+    Of more particles than `sample`, whose time would grow with the square of their number, so many find the groups, and the others only join.
 
     Parameters
     ----------
@@ -81,7 +85,8 @@ def group(
     if none_probability is not None and len(none_probability) != count:
         raise InputError(f"{len(none_probability)} probabilities of none came with {count} particles")
     points = place(embedding, shape, reference, config)
-    labels, stability = find_stable_groups(points, config, rng)
+    labels, drawn = np.full(count, NO_GROUP, dtype=np.int64), draw_sample(count, config, rng)
+    labels[drawn], stability = find_stable_groups(points[drawn], config, rng)
     labels, order = number_by_size(join_near(points, labels, config))
     none = np.zeros(count) if none_probability is None else np.asarray(none_probability)
     junk = np.array([none[labels == k].mean() >= config.junk_share for k in range(len(stability))], dtype=np.bool_)
@@ -117,6 +122,15 @@ def draw_in(points: FloatArray) -> NDArray[np.float64]:
     """
     squared = np.square(points).sum(1, keepdims=True)
     return np.asarray(points / np.sqrt(squared + max(float(np.median(squared)), 1e-12)))
+
+
+def draw_sample(count: int, config: GroupConfig, rng: np.random.Generator) -> IntArray:
+    """Rows of the particles that groups are found among: all, or where there are too many, some drawn evenly."""
+    if count <= config.sample:
+        return np.arange(count)
+    text = "groups are found among %d of the %d particles, drawn evenly, and others join those near them: a kind of fewer than %d may be missed"
+    logger.info(text, config.sample, count, config.smallest * count // config.sample)
+    return np.sort(rng.choice(count, config.sample, replace=False))
 
 
 def find_stable_groups(points: FloatArray, config: GroupConfig, rng: np.random.Generator) -> tuple[IntArray, NDArray[np.float64]]:
@@ -158,8 +172,9 @@ def join_near(points: FloatArray, labels: IntArray, config: GroupConfig) -> IntA
     for k in range(int(labels.max()) + 1):
         own = points[labels == k]
         tree, nth = cKDTree(own), min(config.neighbours, len(own) - 1)
-        usual = np.quantile(tree.query(own, [nth + 1])[0], 0.95)  # the nearest of each is itself
-        distance.append(tree.query(points[free], [nth])[0][:, 0] / max(float(usual), 1e-12))
+        usual = max(float(np.quantile(tree.query(own, [nth + 1])[0], 0.95)), 1e-12)  # the nearest of each is itself
+        bound = np.nextafter(1.001 * config.reach * usual, np.inf)  # infinitely far beyond, which is found sooner
+        distance.append(tree.query(points[free], [nth], distance_upper_bound=bound)[0][:, 0] / usual)
     nearest = np.argmin(distance, axis=0)
     joined = labels.copy()
     joined[free] = np.where(np.min(distance, axis=0) <= config.reach, nearest, NO_GROUP)
