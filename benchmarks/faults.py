@@ -128,13 +128,13 @@ def cut_tiny(tomograms: Path, labels: Path, out: Path, on_progress: Progress) ->
 def discover_tiny(predictions: Path, out: Path, on_progress: Progress) -> None:
     quick = AlignConfig(step=45, starts=1, rounds=2, candidates=1, resolution=40, coarse_resolution=50, max_shift=20, device="cpu")
     config = DiscoverConfig(classes=(*CLASSES, NONE_CLASS), one_group=True, align=quick, layout="pca")
-    told = -1
+    told = (0, -1)
 
     def tell_steps(done: int, total: int) -> None:
-        """The ends of the two halves and of the group: what is told within a half is no step."""
+        """That the shapes and the groups are found, and the ends of the two halves and of the group: what is told within a half is no step."""
         nonlocal told
-        if done > told and done in (0, total // 4, total // 2, total):
-            told = done
+        if (total, done) > told and done in (0, total // 4, total // 2, total):
+            told = total, done
             on_progress(done, total)
 
     discover(predictions, out, config, tell_steps)

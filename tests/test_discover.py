@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from test_report import Page
 from tiny import hashes
 from typer.testing import CliRunner
 
+from triptych.alignment.grouping import Groups
 from triptych.alignment.half_maps import compare_half_maps, soft_mask, usable_resolution
 from triptych.alignment.identify import identify, load_references, mirror, name_match
 from triptych.cli import app
@@ -28,7 +30,7 @@ from triptych.fourier import radial_power_spectrum, scramble_phases
 from triptych.io.manifest import describe_input, write_manifest
 from triptych.io.mrc import read_mrc
 from triptych.io.particle_star import add_poses
-from triptych.io.predictions import open_input, read_predictions
+from triptych.io.predictions import Predicted, open_input, read_predictions
 from triptych.io.relion import angles_from_rotations
 from triptych.io.relion_particles import particles_from_relion
 from triptych.io.star import read_star, write_star
@@ -37,8 +39,9 @@ from triptych.recognition.model import Model, ModelCard, load_model
 from triptych.recognition.network import Network
 from triptych.recognition.novelty import NoveltyRule, Traits, describe_known
 from triptych.simulation.structures import Structure, write_library
+from triptych.stages import discover as stage
 from triptych.stages.add_class import add_classes
-from triptych.stages.discover import choose_particles, discover
+from triptych.stages.discover import choose_particles, discover, find_groups, read_shapes
 from triptych.terminal import print_groups
 from triptych.volume import Volume
 
@@ -169,6 +172,8 @@ def test_all_particles_are_offered_only_where_that_changes_something(predictions
         with pytest.raises(InputError) as refused:
             choose_particles(read_predictions(predictions), config)
         assert ("particles=all" in str(refused.value)) == offered
+    with pytest.raises(InputError, match="but a group has at least 10000"):  # without the class task, too, and before densities are read
+        choose_particles(replace(read_predictions(predictions), label=None), config)
 
 
 def test_poses_are_refined_unless_told_otherwise(found: Path, predictions: Path, settings: DiscoverConfig, tmp_path: Path) -> None:
@@ -182,15 +187,50 @@ class Stop(Exception):
     pass
 
 
-def test_a_stopped_run_goes_on_and_ends_with_the_same_maps(found: Path, predictions: Path, settings: DiscoverConfig, tmp_path: Path) -> None:
-    seen: list[int] = []
+def stop_after_a_half(done: int, total: int) -> None:
+    if done >= 7 and total == 2 * 28:
+        raise Stop
+
+
+def test_each_density_is_described_once_however_often_a_run_is_stopped(
+    found: Path, predictions: Path, settings: DiscoverConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the groups are found once."""
+    described: list[int] = []
+    grouped: list[int] = []
+    told: list[tuple[int, int]] = []
+    stops = [(20, 28), (7, 56)]  # densities, steps
+
+    def describe(given: Predicted, rows: np.ndarray) -> np.ndarray:
+        described.extend(rows)
+        return read_shapes(given, rows)
+
+    def find(*given: Any) -> Groups:
+        grouped.append(1)
+        return find_groups(*given)
 
     def stop(done: int, total: int) -> None:
-        if done >= 7:  # a half
+        told.append((done, total))
+        if stops and stops[0] == (done, total):
+            del stops[0]
             raise Stop
 
+    monkeypatch.setattr(stage, "BLOCK", 10)
+    monkeypatch.setattr(stage, "read_shapes", describe)
+    monkeypatch.setattr(stage, "find_groups", find)
+    for _ in range(2):
+        with pytest.raises(Stop):
+            discover(predictions, tmp_path / "again", settings, stop)
+    assert told[:6] == [(0, 28), (10, 28), (20, 28), (20, 28), (28, 28), (0, 56)]
+    discover(predictions, tmp_path / "again", settings)
+    assert (described, grouped) == (list(range(28)), [1])
+    assert hashes(tmp_path / "again") == hashes(found)
+
+
+def test_a_stopped_run_goes_on_and_ends_with_the_same_maps(found: Path, predictions: Path, settings: DiscoverConfig, tmp_path: Path) -> None:
+    seen: list[int] = []
     with pytest.raises(Stop):
-        discover(predictions, tmp_path / "again", settings, stop)
+        discover(predictions, tmp_path / "again", settings, stop_after_a_half)
     assert not (tmp_path / "again").exists()
     discover(predictions, tmp_path / "again", settings, lambda done, total: seen.append(done))
     assert seen[0] == 7  # one half was finished
@@ -206,12 +246,8 @@ def test_steps_done_by_other_processes_end_with_the_same_files(found: Path, pred
 
 
 def test_other_settings_do_not_mix_with_a_stopped_run(predictions: Path, settings: DiscoverConfig, tmp_path: Path) -> None:
-    def stop(done: int, total: int) -> None:
-        if done >= 7:  # a half
-            raise Stop
-
     with pytest.raises(Stop):
-        discover(predictions, tmp_path / "again", settings, stop)
+        discover(predictions, tmp_path / "again", settings, stop_after_a_half)
     with pytest.raises(InputError, match="another seed"):
         discover(predictions, tmp_path / "again", settings.model_copy(update={"seed": 5}))
 

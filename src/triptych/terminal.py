@@ -83,7 +83,8 @@ def show_progress(
 ) -> Iterator[Callable[[int, int], None]]:
     """Something to call with (done, total); a bar on a terminal, now and then a line elsewhere.
 
-    A resumed run begins in the middle: what was done before its first call is no measure of its speed.
+    A resumed run begins in the middle: what was done before its first call is no measure of its speed. Another total means that something else
+    is being done, whose speed is measured anew.
     `again` is what Ctrl-C advises; default: that the same command goes on, where a run may be a resumed one, or starts over.
     """
     try:
@@ -101,13 +102,13 @@ def _draw_progress(title: str, unit: str, resumed: bool) -> Iterator[Callable[[i
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _RateColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err) as progress:
         task: TaskID = progress.add_task(title, total=None, unit=unit)
-        began = not resumed
+        known: int | None = None
 
         def update(done: int, total: int) -> None:
-            nonlocal began
-            if not began:
+            nonlocal known
+            if total != known and (resumed or known is not None):
                 progress.reset(task, total=total, completed=done)
-                began = True
+            known = total
             progress.update(task, completed=done, total=total)
 
         yield update
@@ -115,12 +116,15 @@ def _draw_progress(title: str, unit: str, resumed: bool) -> Iterator[Callable[[i
 
 def _line_writer(title: str, unit: str, resumed: bool) -> Callable[[int, int], None]:
     start = last = time.monotonic()
-    first = None if resumed else 0
+    first = 0
+    known: int | None = None
 
     def update(done: int, total: int) -> None:
-        nonlocal first, last
+        nonlocal first, known, last, start
         now = time.monotonic()
-        first = done if first is None else first
+        if total != known and (resumed or known is not None):
+            first, start = done, start if known is None else now
+        known = total
         if done < total and now - last < SECONDS_BETWEEN_LINES:
             return
         last = now

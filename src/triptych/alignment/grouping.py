@@ -52,6 +52,11 @@ class Groups:
         return np.flatnonzero(self.labels == number)
 
 
+def no_groups(count: int) -> Groups:
+    """So many particles, of which none is in a group."""
+    return Groups(np.full(count, NO_GROUP, dtype=np.int64), np.empty(0), np.empty(0, dtype=np.bool_), np.empty((count, 0)))
+
+
 def group(
     embedding: FloatArray,
     rng: np.random.Generator,

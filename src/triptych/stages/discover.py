@@ -2,17 +2,16 @@
 
 Particles are aligned through their recovered densities, which have neither noise nor a missing wedge; the poses are refined by the
 subtomograms themselves, and these are what is averaged. Each half of a group is aligned on its own from the start. A group takes three
-steps (half, half, average); each that is finished is kept beside the output, so that a run goes on where it was stopped, and steps may be spread
-over processes and machines.
+steps (half, half, average), which may be spread over processes and machines. Each that is finished is kept beside the output, as are the shapes
+of the densities and the groups, so that a run goes on where it was stopped.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 
 from triptych.alignment.align import Alignment, align, average, consensus, join_poses, merge_averages, split_halves
 from triptych.alignment.boxes import Boxes, Grid, even, open_boxes
-from triptych.alignment.grouping import Groups, group
+from triptych.alignment.grouping import Groups, group, no_groups
 from triptych.alignment.half_maps import HalfMapCorrelation, compare_half_maps, soft_mask, usable_resolution
 from triptych.alignment.identify import Match, identify, load_references
 from triptych.alignment.symmetry import Symmetry, find_symmetry
@@ -49,6 +48,8 @@ logger = logging.getLogger(__name__)
 IntArray = NDArray[np.int64]
 STEPS = 3
 """Of a group: align one half, align the other, average and compare."""
+BLOCK = 256
+"""Recovered densities whose shapes are found at once."""
 AGREEING = 0.8
 """Share of the time of a half that its consensus takes, about; refinement takes the rest."""
 GROUPS = "groups"
@@ -97,7 +98,8 @@ def discover(
     ----------
     predictions : folder that `predict` wrote, with densities
     out : folder to make
-    on_progress : called with (particles done, particles in all); each counts three times, for its half twice and for the average
+    on_progress : called with (densities described, particles to be grouped), and once the groups are found with (particles done, particles in all);
+        each then counts twice, for its half and for the average
     scheduler : address of a Dask scheduler whose workers do the steps instead of processes on this machine
     """
     config = config or DiscoverConfig()
@@ -107,15 +109,15 @@ def discover(
         "version": installed_version(),
         "predictions": [describe_input(explorer.predictions / name) for name in ("particles.star", "embedding.npy")],
         "only": None if explorer.config.only is None else describe_input(explorer.config.only),
-        "groups": hashlib.sha256(explorer.groups.labels.tobytes()).hexdigest(),
         "content of the library": hash_structures(explorer.library),
         **{name: value for name, value in config.decisive().items() if name not in OF_THE_PAGE},
     }
     workspace = open_workspace(Path(out), settings, make_folders)
     progress = StepProgress(on_progress)
-    steps = range(STEPS * len(explorer.members))
-    halves, averages = ([step for step in steps if is_average(step) == wanted] for wanted in (False, True))
     with workspace.until_finished():
+        explorer = explorer.find_groups(workspace, on_progress)
+        steps = range(STEPS * len(explorer.members))
+        halves, averages = ([step for step in steps if is_average(step) == wanted] for wanted in (False, True))
         do = partial(do_step, workspace, explorer, progress)
         workspace.fill(halves, do, explorer.count, count_workers(config.workers, config.align.device), scheduler, progress, then=averages)
         workspace.finish(partial(explorer.finish, workspace))
@@ -132,10 +134,10 @@ def make_folders(folder: Path) -> None:
 def choose_particles(given: Predicted, config: DiscoverConfig) -> IntArray:
     """Rows of the particles to group."""
     listed = are_listed(given, config.only)
+    called = np.array([]) if given.label is None else np.array(given.class_names)[given.label]
     if given.label is None:
-        return np.flatnonzero(listed)
-    called = np.array(given.class_names)[given.label]
-    if config.classes is not None:
+        chosen = np.ones(len(given), bool)
+    elif config.classes is not None:
         unknown = sorted(set(config.classes) - set(given.class_names))
         if unknown:
             raise InputError(f"classes names {unknown[0]!r}, but the model knows {', '.join(given.class_names)}: correct it")
@@ -151,7 +153,8 @@ def choose_particles(given: Predicted, config: DiscoverConfig) -> IntArray:
         chosen = given.is_unknown
     chosen &= listed
     if chosen.sum() < config.group.smallest:
-        wider = "" if config.particles == "all" or config.classes is not None else "; to group all particles, say --set particles=all"
+        decided = given.label is None or config.particles == "all" or config.classes is not None
+        wider = "" if decided else "; to group all particles, say --set particles=all"
         found = f"{chosen.sum()} of {len(given)} particles are to be grouped ({describe_choice(config)})"
         raise InputError(f"{found}, but a group has at least {config.group.smallest}{wider}")
     return np.flatnonzero(chosen)
@@ -180,7 +183,7 @@ def describe_choice(config: DiscoverConfig) -> str:
     return (f'all but those called "{NONE_CLASS}"' if config.particles == "all" else f'those whose verdict is "{UNKNOWN}"{doubted}') + listed
 
 
-def find_groups(given: Predicted, rows: IntArray, config: DiscoverConfig) -> Groups:
+def find_groups(given: Predicted, rows: IntArray, shapes: NDArray[np.float32], config: DiscoverConfig) -> Groups:
     """Groups of some rows' particles by embedding and recovered shape, where pose and noise count for little if the model's folder is still there."""
     if config.one_group:
         return Groups(np.zeros(len(rows), np.int64), np.array([np.nan]), np.array([False]), np.empty((len(rows), 0)))
@@ -190,7 +193,7 @@ def find_groups(given: Predicted, rows: IntArray, config: DiscoverConfig) -> Gro
         logger.warning(text, given.folder)
     reference = None if folder is None else load_model(folder, "cpu").novelty
     none = none_probability(given, rows)
-    return group(np.asarray(given.embedding[rows]), np.random.default_rng(config.seed), config.group, reference, none, read_shapes(given, rows))
+    return group(np.asarray(given.embedding[rows]), np.random.default_rng(config.seed), config.group, reference, none, shapes)
 
 
 def read_shapes(given: Predicted, rows: IntArray) -> NDArray[np.float32]:
@@ -251,7 +254,8 @@ class Explorer:
     Attributes
     ----------
     coarse, fine : where densities are aligned, and where subtomograms are averaged
-    rows : of the particles that were grouped
+    rows : of the particles that are grouped
+    groups : of these; none before `find_groups`
     """
 
     predictions: Path
@@ -283,6 +287,40 @@ class Explorer:
     def halves(self) -> list[tuple[IntArray, IntArray]]:
         """The halves of each group, as places among its members."""
         return [split_halves(len(members), self.rng(number)) for number, members in enumerate(self.members)]
+
+    @property
+    def blocks(self) -> range:
+        """Items that are no steps, and numbered after all steps that there can be: blocks of densities whose shapes are found."""
+        first = STEPS * len(self.rows)
+        return range(first, first + -(-len(self.rows) // BLOCK))
+
+    def rows_of(self, block: int) -> IntArray:
+        return self.rows[(block - self.blocks.start) * BLOCK :][:BLOCK]
+
+    def describe_block(self, workspace: Workspace, block: int) -> int:
+        """Find and keep the shapes of a block's recovered densities; returns how many."""
+        rows = self.rows_of(block)
+        with workspace.desk() as desk:
+            np.save(desk / "shapes.npy", read_shapes(self.boxes.given, rows))
+            workspace.mark(block, desk / "shapes.npy")
+        return len(rows)
+
+    def shapes(self, workspace: Workspace) -> NDArray[np.float32]:
+        """Of all particles that are grouped, once every block is described."""
+        return np.concatenate([np.load(workspace.note(block), allow_pickle=False) for block in self.blocks])
+
+    def find_groups(self, workspace: Workspace, on_progress: Progress | None) -> Explorer:
+        """The same with the groups, which are found once and kept."""
+        item = self.blocks.stop
+        if item not in workspace.done():
+            describe = partial(self.describe_block, workspace)
+            workspace.fill(self.blocks, describe, lambda block: len(self.rows_of(block)), workers=1, on_progress=on_progress)
+            found = find_groups(self.boxes.given, self.rows, self.shapes(workspace), self.config)
+            with workspace.desk() as desk:
+                np.savez(desk / "groups.npz", **vars(found))
+                workspace.mark(item, desk / "groups.npz")
+        with np.load(workspace.note(item), allow_pickle=False) as kept:
+            return replace(self, groups=Groups(**kept))
 
     def rng(self, *numbers: int) -> np.random.Generator:
         """A random stream of its own for each step, so that a resumed run repeats it."""
@@ -328,7 +366,7 @@ class Explorer:
             table = self.boxes.posed_table(final, self.members[number], poses).assign(triptychGroup=number + 1)
             write_star(folder / "particles.star", self.boxes.source.blocks_with(table))
             np.save(folder / "embedding.npy", self.boxes.given.embedding[self.members[number]])
-            np.save(folder / "shape.npy", read_shapes(self.boxes.given, self.members[number]))
+            np.save(folder / "shape.npy", self.shapes(workspace)[self.groups.members(number)])
             write_json(folder / "group.json", self.describe(number, found, matches, symmetries))
             target = workspace.result / GROUPS / str(number + 1)
             try:
@@ -443,13 +481,13 @@ def do_step(workspace: Workspace, explorer: Explorer, progress: StepProgress, it
 
 
 def open_explorer(predictions: Path, config: DiscoverConfig, groups: Groups | None = None) -> Explorer:
-    """Open the predictions and the library; the groups are found where they are not known."""
+    """Open the predictions and the library, and choose the particles."""
     given = read_predictions(predictions)
     boxes = open_boxes(given, config)
     library = load_references(config.library, float(given.manifest["model"]["voxel_size"]))
     rows = choose_particles(given, config)
     grids = choose_grids(boxes, config)
-    return Explorer(predictions, config, boxes, *grids, rows, groups or find_groups(given, rows, config), library)
+    return Explorer(predictions, config, boxes, *grids, rows, groups or no_groups(len(rows)), library)
 
 
 def open_explorer_of(predictions: Path, config: DiscoverConfig, found: tuple[bytes, bytes, bytes]) -> Explorer:
