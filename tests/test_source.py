@@ -912,6 +912,23 @@ def test_picks_from_simulated_tomograms_have_the_ctf_that_was_simulated(tmp_path
         open_it(picks, tomograms=tmp_path / "simulated" / "tomograms", deconvolve="multiplied")
 
 
+def test_picks_from_tomograms_simulated_at_any_focus_are_read(tmp_path: Path) -> None:
+    """Settings that no real file may state are right here; several voltages have no CTF in common, which only matters to who undoes it."""
+    for name in ("TS_1", "TS_2"):
+        make_tomogram(tmp_path / "simulated" / "tomograms", f"{name}.mrc")
+    how = {"tomograms": tmp_path / "simulated" / "tomograms"}
+    picks = write_coordinates(tmp_path, [50.0, 60.0], [40.0] * 2, [30.0] * 2, ["TS_1", "TS_2"])
+    tilts = {"TS_1": pd.DataFrame({"rlnDefocusU": [30.0], "rlnDefocusV": [-30.0]}), "TS_2": pd.DataFrame({"rlnDefocusU": [-5e3]})}
+    tomograms = pd.DataFrame({"rlnTomoName": ["TS_1", "TS_2"], "triptychCtfCorrection": [0.0, 0.0]})
+    table = tmp_path / "simulated" / "tomograms.star"
+    write_star(table, {"global": tomograms.assign(rlnVoltage=200.0), **tilts})
+    transfers = open_it(picks, **how).transfers
+    assert isinstance(transfers, CtfTransfers)
+    assert (transfers.defocus.tolist(), transfers.voltage_kv) == ([0.0, -5e3], 200)
+    write_star(table, {"global": tomograms.assign(rlnVoltage=[200.0, 300.0]), **tilts})
+    assert open_it(picks, **how).transfers is None
+
+
 @pytest.mark.parametrize("of_tilts", [False, True])
 def test_a_phase_plate_is_not_deconvolved_as_if_there_were_none(of_tilts: bool, tmp_path: Path) -> None:
     star = tmp_path / "particles.star"

@@ -335,7 +335,7 @@ def _open_star_coordinates(file: RelionFile, config: PredictConfig, box_size_ang
         boxes.append(box)
     tables = find_stated(paths)
     beside = [tables[number] for number in tomogram]
-    transfers = tabled_transfers(file, beside)
+    transfers = tabled_transfers(beside)
     check_treatment(config, transfers, file.path)
     names = [bare_tomogram_name(name) for name in file.tomogram_names or [paths[0].name] * len(file)]
     width = max(6, len(str(len(file))))

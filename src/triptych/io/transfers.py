@@ -54,16 +54,17 @@ def stored_transfers(store: Store) -> CtfTransfers | None:
     return CtfTransfers(defocus * 1e4, [ways[int(number)] for number in treatment], constant, **optics)
 
 
-def tabled_transfers(file: RelionFile, beside: Sequence[StatedTomogram | None]) -> CtfTransfers | None:
-    """Of particles in tomograms; None where the tables beside these do not say what their reconstruction has made of the CTF."""
+def tabled_transfers(beside: Sequence[StatedTomogram | None]) -> CtfTransfers | None:
+    """Of particles in tomograms that were simulated, near to focus, too; None where the tables beside these do not say it, or of several optics."""
     ways = get_args(CtfCorrection)
-    codes = [None if about is None else about.values.get(TREATMENT) for about in beside]
-    if not codes or not set(codes) <= set(range(len(ways))):
+    rows = [{} if about is None else about.values for about in beside]
+    codes = [row.get(TREATMENT) for row in rows]
+    defocus = _told_of_all(None if about is None else about.defocus for about in beside)
+    optics = {name: {row.get(OPTICS[name], usual) for row in rows} for name, usual in usual_optics().items()}
+    if defocus is None or not set(codes) <= set(range(len(ways))) or any(len(values) > 1 for values in optics.values()):
         return None
-    ctf = stated_ctf(file, beside=beside)
-    if ctf is None:
-        return None
-    constants = np.array([0.0 if about is None else about.values.get(CONSTANT, 0.0) for about in beside])
+    ctf = plain_ctf(defocus, {name: values.pop() for name, values in optics.items()})
+    constants = np.array([row.get(CONSTANT, 0.0) for row in rows])
     return replace(ctf, correction=[ways[int(code or 0)] for code in codes], constant=constants, origin="the CTF that the tomograms' table states")
 
 
