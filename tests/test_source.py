@@ -897,6 +897,12 @@ def test_defocus_of_picks_is_what_the_table_beside_the_tomograms_states(tmp_path
     write_star(table, {"global": tomograms, **tilts, "TS_1": tilts["TS_1"].assign(rlnPhaseShift=90.0)})
     with pytest.raises(InputError, match="phase plate"):
         open_it(picks, **how)
+    write_star(table, {"global": tomograms.assign(rlnVoltage=[200.0, "None"]), **tilts})  # the other one may have any
+    with pytest.raises(InputError, match="several values of rlnVoltage"):
+        open_it(picks, **how)
+    write_star(table, {"global": tomograms, **tilts, "TS_2": pd.DataFrame({"rlnDefocusU": [3.0]})})  # µm
+    with pytest.raises(InputError, match=r"rlnDefocusU of the table beside the tomograms of .*p.star is 3 "):
+        open_it(picks, **how)
 
 
 def test_picks_from_simulated_tomograms_have_the_ctf_that_was_simulated(tmp_path: Path) -> None:

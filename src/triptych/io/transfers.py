@@ -34,6 +34,8 @@ RANGES = {
     "rlnDefocusU": (100, 3e5, "Å, underfocus positive"),
 }
 """What microscopes have; what is beyond is usually in another unit: V, per cent, µm."""
+BESIDE = "the table beside the tomograms of {}"
+"""Where a value was found that the particles' own files do not state."""
 GIVEN = {"rlnVoltage": "voltage_kv", "rlnDefocusU": "defocus_um"}
 """Settings that count instead."""
 TREATMENTS: dict[str, CtfCorrection] = {"untreated": "none", "phase_flipped": "phase_flip", "multiplied": "multiply"}
@@ -102,11 +104,12 @@ def stated_ctf(
     for name, label in OPTICS.items():
         if name == "voltage_kv" and voltage_kv is not None:
             continue
-        stated = file.values(label)
-        if stated is None:
-            stated = _told_of_all(None if about is None else about.values.get(label) for about in beside)
+        stated, where = file.values(label), str(file.path)
+        if stated is None and any(about is not None and label in about.values for about in beside):
+            stated = np.array([optics[name] if about is None else about.values.get(label, optics[name]) for about in beside])
+            where = BESIDE.format(file.path)
         if stated is not None:
-            optics[name] = float(_check_range(stated, label, file)[0])
+            optics[name] = float(_check_range(stated, label, where)[0])
             if np.ptp(stated):
                 raise InputError(f"{file.path} has particles of several values of {label}: predict them apart (triptych select --tomogram)")
     return plain_ctf(defocus, optics)
@@ -142,12 +145,12 @@ def _stated_defocus(file: RelionFile, beside: Sequence[StatedTomogram | None]) -
     """Å, (n,): of the particles themselves, else the mean over the tilts of their tomograms; 0 throughout was never set."""
     own = [values for label in DEFOCUS if (values := file.values(label)) is not None and values.any()]
     if own:
-        return _check_range(np.mean(own, axis=0), DEFOCUS[0], file)
+        return _check_range(np.mean(own, axis=0), DEFOCUS[0], str(file.path))
     of_tilts = {name: mean_defocus(table) for name, table in file.tilts.items()}
-    found = _told_of_all(of_tilts.get(name) for name in file.tomogram_names or [""])
+    found, where = _told_of_all(of_tilts.get(name) for name in file.tomogram_names or [""]), str(file.tomograms_file or file.path)
     if found is None:
-        found = _told_of_all(None if about is None else about.defocus for about in beside)
-    return None if found is None else _check_range(found, DEFOCUS[0], file)
+        found, where = _told_of_all(None if about is None else about.defocus for about in beside), BESIDE.format(file.path)
+    return None if found is None else _check_range(found, DEFOCUS[0], where)
 
 
 def _told_of_all(values: Iterable[float | None]) -> NDArray[np.float64] | None:
@@ -163,14 +166,14 @@ def _has_phase_plate(file: RelionFile, beside: Sequence[StatedTomogram | None]) 
     return of_particles or any(map(has_phase_shift, tilts)) or any(about is not None and about.has_phase_shift for about in beside)
 
 
-def _check_range(values: NDArray[np.float64], label: str, file: RelionFile) -> NDArray[np.float64]:
-    """The values, one for each particle; InputError where one is beyond what microscopes have."""
+def _check_range(values: NDArray[np.float64], label: str, where: str) -> NDArray[np.float64]:
+    """The values, one for each particle, of what is stated there; InputError where one is beyond what microscopes have."""
     low, high, unit = RANGES[label]
     wrong = (values < low) | (values > high)
     if wrong.any():
         row = int(np.argmax(wrong))
         how = "correct the file" + (f", or give it with --set {GIVEN[label]}=" if label in GIVEN else "")
-        raise InputError(f"{label} of {file.path} is {values[row]:g} (particle {row + 1}), but {low:g} to {high:g} was expected ({unit}): {how}")
+        raise InputError(f"{label} of {where} is {values[row]:g} (particle {row + 1}), but {low:g} to {high:g} was expected ({unit}): {how}")
     return values
 
 
