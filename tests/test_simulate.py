@@ -95,6 +95,7 @@ def test_the_page_of_the_dataset_reads_it_in_plain_pytorch(store: Store, tmp_pat
     assert sorted(rows) == list(range(36))
     subtomogram, label, mask, density = next(iter(made["test"]))
     assert subtomogram.shape == mask.shape == density.shape == (8, 32, 32, 32)
+    assert subtomogram.dtype == density.dtype == torch.float32  # that of a network's weights
     assert label.tolist() == store["label"][:8].tolist()
     assert float(subtomogram.std()) == pytest.approx(1, abs=1e-3)
 
