@@ -180,6 +180,15 @@ def test_picks_are_cut_from_the_same_tomograms(tmp_path: Path) -> None:
         assert np.array_equal(open_particles(tmp_path / place / "again.star", PredictConfig(), 80.0).read(0).data, everything.read(2).data)
 
 
+def test_ways_up_to_tomograms_that_are_elsewhere_just_now_lead_there_later(tmp_path: Path) -> None:
+    """Chosen on a laptop, where there are no tomograms, or while their disk is not mounted."""
+    picks, tomograms = write_picks(tmp_path / "picks", tmp_path / "tomograms"), tmp_path / "tomograms"
+    tomograms.rename(tmp_path / "away")
+    triptych.select(picks, tmp_path / "chosen.star", classes=["rod"])
+    (tmp_path / "away").rename(tomograms)
+    assert len(open_particles(tmp_path / "chosen.star", PredictConfig(), 100.0)) == 3
+
+
 def test_predict_takes_what_is_chosen_and_says_with_which_contrast(tmp_path: Path) -> None:
     triptych.select(write_picks(tmp_path / "picks", tmp_path / "tomograms"), tmp_path / "far/chosen.star", best=1)
     model = write_model(tmp_path / "model")

@@ -83,13 +83,14 @@ def project_of(star: Path, tables: Iterable[object]) -> Path | None:
 
 
 def lead_from(out: Path, table: pd.DataFrame, star: Path) -> pd.DataFrame:
-    """The table of `star` with paths that lead from `out` to the same files; those of files that are not there stay."""
+    """The table of `star` with paths that lead from `out` to the same files; of files that are not there those stay that may start anywhere."""
     folder = Path(os.path.realpath(out.parent))  # however it is called: ".." is taken from where a link leads to
     moved = {}
     for column in PATHS:
         if column in table:
             before, after = (search_folders(path)[: 1 if column in BESIDE else None] for path in (star, folder / out.name))
             names = table[column].astype(str)
-            found = {name: find_file(split_number(name)[1], before) for name in names.unique()}
+            plain = {name: split_number(name)[1] for name in names.unique()}
+            found = {name: find_file(way, before) or (star.parent / way if way.startswith("../") else None) for name, way in plain.items()}
             moved[column] = names.map({name: name if path is None else name_from(folder, after, name, str(path)) for name, path in found.items()})
     return table.assign(**moved)
