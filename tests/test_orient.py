@@ -226,6 +226,9 @@ def test_tables_name_the_tomograms_so_that_they_are_found(tmp_path: Path, monkey
         for tomogram, mask, name in zip(table["rlnTomoReconstructedTomogram"], table["triptychMask"], table["triptychName"], strict=True):
             assert (elsewhere / tomogram).samefile(tmp_path / "tomograms/a.mrc")
             assert (elsewhere / mask).samefile(out / f"masks/{name}.mrc")
+    (tmp_path / "tomograms").rename(tmp_path / "tomograms_of_2026")
+    with pytest.raises(InputError, match=r"cannot be read again .*: put back what was there, or predict again"):
+        open_boxes(read_predictions(out), OrientConfig())
 
 
 # ------------------------------------------------------------------------------------------- what is left out or refused

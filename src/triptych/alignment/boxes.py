@@ -174,7 +174,8 @@ def open_source(given: Predicted, by_densities: bool = True) -> ParticleSource:
         raise InputError(f"{given.folder} holds no recovered densities, which particles are aligned by: {how}")
     source, trouble = open_input(given)
     if source is None:
-        raise InputError(f"the particles that {given.folder} was predicted from cannot be read again ({trouble}), but they are what is averaged")
+        how = "put back what was there, or predict again"
+        raise InputError(f"the particles that {given.folder} was predicted from cannot be read again ({trouble}), but they are averaged: {how}")
     return source
 
 
