@@ -433,7 +433,7 @@ class PoseSettings(Settings):
 
     only: Annotated[Path | None, Field(description="STAR file of some of the predicted particles, such as `triptych select` writes: the others are left out; none: all count")] = None
     tilt_range: Annotated[TiltRange | None, Field(description=f"lowest and highest tilt, degrees: what lies outside was not measured; none: as the files say, else {ASSUMED_TILT_RANGE[0]:g} to {ASSUMED_TILT_RANGE[1]:g}")] = None
-    ctf: Annotated[bool, Field(description="undo the CTF in the averages, and allow for it where subtomograms are aligned, if files say what it is: CTF volumes that the STAR file names (rlnCtfImage), or the columns of a simulated dataset")] = True
+    ctf: Annotated[bool, Field(description="undo the CTF in the averages, and allow for it where subtomograms are aligned, if files say what it is: CTF volumes that the STAR file names (rlnCtfImage), what a simulated dataset or the table of simulated tomograms states, or predict deconvolved")] = True
     align: Annotated[AlignConfig, Field(description="how particles are aligned")] = AlignConfig()
 
 
