@@ -22,9 +22,11 @@ from triptych.cli import app
 from triptych.config import NetworkConfig, PickConfig, PredictConfig, SimulateConfig, TrainConfig
 from triptych.errors import InputError
 from triptych.io import mrc
+from triptych.io.describe import describe_file
 from triptych.io.manifest import read_manifest
 from triptych.io.mrc import read_mrc
 from triptych.io.readers import cut_box
+from triptych.io.relion import read_relion
 from triptych.io.relion_particles import particles_from_relion
 from triptych.io.source import open_particles
 from triptych.io.star import read_star, write_star
@@ -308,9 +310,18 @@ def test_what_is_for_relion_counts_the_pixels_of_the_tilt_series(right: bool, tm
 
 def test_tomograms_that_are_not_reconstructed_yet_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_mrc(tmp_path / "a.mrc", np.zeros((4, 4, 4)), 13.5)
-    star = write_table(tmp_path / "tomograms.star", "rlnTomoReconstructedTomogram", a="a.mrc", b="")
-    assert [tomogram.name for tomogram in list_tomograms([star])] == ["a"]
+    star = write_table(tmp_path / "tomograms.star", "rlnTomoReconstructedTomogram", a="a.mrc", b="None")
+    table = read_star(star)["global"]
+    sizes = {f"rlnTomoSize{axis}": [40.0, np.nan] for axis in "XYZ"}  # what pandas makes of a table whose rows do not all have the same columns
+    write_star(star, {"global": table.assign(**sizes, rlnTomoTomogramBinning=[10.0, np.nan])})
+    assert [(tomogram.name, tomogram.series) for tomogram in list_tomograms([star])] == [("a", Frame((40, 40, 40), 1.35))]
     assert "1 of 2 tomograms of" in caplog.text
+    described = describe_file(star)
+    assert dict(described.facts)["files"] == "1 of 2 found, 1 not reconstructed yet"
+    assert not described.warnings
+    columns = {"rlnTomoName": ["a"], **{f"rlnCenteredCoordinate{axis}Angst": [0.0] for axis in "XYZ"}}
+    write_star(tmp_path / "particles.star", {"particles": pd.DataFrame(columns)})
+    assert np.allclose(read_relion(tmp_path / "particles.star").values("rlnTomoTomogramBinning"), 10)
 
 
 def test_a_header_counts_before_a_table(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

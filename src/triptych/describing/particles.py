@@ -13,7 +13,7 @@ from triptych.describing.description import Description
 from triptych.describing.volumes import LOOKED_AT, add_contrast, compare_with_table, open_grey_values
 from triptych.errors import InputError, counted
 from triptych.io.em import read_em
-from triptych.io.links import RECONSTRUCTED, find_file, search_folders, split_number
+from triptych.io.links import NOTHING, RECONSTRUCTED, find_file, search_folders, split_number
 from triptych.io.motive_list import ROWS
 from triptych.io.mrc import is_mrc_name, read_header, stated_voxel_size
 from triptych.io.particle_lists import Known, guess_format, read_particles
@@ -190,9 +190,11 @@ def _describe_tomograms(path: Path, blocks: dict[str, Block]) -> Description:
     result.add("voxel size", ", ".join(f"{size:g} Å" for size in sizes) or "not stated")
     if RECONSTRUCTED not in table:
         return result
-    files = [find_file(str(name), search_folders(path)) for name in table[RECONSTRUCTED]]
-    result.add("files", f"{sum(file is not None for file in files)} of {len(files)} found")
-    missing = [str(name) for name, file in zip(table[RECONSTRUCTED], files, strict=True) if file is None]
+    ways = table[RECONSTRUCTED].astype(str).tolist()
+    files = [find_file(way, search_folders(path)) for way in ways]
+    later = sum(way in NOTHING for way in ways)
+    result.add("files", f"{sum(file is not None for file in files)} of {len(files)} found" + (f", {later} not reconstructed yet" if later else ""))
+    missing = [way for way, file in zip(ways, files, strict=True) if file is None and way not in NOTHING]
     if missing:
         result.warn(f"{counted(len(missing), 'missing tomogram')}, the first {missing[0]}: copy them there, or correct {RECONSTRUCTED}.")
     for number, (name, file) in enumerate(zip(table["rlnTomoName"].astype(str), files, strict=True)):

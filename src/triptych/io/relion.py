@@ -140,7 +140,7 @@ class RelionFile:
         if self.tomograms is not None and label in self.tomograms and "rlnTomoName" in self.tomograms and "rlnTomoName" in self.table:
             known = {str(name): row for row, name in enumerate(self.tomograms["rlnTomoName"])}
             rows = self._look_up(known, [str(name) for name in self.table["rlnTomoName"]], "tomogram")
-            return numbers(self.tomograms, label, self.path)[rows]
+            return numbers(self.tomograms.iloc[rows], label, self.tomograms_file or self.path)
         return None
 
     def _optics_rows(self) -> NDArray[np.int64]:
@@ -460,15 +460,15 @@ def read_relion(path: Path | str) -> RelionFile:
 
 
 def read_frames(table: pd.DataFrame | None, path: Path) -> dict[str, Frame]:
-    """The tomograms' boxes, in unbinned pixels, where a table of tomograms states them (RELION writes -999 for "unknown")."""
+    """The tomograms' boxes, in unbinned pixels, where a table of tomograms states them (RELION writes -999 for "unknown", programs in Python nan)."""
     labels = [*(f"rlnTomoSize{axis}" for axis in AXES), "rlnTomoTiltSeriesPixelSize"]
     if table is None or not {"rlnTomoName", *labels} <= set(table.columns):
         return {}
-    values = np.stack([numbers(table, label, path) for label in labels], axis=1)
+    values = np.stack([numbers(table, label, path, may_lack=True) for label in labels], axis=1)
     return {
         str(name): Frame((round(x), round(y), round(z)), float(pixel_size))
         for name, (x, y, z, pixel_size) in zip(table["rlnTomoName"], values, strict=True)
-        if min(x, y, z, pixel_size) > 0
+        if all(value > 0 for value in (x, y, z, pixel_size))
     }
 
 

@@ -173,15 +173,16 @@ def read_star(path: Path | str) -> dict[str, Block]:
     return blocks
 
 
-def numbers(table: pd.DataFrame, label: str, path: Path) -> NDArray[np.float64]:
-    """A column as numbers, all of them finite."""
+def numbers(table: pd.DataFrame, label: str, path: Path, may_lack: bool = False) -> NDArray[np.float64]:
+    """A column as numbers, all of them finite; with `may_lack`, nan where nothing is stated."""
     try:
         values = np.asarray(table[label].to_numpy(dtype=np.float64))
     except (ValueError, TypeError):
         raise InputError(f"the column {label} of {path} holds text, but numbers were expected: export the file again") from None
-    if not np.isfinite(values).all():
-        row = int(np.argmin(np.isfinite(values)))
-        raise InputError(f"{label} of {path} is {values[row]} in row {row + 1}, but finite numbers were expected: export the file again")
+    wrong = np.isinf(values) if may_lack else ~np.isfinite(values)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise InputError(f"{label} of {path} is {values[row]} in row {table.index[row] + 1}, but finite numbers were expected: export the file again")
     return values
 
 

@@ -109,7 +109,7 @@ def _voxel_sizes(table: pd.DataFrame, star: Path) -> list[float | None]:
     labels = (UNBINNED_PIXEL_SIZES[0], BINNING)
     if not set(labels) <= set(table):
         return [None] * len(table)
-    sizes = zip(*(numbers(table, label, star).tolist() for label in labels), strict=True)
+    sizes = zip(*(numbers(table, label, star, may_lack=True).tolist() for label in labels), strict=True)
     return [pixel * binning if pixel > 0 and pixel != 1 and binning > 0 else None for pixel, binning in sizes]
 
 
