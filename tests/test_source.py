@@ -845,6 +845,10 @@ def test_tilt_ranges_come_from_the_tables_of_the_tomograms(tmp_path: Path) -> No
     every = pd.concat([table.assign(rlnTomoName=name) for name, table in tilts.items()])
     write_star(tmp_path / "tilts.star", {"tilts": every})  # as triptych writes them
     assert np.allclose(read_relion(tmp_path / "particles.star").tilt_ranges(), expected)
+    write_star(tmp_path / "tilts.star", {"tilts": pd.concat([every, every[:1].assign(rlnTomoYTilt=np.nan)])})  # of an image that was not aligned
+    assert np.allclose(read_relion(tmp_path / "particles.star").tilt_ranges(), expected)
+    write_star(tmp_path / "tilts.star", {"tilts": every.assign(rlnTomoYTilt=np.nan)})
+    assert read_relion(tmp_path / "particles.star").tilt_ranges() is None
 
 
 def test_defocus_is_that_of_the_particle_or_of_its_tilts(tmp_path: Path) -> None:

@@ -44,10 +44,11 @@ def read_tilts(tomograms: pd.DataFrame, blocks: Mapping[str, Block], file: Path)
 
 
 def extreme_tilts(table: pd.DataFrame, path: Path) -> tuple[float, float] | None:
-    """Lowest and highest angle of a table of tilts about y, degrees; None where it states no such tilts."""
+    """Lowest and highest angle of a table of tilts about y, degrees, nan left aside; None where it states no such tilts."""
     label = next((label for label in TILTS if label in table), None)
     if label is not None:
-        return _extremes(numbers(table, label, path))
+        angles = numbers(table, label, path, may_lack=True)
+        return _extremes(angles[~np.isnan(angles)]) if np.isfinite(angles).any() else None
     return extreme_beams(number_lists(table[BEAM], BEAM, path, 3)[:, :3]) if BEAM in table else None
 
 
