@@ -20,9 +20,9 @@ from typer.testing import CliRunner
 
 from triptych.cli import app
 from triptych.config import NetworkConfig, PickConfig, PredictConfig, SimulateConfig, TrainConfig
+from triptych.describing.files import describe_file
 from triptych.errors import InputError
 from triptych.io import mrc
-from triptych.io.describe import describe_file
 from triptych.io.manifest import read_manifest
 from triptych.io.mrc import read_mrc
 from triptych.io.readers import cut_box

@@ -898,6 +898,9 @@ def test_defocus_of_picks_is_what_the_table_beside_the_tomograms_states(tmp_path
     assert source.ctf.defocus.tolist() == [3.5e4, 5e4, 3.5e4]
     assert (source.ctf.voltage_kv, source.ctf.spherical_aberration_mm, set(source.ctf.correction)) == (200, 2.7, {"none"})
     assert open_it(picks, tomograms=how["tomograms"]).transfers is None
+    elsewhere = tomograms.assign(rlnTomoReconstructedTomogram=["gone/TS_1.mrc", "gone/TS_2.mrc"])  # they were copied here
+    write_star(table, {"global": elsewhere, **tilts})
+    assert open_it(picks, **how).ctf is not None
     write_star(table, {"global": tomograms, **tilts, "TS_1": tilts["TS_1"].assign(rlnPhaseShift=90.0)})
     with pytest.raises(InputError, match="phase plate"):
         open_it(picks, **how)

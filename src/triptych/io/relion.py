@@ -140,7 +140,7 @@ class RelionFile:
         if self.tomograms is not None and label in self.tomograms and "rlnTomoName" in self.tomograms and "rlnTomoName" in self.table:
             known = {str(name): row for row, name in enumerate(self.tomograms["rlnTomoName"])}
             rows = self._look_up(known, [str(name) for name in self.table["rlnTomoName"]], "tomogram")
-            return numbers(self.tomograms.iloc[rows], label, self.tomograms_file or self.path)
+            return numbers(self.tomograms[[label]].iloc[rows], label, self.tomograms_file or self.path)
         return None
 
     def _optics_rows(self) -> NDArray[np.int64]:

@@ -179,15 +179,16 @@ class _Table:
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """The tomograms' names, by where their files are, or by what these are called where it does not say where they are."""
+        """The tomograms' names, by where their files are, or by what these are called where it does not say where they are, or they have gone from there."""
         table = tomogram_table(self.blocks)
         if table is None:
             return {}
         names = table["rlnTomoName"].astype(str)
-        if RECONSTRUCTED in table:
-            places = [find_file(str(place), search_folders(self.file)) for place in table[RECONSTRUCTED]]
-            return {os.path.realpath(place): name for name, place in zip(names, places, strict=True) if place is not None}
-        return {prefix + bare_tomogram_name(name): name for prefix in ("rec_", "") for name in names}
+        ways = table[RECONSTRUCTED].astype(str) if RECONSTRUCTED in table else [""] * len(table)
+        places = [find_file(way, search_folders(self.file)) for way in ways]
+        there = {os.path.realpath(place): name for name, place in zip(names, places, strict=True) if place is not None}
+        elsewhere = [name for name, place in zip(names, places, strict=True) if place is None]
+        return {prefix + bare_tomogram_name(name): name for prefix in ("rec_", "") for name in elsewhere} | there
 
     @cached_property
     def stated(self) -> dict[str, StatedTomogram]:
