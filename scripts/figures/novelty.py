@@ -5,7 +5,7 @@ from __future__ import annotations
 from figures.markdown import percent, table
 from figures.real_data import POSES, pose_figures
 from figures.results import NO_RESULTS, Content, find, source
-from figures.seeds import SNRS, about, all_runs, read_runs, spread, still_to_run, with_places
+from figures.seeds import SNRS, Runs, about, all_runs, read_runs, spread, still_to_run, with_places
 
 NOVELTY = ("near", "far", "mixed", "ribosomes")
 NOVELTY_SCORES = {
@@ -31,7 +31,20 @@ def novelty() -> str:
     runs = plain | contrastive
     first_table = with_places(rows, ["score: AUROC", *(f"SNR {snr}" for snr in SNRS)], runs)
     header = ["SNR", "known called unknown", "withheld called unknown", "withheld: IoU", "withheld: correlation", "withheld: ARI of groups"]
-    return f"{first_table}{with_places(second, header, runs)}{about(runs)}{still_to_run('novelty', runs)}"
+    return f"{first_table}{with_places(second, header, runs)}{of_structures(plain)}{about(runs)}{still_to_run('novelty', runs)}"
+
+
+def of_structures(runs: Runs) -> str:
+    """What becomes of each withheld structure at one SNR, in the fold that withholds it."""
+    snr, shown = "0.1", ("probability", "neighbours", "density")
+    rows = []
+    for fold, of_seeds in runs.items():
+        found = [run["tests"][snr] for run in of_seeds]
+        for name in sorted(found[0]["scores"]["density"]["auroc_of_structures"]) if found else ():
+            scores = [spread([test["scores"][key]["auroc_of_structures"][name] for test in found]) for key in shown]
+            maps = [spread([test["maps"][name][kind] for test in found]) for kind in ("iou", "correlation")]
+            rows.append([fold, f"`{name}`", *scores, *maps])
+    return with_places(rows, ["fold", f"withheld, SNR {snr}", *(f"AUROC: {NOVELTY_SCORES[key]}" for key in shown), "IoU", "correlation"], runs)
 
 
 def of_withheld(tests: list[Content]) -> list[str]:

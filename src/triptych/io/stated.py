@@ -179,7 +179,7 @@ class _Table:
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """The tomograms' names, by where their files are, or by what these are called where it does not say where they are, or they have gone from there."""
+        """The tomograms' names, by where their files are, or by what these are called where that is not said, or no longer right."""
         table = tomogram_table(self.blocks)
         if table is None:
             return {}
