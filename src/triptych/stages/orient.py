@@ -30,7 +30,7 @@ from triptych.alignment.structure_fit import FitLevels, fit_levels
 from triptych.config import NONE_CLASS, UNKNOWN, OrientConfig
 from triptych.device import choose_device, count_workers, name_device
 from triptych.errors import InputError
-from triptych.fourier import fourier_shell_correlation, resolution_at
+from triptych.fourier import fourier_shell_correlation, low_pass, resolution_at
 from triptych.io.manifest import MANIFEST, hash_file, installed_version, is_made, read_manifest, write_manifest
 from triptych.io.mrc import new_mrc, read_mrc, write_mrc
 from triptych.io.predictions import EMBEDDING_ROW, Predicted, are_listed, read_predictions
@@ -38,7 +38,7 @@ from triptych.io.source import ParticleSource
 from triptych.io.star import numbers, probability_columns, read_star, write_star
 from triptych.io.tomogram import check_unique, open_tomogram
 from triptych.io.tomogram_names import bare_tomogram_name, tomogram_name
-from triptych.pages.page import draw_panel, render_page
+from triptych.pages.page import Panel, draw_panel, render_page
 from triptych.parallel import Progress
 from triptych.posing import pose
 from triptych.recognition.novelty import give_verdicts
@@ -513,12 +513,17 @@ def classes_table(averages: Sequence[ClassAverage], class_names: Sequence[str]) 
     return table.assign(triptychAverage=[f"averages/{item.name}.mrc" for item in averages])
 
 
+def draw_average(item: ClassAverage, coarse: float) -> tuple[Panel, Panel]:
+    """An average, down to the detail in which it agrees with its structure, or to `coarse` (Å) where that is finer, and the structure."""
+    detail = max(min(item.resolution, coarse), 2 * item.density.voxel_size)
+    seen = low_pass(item.density, detail).data
+    return draw_panel(f"Average, {detail:.0f} Å", seen), draw_panel("Structure", item.structure.data, scale=item.structure.voxel_size)
+
+
 def write_page(path: Path, orienter: Orienter, averages: Sequence[ClassAverage], renamed: pd.DataFrame, about: dict[str, Any]) -> None:
     """Write report.html: the average of each class beside its structure, and which classes were taken for which."""
     pairs = renamed.groupby([NETWORK_CLASS, "triptychClass"]).size().sort_values(ascending=False, kind="stable")
-    panels = [
-        (draw_panel("Average", item.density.data, scale=item.density.voxel_size), draw_panel("Structure", item.structure.data)) for item in averages
-    ]
+    panels = [draw_average(item, orienter.config.align.coarse_resolution) for item in averages]
     page = render_page(
         "orient.html.jinja",
         name=orienter.predictions.name,
