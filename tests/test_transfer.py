@@ -164,6 +164,15 @@ def test_both_layouts_of_a_ctf_volume_say_the_same() -> None:
         np.testing.assert_allclose(sample_ctf_volume(data, VOXEL_SIZE, SIZE, VOXEL_SIZE), half / np.abs(half).max(), atol=1e-5)
 
 
+@pytest.mark.parametrize("box_size", [SIZE, 12])
+def test_what_a_ctf_volume_has_not_measured_is_0(box_size: int) -> None:
+    """Terms of weight 0 do not count in scores, nor in how sure these are: rounding must not make them terms of little weight."""
+    half = make_transfers(2).of(1, SIZE, VOXEL_SIZE) * wedge_weights((SIZE,) * 3, -50, 60)
+    found = sample_ctf_volume(half, VOXEL_SIZE, box_size, SIZE * VOXEL_SIZE / box_size)  # the same terms, up to those of the smaller box
+    low = np.r_[:5, -5:0]
+    np.testing.assert_array_equal(found[low][:, low, :5] == 0, half[low][:, low, :5] == 0)
+
+
 def test_relions_weights_are_the_ctf_with_multiplicities_behind(tmp_path: Path) -> None:
     """As relion_tomo_subtomo writes <particle>_weights.mrc: squared CTFs, then how many tilts reach each term; the header's size is in 1/Å."""
     half = make_transfers(4).of(3, SIZE, VOXEL_SIZE)

@@ -16,6 +16,9 @@ from triptych.volume import Volume
 
 FloatArray = NDArray[np.float64]
 
+LEAST_SHARE = 1e-5
+"""Of the largest value of a CTF volume: what is below is rounding errors, where nothing was measured."""
+
 
 @dataclass(frozen=True, eq=False)
 class CtfTransfers:
@@ -79,7 +82,7 @@ def sample_ctf_volume(data: NDArray[np.float32], voxel_size: float, box_size: in
 
     Returns
     -------
-    (box_size, box_size, box_size // 2 + 1), at most 1, linearly interpolated; 0 beyond the image's own frequencies
+    (box_size, box_size, box_size // 2 + 1), at most 1, linearly interpolated; 0 where nothing was measured, and beyond the image's own frequencies
     """
     d = len(data)
     if data.shape[-1] == d:
@@ -91,4 +94,5 @@ def sample_ctf_volume(data: NDArray[np.float32], voxel_size: float, box_size: in
     k = step * np.fft.fftfreq(box_size, 1 / box_size) + d // 2
     kx = step * np.arange(box_size // 2 + 1) + d // 2
     sampled = ndimage.map_coordinates(whole, np.meshgrid(k, k, kx, indexing="ij"), order=1, cval=0.0)
-    return np.asarray(sampled / max(float(np.abs(whole).max()), 1e-30), np.float32)
+    share = sampled / max(float(np.abs(whole).max()), 1e-30)
+    return np.where(np.abs(share) < LEAST_SHARE, 0, share).astype(np.float32)
