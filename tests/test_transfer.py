@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import mrcfile
@@ -110,13 +111,23 @@ def test_what_is_left_of_the_ctf_of_tilt_images() -> None:
     ky, kx = (part.ravel() for part in np.meshgrid(frequency, frequency, indexing="ij"))
     images = np.fft.ifft2(np.fft.fft2(impulse) * transfer(seen, kx, ky).reshape(impulse.shape)).real
     made, whole = (np.fft.rfftn(reconstruct(data, optics, VOXEL_SIZE)) for data, optics in ((images, seen), (impulse, blank)))
-    left = TiltStacks([""], np.array([VOXEL_SIZE]), [seen], [np.ones(len(angles), bool)]).transfers.of(0, size, VOXEL_SIZE)
+    transfers = TiltStacks([""], np.array([VOXEL_SIZE]), [seen], [np.ones(len(angles), bool)]).transfers
+    assert transfers is not None
+    left = transfers.of(0, size, VOXEL_SIZE)
     k = frequency_grid((size,) * 3, VOXEL_SIZE)
     clear = (wedge_weights((size,) * 3, -55, 55) > 0) & (k > 1 / 100) & (k < 1 / 26)
     ratio = (made * whole.conj()).real[clear] / np.abs(whole[clear]) ** 2  # of a blank CTF of 1, of which 1 / (1 + CTF_FLOOR) is left
     ratio = ratio / (1 + CTF_FLOOR)
     assert np.corrcoef(ratio, left[clear])[0, 1] > 0.98
     assert np.median(ratio / left[clear]) == pytest.approx(1, rel=0.03)
+
+
+def test_the_ctf_of_tilt_images_of_several_optics_is_left_aside() -> None:
+    """Rather than taken from those of the first particle: at 200 kV its zeros lie elsewhere than at 300 kV."""
+    one = TiltOptics(np.eye(3)[None], *[np.array([3.4e4])] * 2, np.zeros(1), 300, 2.7, 0.07, True)
+    stacks = TiltStacks(["", ""], np.full(2, VOXEL_SIZE), [one, replace(one, voltage_kv=200)], [np.ones(1, bool)] * 2)
+    assert stacks.transfers is None
+    assert stacks.take(np.array([1])).transfers is not None
 
 
 # -------------------------------------------------------------------------------------------------------------- alignment

@@ -57,12 +57,14 @@ class TiltStacks:
         return None if None in ranges else np.array(ranges, dtype=np.float64)
 
     @property
-    def transfers(self) -> CtfTransfers:
-        """What is left of the CTF, as if all images of a particle had their mean defocus."""
+    def transfers(self) -> CtfTransfers | None:
+        """What is left of the CTF, as if all images of a particle had their mean defocus; None where particles are of several optics."""
         defocus = np.array([np.mean([optics.defocus_u, optics.defocus_v]) for optics in self.optics])
-        one, count = self.optics[0], len(defocus)
-        stated = one.voltage_kv, one.spherical_aberration_mm, one.amplitude_contrast
-        return CtfTransfers(defocus, ["deconvolve"] * count, np.full(count, CTF_FLOOR), *stated, origin="the defocus of the tilt images")
+        stated = {(optics.voltage_kv, optics.spherical_aberration_mm, optics.amplitude_contrast) for optics in self.optics}
+        if len(stated) > 1:
+            return None
+        count = len(defocus)
+        return CtfTransfers(defocus, ["deconvolve"] * count, np.full(count, CTF_FLOOR), *stated.pop(), origin="the defocus of the tilt images")
 
     def take(self, rows: NDArray[np.int64]) -> TiltStacks:
         """The reader of these rows only, in that order."""
