@@ -130,6 +130,23 @@ def test_the_ctf_of_tilt_images_of_several_optics_is_left_aside() -> None:
     assert stacks.take(np.array([1])).transfers is not None
 
 
+@pytest.mark.parametrize(("shifts", "expected"), [([0, 0], 0.1), ([90, 30], [0.99**0.5, 0.1 * 0.75**0.5 + 0.99**0.5 / 2])])
+def test_a_phase_plate_shifts_the_ctf_of_tilt_images(tmp_path: Path, shifts: list[float], expected: float | list[float]) -> None:
+    """At k = 0 it is sin(asin(A) + phase shift), as in RELION, A the amplitude contrast."""
+    write_mrc(tmp_path / "a.mrc", Volume(np.random.default_rng(0).random((2, SIZE, SIZE), dtype=np.float32), VOXEL_SIZE))
+    optics = {"rlnOpticsGroup": 1, "rlnImagePixelSize": VOXEL_SIZE, "rlnImageDimensionality": 2, "rlnVoltage": 300.0}
+    optics |= {"rlnSphericalAberration": 2.7, "rlnAmplitudeContrast": 0.1}
+    particles = {"rlnTomoName": ["a"], "rlnImageName": ["a.mrc"], "rlnOpticsGroup": [1]}
+    write_star(tmp_path / "particles.star", {"optics": pd.DataFrame(optics, index=[0]), "particles": pd.DataFrame(particles)})
+    tilts = {"rlnTomoProjX": "[1,0,0,0]", "rlnTomoProjY": "[0,1,0,0]", "rlnTomoProjZ": ["[0,0,1,0]", "[-0.5,0,0.866,0]"], "rlnPhaseShift": shifts}
+    tilts |= {"rlnDefocusU": 3e4, "rlnDefocusV": 3e4, "rlnDefocusAngle": 0.0}
+    write_star(tmp_path / "tomograms.star", {"global": pd.DataFrame({"rlnTomoName": ["a"]}), "a": pd.DataFrame(tilts)})
+    source = open_particles(tmp_path / "particles.star", PredictConfig(), SIZE * VOXEL_SIZE)
+    assert isinstance(source.reader, TiltStacks)
+    np.testing.assert_allclose(transfer(source.reader.optics[0], np.zeros(1), np.zeros(1))[:, 0], expected, rtol=1e-6)
+    assert (source.transfers is None) == any(shifts)
+
+
 # -------------------------------------------------------------------------------------------------------------- alignment
 
 

@@ -39,6 +39,8 @@ class TiltOptics:
     amplitude_contrast: float
     premultiplied: bool
     """The images have been multiplied by their CTF."""
+    phase_shift: NDArray[np.float64] | float = 0.0
+    """Degrees, of a phase plate."""
 
 
 def electron_wavelength(voltage_kv: float) -> float:
@@ -67,7 +69,7 @@ def transfer(optics: TiltOptics, kx: NDArray[np.float64], ky: NDArray[np.float64
     mean, half = (optics.defocus_u + optics.defocus_v) / 2, (optics.defocus_u - optics.defocus_v) / 2
     defocus = mean[:, None] + half[:, None] * np.cos(2 * angle)
     phase = contrast_phase(kx**2 + ky**2, defocus, optics.voltage_kv, optics.spherical_aberration_mm, optics.amplitude_contrast)
-    return np.asarray(np.sin(phase))
+    return np.asarray(np.sin(phase + np.radians(optics.phase_shift).reshape(-1, 1)))
 
 
 def reconstruct(images: NDArray[np.float64], optics: TiltOptics, pixel_size: float) -> NDArray[np.float32]:

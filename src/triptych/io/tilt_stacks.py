@@ -17,7 +17,7 @@ from triptych.errors import InputError
 from triptych.io.mrc import check_values, read_sections
 from triptych.io.relion import RelionFile
 from triptych.io.star import number_lists, numbers
-from triptych.io.tilts import DEFOCUS, extreme_beams
+from triptych.io.tilts import DEFOCUS, PHASE_SHIFT, extreme_beams, has_phase_shift
 from triptych.io.transfers import OPTICS
 from triptych.tilt_images import CTF_FLOOR, TiltOptics, reconstruct
 from triptych.transfer import CtfTransfers
@@ -58,10 +58,10 @@ class TiltStacks:
 
     @property
     def transfers(self) -> CtfTransfers | None:
-        """What is left of the CTF, as if all images of a particle had their mean defocus; None where particles are of several optics."""
+        """What is left of the CTF, as if all images of a particle had their mean defocus; None where they are of several optics or a phase plate."""
         defocus = np.array([np.mean([optics.defocus_u, optics.defocus_v]) for optics in self.optics])
         stated = {(optics.voltage_kv, optics.spherical_aberration_mm, optics.amplitude_contrast) for optics in self.optics}
-        if len(stated) > 1:
+        if len(stated) > 1 or any(np.any(optics.phase_shift) for optics in self.optics):
             return None
         count = len(defocus)
         return CtfTransfers(defocus, ["deconvolve"] * count, np.full(count, CTF_FLOOR), *stated.pop(), origin="the defocus of the tilt images")
@@ -112,13 +112,15 @@ def _particle_optics(
     hand, premultiplied = values["rlnTomoHand"], values["rlnCtfDataAreCtfPremultiplied"]
     matrices = {name: np.stack([number_lists(table[label], label, file.path, 3)[:, :3] for label in MATRIX], axis=1) for name, table in tilts.items()}
     defoci = {name: np.stack([numbers(table, label, file.path) for label in ASTIGMATIC]) for name, table in tilts.items()}
+    plates = {name: numbers(table, PHASE_SHIFT, file.path) if has_phase_shift(table) else np.zeros(len(table)) for name, table in tilts.items()}
     offsets = _offsets(file)
     optics = []
     for row, (name, seen) in enumerate(zip(names, visible, strict=True)):
         matrix, (u, v, angle) = matrices[name][seen], defoci[name][:, seen]
         depth = 0.0 if hand is None or offsets is None else hand[row] * matrix[:, 2] @ offsets[row]
         stated = float(voltage[row]), float(aberration[row]), float(contrast[row])
-        optics.append(TiltOptics(matrix, u + depth, v + depth, angle, *stated, premultiplied is None or bool(premultiplied[row])))
+        multiplied = premultiplied is None or bool(premultiplied[row])
+        optics.append(TiltOptics(matrix, u + depth, v + depth, angle, *stated, multiplied, plates[name][seen]))
     return optics
 
 
