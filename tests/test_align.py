@@ -175,6 +175,12 @@ def test_an_average_counts_each_term_over_those_that_measured_it() -> None:
     np.testing.assert_allclose(both_seen, one_seen, atol=0.03 * one_seen.max())
 
 
+def test_an_average_of_nothing_is_0() -> None:
+    here = Alignment(np.eye(3)[None], np.zeros((1, 3)), np.ones(1, np.float32))
+    density, _ = average(np.ones((1, 8, 8, 8), np.float32), here, VOXEL_SIZE, np.zeros((1, 8, 8, 5), np.float32))
+    assert not density.any()
+
+
 @pytest.mark.parametrize(("name", "agreeing"), [("rna_polymerase_2", 8), ("ribosome_50s", 5)])
 def test_a_consensus_needs_no_reference(name: str, agreeing: int) -> None:
     copies = make_copies(name, 8, noise=0.5)

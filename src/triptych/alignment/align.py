@@ -61,6 +61,8 @@ FINALISTS = 2
 """Candidates that are refined at the fine resolution."""
 LEAST_WEIGHT = 0.05
 """A term is divided by no less than this share of the mean weight, so that what few particles measured is not blown up."""
+LEAST_SUM = 1e-6
+"""Weights below count as this: what no particle measured is 0."""
 TRIAL_PARTICLES, TRIAL_ROUNDS, TRIAL_STEP, TRIAL_CANDIDATES = 24, 2, 20.0, 3
 """By how many particles, rounds, degrees between rotations and candidates the starts of a consensus are compared."""
 STABLE = 1.0
@@ -304,7 +306,7 @@ def average(
         wedge = to_tensor(wedges[i % len(wedges)], device)
         total += turn_back(to_tensor(volume, device), wedge, band, rotation, torch.from_numpy(alignment.shifts[i]).to(device))
         weight += turn_weights(wedge.square(), band, rotation)
-    mean = total / weight.clamp_min(LEAST_WEIGHT * float(weight.mean()))
+    mean = total / weight.clamp_min(max(LEAST_WEIGHT * float(weight.mean()), LEAST_SUM))
     return to_density(mean, band, volumes.shape[-1]), spectra_of(weight, band, volumes.shape[-1]).cpu().numpy()
 
 
@@ -318,7 +320,7 @@ def merge_averages(parts: Iterable[tuple[NDArray[np.float32], NDArray[np.float32
     shape, sums = density.shape, np.fft.rfftn(density) * weight
     for density, own in rest:
         sums, weight = sums + np.fft.rfftn(density) * own, weight + own
-    return np.asarray(np.fft.irfftn(sums / np.maximum(weight, 1e-6), s=shape, axes=(0, 1, 2)), dtype=np.float32)
+    return np.asarray(np.fft.irfftn(sums / np.maximum(weight, LEAST_SUM), s=shape, axes=(0, 1, 2)), dtype=np.float32)
 
 
 def turn_back(volume: Tensor, wedge: Tensor, band: Band, rotation: Tensor, shift: Tensor) -> Tensor:
