@@ -362,6 +362,8 @@ def test_identify_names_the_structure_and_its_hand() -> None:
     assert (own[0].name, own[0].hand) == ("shape_3", "same")
     assert (mirrored[0].name, mirrored[0].hand) == ("shape_3", "mirrored")
     assert own[0].correlation == pytest.approx(mirrored[0].mirror_correlation, abs=0.03)
+    above = identify(turned + turned.max(), library[1:], VOXEL_SIZE, config)  # a constant tells nothing of a shape
+    assert above[0].correlation == pytest.approx(own[0].correlation, abs=1e-3)
 
 
 def test_mirror_keeps_the_centre_and_undoes_itself() -> None:

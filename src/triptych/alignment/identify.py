@@ -82,6 +82,7 @@ def identify(
     A match for each structure, the best first, by the larger of the two correlations.
     """
     config, inside = config or AlignConfig(), ball_mask(density.shape[0])
+    density = density - density.mean()  # as `align` takes it off the structures: times the ball it would be a ball of its own
     matches: list[Match] = []
     for part in in_batches(library, STRUCTURES_AT_ONCE):
         boxes = [match_amplitudes(resample_to_box(item.density, voxel_size, density.shape[0], fill=0), density) for item in part]
