@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from triptych.alignment.align import Alignment, align, average, consensus, split_halves
+from triptych.alignment.align import Alignment, align, average, consensus, merge_averages, split_halves
 from triptych.alignment.rotations import angles_between, angular_errors, point_group, rotation_grid
 from triptych.alignment.symmetry import find_symmetry
 from triptych.config import AlignConfig
@@ -173,6 +173,14 @@ def test_an_average_counts_each_term_over_those_that_measured_it() -> None:
     both_seen, one_seen = (low_pass(Volume(data, VOXEL_SIZE), 25).data for data in (density, copies.volumes[0]))
     # Linear interpolation is sharpened for turns of any kind; without a turn that is too much by a few per cent.
     np.testing.assert_allclose(both_seen, one_seen, atol=0.03 * one_seen.max())
+
+
+def test_averages_of_parts_make_the_average_of_all() -> None:
+    """Background included, which is 0 in each."""
+    copies = make_copies("ribosome_30s", 2)
+    whole, _ = average(copies.volumes, copies.truth, VOXEL_SIZE)
+    parts = [average(copies.volumes[i : i + 1], copies.truth.take(slice(i, i + 1)), VOXEL_SIZE) for i in range(2)]
+    np.testing.assert_allclose(merge_averages(parts), whole, atol=1e-3 * whole.max())
 
 
 def test_an_average_of_nothing_is_0() -> None:

@@ -313,14 +313,15 @@ def average(
 def merge_averages(parts: Iterable[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> NDArray[np.float32]:
     """The mean of averages (d, d, d) of different particles, each Fourier term by how many of them measured it, as `average` gives both.
 
-    The parts are taken one by one, so that there may be any number of them.
+    It is 0 on average outside the ball that the box holds, as they are. The parts are taken one by one, so that there may be any number of them.
     """
     rest = iter(parts)
     density, weight = next(rest)
     shape, sums = density.shape, np.fft.rfftn(density) * weight
     for density, own in rest:
         sums, weight = sums + np.fft.rfftn(density) * own, weight + own
-    return np.asarray(np.fft.irfftn(sums / np.maximum(weight, LEAST_SUM), s=shape, axes=(0, 1, 2)), dtype=np.float32)
+    merged = np.fft.irfftn(sums / np.maximum(weight, LEAST_SUM), s=shape, axes=(0, 1, 2)).astype(np.float32)
+    return zero_outside(torch.from_numpy(merged)).numpy()  # what the mean of a box is no weight tells
 
 
 def turn_back(volume: Tensor, wedge: Tensor, band: Band, rotation: Tensor, shift: Tensor) -> Tensor:
