@@ -94,6 +94,7 @@ def test_an_angular_error_is_up_to_symmetry() -> None:
     rotations = Rotation.random(5, rng=np.random.default_rng(2)).as_matrix()
     np.testing.assert_allclose(angular_errors(rotations @ group[9], rotations, group), 0, atol=1e-5)
     assert angular_errors(rotations @ group[9], rotations).min() > 20
+    assert len(point_group("D12")) == 24
 
 
 @pytest.mark.parametrize("wedge", [None, TILT_RANGE])

@@ -52,7 +52,7 @@ def point_group(name: str) -> FloatArray:
 
     As scipy orients them: the n-fold axis of Cn and Dn, and a 2-fold axis of T and I and a 4-fold one of O, lie along z.
     """
-    match = re.fullmatch(r"C[1-9]\d*|D[2-9]\d*|T|O|I", name)
+    match = re.fullmatch(r"C[1-9]\d*|D([2-9]|[1-9]\d+)|T|O|I", name)
     if not match:
         raise InputError(f"{name!r} is no point group: give C1, C2 ..., D2, D3 ..., T, O or I")
     group: FloatArray = Rotation.create_group(name).as_matrix()
