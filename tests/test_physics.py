@@ -212,6 +212,12 @@ def test_points_and_balls_project_as_volumes_do() -> None:
     assert ours.sum((1, 2)).tolist() == pytest.approx([3 * 4 / 3 * np.pi * 64] * len(ANGLES), rel=1e-3)
 
 
+def test_smearing_back_keeps_the_highest_frequency_as_it_is() -> None:
+    columns = torch.cos(torch.pi * torch.arange(32)).expand(1, 4, 32)
+    volume = back_project(columns, interpolator(4, 32, 32, torch.zeros(1)), 4, 32)
+    assert torch.allclose(volume, columns.expand(4, 4, 32), atol=1e-4)
+
+
 def test_detector_damps_signal_and_noise_alike() -> None:
     image = torch.randn(1, 64, 64, generator=torch.Generator().manual_seed(2)) * 0.01
     tilts = acquisition(torch.zeros(1), mtf_at_nyquist=0.5)

@@ -16,7 +16,19 @@ from triptych.errors import InputError
 from triptych.io.store import Store, open_store
 from triptych.posing import pose
 from triptych.simulation.scene import check_scene, slabs, tilt_sequence
-from triptych.simulation.specimen import OVERSAMPLING, Ball, Occupancy, draw_ball, fill_specimen, gold_profile, make_template, membrane_profile, pack
+from triptych.simulation.specimen import (
+    MEMBRANE_DEPTH,
+    OVERSAMPLING,
+    Ball,
+    Occupancy,
+    draw_ball,
+    fill_specimen,
+    gold_profile,
+    make_template,
+    membrane_profile,
+    pack,
+    shell_points,
+)
 from triptych.simulation.structures import load_library
 from triptych.stages.simulate import prepare_templates, simulate
 
@@ -205,6 +217,14 @@ def test_particles_lie_in_the_ice_and_beyond_the_edges() -> None:
     assert len(specimen.beads) == 3
     for bead in specimen.beads:
         assert np.linalg.norm(positions - bead.centre, axis=1).min() > bead.radius
+
+
+@pytest.mark.parametrize("voxel_size", [5.0, 10.0, 14.0])
+def test_membranes_take_their_room_whatever_the_voxels(voxel_size: float) -> None:
+    points = shell_points(Ball(np.zeros(3), 300 / voxel_size), MEMBRANE_DEPTH / voxel_size)
+    depth = np.linalg.norm(points, axis=1) * voxel_size - 300
+    assert (depth.min(), depth.max()) == pytest.approx((-MEMBRANE_DEPTH, MEMBRANE_DEPTH), abs=0.1)
+    assert np.diff(np.unique(depth.round())).max() <= 2 * voxel_size + 1
 
 
 @pytest.mark.parametrize("asked", [0.3, 0.35])

@@ -223,7 +223,10 @@ def back_project(images: Tensor, matrix: Tensor, nz: int, nx: int) -> Tensor:
     tilts, ny, width = images.shape
     volume = torch.empty((nz, ny, nx), device=images.device)
     for rows in row_blocks(ny, images.device):
-        fine = torch.fft.irfft(torch.fft.rfft(images[:, rows]), n=width * FINER) * FINER
+        spectrum = torch.fft.rfft(images[:, rows])
+        if width % 2 == 0:
+            spectrum[..., -1] /= 2  # among finer columns the highest frequency is there twice, once with each sign
+        fine = torch.fft.irfft(spectrum, n=width * FINER) * FINER
         slices = matrix @ fine.permute(0, 2, 1).reshape(tilts * width * FINER, -1)
         volume[:, rows] = slices.reshape(nz, nx, -1).permute(0, 2, 1)
     return volume

@@ -41,6 +41,8 @@ CYTOSOL_KDA = (25.0, 60.0, 150.0)
 """Masses of the small proteins between the particles; each fills a third of their volume."""
 MEMBRANE_REACH = 60.0
 """Å from the middle of a membrane to where it has faded."""
+MEMBRANE_DEPTH = 20.0
+"""Å from the middle of a membrane to where its surface counts as taken."""
 GOLD_DENSITY = 6.0
 """Gold minus ice over `PROTEIN_CONTRAST`, from mean inner potentials of about 25 V and 4.5 V."""
 
@@ -276,12 +278,12 @@ def push_to_contact(position: NDArray[np.float64], points: Points, centres: NDAr
     return position
 
 
-def place_vesicles(rng: np.random.Generator, occupancy: Occupancy, number: int, radius: tuple[float, float]) -> list[Ball]:
-    """Vesicles whose centres lie anywhere, and whose membranes lie where there is room; radius in voxels."""
+def place_vesicles(rng: np.random.Generator, occupancy: Occupancy, number: int, radius: tuple[float, float], depth: float) -> list[Ball]:
+    """Vesicles whose centres lie anywhere, and whose membranes, of that depth to each side, lie where there is room; radius and depth in voxels."""
     vesicles = []
     for _ in range(number):
         vesicle = Ball(rng.uniform(occupancy.low, occupancy.high), float(rng.uniform(*radius)))
-        points = shell_points(vesicle)
+        points = shell_points(vesicle, depth)
         points = points[((points >= occupancy.low) & (points < occupancy.high)).all(1)]
         if len(points) and occupancy.is_free(points):
             occupancy.fill(points)
@@ -289,15 +291,15 @@ def place_vesicles(rng: np.random.Generator, occupancy: Occupancy, number: int, 
     return vesicles
 
 
-def shell_points(vesicle: Ball) -> Points:
-    """Points of a vesicle's membrane, about COARSE voxels apart."""
+def shell_points(vesicle: Ball, depth: float) -> Points:
+    """Points of a vesicle's membrane, to so many voxels from its middle, about COARSE voxels apart."""
     number = int(4 * np.pi * vesicle.radius**2 / COARSE**2) + 1
     # A Fibonacci lattice: points of a sphere at nearly equal distances.
     height = 1 - (2 * np.arange(number) + 1) / number
     turn = np.pi * (1 + 5**0.5) * np.arange(number)
     flat = np.sqrt(1 - height**2)
     unit = np.stack([flat * np.cos(turn), flat * np.sin(turn), height], 1)
-    layers = [vesicle.centre + unit * (vesicle.radius + depth) for depth in (-COARSE, 0, COARSE)]
+    layers = [vesicle.centre + unit * (vesicle.radius + d) for d in np.linspace(-depth, depth, 2 * math.ceil(depth / COARSE) + 1)]
     return np.concatenate(layers).astype(np.float32)
 
 
@@ -363,7 +365,8 @@ def fill_specimen(rng: np.random.Generator, config: SpecimenConfig, templates: S
     thickness = rng.uniform(*config.ice_thickness)
     occupancy = Occupancy((nz, ny + 2 * margin, nx + 2 * margin), config.gap / voxel_size, thickness / voxel_size)
     low, high = (r / voxel_size for r in config.vesicle_radius)
-    vesicles = place_vesicles(rng, occupancy, int(rng.integers(config.vesicles[0], config.vesicles[1] + 1)), (low, high))
+    number = int(rng.integers(config.vesicles[0], config.vesicles[1] + 1))
+    vesicles = place_vesicles(rng, occupancy, number, (low, high), MEMBRANE_DEPTH / voxel_size)
     low, high = (d / voxel_size for d in config.gold_diameter)
     beads = place_beads(rng, occupancy, int(rng.integers(config.gold_beads[0], config.gold_beads[1] + 1)), (low, high))
     placed = pack(rng, templates, occupancy, draw_log_uniform(rng, config.occupancy), config.contact_share)

@@ -39,7 +39,7 @@ from triptych.simulation.scene import (
     tomogram_rng,
     warn_of_room,
 )
-from triptych.simulation.specimen import Placed, PosedParticles, Specimen, draw_labels, paste, shell_points
+from triptych.simulation.specimen import MEMBRANE_DEPTH, Placed, PosedParticles, Specimen, draw_labels, paste, shell_points
 from triptych.simulation.structures import NOT_PARTICLES, Structure
 from triptych.workspace import Workspace, choose_items, count_unfinished
 
@@ -320,7 +320,7 @@ def none_candidates(rng: np.random.Generator, particles: PosedParticles, config:
     kind = rng.integers(3)
     points: NDArray[Any] = rng.uniform(low, high, (100, 3))
     if kind == 0 and specimen.vesicles:
-        shells = np.concatenate([shell_points(vesicle) for vesicle in specimen.vesicles])
+        shells = np.concatenate([shell_points(vesicle, MEMBRANE_DEPTH / config.voxel_size) for vesicle in specimen.vesicles])
         shells = shells[((shells >= low) & (shells <= high)).all(1)]
         points = shells[rng.integers(len(shells), size=100)] if len(shells) else points
     elif kind == 1 and specimen.placed:
