@@ -213,6 +213,12 @@ def test_resumed_run_equals_an_undisturbed_one(data: Path, tmp_path: Path) -> No
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_a_seed_may_have_any_size(data: Path, tmp_path: Path) -> None:
+    """The date and time, say, of whose products torch would take the last 64 bits only."""
+    folder = train(data, tmp_path / "model", load_config(TrainConfig, None, [*TRAIN, "seed=20261129001745"]))
+    assert json.loads((folder / "manifest.json").read_text())["seed"] == 20261129001745
+
+
 def test_a_training_that_diverges_ends_with_a_sentence_and_no_model(data: Path, tmp_path: Path) -> None:
     config = load_config(TrainConfig, None, [*TRAIN, "updates=4", "network.tasks=[mask, density]", "loss.density_weight=1e38"])
     with pytest.raises(InputError, match=r"diverged.*lower learning_rate"):

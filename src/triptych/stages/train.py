@@ -305,7 +305,7 @@ class TrainingModule(LightningModule):
             self.say_what_is_held_out()
             self.warn_of_lost_classes()
         self.tiles = config.tiles_per_batch if "pick" in config.network.tasks else 0
-        torch.manual_seed(config.seed)
+        seed_torch(config.seed)
         self.network = Network(config.network, len(self.class_names), len(store.label_names))
         self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         if config.initial_model is not None:
@@ -393,7 +393,7 @@ class TrainingModule(LightningModule):
 
     def on_train_batch_start(self, *_: Any) -> None:
         # Dropout depends on the number of the update alone, so that a resumed run equals an undisturbed one.
-        torch.manual_seed((self.config.seed * 1_000_003 + self.global_step) + (self.share.rank << 40))
+        seed_torch((self.config.seed * 1_000_003 + self.global_step) + (self.share.rank << 40))
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         output = self.network(batch.subtomogram, batch.tile)
@@ -439,6 +439,11 @@ class TrainingModule(LightningModule):
         self.log_dict({f"validation_{name}": value for name, value in figures.items()})
         logger.info("after %d updates: %s", self.global_step, ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
         self.last_outputs, self.outputs = self.outputs, []
+
+
+def seed_torch(seed: int) -> None:
+    """Of any size, as NumPy takes it."""
+    torch.manual_seed(seed % 2**64)
 
 
 def count_loaders(config: TrainConfig) -> int:
