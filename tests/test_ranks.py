@@ -37,6 +37,21 @@ def stop(done, total):
 train(sys.argv[1], sys.argv[2], load_config(TrainConfig, None, sys.argv[3:]), resume=True, on_progress=stop)
 """
 
+PATIENT = """
+import os, sys, time
+from datetime import timedelta
+from torch import distributed
+from triptych.training.ranks import patient_group
+
+rank = 0 if os.fork() else 1
+distributed.init_process_group("gloo", f"file://{sys.argv[1]}", timedelta(seconds=3), world_size=2, rank=rank)
+group = patient_group()
+if rank == 0:
+    time.sleep(6)
+distributed.barrier(group)
+sys.exit(os.waitstatus_to_exitcode(os.wait()[1]) if rank == 0 else 0)
+"""
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -79,6 +94,13 @@ def test_two_processes_train_as_one(data: Path, tmp_path: Path) -> None:
     assert np.allclose(first[columns], second[columns], rtol=1e-3, atol=1e-4, equal_nan=True)
     weights = [load_file(folder / "weights.safetensors") for folder in (alone, together)]
     assert all(np.allclose(weights[0][name].float(), weights[1][name].float(), rtol=0.01, atol=1e-3) for name in weights[0])
+
+
+def test_processes_wait_for_fresh_data_longer_than_torch_would(tmp_path: Path) -> None:
+    """Torch waits for half an hour (here 3 s), one that simulates may take hours (6 s)."""
+    command = [sys.executable, "-c", PATIENT, str(tmp_path / "meeting")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_batches_that_cannot_be_shared_are_refused() -> None:

@@ -8,6 +8,7 @@ import math
 import shutil
 import time
 import warnings
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.utils.data import DataLoader
 
 from triptych.config import NONE_CLASS, UNKNOWN, TrainConfig
@@ -48,7 +49,7 @@ from triptych.training.dataset import (
 )
 from triptych.training.generations import Generation, Generations, Refresh
 from triptych.training.losses import TileTruth, Truth, coarse_labels, equalising_weights, task_losses, total_loss, uncertainty_loss
-from triptych.training.ranks import Share, average_batch_norms, own_share
+from triptych.training.ranks import Share, average_batch_norms, own_share, patient_group
 from triptych.workspace import differing
 
 SMALLEST_HALF_BOX = 24
@@ -372,10 +373,17 @@ class TrainingModule(LightningModule):
 
     def _take(self, update: int) -> Generation:
         """The generation to train on; made by the process that leads while the others wait."""
+        group = self.waiting if self.share.count > 1 else None
         if self.share.leads:
             self.generations.take(update)
-        self.trainer.strategy.barrier()
+        if group is not None:
+            distributed.barrier(group)
         return self.generations.current if self.share.leads else self.generations.follow(update)
+
+    @cached_property
+    def waiting(self) -> distributed.ProcessGroup:
+        """Made before anyone waits."""
+        return patient_group()
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """All that is held out, in every process: it is little, and all have the same figures."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +16,8 @@ from triptych.config import TrainConfig
 
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 """In the order in which Lightning asks for them."""
+LONGEST_WAIT = timedelta(days=365)
+"""For fresh data: torch gives up after half an hour."""
 Item = TypeVar("Item")
 
 
@@ -45,6 +48,12 @@ def own_share(config: TrainConfig) -> Share:
     count = config.devices * config.nodes
     ranks = (os.environ[name] for name in RANK_VARIABLES if name in os.environ)
     return Share(int(next(ranks, 0)), count) if count > 1 else Share()
+
+
+def patient_group() -> distributed.ProcessGroup:
+    """All processes, which then may wait for each other as long as it takes; all must ask for it at the same place. One that dies ends the wait."""
+    group: distributed.ProcessGroup = distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
+    return group
 
 
 class _Average(torch.autograd.Function):
