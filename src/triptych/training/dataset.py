@@ -7,6 +7,7 @@ are the same for any number of loader processes, and a resumed run goes on exact
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -66,7 +67,7 @@ class Slab(NamedTuple):
     tomogram : its number
     axis : that ends there, 0 (x) or 1 (y)
     start : Å, where the slab begins: the least coordinate of the middle of a box that is held out
-    width : Å, of a box
+    width : Å, how near along the axis the middles of boxes lie that may share voxels
     """
 
     tomogram: int
@@ -105,10 +106,16 @@ def find_slab(store: Store, share: float, seed: int) -> Slab | None:
     longer = int(np.ptp(own[0][:, :2], axis=0).argmax())
     for axis in (longer, 1 - longer):
         start = min(np.sort(places[:, axis])[-count] for places, count in zip(own, counts, strict=True))
-        slab = Slab(int(chosen), axis, float(start), store.box_size * store.voxel_size)
+        slab = Slab(int(chosen), axis, float(start), widest(store))
         if all((slab.number(*every) >= 0).any() for every in boxes):
             return slab
     return None
+
+
+def widest(store: Store) -> float:
+    """Å that a box of a store may reach along an axis of its tomogram: from corner to corner, where some are turned."""
+    turned = store.attributes.get("config", {}).get("turned_share", 0) > 0
+    return store.box_size * store.voxel_size * (math.sqrt(3) if turned else 1)
 
 
 def draw_order(names: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
