@@ -250,14 +250,14 @@ def test_stop_after_follows_the_whole_schedule(data: Path, tmp_path: Path) -> No
     config = load_config(TrainConfig, None, [*TRAIN, "updates=4"])
 
     def stop_at_once(done: int, _: int) -> None:
-        if done == 3:
+        if done == 4:
             raise RuntimeError("pulled the plug")
 
     with pytest.raises(RuntimeError, match="plug"):
         train(data, tmp_path / "stopped", config, on_progress=stop_at_once)
-    # Nothing is left to train up to the last checkpoint, after two updates: the model is written from it.
-    early = config.model_copy(update={"stop_after": 2})
-    a = load_file(train(data, tmp_path / "stopped", early, resume=True) / "weights.safetensors")
+    # Nothing is left to train up to the last checkpoint, after three updates: the model is written from it, though one update would have done.
+    earlier, early = (config.model_copy(update={"stop_after": updates}) for updates in (1, 3))
+    a = load_file(train(data, tmp_path / "stopped", earlier, resume=True) / "weights.safetensors")
     b = load_file(train(data, tmp_path / "early", early) / "weights.safetensors")
     assert all(torch.equal(a[name], b[name]) for name in a)
 

@@ -86,6 +86,8 @@ def train(
     if out.exists():
         raise InputError(f"{out} exists already: give another name, or remove it first")
     run = out.with_name(f"{out.name}.training")
+    if resume:
+        config = end_no_earlier(config, run)
     share = own_share(config)
     if share.leads:
         warn_of_missing_signal(store, config.augment)
@@ -221,6 +223,15 @@ def prepare_run(run: Path, data: Path, config: TrainConfig, resume: bool) -> str
 def last_checkpoint(run: Path) -> str | None:
     last = run / "checkpoints" / "last.ckpt"
     return str(last) if last.is_file() else None
+
+
+def end_no_earlier(config: TrainConfig, run: Path) -> TrainConfig:
+    """The settings of a run that goes on: it cannot end before its last checkpoint."""
+    checkpoint = last_checkpoint(run)
+    if config.stop_after is None or checkpoint is None:
+        return config
+    done = int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+    return config.model_copy(update={"stop_after": max(config.stop_after, done)})
 
 
 def choose_strategy(module: TrainingModule) -> str:
