@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -211,6 +212,18 @@ def test_resumed_run_equals_an_undisturbed_one(data: Path, tmp_path: Path) -> No
     assert done[0] >= 2  # did not begin anew
     a, b = (load_file(folder / "weights.safetensors") for folder in (straight, resumed))
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_full_disk_at_the_start_leaves_no_run_that_cannot_go_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill_disk(path: Path, *_: object, **__: object) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    config = load_config(TrainConfig, None, [*TRAIN, "network.tasks=[class]"])
+    monkeypatch.setattr(Path, "write_text", fill_disk)
+    with pytest.raises(InputError, match="No space left"):
+        train(data, tmp_path / "model", config)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_seed_may_have_any_size(data: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from triptych.device import choose_device, choose_precision, share_cores
 from triptych.errors import InputError, counted, first_line
 from triptych.io.files import disk_errors
 from triptych.io.manifest import describe_input
+from triptych.io.outputs import output_folder
 from triptych.io.store import Store, known_labels, open_store, unpack
 from triptych.judging.metrics import density_correlation, intersection_over_union
 from triptych.parallel import Progress, WorkerContext, available_cores, in_batches
@@ -208,8 +209,8 @@ def prepare_run(run: Path, data: Path, config: TrainConfig, resume: bool) -> str
     about = describe_input(data)
     settings = {"data": {"path": str(data.resolve()), "listing": about["sha256_of_listing"]}, "config": config.decisive()}
     if not run.exists():
-        run.mkdir(parents=True)
-        (run / "run.json").write_text(json.dumps(settings, indent=2))
+        with output_folder(run) as part:
+            (part / "run.json").write_text(json.dumps(settings, indent=2))
         return None
     if not resume:
         raise InputError(f"{run} holds a training run that was stopped: add --resume to go on with it, or remove that folder to start anew")
