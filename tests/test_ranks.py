@@ -6,20 +6,24 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from safetensors.torch import load_file
 from tiny import SIMULATE, TRAIN
 
-from triptych.config import SimulateConfig, TrainConfig
+from triptych.config import NetworkConfig, SimulateConfig, Task, TrainConfig
 from triptych.errors import InputError
 from triptych.io.store import open_store
+from triptych.recognition.network import Network
 from triptych.settings import load_config
 from triptych.stages.simulate import simulate
-from triptych.stages.train import train
+from triptych.stages.train import choose_strategy, train
 from triptych.training.dataset import PlannedBatches, SubtomogramDataset
+from triptych.training.losses import Truth, task_losses, total_loss
 from triptych.training.ranks import Share
 
 SETTINGS = [*TRAIN, "updates=4", "network.dropout=0", "precision=float32", "device=cpu"]
@@ -94,6 +98,21 @@ def test_two_processes_train_as_one(data: Path, tmp_path: Path) -> None:
     assert np.allclose(first[columns], second[columns], rtol=1e-3, atol=1e-4, equal_nan=True)
     weights = [load_file(folder / "weights.safetensors") for folder in (alone, together)]
     assert all(np.allclose(weights[0][name].float(), weights[1][name].float(), rtol=0.01, atol=1e-3) for name in weights[0])
+
+
+@pytest.mark.parametrize("arrays", [{"mask", "density"}, {"mask"}])
+@pytest.mark.parametrize("tasks", [("class",), ("class", "mask"), ("mask", "density"), ("class", "density"), ("mask",)])
+def test_processes_are_told_of_weights_without_gradients(tasks: tuple[Task, ...], arrays: set[str]) -> None:
+    """At the second update torch ends processes that wait for the gradients of other weights."""
+    config = TrainConfig(devices=2, network=NetworkConfig(tasks=tasks, channels=(8, 8, 8), blocks=(1, 1, 1), embedding_size=8))
+    network, boxes = Network(config.network, 2), torch.rand(2, 16, 16, 16)
+    truth = Truth(torch.tensor([0, 1]), (boxes > 0.5).float(), boxes if "density" in arrays else None)
+    losses = task_losses(network(boxes), truth, config.loss)
+    if losses:
+        total_loss(losses).backward()
+    idle = any(weight.grad is None for weight in network.parameters())
+    module = SimpleNamespace(share=Share(0, 2), config=config, store=arrays)
+    assert choose_strategy(module) == ("ddp_find_unused_parameters_true" if idle else "ddp")
 
 
 def test_processes_wait_for_fresh_data_longer_than_torch_would(tmp_path: Path) -> None:

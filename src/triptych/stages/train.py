@@ -236,11 +236,12 @@ def end_no_earlier(config: TrainConfig, run: Path) -> TrainConfig:
 
 
 def choose_strategy(module: TrainingModule) -> str:
-    """How Lightning trains: in several processes through DDP, which must be told of weights without gradients, such as of a head without truth."""
+    """How Lightning trains: in several processes through DDP, which must be told of weights without gradients, of the embedding or a head."""
     if module.share.count == 1:
         return "auto"
-    has_idle_head = "density" in module.config.network.tasks and "density" not in module.store
-    return "ddp_find_unused_parameters_true" if has_idle_head else "ddp"
+    tasks = module.config.network.tasks
+    has_idle = "class" not in tasks or ("density" in tasks and "density" not in module.store)  # only classes are told from the embedding
+    return "ddp_find_unused_parameters_true" if has_idle else "ddp"
 
 
 def make_trainer(run: Path, config: TrainConfig, smallest_box: int, strategy: str, on_progress: Progress | None) -> Trainer:
