@@ -49,6 +49,26 @@ def test_what_tiles_see_is_the_tomogram(size: int) -> None:
     assert np.array_equal(result, data)
 
 
+@pytest.mark.parametrize("ratio", [0.73, 1.31])
+def test_no_centre_is_lost_between_tiles(ratio: float) -> None:
+    """Each tile has its own heat map of the same centres, on cells that lie otherwise."""
+    rng, shape = np.random.default_rng(0), (12, 12, 160)
+    tiles = [tile for row in plan_tiles(shape, ratio, 32, 16) for tile in row]
+    borders = sorted({tile.start[2] for tile in tiles} - {0})
+    centres = np.array([[6.0, 6.0, x] for x in rng.choice(borders, 200) - 0.5 + rng.normal(size=200) * 0.2])
+    for centre in centres:
+        claimed = 0
+        for tile in tiles:
+            inside = (centre - tile.center) / ratio + np.array(tile.shape) // 2
+            if not ((inside > 2) & (inside < np.array(tile.shape) - 3)).all():
+                continue
+            cells = np.stack(np.meshgrid(*(np.arange(n // CELL) for n in tile.shape), indexing="ij"), -1)
+            distance = ((cells - (inside - (CELL - 1) / 2) / CELL) ** 2).sum(-1)
+            found, _ = find_centres(special.logit(np.clip(np.exp(-distance / 2), 1e-6, 1 - 1e-6)), 0.3)
+            claimed += int(tile.claims(tile.places(found)).sum())
+        assert claimed >= 1
+
+
 @pytest.mark.parametrize("voxel_size", [8.0, 10.0, 13.7])
 def test_a_blob_is_found_where_it_is_at_any_voxel_size(voxel_size: float) -> None:
     shape, place = (50, 60, 44), np.array([21.3, 33.8, 18.6])

@@ -55,6 +55,14 @@ class Tile:
         """Voxels of the tomogram (n, 3) for indices of the view."""
         return np.asarray(self.center + (indices - np.array(self.shape) // 2) * self.ratio, dtype=np.float64)
 
+    def claims(self, places: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which places (n, 3) lie among the voxels that the tile answers for, or less than half a cell beside them.
+
+        Of a place on a border either tile may find that it lies in the other one, as their cells lie otherwise: both claim it, lest it be lost.
+        """
+        slack = CELL / 2 * self.ratio
+        return np.asarray(((places >= np.array(self.start) - 0.5 - slack) & (places < np.array(self.stop) - 0.5 + slack)).all(1))
+
     def indices(self, axis: int) -> NDArray[np.int64]:
         """For each voxel of the tomogram that the tile answers for, the nearest index of the view."""
         own = np.arange(self.start[axis], self.stop[axis])

@@ -135,7 +135,7 @@ class Picker:
         return job.steps(item)
 
     def scan(self, job: Job, row: list[Tile]) -> dict[str, NDArray[Any]]:
-        """Labels of a row of tiles, as the model numbers them, and the centres in it: voxels (z, y, x) of the tomogram, and probabilities."""
+        """Labels of a row of tiles, as the model numbers them, and the centres in it (z, y, x), perhaps twice on borders, and probabilities."""
         tomogram = open_tomogram(job.path, job.voxel_size)
         low, high = row[0].start[1], row[0].stop[1]
         labels = np.zeros((job.shape[0], high - low, job.shape[2]), dtype=np.uint16)
@@ -144,7 +144,7 @@ class Picker:
             out = self.model.scan(self.view(tomogram, tile, job)[None], self.config.half_turns)
             found, height = find_centres(np.asarray(out.centre_logits[0]), self.config.threshold)
             where = tile.places(found)
-            own = ((where >= np.array(tile.start) - 0.5) & (where < np.array(tile.stop) - 0.5)).all(1)
+            own = tile.claims(where)
             places.append(where[own])
             heights.append(height[own])
             fine = label_voxels(np.asarray(out.foreground_logits[0].sigmoid()), np.asarray(out.label_logits[0].argmax(0)))
