@@ -231,7 +231,7 @@ def end_no_earlier(config: TrainConfig, run: Path) -> TrainConfig:
     checkpoint = last_checkpoint(run)
     if config.stop_after is None or checkpoint is None:
         return config
-    done = int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+    done = int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
     return config.model_copy(update={"stop_after": max(config.stop_after, done)})
 
 
