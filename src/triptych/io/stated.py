@@ -129,28 +129,58 @@ def _locate(name: str, way: str, stated: float | None, star: Path) -> NamedTomog
 # ------------------------------------------------------------------------------------------------ what is said of a file
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class TiltTables:
+    """The tables of the tilts of all tomograms of a file, read when they are asked for: of many tomograms that takes a while."""
+
+    tomograms: pd.DataFrame
+    blocks: Mapping[str, Block]
+    file: Path
+
+    @cached_property
+    def by_name(self) -> dict[str, pd.DataFrame]:
+        return read_tilts(self.tomograms, self.blocks, self.file)
+
+
+@dataclass(frozen=True, eq=False)
 class StatedTomogram:
     """What a table says of a tomogram; None: nothing.
 
     Attributes
     ----------
-    source : the table, for messages
     voxel_size : Å, of the tomogram, thus with its binning
     shape : (nz, ny, nx) of the tomogram
-    tilts : lowest and highest, degrees
-    defocus : Å, the mean over its tilts
-    has_phase_shift : whether its images are of a phase plate
     values : the numbers of its row, by the columns' labels
     """
 
-    source: str
+    name: str
+    tables: TiltTables = field(repr=False)
     voxel_size: float | None = None
     shape: tuple[int, int, int] | None = None
-    tilts: tuple[float, float] | None = None
-    defocus: float | None = None
-    has_phase_shift: bool = False
     values: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        """The table, for messages."""
+        return self.tables.file.name
+
+    @cached_property
+    def tilts(self) -> tuple[float, float] | None:
+        """Lowest and highest, degrees."""
+        own = self.tables.by_name.get(self.name)
+        return None if own is None else extreme_tilts(own, self.tables.file)
+
+    @cached_property
+    def defocus(self) -> float | None:
+        """Å, the mean over its tilts."""
+        own = self.tables.by_name.get(self.name)
+        return None if own is None else mean_defocus(own)
+
+    @cached_property
+    def has_phase_shift(self) -> bool:
+        """Whether its images are of a phase plate."""
+        own = self.tables.by_name.get(self.name)
+        return own is not None and has_phase_shift(own)
 
 
 def find_stated(paths: Sequence[Path]) -> list[StatedTomogram | None]:
@@ -208,7 +238,7 @@ def stated_tomograms(blocks: Mapping[str, Block], file: Path) -> dict[str, State
     table = tomogram_table(blocks)
     if table is None:
         return {}
-    frames, tilts = read_frames(table, file), read_tilts(table, blocks, file)
+    frames, tilts = read_frames(table, file), TiltTables(table, blocks, file)
     rows = table.apply(pd.to_numeric, errors="coerce").to_dict("records")
     result = {}
     for name, row in zip(table["rlnTomoName"].astype(str), rows, strict=True):
@@ -216,9 +246,5 @@ def stated_tomograms(blocks: Mapping[str, Block], file: Path) -> dict[str, State
         binning = row.get(BINNING, 0)
         if (frame := frames.get(name)) is not None and binning > 0:
             size, shape = frame.voxel_size * binning, (round(frame.size[2] / binning), round(frame.size[1] / binning), round(frame.size[0] / binning))
-        result[name] = StatedTomogram(file.name, size, shape, values={str(label): value for label, value in row.items() if np.isfinite(value)})
-        if (own := tilts.get(name)) is not None:
-            result[name] = replace(
-                result[name], tilts=extreme_tilts(own, file), defocus=mean_defocus(own), has_phase_shift=has_phase_shift(own)
-            )
+        result[name] = StatedTomogram(name, tilts, size, shape, {str(label): value for label, value in row.items() if np.isfinite(value)})
     return result

@@ -61,9 +61,11 @@ def tabled_transfers(beside: Sequence[StatedTomogram | None]) -> CtfTransfers | 
     ways = get_args(CtfCorrection)
     rows = [{} if about is None else about.values for about in beside]
     codes = [row.get(TREATMENT) for row in rows]
+    if not set(codes) <= set(range(len(ways))):
+        return None
     defocus = _told_of_all(None if about is None else about.defocus for about in beside)
     optics = {name: {row.get(OPTICS[name], usual) for row in rows} for name, usual in usual_optics().items()}
-    if defocus is None or not set(codes) <= set(range(len(ways))) or any(len(values) > 1 for values in optics.values()):
+    if defocus is None or any(len(values) > 1 for values in optics.values()):
         return None
     ctf = plain_ctf(defocus, {name: values.pop() for name, values in optics.items()})
     constants = np.array([row.get(CONSTANT, 0.0) for row in rows])
