@@ -3,8 +3,9 @@
     python benchmarks/multitask.py WORK [--size cpu|gpu] [--seeds 0 1 2] [--cells class mask density all ...]
 
 Each cell (the tasks of a network, a seed) is trained once over the whole range of SNR, tested at 0.3, 0.1 and 0.03 on the same test sets of
-full physics, and writes benchmarks/results/multitask/CELL_SEED.json. Every cell sees the same number of samples; `class_long` sees
-as many more as give it the arithmetic of the network of all three tasks (networks with a decoder differ from that by 2 % only).
+full physics, and writes benchmarks/results/multitask/CELL_SEED.json. Every cell sees the same number of samples, but two that see as many
+more as make up for their arithmetic: `class_long` has that of the network of all three tasks (networks with a decoder differ from that by 2 %
+only), and `all_long` that of the three networks of one task together, which do the same work.
 Cells whose file exists are skipped, and a training that was stopped goes on, so that the command may be repeated until all is done.
 """
 
@@ -43,12 +44,13 @@ ALL: tuple[Task, ...] = ("class", "mask", "density")
 
 @dataclass(frozen=True)
 class Cell:
-    """A network: its tasks, how their losses are balanced, its channels against the size's, and whether it trains longer."""
+    """A network: its tasks, how their losses are balanced, its channels against the size's, and the cells whose arithmetic, taken together, its
+    training has, where it is not simply as long as all others."""
 
     tasks: tuple[Task, ...]
     balance: Literal["fixed", "uncertainty", "gradient"] = "fixed"
     width: float = 1.0
-    equal_arithmetic: bool = False
+    arithmetic_of: tuple[str, ...] = ()
 
 
 CORE = ("class", "mask", "density", "all")
@@ -57,7 +59,8 @@ CELLS = {
     "mask": Cell(("mask",)),
     "density": Cell(("density",)),
     "all": Cell(ALL),
-    "class_long": Cell(("class",), equal_arithmetic=True),
+    "class_long": Cell(("class",), arithmetic_of=("all",)),
+    "all_long": Cell(ALL, arithmetic_of=("class", "mask", "density")),
     "class_mask": Cell(("class", "mask")),
     "class_density": Cell(("class", "density")),
     "mask_density": Cell(("mask", "density")),
@@ -76,9 +79,10 @@ def macs_per_particle(size: Size, cell: Cell, classes: int = 20) -> int:
     return count_macs(Network(network_config(size, cell), classes), size.box_size)
 
 
-def train_config(size: Size, cell: Cell, seed: int) -> TrainConfig:
-    longer = macs_per_particle(size, CELLS["all"]) / macs_per_particle(size, cell) if cell.equal_arithmetic else 1
-    updates = round(longer * size.updates)
+def train_config(size: Size, name: str, seed: int) -> TrainConfig:
+    cell = CELLS[name]
+    whole = sum(macs_per_particle(size, CELLS[other]) for other in cell.arithmetic_of or (name,))
+    updates = round(size.updates * whole / macs_per_particle(size, cell))
     return TrainConfig(
         updates=updates,
         updates_per_checkpoint=-(-updates // 4),
@@ -94,7 +98,7 @@ def train_config(size: Size, cell: Cell, seed: int) -> TrainConfig:
 def run_cell(work: Path, size: Size, name: str, seed: int, results: Path) -> None:
     from triptych.stages.train import train  # takes seconds, which the loader processes would take too, as they import this file
 
-    config = train_config(size, CELLS[name], seed)
+    config = train_config(size, name, seed)
     folder = work / f"model_{name}_{seed}"
     stopped, done = folder.with_name(f"{folder.name}.training").exists(), folder.exists()
     started = time.perf_counter()

@@ -163,7 +163,7 @@ class Runner:
 
 def train_plainly(runner: Runner, path: Path, cache: Path, checkpoint: Path, size: Size, updates: int, seed: int) -> None:
     """AdamW, warm-up and cosine decay, over the batches that the cells of multitask.py see; goes on from its checkpoint."""
-    config = train_config(size, MULTITASK["all"], seed)
+    config = train_config(size, "all", seed)
     store = open_store(path)
     unpack(store, cache)
     rows, _ = split_rows(store, config.validation_share, config.validation_particles, seed)

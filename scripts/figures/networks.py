@@ -143,4 +143,25 @@ def recovery() -> str:
     return f"{with_places(rows, header, runs)}{about(runs)}{picture('recovery')}{still_to_run('recovery', runs)}"
 
 
-TABLES = (multitask, multitask_gpu, published, published_gpu, recovery)
+MASKS = {
+    "head": "the mask's own head",
+    "density": "the recovered density above a level",
+    "both": "head and density together above a level",
+    "truth": "the true density above a level",
+}
+
+
+def masks() -> str:
+    """IoU of masks that are read from the head, from the density, or from both."""
+    cells = ("all", "mask_density", "all_uncertainty")
+    runs = read_runs("masks", cells)
+    rows = []
+    for cell in cells:
+        for key, text in MASKS.items() if runs[cell] else ():
+            figures = [spread([run["tests"][snr][key]["mean_iou"] for run in runs[cell]]) for snr in SNRS]
+            rows.append([MULTITASK[cell], text, *figures])
+    header = ["heads", "mask", *(f"IoU at SNR {snr}" for snr in SNRS)]
+    return f"{with_places(rows, header, runs)}{about(runs)}{still_to_run('masks', runs)}"
+
+
+TABLES = (multitask, multitask_gpu, masks, published, published_gpu, recovery)

@@ -17,6 +17,7 @@ SCRIPTS = {
     "published": (f"{NOTHING}; for triptych beside template matching, {TRAINED}", "published/*"),
     "recovery": (TRAINED, "recovery/*"),
     "calibration": (TRAINED, "calibration/*"),
+    "masks": (TRAINED, "masks/*"),
     "temperature": (LIBRARY, "temperature"),
     "shares": (LIBRARY, "shares"),
     "novelty": (NOTHING, "novelty/*"),
