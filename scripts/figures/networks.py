@@ -13,6 +13,7 @@ MULTITASK = {
     "mask": "mask",
     "density": "density",
     "all": "all three",
+    "all_long": "all three, arithmetic of the three alone",
     "class_long": "class, arithmetic of all three",
     "class_mask": "class, mask",
     "class_density": "class, density",
@@ -21,6 +22,7 @@ MULTITASK = {
     "all_gradient": "all three, gradients equalised",
     "all_wide": "all three, 1.5 x the channels",
 }
+ALONE = ("class", "mask", "density")
 
 
 def multitask(size: str = "cpu") -> str:
@@ -29,7 +31,7 @@ def multitask(size: str = "cpu") -> str:
     header = ["heads", "samples", "MMACs per particle", *AT_SNR]
     rows = [row_of_cell(text, runs[cell], of_heads) for cell, text in MULTITASK.items()]
     ends = f"{about(runs)}{picture('multitask', size)}{still_to_run('multitask', runs, size)}"
-    return f"{with_places(rows, header, runs)}{gains_by_seed(runs)}{ends}"
+    return f"{with_places(rows, header, runs)}{gains_by_seed(runs)}{gains_of_cells(runs)}{ends}"
 
 
 def of_heads(items: list[Content]) -> list[str]:
@@ -41,15 +43,30 @@ def arithmetic(run: Content) -> str:
     return f"{run['macs_per_particle'] / 1e6:,.0f}" if "macs_per_particle" in run else "–"
 
 
+def gains(some: list[Content], others: list[Content], key: str, snr: str) -> list[float]:
+    """What networks gain over others of the same seed, which saw the same samples in the same order; nothing in a task that they lack."""
+    pairs = [(one["tests"][snr][key], other["tests"][snr][key]) for one in some for other in others if one["seed"] == other["seed"]]
+    return [one - other for one, other in pairs if one is not None and other is not None]
+
+
 def gains_by_seed(runs: Runs) -> str:
-    """What all three tasks together gain over each alone, from networks of the same seed, which saw the same samples in the same order."""
+    """What all three tasks together gain over each alone."""
     rows = []
-    for cell, key in zip(("class", "mask", "density"), MEASURES, strict=True):
-        pairs = [(one, own) for one in runs["all"] for own in runs[cell] if one["seed"] == own["seed"]]
-        for snr in SNRS if pairs else ():
-            gained = [one["tests"][snr][key] - own["tests"][snr][key] for one, own in pairs]
-            rows.append([MEASURES[key], snr, f"{statistics.mean(gained):+.3f}", " / ".join(f"{value:+.3f}" for value in gained)])
+    for cell, key in zip(ALONE, MEASURES, strict=True):
+        for snr in SNRS:
+            if gained := gains(runs["all"], runs[cell], key, snr):
+                rows.append([MEASURES[key], snr, f"{statistics.mean(gained):+.3f}", " / ".join(f"{value:+.3f}" for value in gained)])
     return f"{table(['all three, less the one task alone', 'SNR', 'mean', 'of each seed'], rows)}\n\n" if rows else ""
+
+
+def gains_of_cells(runs: Runs) -> str:
+    """What every other network gains over each task alone: means over the seeds that both have."""
+    rows = []
+    for cell, text in MULTITASK.items():
+        if cell not in ("all", *ALONE) and runs[cell]:
+            parts = [[gains(runs[cell], runs[own], key, snr) for snr in SNRS] for own, key in zip(ALONE, MEASURES, strict=True)]
+            rows.append([text, *(" / ".join(f"{statistics.mean(part):+.3f}" for part in own) if all(own) else "–" for own in parts)])
+    return f"{table(['less the one task alone, same seeds', *AT_SNR], rows)}\n\n" if rows else ""
 
 
 def multitask_gpu() -> str:
