@@ -275,6 +275,21 @@ def cut(
     print_path("dataset", path)
 
 
+@app.command("average-halves")
+def average_halves(
+    table: Annotated[Path, typer.Argument(metavar="TOMOGRAMS", help="tomograms.star of RELION 5 that names halves, or an optimisation set.")],
+    output: NewFolder,
+) -> None:
+    """Whole tomograms of those reconstructed in halves, and a table of them; the same command goes on after an interruption."""
+    check_there(table)
+
+    from triptych.stages.average_halves import average_halves as stage
+
+    with show_progress("average-halves", "tomograms", resumed=True) as on_progress:
+        path = stage(table, output, on_progress)
+    print_path("tomograms", path / "tomograms.star")
+
+
 @app.command()
 def train(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Zarr store made by simulate or cut.")],

@@ -21,7 +21,7 @@ from triptych.io.particle_star import TOMOGRAMS
 from triptych.io.relion import CENTERED, COORDINATES, RelionFile, read_relion, tomogram_table
 from triptych.io.source import locate_tomograms, open_particles
 from triptych.io.star import Block, read_star
-from triptych.io.stated import VOXEL_SIZE_TOLERANCE, StatedTomogram, stated_tomograms
+from triptych.io.stated import HALVES, VOXEL_SIZE_TOLERANCE, StatedTomogram, stated_tomograms
 from triptych.io.tomogram import stated_frame
 from triptych.missing_wedge import find_missing_wedge
 from triptych.particles import Particles
@@ -189,6 +189,8 @@ def _describe_tomograms(path: Path, blocks: dict[str, Block]) -> Description:
     sizes = sorted({item.voxel_size for item in stated.values() if item.voxel_size is not None})
     result.add("voxel size", ", ".join(f"{size:g} Å" for size in sizes) or "not stated")
     if RECONSTRUCTED not in table:
+        if HALVES[0] in table:
+            result.warn("Tomograms are named in halves only: `triptych average-halves` makes whole ones.")
         return result
     ways = table[RECONSTRUCTED].astype(str).tolist()
     files = [find_file(way, search_folders(path)) for way in ways]

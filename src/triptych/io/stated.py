@@ -26,6 +26,7 @@ from triptych.particles import Frame
 logger = logging.getLogger(__name__)
 
 DENOISED = f"{RECONSTRUCTED}Denoised"
+HALVES = (f"{RECONSTRUCTED}Half1", f"{RECONSTRUCTED}Half2")
 VOXEL_SIZE_TOLERANCE = 0.002
 
 
@@ -73,8 +74,8 @@ def list_tomograms(inputs: Sequence[Path | str]) -> list[NamedTomogram]:
     return found
 
 
-def _listed_tomograms(star: Path) -> list[NamedTomogram]:
-    """The tomograms of a table, or of an optimisation set that names one: as reconstructed, or denoised where only that is there."""
+def read_tomogram_table(star: Path) -> tuple[Path, pd.DataFrame]:
+    """A table of tomograms and its file, be that the one given or the one that an optimisation set names."""
     blocks = read_star(star)
     if (pairs := optimisation_set(blocks, star, "tomograms")) is not None:
         named = find_file(str(pairs[SET_FILES["tomograms"]]), search_folders(star))
@@ -84,27 +85,39 @@ def _listed_tomograms(star: Path) -> list[NamedTomogram]:
     table = tomogram_table(blocks)
     if table is None or table.empty:
         raise InputError(f"{star} lists no tomograms (rlnTomoName): give their files, a STAR file that lists them, or an optimisation set")
+    return star, table
+
+
+def _listed_tomograms(star: Path) -> list[NamedTomogram]:
+    """The tomograms of a table, or of an optimisation set that names one: as reconstructed, or denoised where only that is there."""
+    star, table = read_tomogram_table(star)
     column = next((label for label in (RECONSTRUCTED, DENOISED) if label in table), None)
-    if column is None and f"{RECONSTRUCTED}Half1" in table:
-        name = table["rlnTomoName"].astype(str).iloc[0]
-        how = f"reconstruct whole ones, or average both (IMOD: clip average HALF1 HALF2 {name}.mrc), and give these files"
-        raise InputError(f"{star} names tomograms of half of the images only ({RECONSTRUCTED}Half1, Half2): {how}")
+    whole = f"`triptych average-halves {star} WHOLE` makes whole ones, and WHOLE/tomograms.star names them"
+    if column is None and HALVES[0] in table:
+        raise InputError(f"{star} names tomograms in halves only ({', '.join(HALVES)}): {whole}")
     if column is None:
         raise InputError(f"{star} does not say where the reconstructed tomograms are ({RECONSTRUCTED}): reconstruct them, or give their files")
     if column == DENOISED:
-        logger.warning("%s names denoised tomograms only, which are taken: a network sees better what noise has not been guessed away from", star)
-    rows = list(zip(table["rlnTomoName"].astype(str), table[column].astype(str), _voxel_sizes(table, star), strict=True))
-    there = [row for row in rows if row[1] not in NOTHING]
-    if not there:
-        raise InputError(f"{star} does not say where any reconstructed tomogram is ({column} is empty): reconstruct them, or give their files")
-    if len(there) < len(rows):
-        text = "%d of %d tomograms of %s are not reconstructed yet (%s is empty): they are left out"
-        logger.warning(text, len(rows) - len(there), len(rows), star, column)
+        text = "%s names denoised tomograms only, which are taken: a network sees better what noise has not been guessed away from%s"
+        logger.warning(text, star, f" ({whole})" if HALVES[0] in table else "")
+    table = leave_out_unmade(table, column, star)
     frames = read_frames(table, star)
-    return [replace(_locate(name, way, size, star), series=frames.get(name) if size else None) for name, way, size in there]
+    rows = zip(table["rlnTomoName"].astype(str), table[column].astype(str), stated_voxel_sizes(table, star), strict=True)
+    return [replace(locate_tomogram(name, way, size, star), series=frames.get(name) if size else None) for name, way, size in rows]
 
 
-def _voxel_sizes(table: pd.DataFrame, star: Path) -> list[float | None]:
+def leave_out_unmade(table: pd.DataFrame, column: str, star: Path) -> pd.DataFrame:
+    """The rows of a table of tomograms whose column names a file, with a warning where others do not; InputError where none does."""
+    there = ~table[column].astype(str).isin(NOTHING)
+    if not there.any():
+        raise InputError(f"{star} does not say where any reconstructed tomogram is ({column} is empty): reconstruct them, or give their files")
+    if not there.all():
+        text = "%d of %d tomograms of %s are not reconstructed yet (%s is empty): they are left out"
+        logger.warning(text, (~there).sum(), len(table), star, column)
+    return table[there]
+
+
+def stated_voxel_sizes(table: pd.DataFrame, star: Path) -> list[float | None]:
     """Å per voxel of the tomograms, with their binning; None where the table does not tell: pixels of exactly 1 Å were never set."""
     labels = (UNBINNED_PIXEL_SIZES[0], BINNING)
     if not set(labels) <= set(table):
@@ -113,7 +126,8 @@ def _voxel_sizes(table: pd.DataFrame, star: Path) -> list[float | None]:
     return [pixel * binning if pixel > 0 and pixel != 1 and binning > 0 else None for pixel, binning in sizes]
 
 
-def _locate(name: str, way: str, stated: float | None, star: Path) -> NamedTomogram:
+def locate_tomogram(name: str, way: str, stated: float | None, star: Path) -> NamedTomogram:
+    """The file of a tomogram that a table names, with the voxel size that the table states where the file has none."""
     check_file_name(name, name)
     path = find_file(way, search_folders(star))
     if path is None:

@@ -55,7 +55,9 @@ def find_tomogram(name: str, files: NamedFiles, folder: Path, how: str = "give i
     if not found:
         raise InputError(f"no tomogram called {stem} is in {folder} (.mrc, .rec or {stem}_*.mrc): {how}")
     some = ", ".join(sorted(file.name for file in found)[:3])
-    raise InputError(f"{len(found)} files in {folder} could be the tomogram {stem} ({some}): leave only one there")
+    halved = "make a whole one of its halves (`triptych average-halves tomograms.star WHOLE`) and name the table of these (WHOLE/tomograms.star)"
+    how = halved if any(bare_stem(file).endswith("_half1") for file in found) else "leave only one there"
+    raise InputError(f"{len(found)} files in {folder} could be the tomogram {stem} ({some}): {how}")
 
 
 def warn_of_other_name(names: Iterable[str], file: Path) -> None:
