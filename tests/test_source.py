@@ -6,6 +6,7 @@ import gzip
 import json
 import logging
 import pickle
+import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -259,7 +260,7 @@ def test_relion_5_with_sizes_that_are_not_known(tmp_path: Path) -> None:
     [
         ({"rlnCoordinateX": [1.0], "rlnCoordinateY": [1.0]}, "rlnCoordinateZ"),
         ({"rlnCoordinateX": [1.0], "rlnCoordinateY": [1.0], "rlnCoordinateZ": [1.0]}, "coordinate_pixel_size"),
-        ({"rlnCoordinateX": ["x"], "rlnCoordinateY": [1.0], "rlnCoordinateZ": [1.0]}, "holds text"),
+        ({"rlnCoordinateX": ["x"], "rlnCoordinateY": [1.0], "rlnCoordinateZ": [1.0]}, 'rlnCoordinateX of .* is "x" in row 1'),
         ({"rlnCoordinateX": [np.nan], "rlnCoordinateY": [1.0], "rlnCoordinateZ": [1.0]}, "is nan in row 1"),
         ({"rlnCoordinateX": [1.0], "rlnCoordinateY": [1.0], "rlnCoordinateZ": [1.0], "rlnPixelSize": [0.0]}, "must be above 0"),
     ],
@@ -849,6 +850,24 @@ def test_tilt_ranges_come_from_the_tables_of_the_tomograms(tmp_path: Path) -> No
     assert np.allclose(read_relion(tmp_path / "particles.star").tilt_ranges(), expected)
     write_star(tmp_path / "tilts.star", {"tilts": every.assign(rlnTomoYTilt=np.nan)})
     assert read_relion(tmp_path / "particles.star").tilt_ranges() is None
+
+
+@pytest.mark.parametrize(
+    ("label", "good", "bad"),
+    [("rlnTomoNominalStageTiltAngle", "3.0", "3,0"), ("rlnTomoProjZ", "[0.1,0,1,0]", "[0.1,0,one,0]"), ("rlnTomoProjZ", "[0.1,0,1,0]", "none")],
+)
+def test_text_among_the_tilts_is_found_in_the_file_that_holds_it(label: str, good: str, bad: str, tmp_path: Path) -> None:
+    write_star(tmp_path / "particles.star", {"particles": pd.DataFrame({"rlnTomoName": ["a"], **{f"rlnCoordinate{axis}": [5.0] for axis in "XYZ"}})})
+    tomograms, tilts = pd.DataFrame({"rlnTomoName": ["a"]}), pd.DataFrame({label: [good, bad, good]})
+    write_star(tmp_path / "tilt_series" / "a.star", {"a": tilts})
+    write_star(tmp_path / "tomograms.star", {"global": tomograms.assign(rlnTomoTiltSeriesStarFile="tilt_series/a.star")})
+    with pytest.raises(InputError, match=rf'{label} of .*/a\.star is "{re.escape(bad)}" in row 2, but'):
+        read_relion(tmp_path / "particles.star").tilt_ranges()
+    others = pd.DataFrame({label: [good] * 4, "rlnTomoName": "b"})
+    write_star(tmp_path / "tomograms.star", {"global": tomograms})
+    write_star(tmp_path / "tilts.star", {"tilts": pd.concat([others, tilts.assign(rlnTomoName="a")])})
+    with pytest.raises(InputError, match=rf'{label} of .*/tilts\.star is "{re.escape(bad)}" in row 6, but'):
+        read_relion(tmp_path / "particles.star").tilt_ranges()
 
 
 def test_defocus_is_that_of_the_particle_or_of_its_tilts(tmp_path: Path) -> None:

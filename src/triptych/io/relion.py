@@ -32,7 +32,7 @@ from triptych.io.angles import angles_from_matrices
 from triptych.io.links import RECONSTRUCTED, find_file, find_mrc, search_folders
 from triptych.io.mrc import read_header, stated_voxel_size
 from triptych.io.star import Block, numbers, read_star
-from triptych.io.tilts import BEAM, extreme_tilts, read_tilts
+from triptych.io.tilts import BEAM, TiltTable, extreme_tilts, read_tilts
 from triptych.io.tomogram_names import TOMOSTAR, is_warp_name
 from triptych.particles import Frame
 
@@ -272,8 +272,8 @@ class RelionFile:
     def tilt_ranges(self) -> NDArray[np.float64] | None:
         """Lowest and highest tilt of each particle's tomogram, degrees, (n, 2); None unless the tomograms' tables state the tilts of all."""
         names, tables = self.tomogram_names, self.tilts
-        ranges = {name: extreme_tilts(tables[name], self.path) for name in dict.fromkeys(names or ()) if name in tables}
-        askew = [name for name, found in ranges.items() if found is None and BEAM in tables[name]]
+        ranges = {name: extreme_tilts(tables[name]) for name in dict.fromkeys(names or ()) if name in tables}
+        askew = [name for name, found in ranges.items() if found is None and BEAM in tables[name].rows]
         if askew:
             what = "the projection matrices of %s (%d tomograms in all) are not of tilts about y with the beam along z, as triptych expects them"
             logger.warning(f"{what}: look with `triptych info` how the tomogram lies", askew[0], len(askew))
@@ -282,7 +282,7 @@ class RelionFile:
         return np.array([ranges[name] for name in names])
 
     @cached_property
-    def tilts(self) -> dict[str, pd.DataFrame]:
+    def tilts(self) -> dict[str, TiltTable]:
         """The tables of the tomograms' tilts, by the tomograms' names; those that no file has are left out."""
         return {} if self.tomograms is None else read_tilts(self.tomograms, self.tomogram_blocks, self.tomograms_file or self.path)
 

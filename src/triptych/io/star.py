@@ -7,7 +7,7 @@ tomogram called "0012" must not become the number 12, and every number must come
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -178,7 +178,9 @@ def numbers(table: pd.DataFrame, label: str, path: Path, may_lack: bool = False)
     try:
         values = np.asarray(table[label].to_numpy(dtype=np.float64))
     except (ValueError, TypeError):
-        raise InputError(f"the column {label} of {path} holds text, but numbers were expected: export the file again") from None
+        row = next((row for row, value in enumerate(table[label]) if not _is_number(value)), 0)
+        text = str(table[label].iloc[row])[:60]
+        raise InputError(f'{label} of {path} is "{text}" in row {table.index[row] + 1}, but a number was expected: export the file again') from None
     wrong = np.isinf(values) if may_lack else ~np.isfinite(values)
     if wrong.any():
         row = int(np.argmax(wrong))
@@ -186,15 +188,26 @@ def numbers(table: pd.DataFrame, label: str, path: Path, may_lack: bool = False)
     return values
 
 
-def number_lists(texts: Iterable[object], label: str, path: Path, least: int = 1) -> NDArray[np.float64]:
-    """A column of lists of numbers such as "[0.1,0,0.9,0]", (n, m), m being so many at least."""
+def _is_number(value: object) -> bool:
     try:
-        rows = np.array([[float(word) for word in str(text).strip("[] ").split(",")] for text in texts])
+        float(str(value))
     except ValueError:
-        raise InputError(f"{label} of {path} holds something else than lists of numbers: export the file again") from None
-    if rows.ndim != 2 or rows.shape[1] < least or not np.isfinite(rows).all():
+        return False
+    return True
+
+
+def number_lists(texts: pd.Series | Mapping[int, object], label: str, path: Path, least: int = 1) -> NDArray[np.float64]:
+    """A column of lists of numbers such as "[0.1,0,0.9,0]", (n, m), m being so many at least; `texts` by their rows, from 0."""
+    lists = []
+    for row, text in texts.items():
+        words = str(text).strip("[] ").split(",")
+        if not all(map(_is_number, words)):
+            what = f'{label} of {path} is "{str(text)[:60]}" in row {int(row) + 1}'
+            raise InputError(f"{what}, but a list of numbers such as [0,0,1,0] was expected: export the file again")
+        lists.append([float(word) for word in words])
+    if len(set(map(len, lists))) != 1 or len(lists[0]) < least or not np.isfinite(lists).all():
         raise InputError(f"{label} of {path} holds lists of different lengths, too short ones, or no finite numbers: export the file again")
-    return rows
+    return np.array(lists)
 
 
 def _quote(value: str, alone: bool) -> str:

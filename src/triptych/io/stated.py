@@ -18,7 +18,7 @@ from triptych.io.numbering import check_file_name
 from triptych.io.particle_star import TOMOGRAMS
 from triptych.io.relion import BINNING, SET_FILES, UNBINNED_PIXEL_SIZES, agrees, optimisation_set, read_frames, tomogram_table
 from triptych.io.star import Block, numbers, read_star
-from triptych.io.tilts import extreme_tilts, has_phase_shift, mean_defocus, read_tilts
+from triptych.io.tilts import TiltTable, extreme_tilts, has_phase_shift, mean_defocus, read_tilts
 from triptych.io.tomogram import check_unique, find_tomograms, is_tomogram, stated_frame
 from triptych.io.tomogram_names import bare_tomogram_name, tomogram_name
 from triptych.particles import Frame
@@ -152,7 +152,7 @@ class TiltTables:
     file: Path
 
     @cached_property
-    def by_name(self) -> dict[str, pd.DataFrame]:
+    def by_name(self) -> dict[str, TiltTable]:
         return read_tilts(self.tomograms, self.blocks, self.file)
 
 
@@ -182,7 +182,7 @@ class StatedTomogram:
     def tilts(self) -> tuple[float, float] | None:
         """Lowest and highest, degrees."""
         own = self.tables.by_name.get(self.name)
-        return None if own is None else extreme_tilts(own, self.tables.file)
+        return None if own is None else extreme_tilts(own)
 
     @cached_property
     def defocus(self) -> float | None:

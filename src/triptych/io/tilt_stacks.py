@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from triptych.errors import InputError
 from triptych.io.mrc import check_values, read_sections
 from triptych.io.relion import RelionFile
-from triptych.io.star import number_lists, numbers
-from triptych.io.tilts import DEFOCUS, PHASE_SHIFT, extreme_beams, has_phase_shift
+from triptych.io.star import number_lists
+from triptych.io.tilts import DEFOCUS, PHASE_SHIFT, TiltTable, extreme_beams, has_phase_shift
 from triptych.io.transfers import OPTICS
 from triptych.tilt_images import CTF_FLOOR, TiltOptics, reconstruct
 from triptych.transfer import CtfTransfers
@@ -81,10 +80,10 @@ def open_tilt_stacks(file: RelionFile, paths: list[str]) -> TiltStacks:
         raise InputError(f"the images of {file.path} are 2-D tilt-stack pseudo-subtomograms, but {what}: {_HOW}")
     tilts = {name: file.tilts[name] for name in dict.fromkeys(names)}
     for name, table in tilts.items():
-        lacking = [label for label in (*MATRIX, *ASTIGMATIC) if label not in table]
+        lacking = [label for label in (*MATRIX, *ASTIGMATIC) if label not in table.rows]
         if lacking:
             raise InputError(f"the table of the tilts of {name} lacks the column {lacking[0]}, which 2-D tilt stacks need: {_HOW}")
-    visible = _visible(file, [len(tilts[name]) for name in names])
+    visible = _visible(file, [len(tilts[name].rows) for name in names])
     if not all(seen.any() for seen in visible):
         raise InputError(f"{file.path} says of a particle that no tilt shows it (rlnTomoVisibleFrames): leave such particles out")
     return TiltStacks(paths, sizes, _particle_optics(file, names, tilts, visible), visible)
@@ -94,7 +93,7 @@ def _visible(file: RelionFile, counts: list[int]) -> list[NDArray[np.bool_]]:
     label = "rlnTomoVisibleFrames"
     if label not in file.table:
         return [np.ones(count, dtype=bool) for count in counts]
-    visible = [number_lists([text], label, file.path)[0] > 0 for text in file.table[label]]
+    visible = [number_lists({row: text}, label, file.path)[0] > 0 for row, text in enumerate(file.table[label])]
     wrong = next((row for row, (seen, count) in enumerate(zip(visible, counts, strict=True)) if len(seen) != count), None)
     if wrong is not None:
         raise InputError(f"row {wrong + 1} of {file.path} tells of {len(visible[wrong])} tilts, its tomogram of {counts[wrong]}: export it again")
@@ -102,7 +101,7 @@ def _visible(file: RelionFile, counts: list[int]) -> list[NDArray[np.bool_]]:
 
 
 def _particle_optics(
-    file: RelionFile, names: list[str], tilts: dict[str, pd.DataFrame], visible: list[NDArray[np.bool_]]
+    file: RelionFile, names: list[str], tilts: dict[str, TiltTable], visible: list[NDArray[np.bool_]]
 ) -> list[TiltOptics]:
     values = {label: file.values(label) for label in (*OPTICS.values(), "rlnTomoHand", "rlnCtfDataAreCtfPremultiplied")}
     lacking = [label for label in OPTICS.values() if values[label] is None]
@@ -110,9 +109,9 @@ def _particle_optics(
         raise InputError(f"{file.path} does not state {lacking[0]}, which 2-D tilt stacks need: {_HOW}")
     voltage, aberration, contrast = (np.asarray(values[label]) for label in OPTICS.values())
     hand, premultiplied = values["rlnTomoHand"], values["rlnCtfDataAreCtfPremultiplied"]
-    matrices = {name: np.stack([number_lists(table[label], label, file.path, 3)[:, :3] for label in MATRIX], axis=1) for name, table in tilts.items()}
-    defoci = {name: np.stack([numbers(table, label, file.path) for label in ASTIGMATIC]) for name, table in tilts.items()}
-    plates = {name: numbers(table, PHASE_SHIFT, file.path) if has_phase_shift(table) else np.zeros(len(table)) for name, table in tilts.items()}
+    matrices = {name: np.stack([table.lists(label, 3)[:, :3] for label in MATRIX], axis=1) for name, table in tilts.items()}
+    defoci = {name: np.stack([table.numbers(label) for label in ASTIGMATIC]) for name, table in tilts.items()}
+    plates = {name: table.numbers(PHASE_SHIFT) if has_phase_shift(table) else np.zeros(len(table.rows)) for name, table in tilts.items()}
     offsets = _offsets(file)
     optics = []
     for row, (name, seen) in enumerate(zip(names, visible, strict=True)):

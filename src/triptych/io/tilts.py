@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,36 +21,53 @@ TILT_TABLE = "tilts.star"
 DEFOCUS, PHASE_SHIFT = ("rlnDefocusU", "rlnDefocusV"), "rlnPhaseShift"
 
 
-def read_tilts(tomograms: pd.DataFrame, blocks: Mapping[str, Block], file: Path) -> dict[str, pd.DataFrame]:
+@dataclass(frozen=True, eq=False)
+class TiltTable:
+    """What a file says of the tilts of a tomogram, one in each row."""
+
+    rows: pd.DataFrame
+    file: Path
+
+    def numbers(self, label: str, may_lack: bool = False) -> NDArray[np.float64]:
+        """As `star.numbers`."""
+        return numbers(self.rows, label, self.file, may_lack)
+
+    def lists(self, label: str, least: int) -> NDArray[np.float64]:
+        """As `star.number_lists`."""
+        return number_lists(self.rows[label], label, self.file, least)
+
+
+def read_tilts(tomograms: pd.DataFrame, blocks: Mapping[str, Block], file: Path) -> dict[str, TiltTable]:
     """The table of each tomogram's tilts: RELION 4 keeps it in a block of its own, RELION 5 in a file of its own, we in one for all.
 
     Parameters
     ----------
     tomograms, blocks, file : the table of tomograms, all blocks of its file, and that file
     """
-    beside = read_star(file.parent / TILT_TABLE).get("tilts") if (file.parent / TILT_TABLE).is_file() else None
+    common = file.parent / TILT_TABLE
+    beside = read_star(common).get("tilts") if common.is_file() else None
     of_all = beside.groupby(beside["rlnTomoName"].astype(str)) if isinstance(beside, pd.DataFrame) and "rlnTomoName" in beside else ()
-    of_each = {str(name): table.reset_index(drop=True) for name, table in of_all}
-    found: dict[str, Block | None] = {}
+    of_each = {str(name): table for name, table in of_all}
+    found: dict[str, tuple[Block | None, Path]] = {}
     for _, row in tomograms.iterrows():
         name = str(row["rlnTomoName"])
         series = find_file(str(row[TILT_SERIES]), search_folders(file)) if TILT_SERIES in row else None
         if name in blocks:
-            found[name] = blocks[name]
+            found[name] = blocks[name], file
         elif name in of_each:
-            found[name] = of_each[name]
+            found[name] = of_each[name], common
         elif series is not None and series.is_file():
-            found[name] = next((block for block in read_star(series).values() if isinstance(block, pd.DataFrame)), None)
-    return {name: table for name, table in found.items() if isinstance(table, pd.DataFrame) and not table.empty}
+            found[name] = next((block for block in read_star(series).values() if isinstance(block, pd.DataFrame)), None), series
+    return {name: TiltTable(table, place) for name, (table, place) in found.items() if isinstance(table, pd.DataFrame) and not table.empty}
 
 
-def extreme_tilts(table: pd.DataFrame, path: Path) -> tuple[float, float] | None:
+def extreme_tilts(table: TiltTable) -> tuple[float, float] | None:
     """Lowest and highest angle of a table of tilts about y, degrees, nan left aside; None where it states no such tilts."""
-    label = next((label for label in TILTS if label in table), None)
+    label = next((label for label in TILTS if label in table.rows), None)
     if label is not None:
-        angles = numbers(table, label, path, may_lack=True)
+        angles = table.numbers(label, may_lack=True)
         return _extremes(angles[~np.isnan(angles)]) if np.isfinite(angles).any() else None
-    return extreme_beams(number_lists(table[BEAM], BEAM, path, 3)[:, :3]) if BEAM in table else None
+    return extreme_beams(table.lists(BEAM, 3)[:, :3]) if BEAM in table.rows else None
 
 
 def extreme_beams(beams: NDArray[np.float64]) -> tuple[float, float] | None:
@@ -66,13 +84,13 @@ def _extremes(angles: NDArray[np.float64]) -> tuple[float, float] | None:
     return (low, high) if low < high else None
 
 
-def mean_defocus(tilts: pd.DataFrame) -> float | None:
+def mean_defocus(tilts: TiltTable) -> float | None:
     """Å, of the tilts of which the table says it: 0 was never set; None where there are none."""
-    there = tilts[[label for label in DEFOCUS if label in tilts]].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    there = tilts.rows[[label for label in DEFOCUS if label in tilts.rows]].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
     told = there[np.isfinite(there) & (there != 0)]
     return float(told.mean()) if told.size else None
 
 
-def has_phase_shift(tilts: pd.DataFrame) -> bool:
+def has_phase_shift(tilts: TiltTable) -> bool:
     """Whether the table states a phase shift of one of them, as images of a phase plate have."""
-    return PHASE_SHIFT in tilts and bool(pd.to_numeric(tilts[PHASE_SHIFT], errors="coerce").fillna(0).any())
+    return PHASE_SHIFT in tilts.rows and bool(pd.to_numeric(tilts.rows[PHASE_SHIFT], errors="coerce").fillna(0).any())
