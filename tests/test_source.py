@@ -899,6 +899,28 @@ def test_defocus_is_that_of_the_particle_or_of_its_tilts(tmp_path: Path) -> None
     assert stated_ctf(read_relion(star), voltage_kv=200) is not None
 
 
+@pytest.mark.parametrize("of_tilts", [False, True])
+def test_the_defoci_of_an_image_are_in_one_unit_or_one_is_absent(of_tilts: bool, tmp_path: Path) -> None:
+    def read(u: list[Any], v: list[Any]) -> list[float]:
+        defoci = {"rlnDefocusU": u, "rlnDefocusV": v}
+        particles = pd.DataFrame({"rlnTomoName": ["a"] * 2, **{f"rlnCoordinate{axis}": [5.0, 6.0] for axis in "XYZ"}, **({} if of_tilts else defoci)})
+        write_star(tmp_path / "particles.star", {"particles": particles})
+        tilts = pd.DataFrame(defoci if of_tilts else {"rlnTomoYTilt": [-3.0, 3.0]})
+        write_star(tmp_path / "tomograms.star", {"global": pd.DataFrame({"rlnTomoName": ["a"]}), "a": tilts})
+        ctf = stated_ctf(read_relion(tmp_path / "particles.star"))
+        assert ctf is not None
+        return [float(np.mean(ctf.defocus))]
+
+    assert read([2e4, 3e4], [2.2e4, 3.2e4]) == [2.6e4]
+    for absent in ([0.0, 0.0], [np.nan, np.nan]):
+        assert read([2e4, 3e4], absent) == [2.5e4]
+    for absent in (0.0, np.nan):  # of one of them only
+        assert read([2e4, 3e4], [2e4, absent]) == [2.5e4]
+    for u, v in (([2e4, 25000.0], [2e4, 2.5]), ([2e4, 2.5], [2e4, 25000.0])):
+        with pytest.raises(InputError, match=rf"of .*\.star, (row|particle) 2, are {u[1]:g} and {v[1]:g}, but both were expected in Å"):
+            read(u, v)
+
+
 def test_defocus_of_picks_is_what_the_table_beside_the_tomograms_states(tmp_path: Path) -> None:
     for name in ("TS_1", "TS_2"):
         make_tomogram(tmp_path / "project" / "tomograms", f"{name}.mrc")

@@ -131,16 +131,19 @@ class RelionFile:
             return True
         return self.optics is not None and "rlnImageDimensionality" in self.optics and bool((self.optics["rlnImageDimensionality"] == 2).any())
 
-    def values(self, label: str) -> NDArray[np.float64] | None:
-        """A number per particle: from the particles' table, else from their optics groups, else from their tomograms."""
+    def values(self, label: str, may_lack: bool = False) -> NDArray[np.float64] | None:
+        """A number per particle: from the particles' table, else from their optics groups, else from their tomograms.
+
+        All are finite; with `may_lack`, nan where nothing is stated.
+        """
         if label in self.table:
-            return numbers(self.table, label, self.path)
+            return numbers(self.table, label, self.path, may_lack)
         if self.optics is not None and label in self.optics:
-            return numbers(self.optics, label, self.path)[self._optics_rows()]
+            return numbers(self.optics, label, self.path, may_lack)[self._optics_rows()]
         if self.tomograms is not None and label in self.tomograms and "rlnTomoName" in self.tomograms and "rlnTomoName" in self.table:
             known = {str(name): row for row, name in enumerate(self.tomograms["rlnTomoName"])}
             rows = self._look_up(known, [str(name) for name in self.table["rlnTomoName"]], "tomogram")
-            return numbers(self.tomograms[[label]].iloc[rows], label, self.tomograms_file or self.path)
+            return numbers(self.tomograms[[label]].iloc[rows], label, self.tomograms_file or self.path, may_lack)
         return None
 
     def _optics_rows(self) -> NDArray[np.int64]:

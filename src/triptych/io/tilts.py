@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from triptych.errors import InputError
 from triptych.io.links import TILT_SERIES, find_file, search_folders
 from triptych.io.star import Block, number_lists, numbers, read_star
 
@@ -19,6 +20,8 @@ MOST_ASKEW = 0.5
 """Of a beam's length, what lies along y at most where the tilts are about y: the specimen may lie a little askew."""
 TILT_TABLE = "tilts.star"
 DEFOCUS, PHASE_SHIFT = ("rlnDefocusU", "rlnDefocusV"), "rlnPhaseShift"
+MOST_ASTIGMATIC = 1000
+"""By what the larger of both is more than the smaller one at most: Å and µm differ by 10000."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,9 +89,25 @@ def _extremes(angles: NDArray[np.float64]) -> tuple[float, float] | None:
 
 def mean_defocus(tilts: TiltTable) -> float | None:
     """Å, of the tilts of which the table says it: 0 was never set; None where there are none."""
-    there = tilts.rows[[label for label in DEFOCUS if label in tilts.rows]].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
-    told = there[np.isfinite(there) & (there != 0)]
+    of_each = join_defoci(tilts.rows, f"{tilts.file}, row")
+    told = of_each[np.isfinite(of_each)]
     return float(told.mean()) if told.size else None
+
+
+def join_defoci(stated: pd.DataFrame, where: str) -> NDArray[np.float64]:
+    """The mean of rlnDefocusU and rlnDefocusV in each of n rows, (n,), or the one of them that is stated: 0 was never set; nan: neither is.
+
+    InputError where they are in different units; `where` comes before the number of the row.
+    """
+    there = stated.reindex(columns=list(DEFOCUS)).apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    told = np.where(np.isfinite(there) & (there != 0), there, np.nan)
+    smaller, larger = np.sort(np.abs(told), axis=1).T  # nan comes last
+    apart = larger > MOST_ASTIGMATIC * smaller
+    if apart.any():
+        row = int(np.argmax(apart))
+        what = f"{' and '.join(DEFOCUS)} of {where} {stated.index[row] + 1}, are {told[row, 0]:g} and {told[row, 1]:g}"
+        raise InputError(f"{what}, but both were expected in Å: correct the file, or give the defocus with --set defocus_um=")
+    return np.where(np.isnan(told[:, 0]), told[:, 1], np.where(np.isnan(told[:, 1]), told[:, 0], told.mean(axis=1)))
 
 
 def has_phase_shift(tilts: TiltTable) -> bool:

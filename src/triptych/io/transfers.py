@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from triptych.config import AcquisitionConfig, CtfCorrection, PredictConfig
@@ -18,7 +19,7 @@ from triptych.io.mrc import read_header, read_mrc
 from triptych.io.relion import RelionFile
 from triptych.io.stated import StatedTomogram
 from triptych.io.store import Store
-from triptych.io.tilts import DEFOCUS, PHASE_SHIFT, has_phase_shift, mean_defocus
+from triptych.io.tilts import DEFOCUS, PHASE_SHIFT, has_phase_shift, join_defoci, mean_defocus
 from triptych.transfer import CtfTransfers, sample_ctf_volume
 
 COLUMNS = ("defocus_um", "ctf_correction", "deconvolution_constant")
@@ -145,9 +146,9 @@ def plain_ctf(defocus: NDArray[np.float64], optics: Mapping[str, Any]) -> CtfTra
 
 def _stated_defocus(file: RelionFile, beside: Sequence[StatedTomogram | None]) -> NDArray[np.float64] | None:
     """Å, (n,): of the particles themselves, else the mean over the tilts of their tomograms; 0 throughout was never set."""
-    own = [values for label in DEFOCUS if (values := file.values(label)) is not None and values.any()]
-    if own:
-        return _check_range(np.mean(own, axis=0), DEFOCUS[0], str(file.path))
+    own = pd.DataFrame({label: values for label in DEFOCUS if (values := file.values(label, may_lack=True)) is not None})
+    if own.fillna(0).any(axis=None):
+        return _check_range(join_defoci(own, f"{file.path}, particle"), DEFOCUS[0], str(file.path))
     of_tilts = {name: mean_defocus(table) for name, table in file.tilts.items()}
     found, where = _told_of_all(of_tilts.get(name) for name in file.tomogram_names or [""]), str(file.tomograms_file or file.path)
     if found is None:
@@ -171,7 +172,7 @@ def _has_phase_plate(file: RelionFile, beside: Sequence[StatedTomogram | None]) 
 def _check_range(values: NDArray[np.float64], label: str, where: str) -> NDArray[np.float64]:
     """The values, one for each particle, of what is stated there; InputError where one is beyond what microscopes have."""
     low, high, unit = RANGES[label]
-    wrong = (values < low) | (values > high)
+    wrong = ~((values >= low) & (values <= high))
     if wrong.any():
         row = int(np.argmax(wrong))
         how = "correct the file" + (f", or give it with --set {GIVEN[label]}=" if label in GIVEN else "")
