@@ -1064,6 +1064,30 @@ def test_tilts_about_another_axis_are_told_of(tilts: str, tmp_path: Path, caplog
     assert "are not of tilts about y with the beam along z" in caplog.text
 
 
+def test_tables_that_were_read_are_among_the_files_of_a_source(tmp_path: Path) -> None:
+    """So that a manifest tells when they have changed: those beside tomograms, of tilts, and one that was given."""
+    project = tmp_path / "project"
+    for name in ("TS_1", "TS_2", "TS_3"):
+        make_tomogram(project / "tomograms", f"{name}.mrc")
+        write_star(project / "tilt_series" / f"{name}.star", {name: pd.DataFrame({"rlnTomoYTilt": [-50.0, 60.0]})})
+    names = pd.DataFrame({"rlnTomoName": ["TS_1", "TS_2", "TS_3"]})
+    series, files = ([f"{folder}/{name}{end}" for name in names["rlnTomoName"]] for folder, end in (("tilt_series", ".star"), ("tomograms", ".mrc")))
+    write_star(project / "tomograms.star", {"global": names.assign(rlnTomoTiltSeriesStarFile=series, rlnTomoReconstructedTomogram=files)})
+    (tmp_path / "picks").mkdir()
+    picks = write_coordinates(tmp_path / "picks", [50.0, 60.0], [40.0] * 2, [30.0] * 2, ["TS_1", "TS_2"])
+    tables = [project / "tomograms.star", *(project / "tilt_series" / f"{name}.star" for name in ("TS_1", "TS_2"))]
+    tomograms = [project / "tomograms" / f"{name}.mrc" for name in ("TS_1", "TS_2")]
+
+    def names_files(given: Path, expected: list[Path], **settings: Any) -> bool:
+        files = open_it(given, **settings).files
+        return files[0] == given and sorted(map(Path.resolve, files[1:])) == sorted(map(Path.resolve, expected))
+
+    assert names_files(picks, [*tables, *tomograms], tomograms=project / "tomograms")
+    assert names_files(picks, [*tables, *tomograms], tomograms=project / "tomograms.star")
+    beside = write_coordinates(project, [50.0, 60.0], [40.0] * 2, [30.0] * 2, ["TS_1", "TS_2"])
+    assert names_files(beside, [*tables, *tomograms])
+
+
 def test_a_single_tilt_is_no_range(tmp_path: Path) -> None:
     write_star(tmp_path / "particles.star", {"particles": pd.DataFrame({"rlnTomoName": ["a"], **{name: [5.0] for name in COORDINATES}})})
     write_star(tmp_path / "tomograms.star", {"global": pd.DataFrame({"rlnTomoName": ["a"]}), "a": pd.DataFrame({"rlnTomoYTilt": [3.0]})})

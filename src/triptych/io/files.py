@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import tokenize
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,14 @@ def to_plain(value: Any) -> Any:
 def write_json(path: Path, value: Any) -> None:
     """A JSON file that any program reads: NaN and infinity are written as null."""
     path.write_text(json.dumps(to_plain(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def different_files(paths: Iterable[Path]) -> list[Path]:
+    """Each file once, under the first of its names."""
+    found: dict[str, Path] = {}
+    for path in paths:
+        found.setdefault(os.path.realpath(path), path)
+    return list(found.values())
 
 
 def way_to(path: Path | str, folder: Path | str) -> str:

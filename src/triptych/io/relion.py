@@ -290,6 +290,12 @@ class RelionFile:
         return {} if self.tomograms is None else read_tilts(self.tomograms, self.tomogram_blocks, self.tomograms_file or self.path)
 
     @property
+    def tables(self) -> list[Path]:
+        """The files that belong to it: of the tomograms in which its particles are, and of the tilts of these."""
+        tilts = [self.tilts[name].file for name in dict.fromkeys(self.tomogram_names or ()) if name in self.tilts]
+        return [*([] if self.tomograms_file is None else [self.tomograms_file]), *tilts]
+
+    @property
     def reconstructed(self) -> dict[str, str]:
         """Path of each tomogram as the particles' own table or one of tomograms (RELION 5) states it, by the tomogram's name."""
         if RECONSTRUCTED in self.table and self.tomogram_names is not None:

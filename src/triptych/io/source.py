@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from triptych.config import Contrast, PredictConfig
 from triptych.errors import InputError, counted
-from triptych.io.files import way_to
+from triptych.io.files import different_files, way_to
 from triptych.io.links import CTF_VOLUME, RECONSTRUCTED, find_file, name_from, search_folders, split_number
 from triptych.io.manifest import MANIFEST, manifest_entry, read_manifest
 from triptych.io.mrc import bare_stem, is_mrc_name, mrc_files, read_header
@@ -77,7 +77,7 @@ class ParticleSource:
     contrast: Contrast | None = None
     """What the files state; None: nothing."""
     files: list[Path] = field(default_factory=list)
-    """What identifies the input: the STAR file, the folder, the store."""
+    """What identifies the input: the STAR file, the folder, the store; then the tomograms, and the tables that were read of them."""
     offsets: NDArray[np.float64] | None = None
     """x, y, z in Å from the centre of each box that was cut out to the particle's position: what rounding to voxels left over."""
     origins: NDArray[np.float64] | None = None
@@ -234,7 +234,7 @@ def _open_star_images(file: RelionFile, config: PredictConfig) -> ParticleSource
         blocks=file.blocks,
         block=file.block,
         reader=reader,
-        files=[file.path],
+        files=different_files([file.path, *file.tables]),
         tilt_ranges=tilt_ranges,
         transfers=transfers,
         description=f"{file.dialect} STAR file of {counted(len(file), *kind)}",
@@ -335,8 +335,10 @@ def _open_star_coordinates(file: RelionFile, config: PredictConfig, box_size_ang
         boxes.append(box)
     tables = find_stated(paths)
     beside = [tables[number] for number in tomogram]
-    transfers = tabled_transfers(beside)
+    transfers, tilt_ranges, ctf = tabled_transfers(beside), _tilt_ranges(file, beside), _ctf(file, config, beside)
     check_treatment(config, transfers, file.path)
+    read = [] if config.tomograms is None or config.tomograms.suffix.lower() != ".star" else [config.tomograms]
+    read += [path for about in tables if about is not None for path in about.tables.files(about.name)]
     names = [bare_tomogram_name(name) for name in file.tomogram_names or [paths[0].name] * len(file)]
     width = max(6, len(str(len(file))))
     rule = "Å from the tomogram's centre (N / 2)"
@@ -348,13 +350,13 @@ def _open_star_coordinates(file: RelionFile, config: PredictConfig, box_size_ang
         blocks=file.blocks if stated is None else _with_binning(file, np.array(sizes)[tomogram]),
         block=file.block,
         reader=Crops(paths, tomogram, sizes, indices, boxes),
-        files=[file.path, *paths],
+        files=different_files([file.path, *paths, *file.tables, *read]),
         offsets=offsets,
         origins=file.origins(),
-        tilt_ranges=_tilt_ranges(file, beside),
+        tilt_ranges=tilt_ranges,
         contrast=picked_contrast(file),
         transfers=transfers,
-        ctf=_ctf(file, config, beside),
+        ctf=ctf,
         description=f"{file.dialect} STAR file of {counted(len(file), 'position')} ({rule}) in {counted(len(paths), 'tomogram')}",
     )
 

@@ -155,6 +155,11 @@ class TiltTables:
     def by_name(self) -> dict[str, TiltTable]:
         return read_tilts(self.tomograms, self.blocks, self.file)
 
+    def files(self, name: str) -> list[Path]:
+        """Those that have been read so far to tell something of a tomogram."""
+        tilts = self.by_name.get(name) if "by_name" in vars(self) else None
+        return [self.file, *([] if tilts is None else [tilts.file])]
+
 
 @dataclass(frozen=True, eq=False)
 class StatedTomogram:
