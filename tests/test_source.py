@@ -368,6 +368,12 @@ def test_two_optics_groups(tmp_path: Path) -> None:
         open_it(write_particles(tmp_path / "p.star", optics=optics, rlnImageName=["a.mrc"] * 2, rlnOpticsGroup=[3, 4]))
 
 
+def test_a_list_of_predictions_of_a_dataset_names_no_subtomograms(tmp_path: Path) -> None:
+    write_star(tmp_path / "chosen.star", {"particles": pd.DataFrame({"triptychName": ["particle_1"], "triptychClass": ["a"]})})
+    with pytest.raises(InputError, match=r"chosen\.star lists predictions of a dataset by name .*: predict the dataset itself"):
+        open_it(tmp_path / "chosen.star")
+
+
 def test_bad_images(tmp_path: Path) -> None:
     path = write_images(tmp_path)
     image = tmp_path / "images" / "p1.mrc"

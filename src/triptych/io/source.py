@@ -426,6 +426,9 @@ def _open_star(path: Path, config: PredictConfig, box_size_angstrom: float) -> P
         logger.warning("%s; if it is wrong, set voxel_size (of images) or coordinate_pixel_size", file.unset_pixel_size)
     labels = set(file.table.columns)
     has_coordinates = set(COORDINATES) <= labels or set(CENTERED) <= labels
+    if "triptychName" in labels and "rlnImageName" not in labels and not has_coordinates:
+        what = f"{file.path} lists predictions of a dataset by name (triptychName), without the subtomograms or where they are"
+        raise InputError(f"{what}: predict the dataset itself, and choose from these predictions (triptych select, or only= of orient and discover)")
     if "rlnImageName" in labels and not (config.tomograms is not None and has_coordinates):
         return replace(_open_star_images(file, config), ctf=_ctf(file, config))
     return _open_star_coordinates(file, config, box_size_angstrom)
