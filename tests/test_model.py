@@ -217,6 +217,16 @@ def test_losses_know_perfect_from_wrong() -> None:
     assert float(density_loss(-density, density)) > 1.9
 
 
+def test_a_batch_without_any_density_weighs_no_more_than_others() -> None:
+    z, y, x = torch.meshgrid([torch.arange(16.0) - 8] * 3, indexing="ij")
+    truth = torch.exp(-(x**2 + y**2 + z**2) / 8).expand(4, -1, -1, -1)
+    gradients = []
+    for given in (truth, torch.zeros_like(truth)):
+        density = (0.5 * truth).requires_grad_()
+        gradients.append(torch.autograd.grad(density_loss(density, given), density)[0].norm())
+    assert 0 < gradients[1] < 3 * gradients[0]
+
+
 def test_folder_gives_the_same_model(folder: Path) -> None:
     volumes = np.random.default_rng(0).normal(size=(2, 16, 16, 16)).astype(np.float32)
     loaded = load_model(folder, device="cpu", precision="float32")
