@@ -244,6 +244,17 @@ def test_relion_5_counts_from_half_the_size(tmp_path: Path) -> None:
         particles_from_relion(path)
 
 
+def test_sizes_of_tomograms_that_are_text_are_found_in_the_table_of_tomograms(tmp_path: Path) -> None:
+    """None, as programs in Python write it, is no size; of a tomogram without particles that does not matter."""
+    rows = {"rlnTomoName": ["a", "b"], "rlnTomoTiltSeriesPixelSize": [2.5, 2.5], **{f"rlnTomoSize{axis}": [400, 400] for axis in "YZ"}}
+    star = write_centered(tmp_path, **rows, rlnTomoSizeX=["400", "None"])
+    assert np.allclose(read_relion(star).tomogram_centers(), 500)
+    write_centered(tmp_path, **rows, rlnTomoSizeX=["400", "wide"])
+    for read in (lambda: read_relion(star).tomogram_centers(), lambda: particles_from_relion(star)):
+        with pytest.raises(InputError, match=r'rlnTomoSizeX of .*tomograms\.star is "wide" in row 2'):
+            read()
+
+
 def test_relion_5_with_sizes_that_are_not_known(tmp_path: Path) -> None:
     """RELION writes -999 for them: no centre is made from that. To cut boxes out, the tomogram's own header will do."""
     path = write_centered(tmp_path, rlnTomoSizeX=[-999], rlnTomoSizeY=[-999], rlnTomoSizeZ=[-999])

@@ -322,7 +322,7 @@ class RelionFile:
 
     def tomogram_centers(self) -> NDArray[np.float64] | None:
         """Å from the first voxel to the tomogram's centre (N / 2 unbinned pixels), (n, 3); None unless a table states the sizes of all."""
-        names, frames = self.tomogram_names, read_frames(self.tomograms, self.path)
+        names, frames = self.tomogram_names, read_frames(self.tomograms, self.tomograms_file or self.path)
         if names is None or any(name not in frames for name in names):
             return None
         return np.stack([frames[name].center for name in names])

@@ -118,7 +118,7 @@ def _find_centers(
     file: RelionFile, find_frames: FrameFinder | None, find_others: FrameFinder | None
 ) -> tuple[dict[str, Frame], dict[str, NDArray[np.float64]]]:
     """The tomograms' boxes as the file states them, and the centres that its coordinates count from, or whose double they are fractions of."""
-    stated, names = read_frames(file.tomograms, file.path), file.tomogram_names
+    stated, names = read_frames(file.tomograms, file.tomograms_file or file.path), file.tomogram_names
     if names is None or not (set(CENTERED) <= set(file.table.columns) or file.counts_fractions):
         return stated, {}
     bare = {bare_tomogram_name(name): frame for name, frame in stated.items()}

@@ -175,10 +175,13 @@ def read_star(path: Path | str) -> dict[str, Block]:
 
 def numbers(table: pd.DataFrame, label: str, path: Path, may_lack: bool = False) -> NDArray[np.float64]:
     """A column as numbers, all of them finite; with `may_lack`, nan where nothing is stated."""
+    column = table[label]
+    if may_lack and not pd.api.types.is_numeric_dtype(column):
+        column = column.replace("None", "nan")  # as programs in Python write it
     try:
-        values = np.asarray(table[label].to_numpy(dtype=np.float64))
+        values = np.asarray(column.to_numpy(dtype=np.float64))
     except (ValueError, TypeError):
-        row = next((row for row, value in enumerate(table[label]) if not _is_number(value)), 0)
+        row = next((row for row, value in enumerate(column) if not _is_number(value)), 0)
         text = str(table[label].iloc[row])[:60]
         raise InputError(f'{label} of {path} is "{text}" in row {table.index[row] + 1}, but a number was expected: export the file again') from None
     wrong = np.isinf(values) if may_lack else ~np.isfinite(values)
