@@ -385,6 +385,19 @@ def test_a_list_of_predictions_of_a_dataset_names_no_subtomograms(tmp_path: Path
         open_it(tmp_path / "chosen.star")
 
 
+def test_tables_of_one_row_may_be_lists_of_pairs(tmp_path: Path) -> None:
+    """As starfile wrote them before version 0.5."""
+    write_cube(tmp_path / "a.mrc", voxel_size=1.0)
+    optics = {"rlnOpticsGroupName": "one", "rlnOpticsGroup": 1, "rlnImagePixelSize": 12.0, "rlnTomoTiltSeriesPixelSize": 3.0}
+    write_star(tmp_path / "p.star", {"optics": optics, "particles": {"rlnImageName": "a.mrc", "rlnOpticsGroup": 1}})
+    assert open_it(tmp_path / "p.star").read(0).voxel_size == 12
+    sizes = {"rlnTomoName": "TS_1", "rlnTomoTiltSeriesPixelSize": 2.5, **{f"rlnTomoSize{axis}": 400 for axis in "XYZ"}}
+    write_star(tmp_path / "tomograms.star", {"global": sizes})
+    place = {"rlnTomoName": "TS_1", **{f"rlnCenteredCoordinate{axis}Angst": 10.0 for axis in "XYZ"}}
+    write_star(tmp_path / "particles.star", {"particles": place})
+    assert np.allclose(particles_from_relion(tmp_path / "particles.star").positions, 510)
+
+
 def test_bad_images(tmp_path: Path) -> None:
     path = write_images(tmp_path)
     image = tmp_path / "images" / "p1.mrc"

@@ -50,6 +50,8 @@ BINNING = "rlnTomoTomogramBinning"
 """Voxels of a tomogram over the pixels of its tilt series."""
 SET_FILES = {"particles": "rlnTomoParticlesFile", "tomograms": "rlnTomoTomogramsFile"}
 """What an optimisation set calls the files that it names, which RELION takes from the folder of its project."""
+SINGLE = {"rlnOpticsGroup", "rlnTomoName", "rlnMicrographName", "rlnImageName"}
+"""Columns of tables, of which a list of pairs has at least one if it is a table of a single row."""
 SCORES = ("triptychScore", "triptychProbability", "rlnAutopickFigureOfMerit", "rlnLCCmax", "rlnMaxValueProbDistribution")
 """Columns that may say how sure a particle is; the first that is there counts."""
 CLASSES = ("triptychClass", "rlnClassNumber")
@@ -411,8 +413,14 @@ def _particle_block(blocks: dict[str, Block], path: Path) -> str:
     raise InputError(f"{path} holds no table of particles (a block data_particles with rlnImageName or coordinates): give the particles' STAR file")
 
 
+def as_tables(blocks: Mapping[str, Block]) -> dict[str, Block]:
+    """The blocks, a single optics group, tomogram or particle as a table of one row where it is a list of pairs, as starfile before 0.5 wrote it."""
+    return {name: pd.DataFrame([block]) if isinstance(block, dict) and SINGLE & set(block) else block for name, block in blocks.items()}
+
+
 def tomogram_table(blocks: Mapping[str, Block]) -> pd.DataFrame | None:
     """The table of tomograms among the blocks of a file, if there is one."""
+    blocks = as_tables(blocks)
     for name in ("global", "tomograms", ""):
         block = blocks.get(name)
         if isinstance(block, pd.DataFrame) and "rlnTomoName" in block and "rlnImageName" not in block:
@@ -450,12 +458,13 @@ def read_relion(path: Path | str) -> RelionFile:
         tomograms_file = find_file(str(pairs.get("rlnTomoTomogramsFile", "")) or "\0", folders)
         path, blocks, folders = named, read_star(named), search_folders(named)
 
+    blocks = as_tables(blocks)
     name = _particle_block(blocks, path)
     optics = blocks.get("optics")
     if tomograms_file is None and name != "global" and (path.parent / "tomograms.star").is_file() and path.name != "tomograms.star":
         tomograms_file = path.parent / "tomograms.star"
     others = {key: block for key, block in blocks.items() if key != name}
-    tomogram_blocks = read_star(tomograms_file) if tomograms_file is not None and tomograms_file.is_file() else {}
+    tomogram_blocks = as_tables(read_star(tomograms_file)) if tomograms_file is not None and tomograms_file.is_file() else {}
     return RelionFile(
         path=path,
         blocks=blocks,
