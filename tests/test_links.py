@@ -55,7 +55,12 @@ def test_tomograms_are_found_from_another_folder(tmp_path: Path, caplog: pytest.
     convert_particles(picks, tmp_path / "out" / "five", "relion5")
     star = tmp_path / "out" / "five" / "tomograms.star"
     assert find_from(star, read_star(star)["global"][WAY][0]) == (tmp_path / "lab" / "tomograms" / "rec_TS_1.mrc").resolve()
-    assert "names files by their way from its own folder now" in caplog.text
+    assert f"{star} names files by their way from its own folder now" in caplog.text
+    assert "particles.star names files" not in caplog.text  # of these, only tomograms.star does
+
+    caplog.clear()
+    convert_particles(picks, tmp_path / "out" / "warp.star", "warp", Known(voxel_size=10.0))  # which has no table of tomograms
+    assert "names files" not in caplog.text
 
 
 def test_the_projects_own_table_is_kept_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -22,7 +22,7 @@ from triptych.io.motive_list import ROWS, write_motive_list
 from triptych.io.numbering import file_names
 from triptych.io.particle_csv import write_csv
 from triptych.io.particle_lists import Known, given_frames, read_particles
-from triptych.io.particle_star import PARTICLES, STAR_LABEL, UNDERSTOOD, write_relion_3_or_4, write_relion_5, write_warp
+from triptych.io.particle_star import PARTICLES, STAR_LABEL, TOMOGRAMS, UNDERSTOOD, write_relion_3_or_4, write_relion_5, write_warp
 from triptych.io.star import Block, read_star
 from triptych.io.tomogram_names import bare_tomogram_name, shared_name
 from triptych.particles import Frame, Particles
@@ -129,7 +129,7 @@ def write_particles(path: Path | str, particles: Particles, target: str, known: 
     if wanted.linked:
         particles = _link_tomograms(particles, known)
     if wanted.keeps_paths:
-        particles = _lead_from(path if wanted.ending else path / PARTICLES, particles)
+        particles = _lead_from(path, particles, wanted)
     if particles.scores is not None and target != "csv":
         particles = _fill_scores(particles)
     frames = find_frames(particles, known)
@@ -215,18 +215,21 @@ def _link_tomograms(particles: Particles, known: Known) -> Particles:
     return replace(particles, tomograms=[names[name] for name in particles.tomograms])
 
 
-def _lead_from(out: Path, particles: Particles) -> Particles:
-    """The particles with paths, in both of their tables, that lead from a file `out` to where they led before."""
+def _lead_from(path: Path, particles: Particles, wanted: Format) -> Particles:
+    """The particles with paths, in both of their tables, that lead from the output to where they led before."""
+    out = path if wanted.ending else path / PARTICLES
     table, blocks = particles.table, dict(particles.tomogram_blocks)
     if particles.file is not None:
         table = lead_from(out, table, particles.file)
     if particles.tomograms_file is not None:
         blocks |= {name: lead_from(out, block, particles.tomograms_file) for name, block in blocks.items() if isinstance(block, pd.DataFrame)}
-    before = (particles.table, *particles.tomogram_blocks.values())
-    moved = [way for old, new in zip(before, (table, *blocks.values()), strict=True) for way in _changed_paths(old, new)]
-    if moved and out.suffix.lower() == ".star":
-        text = "%s names files by their way from its own folder now (%s ...): where RELION is to read it, which takes them from the folder of its "
-        logger.warning(text + "project, write it somewhere in that folder", out, moved[0])
+    moved = {out: _changed_paths(particles.table, table)}
+    if not wanted.ending:  # only a folder has a place for the tomograms' table
+        moved[path / TOMOGRAMS] = [way for name, block in blocks.items() for way in _changed_paths(particles.tomogram_blocks[name], block)]
+    for file, ways in moved.items():
+        if ways and file.suffix.lower() == ".star":
+            text = "%s names files by their way from its own folder now (%s ...): where RELION is to read it, which takes them from the folder of its "
+            logger.warning(text + "project, write it somewhere in that folder", file, ways[0])
     return replace(particles, table=table, tomogram_blocks=blocks)
 
 
