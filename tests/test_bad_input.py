@@ -152,6 +152,8 @@ def test_existing_output_is_kept(star: Path, model: Path, tmp_path: Path) -> Non
         ("batch_sise=3", "did you mean 'batch_size'"),
         ("batch_size=0", "batch_size is 0, but"),
         ("voxel_size", "'voxel_size', but key=value was expected"),
+        ("voxel_size=", "'voxel_size=', which has no value"),
+        ("class_shares= ", "'class_shares= ', which has no value"),
     ],
 )
 def test_settings(setting: str, expected: str, star: Path, model: Path, tmp_path: Path) -> None:

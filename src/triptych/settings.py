@@ -86,10 +86,12 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML in which a key that is given twice is an error; plain YAML would silently drop the first."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", node.start_mark)
+        keys: list[Any] = []
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in keys:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", key_node.start_mark)
+            keys.append(key)
         return super().construct_mapping(node, deep=deep)
 
 
@@ -142,6 +144,8 @@ def _apply_override(kind: type[Settings], data: dict[str, Any], override: str) -
     source = f"--set {override}"
     if not equals or not dotted.strip():
         raise InputError(f"--set got {override!r}, but key=value was expected, as in --set seed=7")
+    if not text.strip():  # as an empty variable of a shell leaves it, which YAML would take for null
+        raise InputError(f"--set got {override!r}, which has no value: give one, as in --set seed=7, or null where none is meant")
     *groups, last = dotted.strip().split(".")
     prefix = ""
     for position, name in enumerate(groups):
