@@ -262,6 +262,16 @@ def test_map_becomes_what_atoms_give(complexes: dict[str, tuple[Volume, float]],
     assert given.mass_kda == mass
 
 
+def test_map_that_cuts_the_molecule_off_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """As a tomogram does, which a whole complex of 21 MDa was read from without a word."""
+    density = next(structure for structure in load_library() if structure.name == "groel").density
+    structure_from_map(density, 10.0, "whole", "a whole map")
+    assert "reaches the wall" not in caplog.text
+    middle = density.shape[0] // 2
+    structure_from_map(density.with_data(density.data[:, :, :middle]), 10.0, "half", "half a map")
+    assert "half a map: what was taken for the molecule" in caplog.text
+
+
 def test_map_is_resampled_at_any_voxel_size() -> None:
     structure = next(structure for structure in load_library() if structure.name == "apoferritin")
     fine = structure_from_map(structure.density, 7.3, "apoferritin", "a map", mass_kda=structure.mass_kda)

@@ -384,6 +384,9 @@ def structure_from_map(
     level = _otsu_level(smooth) if mass_kda is None else enclosing_level(Volume(smooth, step), mass_kda * 1e3 * HYDRATED_VOLUME)
     inside = _largest_part(smooth > level)
     mass = float(inside.sum()) * step**3 / HYDRATED_VOLUME if mass_kda is None else mass_kda * 1e3
+    if _reaches_wall(inside, step, volume):
+        text = "%s: what was taken for the molecule (%.0f kDa) reaches the wall of the map, as in a tomogram or a map that is cut off: give the map of "
+        logger.warning(text + "one whole molecule, or its contour or mass", source, mass / 1e3)
 
     centre = np.array(ndimage.center_of_mass(np.where(inside, smooth, 0)))
     radius = float(np.linalg.norm(np.argwhere(inside) - centre, axis=1).max()) * step
@@ -394,6 +397,16 @@ def structure_from_map(
     bound = enclosing_level(density, mass * HYDRATED_VOLUME)
     scale = MEAN_INSIDE / float(density.data[density.data > bound].mean())
     return Structure(name, density.with_data(np.float32(scale) * density.data), mass / 1e3, scale * bound, source)
+
+
+def _reaches_wall(inside: NDArray[np.bool_], step: float, volume: Volume) -> bool:
+    """Whether a molecule, on a grid around the middle of a map, reaches one of the map's outermost planes."""
+    for axis, n in enumerate(volume.shape):
+        walls = inside.shape[axis] // 2 + (np.array([1, n - 2]) - n // 2) * volume.voxel_size / step  # one voxel within, where filters leave more
+        planes = np.clip(np.round(walls), 0, inside.shape[axis] - 1).astype(int)
+        if inside.take(planes, axis).any():
+            return True
+    return False
 
 
 def resample_around(
