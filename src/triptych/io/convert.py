@@ -228,8 +228,8 @@ def _lead_from(path: Path, particles: Particles, wanted: Format) -> Particles:
         moved[path / TOMOGRAMS] = [way for name, block in blocks.items() for way in _changed_paths(particles.tomogram_blocks[name], block)]
     for file, ways in moved.items():
         if ways and file.suffix.lower() == ".star":
-            text = "%s names files by their way from its own folder now (%s ...): where RELION is to read it, which takes them from the folder of its "
-            logger.warning(text + "project, write it somewhere in that folder", file, ways[0])
+            text = "%s names files by their way from its own folder now (%s ...): where RELION is to read it, which takes them from the folder of "
+            logger.warning(text + "its project, write it somewhere in that folder", file, ways[0])
     return replace(particles, table=table, tomogram_blocks=blocks)
 
 
