@@ -385,8 +385,8 @@ def structure_from_map(
     inside = _largest_part(smooth > level)
     mass = float(inside.sum()) * step**3 / HYDRATED_VOLUME if mass_kda is None else mass_kda * 1e3
     if _reaches_wall(inside, step, volume):
-        text = "%s: what was taken for the molecule (%.0f kDa) reaches the wall of the map, as in a tomogram or a map that is cut off: give the map of "
-        logger.warning(text + "one whole molecule, or its contour or mass", source, mass / 1e3)
+        text = "%s: what was taken for the molecule (%.0f kDa) reaches the wall of the map, as in a tomogram or a map that is cut off: give the map "
+        logger.warning(text + "of one whole molecule, or its contour or mass", source, mass / 1e3)
 
     centre = np.array(ndimage.center_of_mass(np.where(inside, smooth, 0)))
     radius = float(np.linalg.norm(np.argwhere(inside) - centre, axis=1).max()) * step
