@@ -252,6 +252,22 @@ def test_other_settings_do_not_mix_with_a_stopped_run(predictions: Path, setting
         discover(predictions, tmp_path / "again", settings.model_copy(update={"seed": 5}))
 
 
+def test_a_list_that_has_changed_does_not_mix_with_a_stopped_run(predictions: Path, settings: DiscoverConfig, tmp_path: Path) -> None:
+    given, listed = read_predictions(predictions), tmp_path / "chosen.star"
+    config = settings.model_copy(update={"only": listed})
+
+    def stop(done: int, total: int) -> None:
+        if done:
+            raise Stop
+
+    write_star(listed, {"particles": given.table.iloc[:20]})
+    with pytest.raises(Stop):
+        discover(predictions, tmp_path / "again", config, stop)
+    write_star(listed, {"particles": given.table.iloc[8:]})
+    with pytest.raises(InputError, match="another list of particles"):
+        discover(predictions, tmp_path / "again", config)
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

@@ -108,7 +108,7 @@ def discover(
     settings = {
         "version": installed_version(),
         "predictions": [describe_input(explorer.predictions / name) for name in ("particles.star", "embedding.npy")],
-        "only": None if explorer.config.only is None else describe_input(explorer.config.only),
+        "list of particles": [hash_file(path) for path in explorer.lists],
         "content of the library": hash_structures(explorer.library),
         **{name: value for name, value in config.decisive().items() if name not in OF_THE_PAGE},
     }
@@ -275,8 +275,14 @@ class Explorer:
     @cached_property
     def identity(self) -> tuple[str, ...]:
         """What predictions and structures are recognised by."""
-        read = filter(None, (self.predictions / "particles.star", self.predictions / MANIFEST, self.config.only))
+        read = (self.predictions / "particles.star", self.predictions / MANIFEST, *self.lists)
         return *map(hash_file, read), hash_structures(self.library)
+
+    @property
+    def lists(self) -> list[Path]:
+        """Files that say, beside the predictions, which particles are grouped."""
+        doubted = None if self.config.poses is None else self.config.poses / "particles.star"
+        return [path for path in (self.config.only, doubted) if path is not None]
 
     @cached_property
     def members(self) -> list[IntArray]:
