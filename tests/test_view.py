@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from importlib import import_module
@@ -16,6 +17,7 @@ from tiny import write_mrc
 import triptych
 from triptych.config import PickConfig
 from triptych.errors import InputError
+from triptych.io.star import read_star, write_star
 from triptych.stages.pick import pick
 from triptych.stages.view import add_layers, open_reader, picked_layers, show_picks
 
@@ -46,6 +48,18 @@ def test_the_layers_lie_over_one_another(picks: Path) -> None:
     low, high = of_grey["contrast_limits"]
     assert grey.min() <= low < high <= grey.max()
     assert picked_layers(picks, "b")[0][1]["name"] == "b"
+
+
+def test_a_binned_tomogram_lies_where_its_labels_lie(picks: Path, tmp_path: Path) -> None:
+    """Tables that count in the pixels of the tilt series say how much coarser the tomogram's voxels are."""
+    copy = shutil.copytree(picks, tmp_path / "picks")
+    star = copy / "tomograms.star"
+    table = read_star(star)["global"]
+    paths = [str(picks.parent / "tomograms" / f"{name}.mrc") for name in table["rlnTomoName"]]
+    binned = table.assign(rlnTomoTiltSeriesPixelSize=2.5, rlnTomoTomogramBinning=4.0, rlnTomoReconstructedTomogram=paths)
+    write_star(star, {"global": binned})
+    layers = {settings["name"]: settings for _, settings, _ in picked_layers(copy)}
+    assert layers["a"]["scale"] == layers["classes"]["scale"] == (10.0,) * 3
 
 
 def test_what_is_no_folder_of_picks(picks: Path, tmp_path: Path) -> None:

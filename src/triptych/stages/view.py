@@ -18,7 +18,7 @@ from triptych.errors import InputError
 from triptych.io.links import RECONSTRUCTED, find_file, search_folders
 from triptych.io.mrc import mmap_mrc
 from triptych.io.particle_star import PARTICLES, TOMOGRAMS
-from triptych.io.relion import tomogram_table
+from triptych.io.relion import BINNING, tomogram_table
 from triptych.io.relion_particles import particles_from_relion
 from triptych.io.star import read_star
 from triptych.io.tomogram import open_tomogram
@@ -78,14 +78,16 @@ def picked_layers(folder: Path | str, tomogram: str | None = None) -> list[Layer
     """
     folder = Path(folder)
     rows = _tomogram_rows(folder)
-    name = tomogram or next(iter(rows))
-    if name not in rows:
-        raise InputError(f"{folder} holds no picks of a tomogram called {name}: it has {', '.join(rows)}")
+    name = tomogram or rows.index[0]
+    if name not in rows.index:
+        raise InputError(f"{folder} holds no picks of a tomogram called {name}: it has {', '.join(rows.index)}")
+    row = rows.loc[name]
     colours = class_colours(folder)
     layers: list[Layer] = []
-    place = find_file(str(rows[name]), search_folders(folder / TOMOGRAMS))
-    if place is not None:
-        layers.append(image_layer(open_tomogram(place, _stated_voxel_size(folder, name)), name))
+    path = find_file(str(row[RECONSTRUCTED]), search_folders(folder / TOMOGRAMS))
+    if path is not None:
+        voxel_size = float(row["rlnTomoTiltSeriesPixelSize"]) * float(row.get(BINNING, 1.0))  # with which it was picked, whatever its header says
+        layers.append(image_layer(open_tomogram(path, voxel_size), name))
     densities, labels, instances = (folder / kind / f"{name}.mrc" for kind in ("densities", "labels", "instances"))
     if densities.is_file():
         layers.append(density_layer(mmap_mrc(densities)))
@@ -97,22 +99,15 @@ def picked_layers(folder: Path | str, tomogram: str | None = None) -> list[Layer
     return [*layers, particles_layer(folder / PARTICLES, name, colours)]
 
 
-def _tomogram_rows(folder: Path) -> dict[str, Any]:
-    """Path of each tomogram as the table states it."""
+def _tomogram_rows(folder: Path) -> pd.DataFrame:
+    """The table of the tomograms, by their names."""
     for name in (PARTICLES, TOMOGRAMS, CLASSES):
         if not (folder / name).is_file():
             raise InputError(f"{folder} holds no {name}, so it is no output of `triptych pick`: give the folder that it wrote")
     table = tomogram_table(read_star(folder / TOMOGRAMS))
     if table is None or RECONSTRUCTED not in table or table.empty:
         raise InputError(f"{folder / TOMOGRAMS} does not say where the tomograms are: pick anew")
-    return dict(zip(table["rlnTomoName"].astype(str), table[RECONSTRUCTED], strict=True))
-
-
-def _stated_voxel_size(folder: Path, name: str) -> float:
-    """Å per voxel with which a tomogram was picked, whatever its header says."""
-    table = tomogram_table(read_star(folder / TOMOGRAMS))
-    assert table is not None  # _tomogram_rows made sure
-    return float(table.loc[table["rlnTomoName"].astype(str) == name, "rlnTomoTiltSeriesPixelSize"].iloc[0])
+    return table.set_index(table["rlnTomoName"].astype(str))
 
 
 def class_colours(folder: Path) -> dict[str, tuple[float, float, float, float]]:
