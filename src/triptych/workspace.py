@@ -20,10 +20,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from triptych.device import memory_errors, share_cores
 from triptych.errors import InputError
 from triptych.io.files import disk_errors
-from triptych.io.manifest import MANIFEST, hash_file
+from triptych.io.manifest import MANIFEST, hash_file, installed_version
 from triptych.io.outputs import check_output_folder, partial_name
 from triptych.parallel import Progress, map_items, said_already
 
@@ -31,6 +34,7 @@ SETTINGS = "settings.json"
 DONE = "done"
 DESK = "desk"
 RESULT = "result"
+KEPT = "kept.npz"
 CLEARINGS = 5
 MOST_NAMED = 5
 """Settings that a refusal names."""
@@ -115,6 +119,17 @@ class Workspace:
             self.note(item).touch()
         else:
             note.replace(self.note(item))
+
+    def keep(self, item: int, desk: Path, compressed: bool = False, **arrays: Any) -> None:
+        """Say that all of an item is in the result, and keep arrays of it until all items are there."""
+        save = np.savez_compressed if compressed else np.savez
+        save(desk / KEPT, **arrays)
+        self.mark(item, desk / KEPT)
+
+    def kept(self, item: int, *names: str) -> dict[str, NDArray[Any]]:
+        """The arrays that were kept of an item, or those of some names."""
+        with np.load(self.note(item), allow_pickle=False) as note:
+            return {name: note[name] for name in names or note.files}
 
     def note(self, item: int) -> Path:
         """The file that says that an item is finished."""
@@ -201,12 +216,14 @@ class Workspace:
 def open_workspace(out: Path, settings: Mapping[str, Any], create: Callable[[Path], object]) -> Workspace:
     """The working folder of `out`, made if there is none; `create` makes an empty result under the path that it is given.
 
+    The settings, and the version of triptych, are what a run is to have in common from its start to its end, wherever it is worked on.
+
     Raises
     ------
     InputError
         If `out` exists already, or the folder is that of a run with other settings.
     """
-    workspace = Workspace(check_output_folder(out))
+    workspace, settings = Workspace(check_output_folder(out)), {"version": installed_version(), **settings}
     _check_folder(workspace)
     if not workspace.folder.is_dir():
         workspace = replace(workspace, is_new=_make(workspace, settings, create))

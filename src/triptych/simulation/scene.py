@@ -22,7 +22,6 @@ from torch import Tensor
 from triptych.config import AcquisitionConfig, CtfCorrection, SceneConfig, Smoothing, SpecimenConfig, TiltOrder
 from triptych.device import choose_device
 from triptych.errors import InputError
-from triptych.io.manifest import installed_version
 from triptych.simulation.physics import (
     Acquisition,
     Correction,
@@ -127,7 +126,7 @@ def open_run(out: Path, config: SceneConfig, library: Sequence[Structure], creat
     """The working folder with what `create` makes, or that of an interrupted run; and a hash of the structures."""
     library_hash = hash_structures(library)
     device = choose_device(config.device).type  # whose random numbers are others
-    agreed = {"version": installed_version(), "content of the library": library_hash, "kind of device": device, **config.decisive()}
+    agreed = {"content of the library": library_hash, "kind of device": device, **config.decisive()}
     return open_workspace(out, agreed, create), library_hash
 
 

@@ -24,7 +24,7 @@ from scipy.spatial.transform import Rotation
 from triptych.config import NONE_CLASS, UNKNOWN, CutConfig
 from triptych.errors import InputError
 from triptych.fourier import resample
-from triptych.io.manifest import installed_version, recognise_input, write_manifest
+from triptych.io.manifest import recognise_input, write_manifest
 from triptych.io.mrc import are_valid, check_values, mrc_files, read_mrc, read_sections
 from triptych.io.outputs import check_apart
 from triptych.io.particle_lists import Known, read_particles
@@ -141,7 +141,7 @@ def cut(
     check_shift(config.max_shift, side)
     if particles is not None:
         check_places(Path(particles), paths, side, known, config)
-    settings = {"version": installed_version(), "inputs": [recognise_input(path) for path in inputs], **config.model_dump(mode="json")}
+    settings = {"inputs": [recognise_input(path) for path in inputs], **config.model_dump(mode="json")}
     workspace = open_workspace(Path(out), settings, partial(create_empty, len(paths), size, known, config))
     with workspace.until_finished():
         write = partial(write_tomogram, workspace, paths, size, known, config)

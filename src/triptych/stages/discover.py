@@ -31,7 +31,7 @@ from triptych.device import choose_device, count_workers, name_device
 from triptych.errors import InputError
 from triptych.fourier import low_pass
 from triptych.io.files import write_json
-from triptych.io.manifest import MANIFEST, describe_input, hash_file, installed_version, manifest_entry, read_manifest, write_manifest
+from triptych.io.manifest import MANIFEST, describe_input, hash_file, manifest_entry, read_manifest, write_manifest
 from triptych.io.mrc import read_mrc, write_mrc
 from triptych.io.predictions import Predicted, are_listed, find_model, read_predictions
 from triptych.io.star import read_star, write_star
@@ -106,7 +106,6 @@ def discover(
     explorer = open_explorer(Path(predictions), config)
     explorer.boxes.warn_of_tilts()
     settings = {
-        "version": installed_version(),
         "predictions": [describe_input(explorer.predictions / name) for name in ("particles.star", "embedding.npy")],
         "list of particles": [hash_file(path) for path in explorer.lists],
         "content of the library": hash_structures(explorer.library),
@@ -307,13 +306,12 @@ class Explorer:
         """Find and keep the shapes of a block's recovered densities; returns how many."""
         rows = self.rows_of(block)
         with workspace.desk() as desk:
-            np.save(desk / "shapes.npy", read_shapes(self.boxes.given, rows))
-            workspace.mark(block, desk / "shapes.npy")
+            workspace.keep(block, desk, shapes=read_shapes(self.boxes.given, rows))
         return len(rows)
 
     def shapes(self, workspace: Workspace) -> NDArray[np.float32]:
         """Of all particles that are grouped, once every block is described."""
-        return np.concatenate([np.load(workspace.note(block), allow_pickle=False) for block in self.blocks])
+        return np.concatenate([workspace.kept(block)["shapes"] for block in self.blocks])
 
     def find_groups(self, workspace: Workspace, on_progress: Progress | None) -> Explorer:
         """The same with the groups, which are found once and kept."""
@@ -323,10 +321,8 @@ class Explorer:
             workspace.fill(self.blocks, describe, lambda block: len(self.rows_of(block)), workers=1, on_progress=on_progress)
             found = find_groups(self.boxes.given, self.rows, self.shapes(workspace), self.config)
             with workspace.desk() as desk:
-                np.savez(desk / "groups.npz", **vars(found))
-                workspace.mark(item, desk / "groups.npz")
-        with np.load(workspace.note(item), allow_pickle=False) as kept:
-            return replace(self, groups=Groups(**kept))
+                workspace.keep(item, desk, **vars(found))
+        return replace(self, groups=Groups(**workspace.kept(item)))
 
     def rng(self, *numbers: int) -> np.random.Generator:
         """A random stream of its own for each step, so that a resumed run repeats it."""
@@ -353,8 +349,7 @@ class Explorer:
                 own = self.boxes.wedges(desk, rows, grid)
                 poses = align(subtomograms, reference, grid.voxel_size, self.config.align, wedges=own, start=poses, on_progress=refining)
                 reference, _ = average(volumes, poses, grid.voxel_size, config=self.config.align)
-            np.savez(desk / "half.npz", reference=reference, **poses._asdict())
-            workspace.mark(item, desk / "half.npz")
+            workspace.keep(item, desk, reference=reference, **poses._asdict())
 
     def average_group(self, workspace: Workspace, item: int) -> None:
         """Bring both halves into one frame, average, compare, and write the folder of the group."""
@@ -387,9 +382,9 @@ class Explorer:
 
         The frame of the second half is found by aligning its reference to the first's: the only thing that the halves learn of each other.
         """
-        notes = [dict(np.load(workspace.note(STEPS * number + half), allow_pickle=False)) for half in (0, 1)]
+        notes = [workspace.kept(STEPS * number + half) for half in (0, 1)]
         first, second = (Alignment(note["rotations"], note["shifts"], note["scores"]) for note in notes)
-        references = [note["reference"] for note in notes]
+        references: list[NDArray[np.float32]] = [note["reference"] for note in notes]
         turned = align(references[1][None], references[0], self.coarse.voxel_size, self.config.align)
         second = Alignment(second.rotations @ turned.rotations[0], second.rotations @ turned.shifts[0] + second.shifts, second.scores)
         order = np.argsort(np.concatenate(self.halves[number]))

@@ -31,7 +31,7 @@ from triptych.config import NONE_CLASS, UNKNOWN, OrientConfig
 from triptych.device import choose_device, count_workers, name_device
 from triptych.errors import InputError
 from triptych.fourier import fourier_shell_correlation, low_pass, resolution_at
-from triptych.io.manifest import MANIFEST, hash_file, installed_version, is_made, read_manifest, write_manifest
+from triptych.io.manifest import MANIFEST, hash_file, is_made, read_manifest, write_manifest
 from triptych.io.mrc import new_mrc, read_mrc, write_mrc
 from triptych.io.predictions import EMBEDDING_ROW, Predicted, are_listed, read_predictions
 from triptych.io.source import ParticleSource
@@ -39,7 +39,7 @@ from triptych.io.star import numbers, probability_columns, read_star, write_star
 from triptych.io.tomogram import check_unique, open_tomogram
 from triptych.io.tomogram_names import bare_tomogram_name, tomogram_name
 from triptych.pages.page import Panel, draw_panel, render_page
-from triptych.parallel import Progress
+from triptych.parallel import Progress, in_batches
 from triptych.posing import pose
 from triptych.recognition.novelty import give_verdicts
 from triptych.simulation.specimen import OVERSAMPLING, make_template
@@ -120,16 +120,13 @@ class Orienter:
         """A structure where particles are aligned to it."""
         return self.grid.bring(self.structures[k].density, fill=0)
 
-    @property
-    def blocks(self) -> int:
-        return -(-len(self.rows) // BLOCK)
-
-    def rows_of(self, number: int) -> IntArray:
+    @cached_property
+    def blocks(self) -> list[IntArray]:
         """Rows of the particles that are finished together."""
-        return self.rows[number * BLOCK : (number + 1) * BLOCK]
+        return list(in_batches(self.rows, BLOCK))
 
     def size(self, number: int) -> int:
-        return len(self.rows_of(number))
+        return len(self.blocks[number])
 
     @property
     def left_out(self) -> dict[str, int]:
@@ -258,9 +255,8 @@ def orient(
         return out
     orienter = open_orienter(Path(predictions), config)
     orienter.boxes.warn_of_tilts()
-    wanted = choose_items(orienter.blocks, part)
+    wanted = choose_items(len(orienter.blocks), part)
     settings = {
-        "version": installed_version(),
         "inputs": list(orienter.identity),
         "particles in a block": BLOCK,
         **config.decisive(),
@@ -269,7 +265,7 @@ def orient(
     with workspace.until_finished(keep=part is not None):
         workers = count_workers(config.workers, config.align.device)
         workspace.fill(wanted, partial(write_block, workspace, orienter), orienter.size, workers, scheduler, on_progress)
-        if len(workspace.done()) == orienter.blocks:
+        if len(workspace.done()) == len(orienter.blocks):
             workspace.finish(partial(finish_run, workspace, orienter))
     return out
 
@@ -279,7 +275,7 @@ def orient(
 
 def write_block(workspace: Workspace, orienter: Orienter, number: int) -> int:
     """Name a block of particles and find their poses, put its maps into the result, and keep the rest until all are there."""
-    boxes, grid, config, rows = orienter.boxes, orienter.grid, orienter.config, orienter.rows_of(number)
+    boxes, grid, config, rows = orienter.boxes, orienter.grid, orienter.config, orienter.blocks[number]
     label, probabilities = orienter.called(rows)
     there = np.isin(np.arange(probabilities.shape[1]), list(orienter.structures))
     tried = choose_trials(probabilities, label, there, config)
@@ -292,8 +288,7 @@ def write_block(workspace: Workspace, orienter: Orienter, number: int) -> int:
         workspace.take_in(desk)
         kept: dict[str, Any] = {"label": named.label, "probabilities": named.probabilities, "fits": named.fits, **named.poses._asdict()}
         kept["sure"] = tell_sureness(seen, named, references, grid, config)
-        np.savez(desk / "note.npz", **kept, **average_classes(seen, named, grid, config))
-        workspace.mark(number, desk / "note.npz")
+        workspace.keep(number, desk, **kept, **average_classes(seen, named, grid, config))
     return len(rows)
 
 
@@ -353,8 +348,9 @@ def place(template: torch.Tensor, rotation: NDArray[np.float64], shift: NDArray[
 
 def finish_run(workspace: Workspace, orienter: Orienter, folder: Path) -> None:
     """The tables, averages, the page and the manifest."""
-    notes = [read_note(workspace, number, ("label", "probabilities", "fits", "sure", *Alignment._fields)) for number in range(orienter.blocks)]
-    found = {name: np.concatenate([note.pop(name) for note in notes]) for name in list(notes[0])}
+    names = ("label", "probabilities", "fits", "sure", *Alignment._fields)
+    notes = [workspace.kept(number, *names) for number in range(len(orienter.blocks))]
+    found = {name: np.concatenate([note.pop(name) for note in notes]) for name in names}
     averages = [average_class(workspace, orienter, k, found) for k in np.unique(found["label"]).tolist()]
     doubtful = find_doubtful(averages, orienter.config)
     write_averages(workspace, averages)
@@ -408,16 +404,10 @@ def check_hand(workspace: Workspace, orienter: Orienter, found: dict[str, Any]) 
     return hand
 
 
-def read_note(workspace: Workspace, number: int, names: Sequence[str]) -> dict[str, Any]:
-    """Some of what was kept of a block."""
-    with np.load(workspace.note(number), allow_pickle=False) as note:
-        return {name: note[name] for name in names}
-
-
 def average_class(workspace: Workspace, orienter: Orienter, k: int, found: dict[str, Any]) -> ClassAverage:
     """The averages of a class of all blocks as one, and how far it agrees with the structure."""
     grid, own = orienter.grid, found["label"] == k
-    parts = (read_note(workspace, number, (f"density_{k}", f"weight_{k}")) for number in np.unique(np.flatnonzero(own) // BLOCK))
+    parts = (workspace.kept(number, f"density_{k}", f"weight_{k}") for number in np.unique(np.flatnonzero(own) // BLOCK).tolist())
     density = merge_averages((part[f"density_{k}"], part[f"weight_{k}"]) for part in parts)
     structure = orienter.reference(k)
     mask = soft_mask(structure, grid.voxel_size)

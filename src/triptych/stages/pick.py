@@ -26,7 +26,7 @@ from triptych.device import count_workers
 from triptych.errors import InputError
 from triptych.fourier import resample_to_shape
 from triptych.io.files import way_to
-from triptych.io.manifest import describe_input, installed_version, is_made, recognise_input, write_manifest
+from triptych.io.manifest import describe_input, is_made, recognise_input, write_manifest
 from triptych.io.mrc import check_values, mmap_mrc, new_mrc, type_for
 from triptych.io.outputs import check_apart
 from triptych.io.readers import cut_box
@@ -121,7 +121,6 @@ class Picker:
         """Finish an item; return what it counts in the progress."""
         job = self.job(item)
         with self.workspace.desk() as desk:
-            note = desk / "note.npz"
             if item == job.items[-1]:
                 about = {"device": self.model.device_name, "input": json.dumps(describe_input(job.path))}
                 found = {**self.look(job, desk), **{key: np.array(text) for key, text in about.items()}}
@@ -130,8 +129,7 @@ class Picker:
                         (desk / f"{kind}.mrc").replace(self.workspace.result / kind / f"{job.name}.mrc")
             else:
                 found = self.scan(job, job.rows[item - job.first])
-            np.savez_compressed(note, **found)  # type: ignore[arg-type]
-            self.workspace.mark(item, note)
+            self.workspace.keep(item, desk, compressed=True, **found)
         return job.steps(item)
 
     def scan(self, job: Job, row: list[Tile]) -> dict[str, NDArray[Any]]:
@@ -160,8 +158,8 @@ class Picker:
 
     def look(self, job: Job, desk: Path) -> dict[str, NDArray[Any]]:
         """Classify, segment and recover what is at each centre, and keep the best where several claim the same voxels; writes the maps."""
-        notes = [self.workspace.note(item) for item in job.items[:-1]]
-        places, heights = (np.concatenate([np.load(note, allow_pickle=False)[key] for note in notes]) for key in ("places", "heights"))
+        rows = [self.workspace.kept(item, "places", "heights") for item in job.items[:-1]]
+        places, heights = (np.concatenate([row[name] for row in rows]) for name in ("places", "heights"))
         found, masks = self.recognise(job, places)
         names = self.model.card.class_names
         none = found["probabilities"][:, names.index(NONE_CLASS)] if NONE_CLASS in names else np.zeros(len(places))
@@ -213,7 +211,7 @@ class Picker:
         rim = round(RIM / job.voxel_size)
         with new_map(desk, "labels", job) as labels:
             for row, item in zip(job.rows, job.items[:-1], strict=True):
-                labels[:, row[0].start[1] : row[0].stop[1]] = numbers[np.load(self.workspace.note(item), allow_pickle=False)["labels"]]
+                labels[:, row[0].start[1] : row[0].stop[1]] = numbers[self.workspace.kept(item, "labels")["labels"]]
             for mask in masks:
                 around, start = widen(mask, rim)
                 clear_labels(labels, around, is_particle, start)
@@ -292,7 +290,6 @@ def pick(
         return Path(out)
     mine = [jobs[number] for number in choose_items(len(jobs), part)]
     settings = {
-        "version": installed_version(),
         "tomograms": {job.name: {**recognise_input(job.path), "voxel_size": job.voxel_size} for job in jobs},
         "model": list(hash_model(folder)),
         **config.decisive(),
@@ -344,7 +341,7 @@ def make_folders(kinds: Sequence[str], folder: Path) -> None:
 def finish_run(picker: Picker, arguments: dict[str, Any], folder: Path) -> None:
     """The tables of all tomograms, and the manifest."""
     jobs, card = picker.jobs, picker.model.card
-    notes = [dict(np.load(picker.workspace.note(job.items[-1]), allow_pickle=False)) for job in jobs]
+    notes = [picker.workspace.kept(job.items[-1]) for job in jobs]
     groups = {size: number for number, size in enumerate(dict.fromkeys(job.frame.voxel_size for job in jobs), start=1)}
     tables = [
         particle_table(job, note, card.class_names, groups[job.frame.voxel_size]).assign(**{CONTRAST: picker.contrast(job)[0]})

@@ -25,7 +25,7 @@ from triptych.contrast import CONTRAST_SAMPLE, choose_contrast, guess_contrast
 from triptych.device import count_workers
 from triptych.errors import InputError
 from triptych.io.files import new_array
-from triptych.io.manifest import installed_version, is_made, recognise_input, write_manifest
+from triptych.io.manifest import is_made, recognise_input, write_manifest
 from triptych.io.mrc import write_mrc
 from triptych.io.outputs import check_apart
 from triptych.io.predictions import EMBEDDING_ROW
@@ -79,21 +79,13 @@ class Predictor:
     def input_hash(self) -> str:
         return hashlib.sha256(json.dumps(self.inputs).encode()).hexdigest()
 
-    @property
-    def block(self) -> int:
-        """Particles that are finished at once."""
-        return max(BLOCK, self.config.batch_size)
-
-    @property
-    def blocks(self) -> int:
-        return -(-len(self.source) // self.block)
-
-    def rows(self, number: int) -> range:
-        """The particles of a block."""
-        return range(number * self.block, min((number + 1) * self.block, len(self.source)))
+    @cached_property
+    def blocks(self) -> list[range]:
+        """The particles that are finished together."""
+        return list(in_batches(range(len(self.source)), max(BLOCK, self.config.batch_size)))
 
     def size(self, number: int) -> int:
-        return len(self.rows(number))
+        return len(self.blocks[number])
 
     def show(self, row: int, volume: Volume) -> Volume:
         """A particle as the model is to see it."""
@@ -135,16 +127,15 @@ def predict(
     config, out = config or PredictConfig(), Path(out)
     predictor = open_predictor(str(particles), locate_model(model), config)
     check_apart(out, predictor.source.files)
-    wanted = choose_items(predictor.blocks, part)
+    wanted = choose_items(len(predictor.blocks), part)
     if part and is_made(out, STAGE, config, predictor.arguments):
         return out
     about = examine_input(predictor, config)
     contrast = about["contrast"]
     settings = {
-        "version": installed_version(),
         "particles": predictor.inputs,
         "model": list(predictor.identity),
-        "particles in a block": predictor.block,
+        "particles in a block": predictor.size(0),
         **config.decisive(),
         "contrast": contrast,
     }
@@ -152,7 +143,7 @@ def predict(
     with workspace.until_finished(keep=part is not None):
         write = partial(write_block, workspace, predictor, contrast)
         workspace.fill(wanted, write, predictor.size, count_workers(config.workers, config.device), scheduler, on_progress)
-        if len(workspace.done()) == predictor.blocks:
+        if len(workspace.done()) == len(predictor.blocks):
             workspace.finish(partial(finish_run, workspace, predictor, about))
     return out
 
@@ -180,7 +171,7 @@ def check_box(name: str, first: Volume, model: Model) -> None:
 
 def write_block(workspace: Workspace, predictor: Predictor, contrast: Contrast, number: int) -> int:
     """Predict a block of particles, put their maps into the result, and keep the rest until all are there; return how many they are."""
-    config, names, rows = predictor.config, predictor.source.names, predictor.rows(number)
+    config, names, rows = predictor.config, predictor.source.names, predictor.blocks[number]
     started = time.monotonic()
     results, empty = [], []
     with workspace.desk() as desk:
@@ -198,8 +189,7 @@ def write_block(workspace: Workspace, predictor: Predictor, contrast: Contrast, 
         if results[0].novelty_by_class is not None:
             found["novelty"] = np.concatenate([result.novelty_by_class for result in results])
         found |= {"seconds": time.monotonic() - started, "device": predictor.model.device_name, "precision": str(predictor.model.dtype)}
-        np.savez(desk / "note.npz", **found)
-        workspace.mark(number, desk / "note.npz")
+        workspace.keep(number, desk, **found)
     return len(rows)
 
 
@@ -208,16 +198,15 @@ def finish_run(workspace: Workspace, predictor: Predictor, about: dict[str, Any]
     source, model = predictor.source, predictor.model
     embedding = new_array(folder / "embedding.npy", np.float32, (len(source), model.card.network.embedding_size))
     probabilities, novelty, empty, devices, precisions, seconds = [], [], [], set(), set(), 0.0
-    for number in range(predictor.blocks):
-        with np.load(workspace.note(number), allow_pickle=False) as note:
-            rows = predictor.rows(number)
-            embedding[rows.start : rows.stop] = note["embedding"]
-            probabilities += [note["probabilities"]] if "probabilities" in note else []
-            novelty += [note["novelty"]] if "novelty" in note else []
-            empty += note["empty"].tolist()
-            devices.add(str(note["device"]))
-            precisions.add(str(note["precision"]).removeprefix("torch."))
-            seconds += float(note["seconds"])
+    for number, rows in enumerate(predictor.blocks):
+        note = workspace.kept(number)
+        embedding[rows.start : rows.stop] = note["embedding"]
+        probabilities += [note["probabilities"]] if "probabilities" in note else []
+        novelty += [note["novelty"]] if "novelty" in note else []
+        empty += note["empty"].tolist()
+        devices.add(str(note["device"]))
+        precisions.add(str(note["precision"]).removeprefix("torch."))
+        seconds += float(note["seconds"])
     embedding.flush()
     warn_of_empty([source.names[row] for row in empty], len(source))
     all_probabilities, all_novelty = (np.concatenate(parts) if parts else None for parts in (probabilities, novelty))
