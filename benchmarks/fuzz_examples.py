@@ -22,8 +22,9 @@ from triptych.describing.files import describe_file
 from triptych.errors import InputError
 from triptych.io.convert import FORMATS, convert_particles, write_particles
 from triptych.io.em import read_em, write_em
-from triptych.io.manifest import MANIFEST, hash_file, write_manifest
+from triptych.io.manifest import hash_file, write_manifest
 from triptych.io.mrc import read_mrc, write_mrc
+from triptych.io.output_names import MANIFEST
 from triptych.io.particle_lists import Known, read_particles
 from triptych.io.predictions import read_predictions
 from triptych.io.readers import cut_box

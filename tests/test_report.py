@@ -18,8 +18,9 @@ import triptych
 from triptych.config import ReportConfig
 from triptych.errors import InputError, counted
 from triptych.io.files import to_plain
-from triptych.io.manifest import WEIGHTS, describe_input, hash_file, write_manifest
+from triptych.io.manifest import describe_input, hash_file, write_manifest
 from triptych.io.mrc import read_mrc, write_mrc
+from triptych.io.output_names import WEIGHTS
 from triptych.io.predictions import read_predictions
 from triptych.io.star import probability_column, read_star, write_star
 from triptych.io.store import open_store

@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from triptych import __version__
 from triptych.errors import InputError, counted, first_line
+from triptych.io.output_names import PAGE
 from triptych.parallel import keep_freed_memory
 from triptych.terminal import (
     START_OVER,
@@ -456,7 +457,7 @@ def discover(
     with show_progress("discover", "particle steps", device_name(settings.align.device, scheduler), resumed=True) as on_progress:
         path = stage(predictions, output, settings, on_progress=on_progress, scheduler=scheduler)
     print_groups(path)
-    print_path("discovery", path / "report.html")
+    print_path("discovery", path / PAGE)
 
 
 @app.command("add-class")

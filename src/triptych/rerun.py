@@ -14,7 +14,8 @@ from pydantic import BaseModel, ValidationError
 from triptych.config import STAGES, Settings, TrainConfig
 from triptych.errors import InputError
 from triptych.io.compare import Comparison, compare_folders
-from triptych.io.manifest import WEIGHTS, describe_input, hash_file, installed_version, manifest_entry, read_manifest
+from triptych.io.manifest import describe_input, hash_file, installed_version, manifest_entry, read_manifest
+from triptych.io.output_names import WEIGHTS
 from triptych.parallel import Progress
 from triptych.settings import check_settings
 from triptych.stages.calibrate import calibrate

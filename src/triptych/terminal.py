@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from triptych.errors import counted
+from triptych.io.output_names import CARD, CLASSES, GROUPS, METRICS, PAGE, PARTICLES
 
 if TYPE_CHECKING:
     from triptych.describing.description import Description
@@ -142,7 +143,7 @@ def print_calibration(folder: Path) -> None:
     from triptych.io.manifest import read_manifest
 
     figures = read_manifest(folder)["calibration"]
-    card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     rule, temperature = card["novelty"], card["temperature"]
     before, after = (figures[when]["calibration_error"] for when in ("before", "after"))
     how = f"temperature {temperature['value']:.3f} (exponent of the spread of the logits {temperature['exponent']:.2f})"
@@ -189,7 +190,7 @@ def print_oriented(path: Path, part: str | None) -> None:
     from triptych.io.manifest import read_manifest
     from triptych.io.star import read_star
 
-    columns = read_star(path / "classes.star")["classes"]
+    columns = read_star(path / CLASSES)["classes"]
     titles = {"triptychAlignmentScore": "median score", "triptychPoseProbability": "median pose probability", "triptychResolution": "agrees to, Å"}
     shown = [name for name in titles if name in columns]
     table = make_table("class", "particles", *(titles[name] for name in shown), numbers=range(1, 2 + len(shown)))
@@ -202,7 +203,7 @@ def print_oriented(path: Path, part: str | None) -> None:
         out.print(f"left out: {', '.join(f'{number:,} {reason}' for reason, number in count['left_out'].items())}")
     if count["renamed"]:
         out.print(f"{count['renamed']:,} of {count['oriented']:,} particles fit another class better than the one that the network had named")
-    print_path("poses", path / "particles.star")
+    print_path("poses", path / PARTICLES)
 
 
 def print_classes(predictions: Path) -> None:
@@ -210,7 +211,7 @@ def print_classes(predictions: Path) -> None:
     from triptych.config import UNKNOWN
     from triptych.io.star import read_star
 
-    particles = read_star(predictions / "particles.star")["particles"]
+    particles = read_star(predictions / PARTICLES)["particles"]
     if isinstance(particles, dict) or "triptychClass" not in particles:  # the model was trained without the class task
         return
     named = particles.assign(probability=particles["triptychProbability"].astype(float))
@@ -236,7 +237,7 @@ def print_groups(folder: Path) -> None:
     from triptych.io.star import read_star
 
     table = make_table("group", "particles", "stability", "resolution,\nÅ", "best match", "correlation", numbers=(0, 1, 2, 3, 5))
-    columns = read_star(folder / "groups.star")["groups"]
+    columns = read_star(folder / GROUPS)["groups"]
     names = ("Group", "Particles", "Stability", "Resolution", "MatchName", "MatchCorrelation", "MatchHand", "MatchResolution")
     for group, particles, stability, resolution, name, correlation, hand, detail in zip(*(columns[f"triptych{name}"] for name in names), strict=True):
         match = escape(name_match(str(name), str(hand)))
@@ -262,10 +263,10 @@ def print_comparisons(comparisons: Sequence[Comparison]) -> None:
 
 def print_report(folder: Path) -> None:
     """The headline figures of a report, where there was truth to compare with, and where to look."""
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
     if metrics.get("truth"):
         print_summary(metrics)
-    print_path("report", folder / "report.html")
+    print_path("report", folder / PAGE)
 
 
 def print_summary(metrics: dict[str, Any]) -> None:

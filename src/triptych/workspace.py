@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from triptych.device import memory_errors, share_cores
 from triptych.errors import InputError
 from triptych.io.files import disk_errors
-from triptych.io.manifest import MANIFEST, hash_file, installed_version
+from triptych.io.manifest import hash_file, installed_version
+from triptych.io.output_names import MANIFEST
 from triptych.io.outputs import check_output_folder, partial_name
 from triptych.parallel import Progress, map_items, said_already
 

@@ -13,6 +13,7 @@ from triptych.alignment.align import align
 from triptych.config import AlignConfig
 from triptych.errors import InputError
 from triptych.fourier import match_amplitudes, resample_to_box
+from triptych.io.output_names import LIBRARY
 from triptych.io.structure_files import structure_kind
 from triptych.parallel import in_batches
 from triptych.simulation.structures import Structure, load_library, read_structure
@@ -114,7 +115,7 @@ def load_references(path: Path | None, voxel_size: float) -> list[Structure]:
     ----------
     voxel_size : Å, of the densities made from files
     """
-    if path is None or (path / "library.json").is_file():
+    if path is None or (path / LIBRARY).is_file():
         return load_library(path)
     if path.is_file():
         return [read_structure(path, voxel_size=voxel_size)]

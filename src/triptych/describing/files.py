@@ -13,10 +13,9 @@ from triptych.describing.structures import describe_atoms, describe_index, descr
 from triptych.describing.volumes import describe_mrc, describe_volumes, describe_zarr
 from triptych.errors import InputError
 from triptych.io.copick import find_config
-from triptych.io.manifest import MANIFEST
 from triptych.io.mrc import is_mrc_name, mrc_files
+from triptych.io.output_names import CARD, EMBEDDING, LIBRARY, MANIFEST, OPTIMISATION_SET
 from triptych.io.particle_lists import LIST_ENDINGS
-from triptych.io.particle_star import OPTIMISATION_SET
 from triptych.io.structure_files import is_index, structure_kind
 from triptych.io.tomogram import is_ome_zarr
 
@@ -66,9 +65,9 @@ def _describe_folder(path: Path) -> Description:
         raise InputError(f"{path} is what an unfinished run works in: the command that began it, given again, goes on with it")
     readers: tuple[tuple[str, Callable[[Path], Description]], ...] = (
         ("zarr.json", describe_store),
-        ("model.json", describe_model),
-        ("library.json", describe_library),
-        ("embedding.npy", describe_predictions),
+        (CARD, describe_model),
+        (LIBRARY, describe_library),
+        (EMBEDDING, describe_predictions),
         (MANIFEST, describe_result),
         (OPTIMISATION_SET, lambda folder: describe_star(folder / OPTIMISATION_SET)),
     )

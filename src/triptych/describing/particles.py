@@ -16,8 +16,8 @@ from triptych.io.em import read_em
 from triptych.io.links import NOTHING, RECONSTRUCTED, find_file, search_folders, split_number
 from triptych.io.motive_list import ROWS
 from triptych.io.mrc import is_mrc_name, read_header, stated_voxel_size
+from triptych.io.output_names import TOMOGRAMS
 from triptych.io.particle_lists import Known, guess_format, read_particles
-from triptych.io.particle_star import TOMOGRAMS
 from triptych.io.relion import CENTERED, COORDINATES, RelionFile, read_relion, tomogram_table
 from triptych.io.source import locate_tomograms, open_particles
 from triptych.io.star import Block, read_star

@@ -14,15 +14,13 @@ from triptych.config import NONE_CLASS
 from triptych.describing.description import Description
 from triptych.errors import InputError, counted
 from triptych.io.files import read_json
-from triptych.io.manifest import MANIFEST, hash_file, read_manifest
+from triptych.io.manifest import hash_file, read_manifest
+from triptych.io.output_names import CARD, GROUP, MANIFEST, PARTICLES
 from triptych.io.star import numbers, read_star
 from triptych.volume import spread_numbers
 
 SAMPLE = 256
 """Subtomograms of a dataset that are looked at."""
-
-GROUP = "group.json"
-"""In the folder of each group of a discovery."""
 
 
 def describe_store(path: Path) -> Description:
@@ -55,7 +53,7 @@ def describe_store(path: Path) -> Description:
 
 
 def describe_model(path: Path) -> Description:
-    card = read_json(path / "model.json", "description of a model")
+    card = read_json(path / CARD, "description of a model")
     result = Description("triptych model")
     if not isinstance(card, dict):
         raise InputError(f"{path / 'model.json'} does not describe a model: use the folder as `triptych train` wrote it")
@@ -90,7 +88,7 @@ def describe_predictions(path: Path) -> Description:
     is_group = (path / GROUP).is_file()
     kind = "triptych group of particles" if is_group else "triptych predictions"
     result = Description({"pick": "triptych picks", "orient": "triptych poses"}.get(str(stage), kind))
-    table = read_star(path / "particles.star").get("particles")
+    table = read_star(path / PARTICLES).get("particles")
     if not isinstance(table, pd.DataFrame):
         raise InputError(f"{path / 'particles.star'} holds no table of particles: predict or pick anew")
     result.add("particles", len(table))

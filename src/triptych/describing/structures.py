@@ -9,6 +9,7 @@ from pathlib import Path
 from triptych.describing.description import Description
 from triptych.errors import InputError, first_line
 from triptych.io.files import read_json
+from triptych.io.output_names import LIBRARY
 from triptych.io.structure_files import read_index
 
 
@@ -30,7 +31,7 @@ def describe_index(path: Path) -> Description:
 
 
 def describe_library(path: Path) -> Description:
-    entries = read_json(path / "library.json", "index of structures")
+    entries = read_json(path / LIBRARY, "index of structures")
     result = Description("triptych structure library")
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise InputError(f"{path / 'library.json'} is no index of structures: make the library anew with `triptych structures make`")

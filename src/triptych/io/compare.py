@@ -14,8 +14,9 @@ from safetensors.numpy import load_file
 
 from triptych.errors import InputError
 from triptych.io.files import map_array, read_text
-from triptych.io.manifest import MANIFEST, hash_file
+from triptych.io.manifest import hash_file
 from triptych.io.mrc import is_mrc_name, read_mrc
+from triptych.io.output_names import MANIFEST
 
 TOLERANCE = 1e-3
 """Numbers are close if they differ by at most this share of the largest of their kind: what another number of threads or another processor does."""

@@ -20,9 +20,10 @@ from triptych.io.imod import write_imod_particles
 from triptych.io.links import BESIDE, PATHS, lead_from
 from triptych.io.motive_list import ROWS, write_motive_list
 from triptych.io.numbering import file_names
+from triptych.io.output_names import PARTICLES, TOMOGRAMS
 from triptych.io.particle_csv import write_csv
 from triptych.io.particle_lists import Known, given_frames, read_particles
-from triptych.io.particle_star import PARTICLES, STAR_LABEL, TOMOGRAMS, UNDERSTOOD, write_relion_3_or_4, write_relion_5, write_warp
+from triptych.io.particle_star import STAR_LABEL, UNDERSTOOD, write_relion_3_or_4, write_relion_5, write_warp
 from triptych.io.star import Block, read_star
 from triptych.io.tomogram_names import bare_tomogram_name, shared_name
 from triptych.particles import Frame, Particles

@@ -17,11 +17,9 @@ from pydantic import ValidationError
 
 from triptych.config import Settings
 from triptych.errors import InputError
+from triptych.io.output_names import MANIFEST
 from triptych.io.outputs import output_file
 
-MANIFEST = "manifest.json"
-WEIGHTS = "weights.safetensors"
-"""In the folder of a model."""
 LARGE = 2**26
 """Bytes from which on a file is not read anew only to see whether it has changed."""
 PACKAGES = ("numpy", "torch", "zarr", "lightning", "gemmi")

@@ -22,7 +22,8 @@ from pandas.api.types import is_numeric_dtype
 
 from triptych.errors import InputError, counted
 from triptych.io.files import map_array
-from triptych.io.manifest import MANIFEST, describe_input
+from triptych.io.manifest import describe_input
+from triptych.io.output_names import MANIFEST
 from triptych.io.particle_csv import read_table, text_column
 from triptych.io.predictions import FloatArray, IntArray, Predicted
 from triptych.io.star import numbers

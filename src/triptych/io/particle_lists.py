@@ -20,8 +20,9 @@ from triptych.io.files import read_bytes
 from triptych.io.imod import particles_from_imod
 from triptych.io.motive_list import STOPGAP_BLOCK, particles_from_motive_list, particles_from_stopgap
 from triptych.io.mrc import mrc_files
+from triptych.io.output_names import OPTIMISATION_SET, PARTICLES
 from triptych.io.particle_csv import particles_from_csv
-from triptych.io.particle_star import OPTIMISATION_SET, PARTICLES, star_of_folder
+from triptych.io.particle_star import star_of_folder
 from triptych.io.relion import M_COORDINATES, frame_of_file, read_frames
 from triptych.io.relion_particles import FrameFinder, particles_from_m, particles_from_relion
 from triptych.io.star import read_star

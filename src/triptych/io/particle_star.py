@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from triptych.errors import InputError
 from triptych.io.links import project_of
 from triptych.io.numbering import are_numbers, number_classes
+from triptych.io.output_names import OPTIMISATION_SET, PARTICLES, TOMOGRAMS
 from triptych.io.outputs import output_folder
 from triptych.io.relion import (
     ANGLES,
@@ -40,7 +41,6 @@ from triptych.io.star import Block, write_star
 from triptych.io.tomogram_names import TOMOSTAR, bare_tomogram_name
 from triptych.particles import Frame, Particles
 
-PARTICLES, TOMOGRAMS, OPTIMISATION_SET = "particles.star", "tomograms.star", "optimisation_set.star"
 STAR_LABEL = re.compile(r"[a-z]+[A-Z]\w*")
 _OF_IMAGES = ("rlnImagePixelSize", "rlnImageSize", "rlnImageDimensionality")
 UNDERSTOOD = {

@@ -17,8 +17,9 @@ from pydantic import ValidationError
 from triptych.config import UNKNOWN, PredictConfig
 from triptych.errors import InputError, counted
 from triptych.io.files import map_array
-from triptych.io.manifest import WEIGHTS, command_folder, has_changed, hash_file, manifest_entry, read_manifest
+from triptych.io.manifest import command_folder, has_changed, hash_file, manifest_entry, read_manifest
 from triptych.io.mrc import read_mrc
+from triptych.io.output_names import EMBEDDING, PARTICLES, WEIGHTS
 from triptych.io.source import ParticleSource, open_particles
 from triptych.io.star import numbers, probability_columns, read_star
 from triptych.volume import Volume
@@ -107,7 +108,7 @@ def read_predictions(folder: Path, oriented: bool = False) -> Predicted:
     manifest = own if origin is None else origin.manifest
     if manifest["stage"] != "predict":
         raise InputError(f"{folder} was written by `triptych {manifest['stage']}`, but one that `triptych predict` wrote was expected; give that one")
-    star = folder / "particles.star"
+    star = folder / PARTICLES
     # A program through which the table went may call the block otherwise.
     table = next((block for block in read_star(star).values() if isinstance(block, pd.DataFrame) and "triptychName" in block), None)
     if table is None:
@@ -206,7 +207,7 @@ def _read_paths(folder: Path, table: pd.DataFrame, column: str) -> list[Path] | 
 
 def _read_embedding(folder: Path, star: Path, table: pd.DataFrame) -> NDArray[np.float32]:
     """The rows of embedding.npy in the order of the table."""
-    path = folder / "embedding.npy"
+    path = folder / EMBEDDING
     embedding = map_array(path, f"copy the whole folder or {AGAIN}")
     every = np.arange(len(embedding))
     rows = numbers(table, EMBEDDING_ROW, star) - 1 if EMBEDDING_ROW in table else every

@@ -31,6 +31,7 @@ from triptych.errors import InputError
 from triptych.io.angles import angles_from_matrices
 from triptych.io.links import RECONSTRUCTED, find_file, find_mrc, search_folders
 from triptych.io.mrc import read_header, stated_voxel_size
+from triptych.io.output_names import TOMOGRAMS
 from triptych.io.star import Block, numbers, read_star
 from triptych.io.tilts import BEAM, TiltTable, extreme_tilts, read_tilts
 from triptych.io.tomogram_names import TOMOSTAR, is_warp_name
@@ -461,8 +462,8 @@ def read_relion(path: Path | str) -> RelionFile:
     blocks = as_tables(blocks)
     name = _particle_block(blocks, path)
     optics = blocks.get("optics")
-    if tomograms_file is None and name != "global" and (path.parent / "tomograms.star").is_file() and path.name != "tomograms.star":
-        tomograms_file = path.parent / "tomograms.star"
+    if tomograms_file is None and name != "global" and (path.parent / TOMOGRAMS).is_file() and path.name != TOMOGRAMS:
+        tomograms_file = path.parent / TOMOGRAMS
     others = {key: block for key, block in blocks.items() if key != name}
     tomogram_blocks = as_tables(read_star(tomograms_file)) if tomograms_file is not None and tomograms_file.is_file() else {}
     return RelionFile(

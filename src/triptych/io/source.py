@@ -23,8 +23,9 @@ from triptych.config import Contrast, PredictConfig
 from triptych.errors import InputError, counted
 from triptych.io.files import different_files, way_to
 from triptych.io.links import CTF_VOLUME, RECONSTRUCTED, find_file, name_from, search_folders, split_number
-from triptych.io.manifest import MANIFEST, manifest_entry, read_manifest
+from triptych.io.manifest import manifest_entry, read_manifest
 from triptych.io.mrc import bare_stem, is_mrc_name, mrc_files, read_header
+from triptych.io.output_names import MANIFEST, PARTICLES
 from triptych.io.particle_names import safe_name, unique_names
 from triptych.io.particle_star import star_of_folder
 from triptych.io.readers import Crops, Images, Reader, Rows, check_images
@@ -133,7 +134,7 @@ class ParticleSource:
             return self._with_tomograms(folder, self.reader)
         if not isinstance(self.reader, Images):
             return self.table
-        folders = search_folders(folder / "particles.star")
+        folders = search_folders(folder / PARTICLES)
         ways = {"rlnImageName": self.reader.paths, **self._ctf_volumes()}
         return self.table.assign(
             **{

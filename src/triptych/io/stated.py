@@ -15,7 +15,7 @@ import pandas as pd
 from triptych.errors import InputError
 from triptych.io.links import NOTHING, RECONSTRUCTED, find_file, search_folders
 from triptych.io.numbering import check_file_name
-from triptych.io.particle_star import TOMOGRAMS
+from triptych.io.output_names import TOMOGRAMS
 from triptych.io.relion import BINNING, SET_FILES, UNBINNED_PIXEL_SIZES, agrees, optimisation_set, read_frames, tomogram_table
 from triptych.io.star import Block, numbers, read_star
 from triptych.io.tilts import TiltTable, extreme_tilts, has_phase_shift, mean_defocus, read_tilts

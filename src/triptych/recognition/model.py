@@ -25,15 +25,15 @@ from triptych.device import choose_device, choose_precision, name_device
 from triptych.errors import InputError, first_line
 from triptych.fourier import resample_back, resample_to_box
 from triptych.io.files import read_json
-from triptych.io.manifest import WEIGHTS, hash_file, read_manifest, write_manifest
+from triptych.io.manifest import hash_file, read_manifest, write_manifest
 from triptych.io.mrc import LARGEST_VALUE, are_valid
+from triptych.io.output_names import CARD, MANIFEST, NOVELTY, WEIGHTS
 from triptych.io.outputs import output_folder
 from triptych.parallel import in_batches
 from triptych.recognition.class_shares import estimate_shares, reweigh
 from triptych.recognition.density_shape import describe_shapes
 from triptych.recognition.network import HALF_TURNS, Exportable, Network, PickOutput, TaskOutput, turn
 from triptych.recognition.novelty import (
-    NOVELTY_FILE,
     THRESHOLD,
     NoveltyReference,
     NoveltyRule,
@@ -371,8 +371,8 @@ class Model:
             # Half precision: the network computes in bfloat16, which keeps fewer digits, and the folder is half the size.
             tensors = {name: half(tensor.detach().cpu().contiguous()) for name, tensor in self.network.state_dict().items()}
             (part / WEIGHTS).write_bytes(save(tensors))  # by Python, which says when a disk is full
-            (part / "model.json").write_text(json.dumps(self.describe(), indent=2) + "\n")
-            names = [WEIGHTS, "model.json"]
+            (part / CARD).write_text(json.dumps(self.describe(), indent=2) + "\n")
+            names = [WEIGHTS, CARD]
             if self.novelty is not None:
                 names.append(save_reference(self.novelty, part).name)
             for name, text in (texts or {}).items():
@@ -448,11 +448,11 @@ def load_model(folder: Path | str | None = None, device: str = "auto", precision
     if not folder.is_dir():
         how = f'a folder that `triptych train` wrote, or "{BUILT_IN_MODEL.name}" for the model that ships with triptych'
         raise InputError(f"the model folder {folder} does not exist: give {how}")
-    for name in ("model.json", WEIGHTS, "manifest.json"):
+    for name in (CARD, WEIGHTS, MANIFEST):
         if not (folder / name).is_file():
             raise InputError(f"{folder} is not a complete model folder: {name} is missing; give a folder that `triptych train` wrote")
     check_hashes(folder)
-    card, rule = read_card(folder / "model.json")
+    card, rule = read_card(folder / CARD)
     network = blank_network(card)  # nothing is allocated for what model.json says before the weights agree with it
     types = {name: tensor.dtype for name, tensor in network.state_dict().items()}
     try:
@@ -478,9 +478,9 @@ def blank_network(card: ModelCard) -> Network:
 def check_hashes(folder: Path) -> None:
     """InputError unless every file that the manifest lists has the hash it had when it was written."""
     files = read_manifest(folder).get("files")
-    if not isinstance(files, dict) or not {WEIGHTS, "model.json"} <= set(files):
+    if not isinstance(files, dict) or not {WEIGHTS, CARD} <= set(files):
         raise InputError(f"the manifest.json in {folder} lists no file hashes; use the folder as `triptych train` wrote it")
-    for name in (WEIGHTS, "model.json", NOVELTY_FILE):
+    for name in (WEIGHTS, CARD, NOVELTY):
         if not (name in files or (folder / name).exists()):
             continue
         if not (folder / name).is_file():
@@ -491,7 +491,7 @@ def check_hashes(folder: Path) -> None:
 
 def hash_model(folder: Path) -> tuple[str, ...]:
     """Hashes of the files by which a model says what it says, that of the weights first."""
-    return tuple(hash_file(folder / name) for name in (WEIGHTS, "model.json", NOVELTY_FILE) if (folder / name).is_file())
+    return tuple(hash_file(folder / name) for name in (WEIGHTS, CARD, NOVELTY) if (folder / name).is_file())
 
 
 def read_card(path: Path) -> tuple[ModelCard, NoveltyRule | None]:

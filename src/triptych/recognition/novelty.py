@@ -21,12 +21,12 @@ from scipy.special import expit, log_softmax, logsumexp
 
 from triptych.config import UNKNOWN, NoveltyConfig, NoveltyScore
 from triptych.errors import InputError
+from triptych.io.output_names import NOVELTY
 from triptych.parallel import in_batches
 
 FloatArray = NDArray[np.floating[Any]]
 BoolArray = NDArray[np.bool_]
 
-NOVELTY_FILE = "novelty.safetensors"
 ARRAYS = ("means", "whitening", "sample", "shape_means", "shape_whitening", "shape_levels", "shape_common")
 SCORES: tuple[NoveltyScore, ...] = get_args(NoveltyScore)
 THRESHOLD = 0.5
@@ -392,14 +392,14 @@ def newcomer_level(reference: NoveltyReference, shape: FloatArray) -> NDArray[np
 
 def save_reference(reference: NoveltyReference, folder: Path) -> Path:
     """Write the arrays into a model folder; the rule belongs into its model.json."""
-    path = folder / NOVELTY_FILE
+    path = folder / NOVELTY
     path.write_bytes(save({name: np.ascontiguousarray(getattr(reference, name)) for name in ARRAYS}))  # save_file lets nobody else read it
     return path
 
 
 def load_reference(folder: Path, rule: NoveltyRule, classes: int, embedding_size: int) -> NoveltyReference:
     """Read what `save_reference` wrote; InputError unless it is just that, for so many classes and such embeddings."""
-    path = folder / NOVELTY_FILE
+    path = folder / NOVELTY
     try:
         arrays = load_file(path)
     except (OSError, SafetensorError) as error:

@@ -29,6 +29,7 @@ from triptych.fourier import interpolation_matrix
 from triptych.io.fetch import PDB_URL, fetch_entries
 from triptych.io.files import read_json
 from triptych.io.mrc import read_header, read_mrc, stated_voxel_size, write_mrc
+from triptych.io.output_names import LIBRARY
 from triptych.io.outputs import output_folder
 from triptych.io.star import probability_columns
 from triptych.io.structure_files import read_index, structure_kind
@@ -456,7 +457,7 @@ def _largest_part(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def load_library(path: Path | str | None = None) -> list[Structure]:
     """The structures of a library folder; None: the built-in ones."""
-    index = (BUILT_IN_LIBRARY if path is None else Path(path)) / "library.json"
+    index = (BUILT_IN_LIBRARY if path is None else Path(path)) / LIBRARY
     if not index.is_file():
         raise InputError(f"{index.parent} is not a structure library (it has no {index.name}): make one with `triptych structures make`")
     try:
@@ -509,7 +510,7 @@ def write_library(structures: Iterable[Structure], out: Path | str, half: bool =
             }
             for item in written.values()
         ]
-        (part / "library.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+        (part / LIBRARY).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     return list(written.values())
 
 

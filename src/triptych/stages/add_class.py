@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from triptych.errors import InputError
-from triptych.io.manifest import WEIGHTS, hash_file, manifest_entry, read_manifest
+from triptych.io.manifest import hash_file, manifest_entry, read_manifest
+from triptych.io.output_names import EMBEDDING, GROUP_FOLDERS, SHAPE, WEIGHTS
 from triptych.recognition.model import Model, ModelCard, load_model, locate_model
 from triptych.recognition.network import Network
 from triptych.recognition.novelty import NoveltyReference, add_class
@@ -98,9 +99,9 @@ def read_groups(discovery: Path, numbers: Sequence[int], name: str) -> Newcomer:
 
 def read_group(discovery: Path, number: int) -> list[NDArray[np.float32]]:
     """Embeddings and shapes of the particles of a group."""
-    folder = discovery / "groups" / str(number)
+    folder = discovery / GROUP_FOLDERS / str(number)
     try:
-        return [np.load(folder / f"{array}.npy", allow_pickle=False) for array in ("embedding", "shape")]
+        return [np.load(folder / name, allow_pickle=False) for name in (EMBEDDING, SHAPE)]
     except FileNotFoundError:
         raise InputError(f"{discovery} has no group {number}: give the number of one that its groups.star lists") from None
     except (OSError, ValueError) as error:

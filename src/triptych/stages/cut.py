@@ -26,6 +26,7 @@ from triptych.errors import InputError
 from triptych.fourier import resample
 from triptych.io.manifest import recognise_input, write_manifest
 from triptych.io.mrc import are_valid, check_values, mrc_files, read_mrc, read_sections
+from triptych.io.output_names import CLASSES
 from triptych.io.outputs import check_apart
 from triptych.io.particle_lists import Known, read_particles
 from triptych.io.readers import cut_box
@@ -275,7 +276,7 @@ def numbers_in(path: Path) -> set[int]:
 
 def stated_names(folder: Path) -> dict[int, str]:
     """What a classes.star in or beside the folder of label maps, as we write it, calls their numbers."""
-    for path in (folder / "classes.star", folder.absolute().parent / "classes.star"):
+    for path in (folder / CLASSES, folder.absolute().parent / CLASSES):
         if path.is_file():
             table = read_star(path).get("classes")
             if isinstance(table, pd.DataFrame) and {"rlnClassNumber", "triptychClass"} <= set(table):

@@ -31,8 +31,9 @@ from triptych.device import choose_device, count_workers, name_device
 from triptych.errors import InputError
 from triptych.fourier import low_pass
 from triptych.io.files import write_json
-from triptych.io.manifest import MANIFEST, describe_input, hash_file, manifest_entry, read_manifest, write_manifest
+from triptych.io.manifest import describe_input, hash_file, manifest_entry, read_manifest, write_manifest
 from triptych.io.mrc import read_mrc, write_mrc
+from triptych.io.output_names import EMBEDDING, GROUP, GROUP_FOLDERS, GROUPS, MANIFEST, PAGE, PARTICLES, SHAPE
 from triptych.io.predictions import Predicted, are_listed, find_model, read_predictions
 from triptych.io.star import read_star, write_star
 from triptych.pages.discovery_page import write_page
@@ -52,7 +53,6 @@ BLOCK = 256
 """Recovered densities whose shapes are found at once."""
 AGREEING = 0.8
 """Share of the time of a half that its consensus takes, about; refinement takes the rest."""
-GROUPS = "groups"
 OF_THE_PAGE = ("panels", "layout")
 """Settings on which no group and no average depends."""
 FINER, LEAST_BOX = 4, 16
@@ -106,7 +106,7 @@ def discover(
     explorer = open_explorer(Path(predictions), config)
     explorer.boxes.warn_of_tilts()
     settings = {
-        "predictions": [describe_input(explorer.predictions / name) for name in ("particles.star", "embedding.npy")],
+        "predictions": [describe_input(explorer.predictions / name) for name in (PARTICLES, EMBEDDING)],
         "list of particles": [hash_file(path) for path in explorer.lists],
         "content of the library": hash_structures(explorer.library),
         **{name: value for name, value in config.decisive().items() if name not in OF_THE_PAGE},
@@ -124,7 +124,7 @@ def discover(
 
 
 def make_folders(folder: Path) -> None:
-    (folder / GROUPS).mkdir(parents=True)
+    (folder / GROUP_FOLDERS).mkdir(parents=True)
 
 
 # -------------------------------------------------------------------------------------------------------------- input
@@ -163,12 +163,12 @@ def read_doubted(folder: Path, given: Predicted) -> list[str]:
     """Names of the particles that `orient` has called unknown; InputError unless the folder is of the same predictions."""
     manifest = read_manifest(folder)
     judged = manifest["stage"] == "orient" and manifest_entry(manifest, "config", "known") is not None
-    table = read_star(folder / "particles.star").get("particles") if judged else None
+    table = read_star(folder / PARTICLES).get("particles") if judged else None
     if not isinstance(table, pd.DataFrame) or not {"triptychVerdict", "triptychName"} <= set(table):
         raise InputError(f"poses is {folder}, but a folder that `triptych orient` wrote, with its setting known, was expected: give that one")
     names = table["triptychName"].astype(str)
     oriented = {manifest_entry(entry, "sha256") for entry in manifest.get("inputs") or ()}
-    if hash_file(given.folder / "particles.star") not in oriented or not set(names) <= set(given.names):
+    if hash_file(given.folder / PARTICLES) not in oriented or not set(names) <= set(given.names):
         raise InputError(f"poses is {folder}, which was not made from {given.folder} as that is now: orient these predictions, and give that folder")
     return [name for name, verdict in zip(names, table["triptychVerdict"], strict=True) if verdict == UNKNOWN]
 
@@ -274,13 +274,13 @@ class Explorer:
     @cached_property
     def identity(self) -> tuple[str, ...]:
         """What predictions and structures are recognised by."""
-        read = (self.predictions / "particles.star", self.predictions / MANIFEST, *self.lists)
+        read = (self.predictions / PARTICLES, self.predictions / MANIFEST, *self.lists)
         return *map(hash_file, read), hash_structures(self.library)
 
     @property
     def lists(self) -> list[Path]:
         """Files that say, beside the predictions, which particles are grouped."""
-        doubted = None if self.config.poses is None else self.config.poses / "particles.star"
+        doubted = None if self.config.poses is None else self.config.poses / PARTICLES
         return [path for path in (self.config.only, doubted) if path is not None]
 
     @cached_property
@@ -363,13 +363,13 @@ class Explorer:
             folder = desk / "group"
             folder.mkdir()
             write_maps(folder, found)
-            final = workspace.out / GROUPS / str(number + 1)
+            final = workspace.out / GROUP_FOLDERS / str(number + 1)
             table = self.boxes.posed_table(final, self.members[number], poses).assign(triptychGroup=number + 1)
-            write_star(folder / "particles.star", self.boxes.source.blocks_with(table))
-            np.save(folder / "embedding.npy", self.boxes.given.embedding[self.members[number]])
-            np.save(folder / "shape.npy", self.shapes(workspace)[self.groups.members(number)])
-            write_json(folder / "group.json", self.describe(number, found, matches, symmetries))
-            target = workspace.result / GROUPS / str(number + 1)
+            write_star(folder / PARTICLES, self.boxes.source.blocks_with(table))
+            np.save(folder / EMBEDDING, self.boxes.given.embedding[self.members[number]])
+            np.save(folder / SHAPE, self.shapes(workspace)[self.groups.members(number)])
+            write_json(folder / GROUP, self.describe(number, found, matches, symmetries))
+            target = workspace.result / GROUP_FOLDERS / str(number + 1)
             try:
                 folder.replace(target)
             except OSError:  # it is there, of a run that was killed before it could mark it, or of another process that does the same
@@ -440,13 +440,13 @@ class Explorer:
 
     def finish(self, workspace: Workspace, folder: Path) -> None:
         """The tables of all groups, the page and the manifest."""
-        described = [json.loads((workspace.result / GROUPS / str(i + 1) / "group.json").read_text()) for i in range(len(self.members))]
+        described = [json.loads((workspace.result / GROUP_FOLDERS / str(i + 1) / GROUP).read_text()) for i in range(len(self.members))]
         given, source = self.boxes.given, self.boxes.source
         membership = np.zeros(len(given), dtype=np.int64)
         membership[self.rows] = self.groups.labels + 1
         table = self.boxes.refer_from(workspace.out).assign(triptychGroup=membership)
-        write_star(folder / "particles.star", source.blocks_with(table))
-        write_star(folder / "groups.star", {"groups": groups_table(described)})
+        write_star(folder / PARTICLES, source.blocks_with(table))
+        write_star(folder / GROUPS, {"groups": groups_table(described)})
         device = name_device(choose_device(self.config.align.device))
         about = {
             "model": {"path": str(find_model(given) or ""), **{key: given.manifest["model"].get(key) for key in ("name", "sha256")}},
@@ -461,8 +461,8 @@ class Explorer:
             "ctf_is": self.boxes.ctf_from,
             "device": device,
         }
-        write_page(folder / "report.html", workspace.result / GROUPS, given, source, membership, described, about, self.config)
-        inputs = [given.folder / name for name in ("particles.star", "embedding.npy", "manifest.json")]
+        write_page(folder / PAGE, workspace.result / GROUP_FOLDERS, given, source, membership, described, about, self.config)
+        inputs = [given.folder / name for name in (PARTICLES, EMBEDDING, MANIFEST)]
         inputs += filter(None, (self.config.library, self.config.poses, self.config.only))
         write_manifest(folder, "discover", self.config, inputs, self.config.seed, about, {"predictions": given.folder})
 

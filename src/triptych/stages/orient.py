@@ -31,8 +31,9 @@ from triptych.config import NONE_CLASS, UNKNOWN, OrientConfig
 from triptych.device import choose_device, count_workers, name_device
 from triptych.errors import InputError
 from triptych.fourier import fourier_shell_correlation, low_pass, resolution_at
-from triptych.io.manifest import MANIFEST, hash_file, is_made, read_manifest, write_manifest
+from triptych.io.manifest import hash_file, is_made, read_manifest, write_manifest
 from triptych.io.mrc import new_mrc, read_mrc, write_mrc
+from triptych.io.output_names import CLASSES, MANIFEST, PAGE, PARTICLES
 from triptych.io.predictions import EMBEDDING_ROW, Predicted, are_listed, read_predictions
 from triptych.io.source import ParticleSource
 from triptych.io.star import numbers, probability_columns, read_star, write_star
@@ -107,8 +108,8 @@ class Orienter:
     @cached_property
     def identity(self) -> tuple[str, ...]:
         """What predictions and structures are recognised by."""
-        known = None if self.config.known is None else self.config.known / "particles.star"
-        read = filter(None, (self.predictions / "particles.star", self.predictions / MANIFEST, known, self.config.only))
+        known = None if self.config.known is None else self.config.known / PARTICLES
+        read = filter(None, (self.predictions / PARTICLES, self.predictions / MANIFEST, known, self.config.only))
         return *map(hash_file, read), hash_structures(self.structures.values())
 
     @cached_property
@@ -213,7 +214,7 @@ def read_levels(folder: Path, accepted_share: float) -> FitLevels:
     stage = read_manifest(folder)["stage"]
     if stage != STAGE:
         raise InputError(f"{folder} was written by `triptych {stage}`, but known wants a folder that `triptych {STAGE}` wrote: give that one")
-    star = folder / "particles.star"
+    star = folder / PARTICLES
     table = read_star(star).get("particles")
     if not isinstance(table, pd.DataFrame) or table.empty or not {FIT, "triptychClass"} <= set(table):
         raise InputError(f"{star} has no particles with _{FIT} and _triptychClass, as `triptych {STAGE}` writes them: orient anew")
@@ -359,8 +360,8 @@ def finish_run(workspace: Workspace, orienter: Orienter, folder: Path) -> None:
     renamed = table[table["triptychClass"] != table[NETWORK_CLASS]]
     if orienter.config.write_labels:
         write_labels(workspace, orienter, found)
-    write_star(folder / "particles.star", orienter.boxes.source.blocks_with(table))
-    write_star(folder / "classes.star", {"classes": classes_table(averages, orienter.boxes.given.class_names)})
+    write_star(folder / PARTICLES, orienter.boxes.source.blocks_with(table))
+    write_star(folder / CLASSES, {"classes": classes_table(averages, orienter.boxes.given.class_names)})
     about = {
         "particles": {"in_all": len(orienter.boxes.given), "oriented": len(table), "renamed": len(renamed), "left_out": orienter.left_out},
         "doubtful_classes": doubtful,
@@ -371,8 +372,8 @@ def finish_run(workspace: Workspace, orienter: Orienter, folder: Path) -> None:
         "ctf_is": orienter.boxes.ctf_from,
         "device": name_device(choose_device(orienter.config.align.device)),
     }
-    write_page(folder / "report.html", orienter, averages, renamed, about)
-    inputs = [orienter.predictions / name for name in ("particles.star", MANIFEST)]
+    write_page(folder / PAGE, orienter, averages, renamed, about)
+    inputs = [orienter.predictions / name for name in (PARTICLES, MANIFEST)]
     inputs += filter(None, (orienter.config.library, orienter.config.known, orienter.config.only))
     write_manifest(folder, STAGE, orienter.config, inputs, None, about, {"predictions": orienter.predictions})
 

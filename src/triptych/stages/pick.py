@@ -28,6 +28,7 @@ from triptych.fourier import resample_to_shape
 from triptych.io.files import way_to
 from triptych.io.manifest import describe_input, is_made, recognise_input, write_manifest
 from triptych.io.mrc import check_values, mmap_mrc, new_mrc, type_for
+from triptych.io.output_names import CLASSES, EMBEDDING, PAGE, PARTICLES, TOMOGRAMS
 from triptych.io.outputs import check_apart
 from triptych.io.readers import cut_box
 from triptych.io.relion import COORDINATES, class_table, optics_table, particle_columns, tomogram_row
@@ -349,13 +350,13 @@ def finish_run(picker: Picker, arguments: dict[str, Any], folder: Path) -> None:
     ]
     table = pd.concat(tables, ignore_index=True)
     files: dict[str, dict[str, Block]] = {
-        "particles.star": {"optics": optics_table(groups), "particles": table},
-        "tomograms.star": {"global": pd.DataFrame([describe_tomogram(job, picker.workspace.out) for job in jobs])},
-        "classes.star": {"classes": class_table(card.numbered_names)},
+        PARTICLES: {"optics": optics_table(groups), "particles": table},
+        TOMOGRAMS: {"global": pd.DataFrame([describe_tomogram(job, picker.workspace.out) for job in jobs])},
+        CLASSES: {"classes": class_table(card.numbered_names)},
     }
     for name, blocks in files.items():
         write_star(folder / name, blocks)
-    np.save(folder / "embedding.npy", np.concatenate([note["embedding"] for note in notes]))
+    np.save(folder / EMBEDDING, np.concatenate([note["embedding"] for note in notes]))
     about = {
         "model": {**picker.model.describe(), "name": picker.folder.name, "sha256": picker.identity[0]},
         "device": ", ".join(sorted({str(note["device"]) for note in notes})),
@@ -377,7 +378,7 @@ def write_page(folder: Path, picker: Picker, table: pd.DataFrame, about: dict[st
         places = table.loc[table["rlnTomoName"] == job.name, list(COORDINATES)].to_numpy(np.float64) * (job.frame.voxel_size / job.voxel_size)
         picked.append(Picked(job.name, open_tomogram(job.path, job.voxel_size), labels, places[:, ::-1]))
     page = render(table, picked, picker.model.card.numbered_names, about)
-    (folder / "report.html").write_text(page, encoding="utf-8")
+    (folder / PAGE).write_text(page, encoding="utf-8")
 
 
 def particle_table(job: Job, note: dict[str, NDArray[Any]], class_names: Sequence[str], optics_group: int) -> pd.DataFrame:

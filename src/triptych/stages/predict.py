@@ -27,6 +27,7 @@ from triptych.errors import InputError
 from triptych.io.files import new_array
 from triptych.io.manifest import is_made, recognise_input, write_manifest
 from triptych.io.mrc import write_mrc
+from triptych.io.output_names import CLASSES, EMBEDDING, PARTICLES
 from triptych.io.outputs import check_apart
 from triptych.io.predictions import EMBEDDING_ROW
 from triptych.io.relion import class_table
@@ -196,7 +197,7 @@ def write_block(workspace: Workspace, predictor: Predictor, contrast: Contrast, 
 def finish_run(workspace: Workspace, predictor: Predictor, about: dict[str, Any], folder: Path) -> None:
     """The table and the embedding of all particles, and the manifest."""
     source, model = predictor.source, predictor.model
-    embedding = new_array(folder / "embedding.npy", np.float32, (len(source), model.card.network.embedding_size))
+    embedding = new_array(folder / EMBEDDING, np.float32, (len(source), model.card.network.embedding_size))
     probabilities, novelty, empty, devices, precisions, seconds = [], [], [], set(), set(), 0.0
     for number, rows in enumerate(predictor.blocks):
         note = workspace.kept(number)
@@ -216,9 +217,9 @@ def finish_run(workspace: Workspace, predictor: Predictor, about: dict[str, Any]
     table = fill_table(source.table_for(workspace.out), source.names, model, found, predictor.config)
     if source.kind == "coordinates":
         table[CONTRAST] = about["contrast"]
-    write_star(folder / "particles.star", source.blocks_with(table))
+    write_star(folder / PARTICLES, source.blocks_with(table))
     if found.probabilities is not None:
-        write_star(folder / "classes.star", {"classes": class_table(model.card.class_names)})
+        write_star(folder / CLASSES, {"classes": class_table(model.card.class_names)})
     described = {
         "class_shares": None if shares is None else dict(zip(model.card.class_names, shares.round(6).tolist(), strict=True)),
         "particles": {"path": os.path.abspath(predictor.particles), "kind": source.kind, "count": len(source), **about},

@@ -15,6 +15,7 @@ from triptych.errors import InputError
 from triptych.io.files import to_plain, write_json
 from triptych.io.manifest import write_manifest
 from triptych.io.other_predictions import FILES, gather_predictions, is_of_other_program, read_other_predictions
+from triptych.io.output_names import MANIFEST, METRICS, PAGE, PARTICLES
 from triptych.io.outputs import output_folder
 from triptych.io.predictions import Predicted, read_predictions
 from triptych.io.store import particle_name
@@ -56,11 +57,11 @@ def report(
     with output_folder(out) as part:
         scores = None if matched is None else score_particles(given, matched, on_progress or (lambda done, total: None))
         figures_of_merit = collect_metrics(given, matched, scores)
-        write_json(part / "metrics.json", figures_of_merit)
+        write_json(part / METRICS, figures_of_merit)
         if scores is not None:
             particle_table(given, matched, scores).to_csv(part / "particles.csv", index=False, float_format="%.6g")
-        (part / "report.html").write_text(render(given, matched, scores, figures_of_merit, config), encoding="utf-8")
-        read = [given.folder / name for name in ("particles.star", "manifest.json", *FILES)]
+        (part / PAGE).write_text(render(given, matched, scores, figures_of_merit, config), encoding="utf-8")
+        read = [given.folder / name for name in (PARTICLES, MANIFEST, *FILES)]
         inputs = [*(path for path in read if path.is_file()), *([] if truth is None else [truth])]
         write_manifest(part, "report", config, inputs, config.seed, arguments={"predictions": predictions, "truth": truth})
     return Path(out)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from triptych.config import UNKNOWN
 from triptych.errors import InputError
 from triptych.io.links import RECONSTRUCTED, lead_from
-from triptych.io.particle_star import PARTICLES, star_of_folder
+from triptych.io.output_names import PARTICLES
+from triptych.io.particle_star import star_of_folder
 from triptych.io.relion import BINNING, SCORES, RelionFile, read_relion
 from triptych.io.star import numbers, write_star
 from triptych.io.tomogram_names import shared_name

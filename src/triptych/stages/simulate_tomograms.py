@@ -18,6 +18,7 @@ from triptych.config import TomogramConfig
 from triptych.device import choose_device, count_workers
 from triptych.io.manifest import is_made, write_manifest
 from triptych.io.mrc import new_mrc, type_for
+from triptych.io.output_names import CLASSES, PARTICLES, TOMOGRAMS
 from triptych.io.relion import class_table, optics_table, particle_columns, tomogram_row
 from triptych.io.star import Block, read_star, write_star
 from triptych.parallel import Progress
@@ -222,10 +223,10 @@ def write_tables(folder: Path, config: TomogramConfig, names: list[str], tables:
     """particles.star, tomograms.star, tilts.star and classes.star."""
     particles, tomograms, tilts = (pd.concat([blocks[name] for blocks in tables], ignore_index=True) for name in ("particles", "tomograms", "tilts"))
     files: dict[str, dict[str, Block]] = {
-        "particles.star": {"optics": optics_table({config.voxel_size: 1}, microscope(config)), "particles": particles},
-        "tomograms.star": {"global": tomograms},
+        PARTICLES: {"optics": optics_table({config.voxel_size: 1}, microscope(config)), "particles": particles},
+        TOMOGRAMS: {"global": tomograms},
         "tilts.star": {"tilts": tilts},
-        "classes.star": {"classes": class_table([*names, *NOT_PARTICLES])},
+        CLASSES: {"classes": class_table([*names, *NOT_PARTICLES])},
     }
     for name, blocks in files.items():
         write_star(folder / name, blocks)

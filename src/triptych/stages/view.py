@@ -17,7 +17,7 @@ import pandas as pd
 from triptych.errors import InputError
 from triptych.io.links import RECONSTRUCTED, find_file, search_folders
 from triptych.io.mrc import mmap_mrc
-from triptych.io.particle_star import PARTICLES, TOMOGRAMS
+from triptych.io.output_names import CLASSES, PARTICLES, TOMOGRAMS
 from triptych.io.relion import BINNING, tomogram_table
 from triptych.io.relion_particles import particles_from_relion
 from triptych.io.star import read_star
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 Kind: TypeAlias = Literal["image", "labels", "points"]
 Layer: TypeAlias = tuple[Any, dict[str, Any], Kind]
-CLASSES = "classes.star"
 POINT_SIZE = 60.0
 """Å, of the ball that stands for a particle."""
 SAMPLE = 8
