@@ -65,7 +65,7 @@ from triptych.recognition.model import Model, load_model
 from triptych.recognition.network import Network
 from triptych.simulation.specimen import make_template
 from triptych.simulation.structures import Structure, load_library
-from triptych.stages.orient import place
+from triptych.stages.orient import pose_template
 from triptych.training.dataset import Batch, PlannedBatches, SubtomogramDataset, keep_batch, split_rows
 
 NETWORKS = ("dsrf3d", "ssn3d_ed")
@@ -310,7 +310,7 @@ def run_template_matching(work: Path, size: Size, seed: int, results: Path, subs
         rows = np.flatnonzero(np.asarray(store["label"][:]) != none)[:subset]  # correlation alone cannot say "none"
         found = match_structures(path, rows, structures)
         fine = {item.name: make_template(item, store.voxel_size).fine for item in structures}
-        boxes = [place(fine[item.name], turn, shift / store.voxel_size, (store.box_size,) * 3) for item, turn, shift in found]
+        boxes = [pose_template(fine[item.name], turn, shift / store.voxel_size, (store.box_size,) * 3) for item, turn, shift in found]
         masks = np.stack([box > item.contour for box, (item, _, _) in zip(boxes, found, strict=True)])
         tests[f"{snr:g}"] = judge_outputs(store, rows, classes=[item.name for item, _, _ in found], masks=masks, densities=np.stack(boxes))
         if rivals.exists():

@@ -26,7 +26,7 @@ from triptych.alignment.align import Alignment
 from triptych.alignment.boxes import Boxes, find_tilt_ranges, open_boxes
 from triptych.alignment.hand import Hand, choose_sample, tell_hand
 from triptych.alignment.identify import mirror
-from triptych.alignment.rivals import INDEPENDENT, Seen, better, choose_trials, count_measured, name_particles, weigh
+from triptych.alignment.rivals import INDEPENDENT, Stacks, better, choose_trials, count_measured, name_particles, weigh
 from triptych.alignment.rotations import angular_errors
 from triptych.alignment.structure_fit import fit_levels
 from triptych.cli import app
@@ -45,7 +45,7 @@ from triptych.judging.metrics import density_correlation, intersection_over_unio
 from triptych.simulation.specimen import OVERSAMPLING
 from triptych.simulation.structures import Structure, write_library
 from triptych.stages.discover import choose_particles
-from triptych.stages.orient import BLOCK, ClassAverage, find_doubtful, open_orienter, orient, place
+from triptych.stages.orient import BLOCK, ClassAverage, find_doubtful, open_orienter, orient, pose_template
 from triptych.stages.predict import OF_A_MODEL, predict
 from triptych.stages.report import report
 from triptych.stages.select import select
@@ -203,8 +203,8 @@ def test_what_is_placed_is_turned_and_moved() -> None:
     middle = OVERSAMPLING * 8
     template[middle, middle, middle + OVERSAMPLING * 3] = 1  # three voxels along x
     turn = Rotation.from_euler("z", 90, degrees=True).as_matrix()
-    assert np.argwhere(place(template, np.eye(3), np.zeros(3), (12, 14, 16))).tolist() == [[6, 7, 11]]
-    assert np.argwhere(place(template, turn, np.array([1.0, 0, -2]), (12, 14, 16))).tolist() == [[4, 10, 9]]
+    assert np.argwhere(pose_template(template, np.eye(3), np.zeros(3), (12, 14, 16))).tolist() == [[6, 7, 11]]
+    assert np.argwhere(pose_template(template, turn, np.array([1.0, 0, -2]), (12, 14, 16))).tolist() == [[4, 10, 9]]
 
 
 def test_tables_name_the_tomograms_so_that_they_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -505,7 +505,7 @@ def test_what_one_search_misses_the_other_finds() -> None:
     right = np.stack([draw_balls(turn.apply(shape), SIZE) for turn in turns]).astype(np.float32)
     wrong = draw_balls(Rotation.from_euler("x", 180, degrees=True).apply(turns[0].apply(shape)), SIZE).astype(np.float32)
     noise = rng.normal(0, right.std(), right.shape).astype(np.float32)
-    seen = Seen(np.stack([wrong, right[1]]), right + noise, np.ones((1, SIZE, SIZE, SIZE // 2 + 1), np.float32))
+    seen = Stacks(np.stack([wrong, right[1]]), right + noise, np.ones((1, SIZE, SIZE, SIZE // 2 + 1), np.float32))
     tried, before = np.array([[True, False]] * 2), np.array([[0.9, 0.1]] * 2)
 
     def errors(**change: object) -> NDArray[np.float64]:

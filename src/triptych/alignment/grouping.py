@@ -89,7 +89,7 @@ def group(
         raise InputError(f"{counted(count, 'particle')} came, but the smallest group has {config.smallest}: give more, or a lower smallest")
     if none_probability is not None and len(none_probability) != count:
         raise InputError(f"{len(none_probability)} probabilities of none came with {count} particles")
-    points = place(embedding, shape, reference, config)
+    points = find_points(embedding, shape, reference, config)
     labels, drawn = np.full(count, NO_GROUP, dtype=np.int64), draw_sample(count, config, rng)
     labels[drawn], stability = find_stable_groups(points[drawn], config, rng)
     labels, order = number_by_size(join_near(points, labels, config))
@@ -98,7 +98,7 @@ def group(
     return Groups(labels, stability[order], junk, points)
 
 
-def place(embedding: FloatArray, shape: FloatArray | None, reference: NoveltyReference | None, config: GroupConfig) -> NDArray[np.float64]:
+def find_points(embedding: FloatArray, shape: FloatArray | None, reference: NoveltyReference | None, config: GroupConfig) -> NDArray[np.float64]:
     """Where particles lie (n, k): components of what the network makes of them, and as much of the shapes that it recovers."""
     parts = [unit_length(embedding) if reference is None else reference.whiten(embedding)]
     if shape is not None:

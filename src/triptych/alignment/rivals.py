@@ -29,7 +29,7 @@ LEAST = 1e-12
 """Probabilities below count as this."""
 
 
-class Seen(NamedTuple):
+class Stacks(NamedTuple):
     """What there is of n particles, on one grid.
 
     Attributes
@@ -81,7 +81,7 @@ def choose_trials(probabilities: FloatArray, label: NDArray[np.int64], there: Bo
 
 
 def name_particles(
-    seen: Seen, references: Mapping[int, NDArray[np.float32]], tried: BoolArray, probabilities: FloatArray, voxel_size: float, config: OrientConfig
+    stacks: Stacks, references: Mapping[int, NDArray[np.float32]], tried: BoolArray, probabilities: FloatArray, voxel_size: float, config: OrientConfig
 ) -> Named:
     """Try structures on particles, and keep the one that fits best, in its best pose.
 
@@ -95,30 +95,30 @@ def name_particles(
     if config.by_subtomograms:
         for k in np.flatnonzero(tried.any(axis=0)).tolist():
             rows = np.flatnonzero(tried[:, k])
-            put(by_subtomogram, (rows, k), align_subtomograms(seen, rows, references[k], voxel_size, config))
-        measured = count_measured(seen.wedges, voxel_size, config.align)
+            put(by_subtomogram, (rows, k), align_subtomograms(stacks, rows, references[k], voxel_size, config))
+        measured = count_measured(stacks.wedges, voxel_size, config.align)
         probabilities = cap(weigh(probabilities, by_subtomogram.scores.astype(np.float64), measured), tried)
     label = np.where(tried, probabilities, -1.0).argmax(axis=1)
-    if seen.densities is None:
+    if stacks.densities is None:
         rows = np.arange(len(label))
         return Named(label, probabilities.astype(np.float32), pose_of(by_subtomogram, rows, label), np.full(len(label), np.nan, np.float32))
     poses, fits = no_poses(label.shape), np.empty(len(label), np.float32)
     for k in np.unique(label).tolist():
         rows = np.flatnonzero(label == k)
-        found = align(seen.densities[rows], references[k], voxel_size, config.align)
+        found = align(stacks.densities[rows], references[k], voxel_size, config.align)
         fits[rows] = found.scores
         if config.by_subtomograms:
-            refined = align_subtomograms(seen, rows, references[k], voxel_size, config, start=found)
+            refined = align_subtomograms(stacks, rows, references[k], voxel_size, config, start=found)
             found = better(pose_of(by_subtomogram, rows, k), refined)
         put(poses, rows, found)
     return Named(label, probabilities.astype(np.float32), poses, fits)
 
 
 def align_subtomograms(
-    seen: Seen, rows: NDArray[np.int64], reference: NDArray[np.float32], voxel_size: float, config: OrientConfig, start: Alignment | None = None
+    stacks: Stacks, rows: NDArray[np.int64], reference: NDArray[np.float32], voxel_size: float, config: OrientConfig, start: Alignment | None = None
 ) -> Alignment:
     """Poses of a structure in the subtomograms of some particles; with `start` only refined."""
-    return align(seen.subtomograms[rows], reference, voxel_size, config.align, wedges=of_particles(seen.wedges, rows), start=start)
+    return align(stacks.subtomograms[rows], reference, voxel_size, config.align, wedges=of_particles(stacks.wedges, rows), start=start)
 
 
 def no_poses(shape: tuple[int, ...]) -> Alignment:

@@ -81,7 +81,7 @@ def average_masks(dataset: Path | str, out: Path | str, seed: int = 0, on_progre
         if not len(masks):
             logger.warning("%s has no mask of a particle of %s: it is left out", dataset, name)
             continue
-        shapes.append(average(name, masks, store.voxel_size, rng, Path(dataset).name))
+        shapes.append(average_shape(name, masks, store.voxel_size, rng, Path(dataset).name))
     if on_progress:
         on_progress(len(names), len(names))
     if not shapes:
@@ -101,7 +101,7 @@ def read_masks(store: Store, label: int, rng: np.random.Generator) -> NDArray[np
     return masks[masks.any(axis=(1, 2, 3))]
 
 
-def average(name: str, masks: NDArray[np.float32], voxel_size: float, rng: np.random.Generator, dataset: str) -> Shape:
+def average_shape(name: str, masks: NDArray[np.float32], voxel_size: float, rng: np.random.Generator, dataset: str) -> Shape:
     """Align the masks (n, d, d, d) of a class to each other, and average them."""
     density, poses = consensus(masks, voxel_size, rng, ALIGN)
     side = 2 * (len(density) // 2)

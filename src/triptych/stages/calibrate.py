@@ -20,7 +20,7 @@ from triptych.parallel import Progress
 from triptych.recognition.model import Model, load_model, locate_model
 from triptych.recognition.network import Network
 from triptych.recognition.temperature import Temperature, fit_temperature
-from triptych.training.confidence import Sample, Seen, choose_rows, class_figures, fit_reference, look
+from triptych.training.confidence import Sample, SampleTraits, choose_rows, class_figures, fit_reference, look
 from triptych.training.dataset import split_rows
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ def check_store(store: Store, model: Model) -> None:
         raise InputError(f"{store.path} holds boxes of {theirs}, but the model looks at {ours}: simulate with those")
 
 
-def judge_temperatures(model: Model, sample: Sample, seen: Seen, fit: bool) -> tuple[Temperature, dict[str, Any]]:
+def judge_temperatures(model: Model, sample: Sample, seen: SampleTraits, fit: bool) -> tuple[Temperature, dict[str, Any]]:
     """The temperature to keep, and the figures of the held-out particles before and after."""
     logits, label = torch.from_numpy(np.asarray(seen.held_out.logits)), torch.from_numpy(sample.label[sample.held_out])
     temperature = model.card.temperature

@@ -60,7 +60,7 @@ FINER, LEAST_BOX = 4, 16
 
 
 @dataclass(frozen=True, eq=False)
-class Average:
+class GroupAverage:
     """What the particles of a group have in common.
 
     Attributes
@@ -384,14 +384,14 @@ class Explorer:
         """
         notes = [workspace.kept(STEPS * number + half) for half in (0, 1)]
         first, second = (Alignment(note["rotations"], note["shifts"], note["scores"]) for note in notes)
-        references: list[NDArray[np.float32]] = [note["reference"] for note in notes]
+        references: list[Any] = [note["reference"] for note in notes]
         turned = align(references[1][None], references[0], self.coarse.voxel_size, self.config.align)
         second = Alignment(second.rotations @ turned.rotations[0], second.rotations @ turned.shifts[0] + second.shifts, second.scores)
         order = np.argsort(np.concatenate(self.halves[number]))
         poses = join_poses([first, second]).take(order)
         return poses, (references[0] + average(references[1][None], turned, self.coarse.voxel_size, config=self.config.align)[0]) / 2
 
-    def average_members(self, workspace: Workspace, number: int, poses: Alignment, reference: NDArray[np.float32]) -> Average:
+    def average_members(self, workspace: Workspace, number: int, poses: Alignment, reference: NDArray[np.float32]) -> GroupAverage:
         """The averages of the subtomograms of both halves, and what they agree on."""
         grid = self.fine
         halves = [self.average_rows(workspace, self.members[number][half], poses.take(half)) for half in self.halves[number]]
@@ -402,7 +402,7 @@ class Explorer:
         resolution = usable_resolution(correlation.resolution, grid.voxel_size * grid.box_size)
         filtered = low_pass(Volume(density, grid.voxel_size), resolution)
         first, second, whole, clean, soft = (Volume(data, grid.voxel_size) for data in (halves[0][0], halves[1][0], density, recovered, mask))
-        return Average((first, second), whole, filtered, clean, soft, correlation, resolution)
+        return GroupAverage((first, second), whole, filtered, clean, soft, correlation, resolution)
 
     def average_rows(self, workspace: Workspace, rows: IntArray, poses: Alignment) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Average of the subtomograms of some particles, each Fourier term over those that measured it, and how many these are."""
@@ -410,7 +410,7 @@ class Explorer:
             volumes, wedges = self.boxes.subtomograms(desk, rows, self.fine), self.boxes.wedges(desk, rows, self.fine)
             return average(volumes, poses, self.fine.voxel_size, wedges, self.config.align)
 
-    def describe(self, number: int, found: Average, matches: list[Match], symmetries: list[Symmetry]) -> dict[str, Any]:
+    def describe(self, number: int, found: GroupAverage, matches: list[Match], symmetries: list[Symmetry]) -> dict[str, Any]:
         """What group.json says."""
         rows, given = self.members[number], self.boxes.given
         return {
@@ -497,7 +497,7 @@ def open_explorer_of(predictions: Path, config: DiscoverConfig, found: tuple[byt
     return open_explorer(predictions, config, Groups(labels, stability, junk, np.empty((len(labels), 0))))
 
 
-def write_maps(folder: Path, found: Average) -> None:
+def write_maps(folder: Path, found: GroupAverage) -> None:
     maps = {
         "average": found.density,
         "average_filtered": found.filtered,

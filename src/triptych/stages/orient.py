@@ -25,7 +25,7 @@ from triptych.alignment.half_maps import soft_mask
 from triptych.alignment.hand import Hand, choose_sample, tell_hand
 from triptych.alignment.identify import load_references
 from triptych.alignment.pose_confidence import pose_probabilities, score_other_poses
-from triptych.alignment.rivals import Named, Seen, choose_trials, count_measured, name_particles
+from triptych.alignment.rivals import Named, Stacks, choose_trials, count_measured, name_particles
 from triptych.alignment.structure_fit import FitLevels, fit_levels
 from triptych.config import NONE_CLASS, UNKNOWN, OrientConfig
 from triptych.device import choose_device, count_workers, name_device
@@ -283,34 +283,34 @@ def write_block(workspace: Workspace, orienter: Orienter, number: int) -> int:
     references = {k: orienter.reference(k) for k in np.flatnonzero(tried.any(axis=0)).tolist()}
     with workspace.desk() as desk:
         densities = boxes.densities(desk, rows, grid) if config.by_densities else None
-        seen = Seen(densities, boxes.subtomograms(desk, rows, grid), boxes.wedges(desk, rows, grid))
-        named = name_particles(seen, references, tried, probabilities, grid.voxel_size, config)
+        stacks = Stacks(densities, boxes.subtomograms(desk, rows, grid), boxes.wedges(desk, rows, grid))
+        named = name_particles(stacks, references, tried, probabilities, grid.voxel_size, config)
         write_placed(desk, orienter, rows, named)
         workspace.take_in(desk)
         kept: dict[str, Any] = {"label": named.label, "probabilities": named.probabilities, "fits": named.fits, **named.poses._asdict()}
-        kept["sure"] = tell_sureness(seen, named, references, grid, config)
-        workspace.keep(number, desk, **kept, **average_classes(seen, named, grid, config))
+        kept["sure"] = tell_sureness(stacks, named, references, grid, config)
+        workspace.keep(number, desk, **kept, **average_classes(stacks, named, grid, config))
     return len(rows)
 
 
-def tell_sureness(seen: Seen, named: Named, references: dict[int, NDArray[np.float32]], grid: Grid, config: OrientConfig) -> NDArray[np.float32]:
+def tell_sureness(stacks: Stacks, named: Named, references: dict[int, NDArray[np.float32]], grid: Grid, config: OrientConfig) -> NDArray[np.float32]:
     """How probably each pose is right (n,), by the subtomograms; NaN where they are not looked at."""
     sure = np.full(len(named.label), np.nan, np.float32)
     for k in np.unique(named.label).tolist() if config.by_subtomograms else ():
         rows = np.flatnonzero(named.label == k)
-        poses, wedges = named.poses.take(rows), of_particles(seen.wedges, rows)
-        others = score_other_poses(seen.subtomograms[rows], references[k], grid.voxel_size, poses, config.align, wedges=wedges)
+        poses, wedges = named.poses.take(rows), of_particles(stacks.wedges, rows)
+        others = score_other_poses(stacks.subtomograms[rows], references[k], grid.voxel_size, poses, config.align, wedges=wedges)
         sure[rows] = pose_probabilities(poses.scores, others, count_measured(wedges, grid.voxel_size, config.align))
     return sure
 
 
-def average_classes(seen: Seen, named: Named, grid: Grid, config: OrientConfig) -> dict[str, Any]:
+def average_classes(stacks: Stacks, named: Named, grid: Grid, config: OrientConfig) -> dict[str, Any]:
     """Average of the particles of each class in their poses, and how many of them measured each term: `density_<k>` and `weight_<k>`."""
     found = {}
     for k in np.unique(named.label):
         rows = np.flatnonzero(named.label == k)
-        poses, wedges = named.poses.take(rows), of_particles(seen.wedges, rows)
-        found[f"density_{k}"], found[f"weight_{k}"] = average(seen.subtomograms[rows], poses, grid.voxel_size, wedges, config.align)
+        poses, wedges = named.poses.take(rows), of_particles(stacks.wedges, rows)
+        found[f"density_{k}"], found[f"weight_{k}"] = average(stacks.subtomograms[rows], poses, grid.voxel_size, wedges, config.align)
     return found
 
 
@@ -327,7 +327,7 @@ def write_placed(desk: Path, orienter: Orienter, rows: IntArray, named: Named) -
         template = cache(partial(fine_template, structure))
         for row, rotation, shift in zip(rows[own], named.poses.rotations[own], named.poses.shifts[own], strict=True):
             box = boxes.source.read(int(row))
-            density = place(template(box.voxel_size), rotation, shift / box.voxel_size, box.shape)
+            density = pose_template(template(box.voxel_size), rotation, shift / box.voxel_size, box.shape)
             maps = {"masks": (density > structure.contour).astype(np.uint8), "densities": density}
             for kind in kinds:
                 write_mrc(desk / kind / f"{boxes.given.names[row]}.mrc", box.with_data(maps[kind]))  # type: ignore[arg-type]
@@ -338,7 +338,7 @@ def fine_template(structure: Structure, voxel_size: float) -> torch.Tensor:
     return make_template(structure, voxel_size).fine
 
 
-def place(template: torch.Tensor, rotation: NDArray[np.float64], shift: NDArray[np.float64], shape: tuple[int, int, int]) -> NDArray[np.float32]:
+def pose_template(template: torch.Tensor, rotation: NDArray[np.float64], shift: NDArray[np.float64], shape: tuple[int, int, int]) -> NDArray[np.float32]:
     """A template, `OVERSAMPLING` times finer than the result, turned and shifted (voxels) from the middle of a box."""
     cube = pose(template, OVERSAMPLING, torch.from_numpy(rotation), torch.from_numpy(shift), max(shape))
     return crop_or_pad(cube.numpy(), shape, 0.0)

@@ -51,7 +51,7 @@ class Sample:
         return tuple(self.store.class_names[k] for k in present)
 
 
-class Seen(NamedTuple):
+class SampleTraits(NamedTuple):
     """What a model says of the rows of a sample."""
 
     fitting: Traits
@@ -59,7 +59,7 @@ class Seen(NamedTuple):
     withheld: Traits
 
 
-def look(model: Model, sample: Sample, batch_size: int = BATCH, on_progress: Progress | None = None) -> Seen:
+def look(model: Model, sample: Sample, batch_size: int = BATCH, on_progress: Progress | None = None) -> SampleTraits:
     """Run a model over the rows of a sample; `on_progress` is called with (particles done, particles in all)."""
     groups = (sample.fitting, sample.held_out, sample.withheld)
     total = sum(len(rows) for rows in groups)
@@ -72,7 +72,7 @@ def look(model: Model, sample: Sample, batch_size: int = BATCH, on_progress: Pro
             if on_progress:
                 on_progress(done, total)
         parts.append(Traits._make(np.concatenate(values) for values in zip(*outputs, strict=True)))
-    return Seen._make(parts)
+    return SampleTraits._make(parts)
 
 
 def empty_traits(model: Model) -> Traits:
@@ -93,7 +93,7 @@ def choose_rows(rows: Rows, limit: int, seed: int) -> Rows:
     return np.sort(np.random.default_rng((seed, 7)).permutation(rows)[:limit])
 
 
-def fit_reference(seen: Seen, sample: Sample, config: NoveltyConfig) -> NoveltyReference:
+def fit_reference(seen: SampleTraits, sample: Sample, config: NoveltyConfig) -> NoveltyReference:
     """The novelty reference of a model, from what it says of a sample; a line in the log tells how the threshold was chosen.
 
     Of the held-out particles those count that the model names rightly: a particle that is mistaken for another kind may well be called unknown.

@@ -40,7 +40,7 @@ class Share:
 
     def mean(self, x: Tensor) -> Tensor:
         """The mean over the processes, through which gradients flow; every process must ask for it at the same place."""
-        return x if self.count == 1 else average(x)
+        return x if self.count == 1 else process_mean(x)
 
 
 def own_share(config: TrainConfig) -> Share:
@@ -67,10 +67,10 @@ class _Average(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return average(gradients[0])
+        return process_mean(gradients[0])
 
 
-def average(x: Tensor) -> Tensor:
+def process_mean(x: Tensor) -> Tensor:
     """The mean of tensors (float) over all processes."""
     mean: Tensor = _Average.apply(x)  # type: ignore[no-untyped-call]
     return mean
@@ -89,9 +89,9 @@ class AveragedBatchNorm(_BatchNorm):
         axes = [axis for axis in range(input.ndim) if axis != 1]
         shape = [-1 if axis == 1 else 1 for axis in range(input.ndim)]
         x = input.float()
-        mean = average(x.mean(axes))
+        mean = process_mean(x.mean(axes))
         centred = x - mean.reshape(shape)
-        variance = average(centred.square().mean(axes))
+        variance = process_mean(centred.square().mean(axes))
         self._remember(mean.detach(), variance.detach(), x.numel() // x.shape[1] * distributed.get_world_size())
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return (centred * scale.reshape(shape) + self.bias.reshape(shape)).to(input.dtype)
