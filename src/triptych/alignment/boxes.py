@@ -50,8 +50,8 @@ class Grid:
     def stack(self, path: Path, rows: IntArray, read: Callable[[int], Volume]) -> NDArray[np.float32]:
         """Volumes of some particles on this grid, in a file that is mapped into memory: they may be more than that holds."""
         volumes = new_array(path, np.float32, (len(rows), *(self.box_size,) * 3))
-        for place, row in enumerate(rows):
-            volumes[place] = self.bring(read(int(row)))
+        for number, row in enumerate(rows):
+            volumes[number] = self.bring(read(int(row)))
         return volumes
 
 
@@ -112,8 +112,8 @@ class Boxes:
         if self.transfers is None and self.frames is None and len(np.unique(self.tilt_ranges[rows], axis=0)) == 1:
             return self.wedge(int(rows[0]), grid)[None]
         wedges = new_array(desk / "wedges.npy", np.float32, (len(rows), grid.box_size, grid.box_size, grid.box_size // 2 + 1))
-        for place, row in enumerate(rows):
-            wedges[place] = self.wedge(int(row), grid)
+        for number, row in enumerate(rows):
+            wedges[number] = self.wedge(int(row), grid)
         return wedges
 
     def wedge(self, row: int, grid: Grid) -> NDArray[np.float32]:

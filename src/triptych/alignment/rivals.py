@@ -81,7 +81,12 @@ def choose_trials(probabilities: FloatArray, label: NDArray[np.int64], there: Bo
 
 
 def name_particles(
-    stacks: Stacks, references: Mapping[int, NDArray[np.float32]], tried: BoolArray, probabilities: FloatArray, voxel_size: float, config: OrientConfig
+    stacks: Stacks,
+    references: Mapping[int, NDArray[np.float32]],
+    tried: BoolArray,
+    probabilities: FloatArray,
+    voxel_size: float,
+    config: OrientConfig,
 ) -> Named:
     """Try structures on particles, and keep the one that fits best, in its best pose.
 

@@ -123,11 +123,11 @@ def grow(parent: Model, newcomers: list[Newcomer], folder: Path) -> Model:
     length = float(np.mean([np.linalg.norm(item.embedding, axis=1).mean() for item in newcomers]))
     known = known_features(reference, length)
     features = [F.relu(torch.from_numpy(item.embedding).double()) for item in newcomers]
-    for place, item in enumerate(newcomers):
-        others = torch.cat([known, *features[:place], *features[place + 1 :]])
-        row, offset = fit_row(features[place], others, weight, bias)
+    for number, item in enumerate(newcomers):
+        others = torch.cat([known, *features[:number], *features[number + 1 :]])
+        row, offset = fit_row(features[number], others, weight, bias)
         weight, bias = torch.cat([weight, row[None]]), torch.cat([bias, offset[None]])
-        reference = add_class(reference, item.embedding, item.shape, np.random.default_rng(place))
+        reference = add_class(reference, item.embedding, item.shape, np.random.default_rng(number))
     card = parent.card
     for item in newcomers:
         card = with_class(card, item.name)

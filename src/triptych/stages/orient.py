@@ -338,7 +338,9 @@ def fine_template(structure: Structure, voxel_size: float) -> torch.Tensor:
     return make_template(structure, voxel_size).fine
 
 
-def pose_template(template: torch.Tensor, rotation: NDArray[np.float64], shift: NDArray[np.float64], shape: tuple[int, int, int]) -> NDArray[np.float32]:
+def pose_template(
+    template: torch.Tensor, rotation: NDArray[np.float64], shift: NDArray[np.float64], shape: tuple[int, int, int]
+) -> NDArray[np.float32]:
     """A template, `OVERSAMPLING` times finer than the result, turned and shifted (voxels) from the middle of a box."""
     cube = pose(template, OVERSAMPLING, torch.from_numpy(rotation), torch.from_numpy(shift), max(shape))
     return crop_or_pad(cube.numpy(), shape, 0.0)
@@ -429,15 +431,15 @@ def write_averages(workspace: Workspace, averages: Sequence[ClassAverage]) -> No
 
 def write_labels(workspace: Workspace, orienter: Orienter, found: dict[str, Any]) -> None:
     """A label map of each tomogram, put together from the masks of its particles; where these overlap, the one that fits better is in front."""
-    tomograms = name_tomograms(orienter.boxes.source)
+    tomograms, names = name_tomograms(orienter.boxes.source), orienter.boxes.given.names
     inside: dict[tuple[str, Path], list[int]] = {}
-    for place in np.argsort(found["scores"], kind="stable").tolist():
-        inside.setdefault(tomograms[orienter.rows[place]], []).append(place)
+    for i in np.argsort(found["scores"], kind="stable").tolist():
+        inside.setdefault(tomograms[orienter.rows[i]], []).append(i)
     with workspace.desk() as desk:
         (desk / "labels").mkdir()
-        for (tomogram, path), places in inside.items():
-            masks = [workspace.result / "masks" / f"{orienter.boxes.given.names[orienter.rows[place]]}.mrc" for place in places]
-            write_label_map(desk / "labels" / f"{tomogram}.mrc", path, masks, found["label"][places] + 1)
+        for (tomogram, path), own in inside.items():
+            masks = [workspace.result / "masks" / f"{names[row]}.mrc" for row in orienter.rows[own]]
+            write_label_map(desk / "labels" / f"{tomogram}.mrc", path, masks, found["label"][own] + 1)
         workspace.take_in(desk)
 
 

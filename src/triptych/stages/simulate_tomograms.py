@@ -114,7 +114,7 @@ def simulate_maps(folder: Path, name: str, config: TomogramConfig, number: int) 
     templates = prepare_templates(config)
     scene = simulate_scene(rng, config, templates, choose_device(config.device))
     snr = None if config.snr is None else draw_log_uniform(rng, config.snr)
-    drawn = write_maps(folder, config, templates, scene, snr)
+    drawn = write_maps(folder, config, scene, snr)
     return {
         "particles": particle_table(name, config, scene, templates),
         "tomograms": tomogram_table(name, config, scene, drawn),
@@ -132,7 +132,7 @@ def finish_run(workspace: Workspace, config: TomogramConfig, library: Sequence[S
     write_manifest(folder, STAGE, config, inputs, config.seed, {"class_names": names}, {})
 
 
-def write_maps(folder: Path, config: TomogramConfig, templates: Sequence[Template], scene: Scene, snr: float | None) -> dict[str, float]:
+def write_maps(folder: Path, config: TomogramConfig, scene: Scene, snr: float | None) -> dict[str, float]:
     """Write the four maps of a tomogram, slab by slab; return its SNR, and the one that the dose would give."""
     measured, noise_deviation = measure_snr(scene)
     scale = 1.0 if snr is None else math.sqrt(snr / measured) if measured > 0 else 0.0
