@@ -178,6 +178,7 @@ def test_the_page_shows_what_was_found_and_where() -> None:
 def test_the_slice_with_the_most_particles() -> None:
     assert pick_page.fullest(np.array([3.0, 4.0, 4.2, 11.0]), 2, 16) == 4
     assert pick_page.fullest(np.array([15.4]), 1, 16) == 15
+    assert pick_page.fullest(np.array([2.0]), 5, 4) == 2  # of a tomogram that is thinner than what is averaged
     assert pick_page.fullest(np.empty(0), 2, 16) == 8
     assert pick_page.bin_image(np.arange(12, dtype=np.float32).reshape(3, 4), 2).tolist() == [[2.5, 4.5]]
 

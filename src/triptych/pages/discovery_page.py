@@ -127,7 +127,7 @@ def map_data(
         "called": None if given.label is None else [given.class_names[given.label[row]] for row in shown],
         "probability": None if given.probability is None else given.probability[shown].round(3),
         "novelty": None if given.novelty is None else given.novelty[shown].round(3),
-        "picture": [picture(given, source, int(row)) if place in pictured else None for place, row in enumerate(shown)],
+        "picture": [picture(given, source, int(row)) if number in pictured else None for number, row in enumerate(shown)],
     }
 
 

@@ -104,7 +104,7 @@ def fullest(places: NDArray[np.float64], half: int, length: int) -> int:
     if not len(places):
         return length // 2
     counts = np.histogram(places, bins=length, range=(-0.5, length - 0.5))[0]
-    return int(np.convolve(counts, np.bartlett(2 * half + 3), mode="same").argmax())
+    return int(np.convolve(counts, np.bartlett(2 * half + 3))[half + 1 :][:length].argmax())
 
 
 def bin_image(image: NDArray[np.float32], step: int) -> NDArray[np.float32]:

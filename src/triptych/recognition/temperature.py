@@ -53,8 +53,8 @@ def fit_temperature(logits: Tensor, label: Tensor) -> Temperature:
         fitted = Temperature(math.exp(parameters[0]), typical, float(parameters[1]))
         return float(F.cross_entropy(fitted.scale(logits), label) + parameters[1] ** 2 / len(label))
 
-    bounds = [(math.log(limit) for limit in TEMPERATURES), EXPONENTS]
-    value, exponent = minimize(loss, [start, 0.0], method="L-BFGS-B", bounds=[tuple(pair) for pair in bounds]).x
+    bounds = [tuple(math.log(limit) for limit in TEMPERATURES), EXPONENTS]
+    value, exponent = minimize(loss, [start, 0.0], method="L-BFGS-B", bounds=bounds).x
     return Temperature(math.exp(value), typical, float(exponent))
 
 
