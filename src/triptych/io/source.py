@@ -316,24 +316,19 @@ def _open_star_coordinates(file: RelionFile, config: PredictConfig, box_size_ang
     paths, tomogram = locate_tomograms(file, config)
     stated = _stated_tomogram_voxel_sizes(file)
     is_named = config.tomograms is None and bool(file.reconstructed)
-    indices = np.zeros((len(file), 3), dtype=np.int64)
-    offsets = np.zeros((len(file), 3))
-    sizes: list[float] = []
-    boxes: list[int] = []
-    for number, path in enumerate(paths):
-        rows = np.flatnonzero(tomogram == number)
-        shape, voxel_size = _tomogram_frame(path, config, None if stated is None else float(stated[rows[0]]), is_named)
-        box = _box_voxels(box_size_angstrom, voxel_size, path)
-        local = positions[rows]
-        if centered:
-            local = local + (np.array(shape[::-1]) / 2 * voxel_size if centers is None else centers[rows])
-        exact = local / voxel_size
-        nearest = np.floor(exact + 0.5).astype(np.int64)
-        check_inside(nearest, shape, box, rows, file.path, path, CHECK_SIZES)
-        indices[rows] = nearest[:, ::-1]
-        offsets[rows] = (exact - nearest) * voxel_size
-        sizes.append(voxel_size)
-        boxes.append(box)
+    rows = [np.flatnonzero(tomogram == number) for number in range(len(paths))]
+    frames = [
+        _tomogram_frame(path, config, None if stated is None else float(stated[own[0]]), is_named) for path, own in zip(paths, rows, strict=True)
+    ]
+    sizes = [size for _, size in frames]
+    boxes = [_box_voxels(box_size_angstrom, size, path) for path, size in zip(paths, sizes, strict=True)]
+    voxel_sizes = np.array(sizes)[tomogram]
+    if centered:
+        positions = positions + (np.array([np.array(shape[::-1]) / 2 * size for shape, size in frames])[tomogram] if centers is None else centers)
+    exact = positions / voxel_sizes[:, None]
+    nearest = np.floor(exact + 0.5).astype(np.int64)
+    for path, own, (shape, _), box in zip(paths, rows, frames, boxes, strict=True):
+        check_inside(nearest[own], shape, box, own, file.path, path, CHECK_SIZES)
     tables = find_stated(paths)
     beside = [tables[number] for number in tomogram]
     transfers, tilt_ranges, ctf = tabled_transfers(beside), _tilt_ranges(file, beside), _ctf(file, config, beside)
@@ -342,17 +337,15 @@ def _open_star_coordinates(file: RelionFile, config: PredictConfig, box_size_ang
     read += [path for about in tables if about is not None for path in about.tables.files(about.name)]
     names = [bare_tomogram_name(name) for name in file.tomogram_names or [paths[0].name] * len(file)]
     width = max(6, len(str(len(file))))
-    rule = "Å from the tomogram's centre (N / 2)"
-    if not centered:
-        rule = file.coordinate_rule(config.coordinate_pixel_size)
+    rule = "Å from the tomogram's centre (N / 2)" if centered else file.coordinate_rule(config.coordinate_pixel_size)
     return ParticleSource(
         kind="coordinates",
         names=unique_names([f"{safe_name(name)}_{row:0{width}d}" for row, name in enumerate(names, 1)], names),
-        blocks=file.blocks if stated is None else _with_binning(file, np.array(sizes)[tomogram]),
+        blocks=file.blocks if stated is None else _with_binning(file, voxel_sizes),
         block=file.block,
-        reader=Crops(paths, tomogram, sizes, indices, boxes),
+        reader=Crops(paths, tomogram, sizes, nearest[:, ::-1], boxes),
         files=different_files([file.path, *paths, *file.tables, *read]),
-        offsets=offsets,
+        offsets=(exact - nearest) * voxel_sizes[:, None],
         origins=file.origins(),
         tilt_ranges=tilt_ranges,
         contrast=picked_contrast(file),

@@ -194,8 +194,8 @@ def write_block(workspace: Workspace, predictor: Predictor, contrast: Contrast, 
     return len(rows)
 
 
-def finish_run(workspace: Workspace, predictor: Predictor, about: dict[str, Any], folder: Path) -> None:
-    """The table and the embedding of all particles, and the manifest."""
+def gather_blocks(workspace: Workspace, predictor: Predictor, folder: Path) -> tuple[Predictions, dict[str, Any]]:
+    """What was found of all particles, the embedding as a file in a folder; and where and how fast."""
     source, model = predictor.source, predictor.model
     embedding = new_array(folder / EMBEDDING, np.float32, (len(source), model.card.network.embedding_size))
     probabilities, novelty, empty, devices, precisions, seconds = [], [], [], set(), set(), 0.0
@@ -211,7 +211,19 @@ def finish_run(workspace: Workspace, predictor: Predictor, about: dict[str, Any]
     embedding.flush()
     warn_of_empty([source.names[row] for row in empty], len(source))
     all_probabilities, all_novelty = (np.concatenate(parts) if parts else None for parts in (probabilities, novelty))
-    found = Predictions(model.card.class_names, all_probabilities, None, None, embedding, all_novelty)
+    speed = {
+        "device": ", ".join(sorted(devices)),
+        "precision": ", ".join(sorted(precisions)),
+        "seconds": round(seconds, 2),
+        "particles_per_second": round(len(source) / seconds, 2),
+    }
+    return Predictions(model.card.class_names, all_probabilities, None, None, embedding, all_novelty), speed
+
+
+def finish_run(workspace: Workspace, predictor: Predictor, about: dict[str, Any], folder: Path) -> None:
+    """The table and the embedding of all particles, and the manifest."""
+    source, model = predictor.source, predictor.model
+    found, speed = gather_blocks(workspace, predictor, folder)
     shares = model.estimate_shares(found) if predictor.config.class_shares == "estimated" else None
     found = found if shares is None else model.reweigh(found, shares)
     table = fill_table(source.table_for(workspace.out), source.names, model, found, predictor.config)
@@ -224,10 +236,7 @@ def finish_run(workspace: Workspace, predictor: Predictor, about: dict[str, Any]
         "class_shares": None if shares is None else dict(zip(model.card.class_names, shares.round(6).tolist(), strict=True)),
         "particles": {"path": os.path.abspath(predictor.particles), "kind": source.kind, "count": len(source), **about},
         "model": {**model.describe(), "name": predictor.folder.name, "sha256": predictor.identity[0]},
-        "device": ", ".join(sorted(devices)),
-        "precision": ", ".join(sorted(precisions)),
-        "seconds": round(seconds, 2),
-        "particles_per_second": round(len(source) / seconds, 2),
+        **speed,
     }
     write_manifest(folder, STAGE, predictor.config, [*source.files, predictor.folder], None, described, predictor.arguments)
 
