@@ -281,7 +281,7 @@ class Explorer:
     def lists(self) -> list[Path]:
         """Files that say, beside the predictions, which particles are grouped."""
         doubted = None if self.config.poses is None else self.config.poses / PARTICLES
-        return [path for path in (self.config.only, doubted) if path is not None]
+        return [path for path in (self.config.only, doubted) if path is not None and path.is_file()]
 
     @cached_property
     def members(self) -> list[IntArray]:
