@@ -144,6 +144,13 @@ def are_listed(given: Predicted, star: Path | None) -> NDArray[np.bool_]:
     return np.isin(given.names, list(listed))
 
 
+def check_classes(given: Predicted, wanted: Sequence[str]) -> None:
+    """InputError where the setting `classes` names one that the model does not know."""
+    strange = sorted(set(wanted) - set(given.class_names))
+    if strange:
+        raise InputError(f"classes names {strange[0]!r}, but the model knows {', '.join(given.class_names)}: correct it")
+
+
 def _read_origin(folder: Path, manifest: dict[str, Any]) -> Predicted:
     """The predictions that `orient` made a folder of."""
     place = command_folder(manifest) / str(manifest_entry(manifest, "arguments", "predictions"))

@@ -34,7 +34,7 @@ from triptych.io.files import write_json
 from triptych.io.manifest import describe_input, hash_file, manifest_entry, read_manifest, write_manifest
 from triptych.io.mrc import read_mrc, write_mrc
 from triptych.io.output_names import EMBEDDING, GROUP, GROUP_FOLDERS, GROUPS, MANIFEST, PAGE, PARTICLES, SHAPE
-from triptych.io.predictions import Predicted, are_listed, find_model, read_predictions
+from triptych.io.predictions import Predicted, are_listed, check_classes, find_model, read_predictions
 from triptych.io.star import read_star, write_star
 from triptych.pages.discovery_page import write_page
 from triptych.parallel import Progress
@@ -137,9 +137,7 @@ def choose_particles(given: Predicted, config: DiscoverConfig) -> IntArray:
     if given.label is None:
         chosen = np.ones(len(given), bool)
     elif config.classes is not None:
-        unknown = sorted(set(config.classes) - set(given.class_names))
-        if unknown:
-            raise InputError(f"classes names {unknown[0]!r}, but the model knows {', '.join(given.class_names)}: correct it")
+        check_classes(given, config.classes)
         chosen = np.isin(called, config.classes)
     elif config.particles == "all":
         chosen = called != NONE_CLASS

@@ -8,7 +8,7 @@ finished at once: a killed run goes on there, and blocks may be spread over proc
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from triptych.fourier import fourier_shell_correlation, low_pass, resolution_at
 from triptych.io.manifest import hash_file, is_made, read_manifest, write_manifest
 from triptych.io.mrc import new_mrc, read_mrc, write_mrc
 from triptych.io.output_names import CLASSES, MANIFEST, PAGE, PARTICLES
-from triptych.io.predictions import EMBEDDING_ROW, Predicted, are_listed, read_predictions
+from triptych.io.predictions import EMBEDDING_ROW, Predicted, are_listed, check_classes, read_predictions
 from triptych.io.source import ParticleSource
 from triptych.io.star import numbers, probability_columns, read_star, write_star
 from triptych.io.tomogram import check_unique, open_tomogram
@@ -161,15 +161,25 @@ def open_orienter(predictions: Path, config: OrientConfig) -> Orienter:
     given = read_predictions(predictions)
     if given.label is None:
         raise InputError(f"{predictions} does not say of which class its particles are: predict with a model that has the task class")
-    strange = sorted(set(config.classes or ()) - set(given.class_names))
-    if strange:
-        raise InputError(f"classes names {strange[0]!r}, but the model knows {', '.join(given.class_names)}: correct it")
+    check_classes(given, config.classes or ())
     boxes = open_boxes(given, config, by_densities=config.by_densities)
     check_wishes(boxes, config)
     library = {structure.name: structure for structure in load_references(config.library, float(given.manifest["model"]["voxel_size"]))}
     chosen = choose_particles(given, config)
     names = np.array(given.class_names)[given.label]
     wanted = [name for name in config.classes or given.class_names if name != NONE_CLASS and (chosen & (names == name)).any()]
+    check_library(library, given, wanted, config)
+    if not wanted:
+        left = "" if config.unknown else ' whose verdict is not "unknown" (to take these too, say --set unknown=true)'
+        raise InputError(f"{predictions} has no particle of these classes{left}, so there is nothing to orient")
+    levels = None if config.known is None else read_levels(config.known, config.accepted_share)
+    structures = {k: library[name] for k, name in enumerate(given.class_names) if name in library and name != NONE_CLASS}
+    rows = np.flatnonzero(chosen & np.isin(names, wanted) & np.isin(given.label, list(structures)))
+    return Orienter(predictions, config, boxes, structures, rows[given.label[rows].argsort(kind="stable")], levels)
+
+
+def check_library(library: Container[str], given: Predicted, wanted: Sequence[str], config: OrientConfig) -> None:
+    """InputError where none of the wanted structures is there, or not all that were asked for by name; a warning of classes without one."""
     missing = [name for name in wanted if name not in library]
     if missing and (config.classes or len(missing) == len(wanted)):
         what = f"{', '.join(missing)}, and particles were called so"
@@ -180,13 +190,6 @@ def open_orienter(predictions: Path, config: OrientConfig) -> Orienter:
         how = "`triptych structures fetch-classes LIBRARY` makes one that has, for --set library=LIBRARY" if fetched else "--set library= helps"
         text = "the library has no structure called %s: what is called so gets no pose, and no particle is compared with it (%s)"
         logger.warning(text, ", ".join(absent), how)
-    if not wanted:
-        left = "" if config.unknown else ' whose verdict is not "unknown" (to take these too, say --set unknown=true)'
-        raise InputError(f"{predictions} has no particle of these classes{left}, so there is nothing to orient")
-    levels = None if config.known is None else read_levels(config.known, config.accepted_share)
-    structures = {k: library[name] for k, name in enumerate(given.class_names) if name in library and name != NONE_CLASS}
-    rows = np.flatnonzero(chosen & np.isin(names, wanted) & np.isin(given.label, list(structures)))
-    return Orienter(predictions, config, boxes, structures, rows[given.label[rows].argsort(kind="stable")], levels)
 
 
 def check_wishes(boxes: Boxes, config: OrientConfig) -> None:
