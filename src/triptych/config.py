@@ -53,6 +53,8 @@ TiltOrder = Literal["dose_symmetric", "bidirectional", "continuous"]
 ASSUMED_TILT_RANGE = (-60.0, 60.0)
 """Lowest and highest tilt, degrees, where nothing states them."""
 Precision = Literal["auto", "bfloat16", "float32"]
+Arithmetic = Annotated[Precision, Field(description="arithmetic; auto: bfloat16 autocast where the device has it")]
+Workers = Annotated[int, Field(ge=0, description="processes on this machine, which share its cores; 0: one per CPU core, with a GPU no more than its memory has room for (3 GiB for each)")]
 Smoothing = Literal["none", "low_pass", "wiener"]
 Spectrum = Literal["normalised", "particles", "kept"]
 Channels = Annotated[int, Field(gt=0, le=4096)]
@@ -73,6 +75,7 @@ def _check_device(device: str) -> str:
 
 Device = Annotated[str, AfterValidator(_check_device)]
 """auto: a GPU where there is one."""
+RunDevice = Annotated[Device, Field(description="where to run: auto, cpu, gpu, or gpu:1 for the second of several; auto: a GPU where there is one")]
 Contrast = Literal["dark", "bright"]
 DEFAULT_CONTRAST: Contrast = "dark"
 """Sign of the particles' grey values where nothing states it: low, as in most tomograms."""
@@ -306,7 +309,7 @@ class TrainConfig(Settings):
     crop_size: Annotated[int | None, Field(gt=0, multiple_of=8, description="central cube of so many voxels that the first updates see: cheaper; none: the whole box from the start")] = None
     crop_share: Annotated[float, Field(ge=0, le=1, description="share of the updates that see crop_size only")] = 0.6
     initial_model: Annotated[Path | None, Field(description="model folder whose weights to start from; base: the model that ships with triptych")] = None
-    precision: Annotated[Precision, Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = "auto"
+    precision: Arithmetic = "auto"
     device: Annotated[Device, Field(description="where to train: auto, cpu, gpu, or gpu:1 for the second of several; auto: a GPU where there is one")] = "auto"
     devices: Annotated[int, Field(gt=0, description="GPUs of a machine that train together, or processes on CPUs; each has its share of every batch")] = 1
     nodes: Annotated[int, Field(gt=0, description="machines that train together; srun or torchrun must start the command on all of them, once for each device")] = 1
@@ -351,8 +354,8 @@ class CalibrateConfig(Settings):
     fit_novelty: Annotated[bool, Field(description="fit the novelty reference, by which particles are called unknown; false: leave the model's")] = True
     held_out_share: Annotated[float, Field(gt=0, lt=1, description="share of the particles, in whole tomograms or in a slab of one (as validation_share of train), on which the threshold is chosen and the figures are measured; from the others temperature and reference are fitted")] = 0.4
     batch_size: Annotated[int, Field(gt=0, description="subtomograms per forward pass")] = 32
-    precision: Annotated[Precision, Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = "auto"
-    device: Annotated[Device, Field(description="where to run: auto, cpu, gpu, or gpu:1 for the second of several; auto: a GPU where there is one")] = "auto"
+    precision: Arithmetic = "auto"
+    device: RunDevice = "auto"
     seed: Annotated[int, Field(ge=0, description="of the choice of particles")] = 0
 
 
@@ -388,9 +391,9 @@ class PredictConfig(Settings):
     class_shares: Annotated[Literal["trained", "estimated"], Field(description="how frequent the classes are taken to be; trained: as in the training data; estimated: as all these particles but those called unknown together suggest, which helps where few kinds make up most of them")] = "trained"
     write_masks: Annotated[bool, Field(description="write masks/<name>.mrc")] = True
     write_densities: Annotated[bool, Field(description="write densities/<name>.mrc")] = True
-    precision: Annotated[Precision, Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = "auto"
-    device: Annotated[Device, Field(description="where to run: auto, cpu, gpu, or gpu:1 for the second of several; auto: a GPU where there is one")] = "auto"
-    workers: Annotated[int, Field(ge=0, description="processes on this machine, which share its cores; 0: one per CPU core, with a GPU no more than its memory has room for (3 GiB for each)")] = 1
+    precision: Arithmetic = "auto"
+    device: RunDevice = "auto"
+    workers: Workers = 1
 
 
 class PickConfig(Settings):
@@ -409,9 +412,9 @@ class PickConfig(Settings):
     half_turns: Annotated[bool, Field(description="look at everything in four orientations that keep the wedge: better, four times the arithmetic")] = False
     write_instances: Annotated[bool, Field(description="write instances/<tomogram>.mrc: the number of the particle in each voxel")] = True
     write_densities: Annotated[bool, Field(description="write densities/<tomogram>.mrc: the recovered tomogram, particles only")] = False
-    precision: Annotated[Precision, Field(description="arithmetic; auto: bfloat16 autocast where the device has it")] = "auto"
-    device: Annotated[Device, Field(description="where to run: auto, cpu, gpu, or gpu:1 for the second of several; auto: a GPU where there is one")] = "auto"
-    workers: Annotated[int, Field(ge=0, description="processes on this machine, which share its cores; 0: one per CPU core, with a GPU no more than its memory has room for (3 GiB for each)")] = 1
+    precision: Arithmetic = "auto"
+    device: RunDevice = "auto"
+    workers: Workers = 1
 
 
 class AlignConfig(Settings):
@@ -452,7 +455,7 @@ class OrientConfig(PoseSettings):
     write_masks: Annotated[bool, Field(description="write masks/<name>.mrc: where the structure is in this pose")] = True
     write_densities: Annotated[bool, Field(description="write densities/<name>.mrc: the structure in this pose")] = True
     write_labels: Annotated[bool, Field(description="write labels/<tomogram>.mrc: the numbers of classes.star where the structures are, of particles that are cut out of tomograms")] = False
-    workers: Annotated[int, Field(ge=0, description="processes on this machine, which share its cores; 0: one per CPU core, with a GPU no more than its memory has room for (3 GiB for each)")] = 1
+    workers: Workers = 1
 
     @property
     def by_subtomograms(self) -> bool:
@@ -479,7 +482,7 @@ class DiscoverConfig(PoseSettings):
     align_by: Annotated[Literal["recovered", "subtomograms"], Field(description="what particles are aligned through: recovered densities, without noise and wedge; or the subtomograms themselves, where the model recovers too little")] = "recovered"
     refine: Annotated[bool, Field(description="refine the poses found through recovered densities by the subtomograms themselves, against the recovered average of their half")] = True
     layout: Annotated[Literal["tsne", "pca"], Field(description="how the map of the embedding is drawn: t-SNE keeps neighbours together, PCA distances")] = "tsne"
-    workers: Annotated[int, Field(ge=0, description="processes on this machine, which share its cores; 0: one per CPU core, with a GPU no more than its memory has room for (3 GiB for each)")] = 1
+    workers: Workers = 1
     panels: Annotated[int, Field(ge=0, description="particles whose panels the page shows, drawn at random where there are more")] = 1000
     seed: Annotated[int, Field(ge=0, description="of half sets, starts of the alignment, resampling of the groups, and the map")] = 0
 
