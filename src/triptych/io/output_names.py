@@ -13,3 +13,8 @@ GROUPS, GROUP_FOLDERS = "groups.star", "groups"
 """In the folder of a discovery; each group has a folder of its own there."""
 GROUP, SHAPE = "group.json", "shape.npy"
 """In the folder of a group, beside its particles and their embedding."""
+
+
+def map_file(kind: str, name: str) -> str:
+    """Way from a folder to the map of that kind, such as "masks", of a particle, a tomogram or a class."""
+    return f"{kind}/{name}.mrc"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from triptych.errors import InputError, counted
 from triptych.io.files import map_array
 from triptych.io.manifest import command_folder, has_changed, hash_file, manifest_entry, read_manifest
 from triptych.io.mrc import read_mrc
-from triptych.io.output_names import EMBEDDING, PARTICLES, WEIGHTS
+from triptych.io.output_names import EMBEDDING, PARTICLES, WEIGHTS, map_file
 from triptych.io.source import ParticleSource, open_particles
 from triptych.io.star import numbers, probability_columns, read_star
 from triptych.volume import Volume
@@ -30,6 +30,9 @@ IntArray = NDArray[np.int64]
 AGAIN = "run `triptych predict` again"
 EMBEDDING_ROW = "triptychEmbeddingRow"
 """Column with the row of embedding.npy, from 1, so that the table may be sorted, and rows taken out of it."""
+
+MAP_COLUMNS = {"masks": "triptychMask", "densities": "triptychDensity"}
+"""Columns with the ways to the maps of particles, by the maps' kinds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +123,7 @@ def read_predictions(folder: Path, oriented: bool = False) -> Predicted:
         raise InputError(f"{star} holds a particle twice ({_first_repeated(names)}), but each name must stand once; remove the repeated rows")
     class_names = tuple(str(name) for name in manifest_entry(manifest, "model", "class_names") or ())
     label, probability, probabilities = _read_classes(star, table, class_names)
-    masks, densities = (_read_paths(folder, table, column) for column in ("triptychMask", "triptychDensity"))
+    masks, densities = (_read_paths(folder, table, column) for column in MAP_COLUMNS.values())
     if label is None and masks is None and densities is None:
         raise InputError(f"{star} has no column _triptychClass, _triptychMask or _triptychDensity, so there is nothing to report; {AGAIN}")
     novelty = _numbers(star, table, "triptychNovelty") if "triptychNovelty" in table else None
@@ -142,6 +145,11 @@ def are_listed(given: Predicted, star: Path | None) -> NDArray[np.bool_]:
         what = f"{star} lists {counted(len(strange), 'particle')} that {given.folder} does not have ({min(strange)})"
         raise InputError(f"{what}: give a table that was made of these predictions")
     return np.isin(given.names, list(listed))
+
+
+def map_columns(kinds: Iterable[str], names: Sequence[str]) -> dict[str, list[str]]:
+    """Columns with the ways to maps of some kinds of particles with these names."""
+    return {MAP_COLUMNS[kind]: [map_file(kind, name) for name in names] for kind in kinds}
 
 
 def check_classes(given: Predicted, wanted: Sequence[str]) -> None:

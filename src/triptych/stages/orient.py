@@ -33,8 +33,8 @@ from triptych.errors import InputError
 from triptych.fourier import fourier_shell_correlation, low_pass, resolution_at
 from triptych.io.manifest import hash_file, is_made, read_manifest, write_manifest
 from triptych.io.mrc import new_mrc, read_mrc, write_mrc
-from triptych.io.output_names import CLASSES, MANIFEST, PAGE, PARTICLES
-from triptych.io.predictions import EMBEDDING_ROW, Predicted, are_listed, check_classes, read_predictions
+from triptych.io.output_names import CLASSES, MANIFEST, PAGE, PARTICLES, map_file
+from triptych.io.predictions import EMBEDDING_ROW, MAP_COLUMNS, Predicted, are_listed, check_classes, map_columns, read_predictions
 from triptych.io.source import ParticleSource
 from triptych.io.star import numbers, probability_columns, read_star, write_star
 from triptych.io.tomogram import check_unique, open_tomogram
@@ -120,6 +120,11 @@ class Orienter:
     def reference(self, k: int) -> NDArray[np.float32]:
         """A structure where particles are aligned to it."""
         return self.grid.bring(self.structures[k].density, fill=0)
+
+    @property
+    def kinds(self) -> list[str]:
+        """Of the maps that are written of each particle."""
+        return [kind for kind in MAP_COLUMNS if getattr(self.config, f"write_{kind}")]
 
     @cached_property
     def blocks(self) -> list[IntArray]:
@@ -319,8 +324,7 @@ def average_classes(stacks: Stacks, named: Named, grid: Grid, config: OrientConf
 
 def write_placed(desk: Path, orienter: Orienter, rows: IntArray, named: Named) -> None:
     """Write the structure in the pose of each particle, on the voxels and in the box of its subtomogram."""
-    boxes, config = orienter.boxes, orienter.config
-    kinds = [kind for kind, wanted in (("masks", config.write_masks), ("densities", config.write_densities)) if wanted]
+    boxes, kinds = orienter.boxes, orienter.kinds
     if not kinds:
         return
     for kind in kinds:
@@ -333,7 +337,7 @@ def write_placed(desk: Path, orienter: Orienter, rows: IntArray, named: Named) -
             density = pose_template(template(box.voxel_size), rotation, shift / box.voxel_size, box.shape)
             maps = {"masks": (density > structure.contour).astype(np.uint8), "densities": density}
             for kind in kinds:
-                write_mrc(desk / kind / f"{boxes.given.names[row]}.mrc", box.with_data(maps[kind]))  # type: ignore[arg-type]
+                write_mrc(desk / map_file(kind, boxes.given.names[row]), box.with_data(maps[kind]))  # type: ignore[arg-type]
 
 
 def fine_template(structure: Structure, voxel_size: float) -> torch.Tensor:
@@ -428,7 +432,7 @@ def write_averages(workspace: Workspace, averages: Sequence[ClassAverage]) -> No
     with workspace.desk() as desk:
         (desk / "averages").mkdir()
         for item in averages:
-            write_mrc(desk / "averages" / f"{item.name}.mrc", item.density)
+            write_mrc(desk / map_file("averages", item.name), item.density)
         workspace.take_in(desk)
 
 
@@ -441,8 +445,8 @@ def write_labels(workspace: Workspace, orienter: Orienter, found: dict[str, Any]
     with workspace.desk() as desk:
         (desk / "labels").mkdir()
         for (tomogram, path), own in inside.items():
-            masks = [workspace.result / "masks" / f"{names[row]}.mrc" for row in orienter.rows[own]]
-            write_label_map(desk / "labels" / f"{tomogram}.mrc", path, masks, found["label"][own] + 1)
+            masks = [workspace.result / map_file("masks", names[row]) for row in orienter.rows[own]]
+            write_label_map(desk / map_file("labels", tomogram), path, masks, found["label"][own] + 1)
         workspace.take_in(desk)
 
 
@@ -473,11 +477,7 @@ def posed_table(out: Path, orienter: Orienter, found: dict[str, Any]) -> pd.Data
         table[TRUE_CLASS] = [truth[row] for row in rows]
     if orienter.levels is not None:
         table = judge_anew(table, orienter.levels)
-    names = [boxes.given.names[row] for row in rows]
-    for column, kind, written in (("triptychMask", "masks", config.write_masks), ("triptychDensity", "densities", config.write_densities)):
-        if written:
-            table[column] = [f"{kind}/{name}.mrc" for name in names]
-    return table
+    return table.assign(**map_columns(orienter.kinds, [boxes.given.names[row] for row in rows]))
 
 
 def rename(table: pd.DataFrame, class_names: Sequence[str], label: IntArray, probabilities: NDArray[np.float64]) -> pd.DataFrame:
@@ -506,7 +506,7 @@ def classes_table(averages: Sequence[ClassAverage], class_names: Sequence[str]) 
     columns = ("rlnClassNumber", "triptychClass", "triptychParticles", "triptychAlignmentScore", POSE_PROBABILITY, "triptychResolution")
     rows = [(class_names.index(item.name) + 1, item.name, item.particles, item.score, item.sure, item.resolution) for item in averages]
     table = pd.DataFrame(rows, columns=list(columns)).dropna(axis="columns")
-    return table.assign(triptychAverage=[f"averages/{item.name}.mrc" for item in averages])
+    return table.assign(triptychAverage=[map_file("averages", item.name) for item in averages])
 
 
 def draw_average(item: ClassAverage, coarse: float) -> tuple[Panel, Panel]:

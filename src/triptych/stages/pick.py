@@ -28,7 +28,7 @@ from triptych.fourier import resample_to_shape
 from triptych.io.files import way_to
 from triptych.io.manifest import describe_input, is_made, recognise_input, write_manifest
 from triptych.io.mrc import check_values, mmap_mrc, new_mrc, type_for
-from triptych.io.output_names import CLASSES, EMBEDDING, PAGE, PARTICLES, TOMOGRAMS
+from triptych.io.output_names import CLASSES, EMBEDDING, PAGE, PARTICLES, TOMOGRAMS, map_file
 from triptych.io.outputs import check_apart
 from triptych.io.readers import cut_box
 from triptych.io.relion import COORDINATES, class_table, optics_table, particle_columns, tomogram_row
@@ -127,7 +127,7 @@ class Picker:
                 found = {**self.look(job, desk), **{key: np.array(text) for key, text in about.items()}}
                 for kind in MAPS:
                     if (desk / f"{kind}.mrc").exists():
-                        (desk / f"{kind}.mrc").replace(self.workspace.result / kind / f"{job.name}.mrc")
+                        (desk / f"{kind}.mrc").replace(self.workspace.result / map_file(kind, job.name))
             else:
                 found = self.scan(job, job.rows[item - job.first])
             self.workspace.keep(item, desk, compressed=True, **found)
@@ -374,7 +374,7 @@ def write_page(folder: Path, picker: Picker, table: pd.DataFrame, about: dict[st
     """Write report.html: what was found, and where."""
     picked = []
     for job in picker.jobs:
-        labels = mmap_mrc(picker.workspace.result / "labels" / f"{job.name}.mrc", job.voxel_size).data
+        labels = mmap_mrc(picker.workspace.result / map_file("labels", job.name), job.voxel_size).data
         places = table.loc[table["rlnTomoName"] == job.name, list(COORDINATES)].to_numpy(np.float64) * (job.frame.voxel_size / job.voxel_size)
         picked.append(Picked(job.name, open_tomogram(job.path, job.voxel_size), labels, places[:, ::-1]))
     page = render(table, picked, picker.model.card.numbered_names, about)

@@ -27,9 +27,9 @@ from triptych.errors import InputError
 from triptych.io.files import new_array
 from triptych.io.manifest import is_made, recognise_input, write_manifest
 from triptych.io.mrc import write_mrc
-from triptych.io.output_names import CLASSES, EMBEDDING, PARTICLES
+from triptych.io.output_names import CLASSES, EMBEDDING, PARTICLES, map_file
 from triptych.io.outputs import check_apart
-from triptych.io.predictions import EMBEDDING_ROW
+from triptych.io.predictions import EMBEDDING_ROW, map_columns
 from triptych.io.relion import class_table
 from triptych.io.source import CONTRAST, ParticleSource, open_particles, voxel_sizes
 from triptych.io.star import probability_columns, write_star
@@ -259,8 +259,9 @@ def write_maps(folder: Path, names: list[str], volumes: list[Volume], result: Pr
 
 
 def make_path(folder: Path, kind: str, name: str) -> Path:
-    (folder / kind).mkdir(exist_ok=True)
-    return folder / kind / f"{name}.mrc"
+    path = folder / map_file(kind, name)
+    path.parent.mkdir(exist_ok=True)
+    return path
 
 
 def fill_table(table: pd.DataFrame, particles: list[str], model: Model, found: Predictions, config: PredictConfig) -> pd.DataFrame:
@@ -278,9 +279,8 @@ def fill_table(table: pd.DataFrame, particles: list[str], model: Model, found: P
             given = table.pop("rlnClassNumber")
             new["triptychInputClassNumber"] = table.get("triptychInputClassNumber", given)
         new["rlnClassNumber"] = found.probabilities.argmax(1) + 1
-    if config.write_masks and "mask" in model.card.network.tasks:
-        new["triptychMask"] = [f"masks/{name}.mrc" for name in particles]
-    if config.write_densities and "density" in model.card.network.tasks:
-        new["triptychDensity"] = [f"densities/{name}.mrc" for name in particles]
+    written = {"masks": config.write_masks and "mask" in model.card.network.tasks}
+    written["densities"] = config.write_densities and "density" in model.card.network.tasks
+    new |= map_columns([kind for kind in written if written[kind]], particles)
     table = table.drop(columns=[name for name in new if name in table])
     return pd.concat([table, pd.DataFrame(new, index=table.index)], axis=1)

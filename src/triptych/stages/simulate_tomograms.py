@@ -18,7 +18,7 @@ from triptych.config import TomogramConfig
 from triptych.device import choose_device, count_workers
 from triptych.io.manifest import is_made, write_manifest
 from triptych.io.mrc import new_mrc, type_for
-from triptych.io.output_names import CLASSES, PARTICLES, TOMOGRAMS
+from triptych.io.output_names import CLASSES, PARTICLES, TOMOGRAMS, map_file
 from triptych.io.relion import class_table, optics_table, particle_columns, tomogram_row
 from triptych.io.star import Block, read_star, write_star
 from triptych.parallel import Progress
@@ -102,7 +102,7 @@ def write_tomogram(workspace: Workspace, config: TomogramConfig, library_hash: s
         with one_tomogram(library_hash):
             tables = simulate_maps(desk, name, config, number)
         for kind in MAPS:
-            (desk / f"{kind}.mrc").replace(workspace.result / kind / f"{name}.mrc")
+            (desk / f"{kind}.mrc").replace(workspace.result / map_file(kind, name))
         write_star(desk / "tables.star", tables)
         workspace.mark(number, desk / "tables.star")
     return 1
@@ -179,7 +179,7 @@ def particle_table(name: str, config: TomogramConfig, scene: Scene, templates: S
 
 def tomogram_table(name: str, config: TomogramConfig, scene: Scene, measured: dict[str, float]) -> pd.DataFrame:
     """One row: RELION's columns, and all that was drawn for this tomogram."""
-    row = tomogram_row(name, f"tomograms/{name}.mrc", Frame.of(config.specimen.shape, config.voxel_size)) | microscope(config)
+    row = tomogram_row(name, map_file("tomograms", name), Frame.of(config.specimen.shape, config.voxel_size)) | microscope(config)
     recorded = {camel_case(key): float(value) for key, value in (scene.drawn | measured).items()}
     return pd.DataFrame([row | recorded])
 

@@ -17,7 +17,7 @@ import pandas as pd
 from triptych.errors import InputError
 from triptych.io.links import RECONSTRUCTED, find_file, search_folders
 from triptych.io.mrc import mmap_mrc
-from triptych.io.output_names import CLASSES, PARTICLES, TOMOGRAMS
+from triptych.io.output_names import CLASSES, PARTICLES, TOMOGRAMS, map_file
 from triptych.io.relion import BINNING, tomogram_table
 from triptych.io.relion_particles import particles_from_relion
 from triptych.io.star import read_star
@@ -87,7 +87,7 @@ def picked_layers(folder: Path | str, tomogram: str | None = None) -> list[Layer
     if path is not None:
         voxel_size = float(row["rlnTomoTiltSeriesPixelSize"]) * float(row.get(BINNING, 1.0))  # with which it was picked, whatever its header says
         layers.append(image_layer(open_tomogram(path, voxel_size), name))
-    densities, labels, instances = (folder / kind / f"{name}.mrc" for kind in ("densities", "labels", "instances"))
+    densities, labels, instances = (folder / map_file(kind, name) for kind in ("densities", "labels", "instances"))
     if densities.is_file():
         layers.append(density_layer(mmap_mrc(densities)))
     if labels.is_file():
