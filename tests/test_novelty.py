@@ -22,13 +22,13 @@ from triptych.cli import app
 from triptych.config import UNKNOWN, CalibrateConfig, LossConfig, NoveltyConfig, PredictConfig, SimulateConfig, TrainConfig
 from triptych.errors import InputError
 from triptych.io.manifest import hash_file
+from triptych.io.output_names import NOVELTY
 from triptych.io.source import open_particles
 from triptych.io.star import read_star
 from triptych.io.store import known_labels, open_store
 from triptych.recognition.model import BUILT_IN_MODEL, load_model
 from triptych.recognition.network import TaskOutput
 from triptych.recognition.novelty import (
-    NOVELTY_FILE,
     SCORES,
     NoveltyReference,
     Traits,
@@ -387,7 +387,7 @@ def test_predictions_have_novelty_and_verdict(shares: str, partial_model: Path, 
 def forget_novelty(folder: Path, target: Path) -> Path:
     """The folder as an older version wrote it."""
     shutil.copytree(folder, target)
-    (target / NOVELTY_FILE).unlink()
+    (target / NOVELTY).unlink()
     card = json.loads((target / "model.json").read_text())
     del card["novelty"]
     (target / "model.json").write_text(json.dumps(card))
@@ -411,23 +411,23 @@ def test_an_older_model_calls_nothing_unknown(partial_model: Path, tmp_path: Pat
 def test_a_lost_altered_or_foreign_reference_is_refused(partial_model: Path, tmp_path: Path) -> None:
     for name in ("altered", "lost", "foreign"):
         shutil.copytree(partial_model, tmp_path / name)
-    path = tmp_path / "altered" / NOVELTY_FILE
+    path = tmp_path / "altered" / NOVELTY
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(InputError, match="altered"):
         load_model(tmp_path / "altered")
-    (tmp_path / "lost" / NOVELTY_FILE).unlink()
-    with pytest.raises(InputError, match=f"{NOVELTY_FILE} is missing"):
+    (tmp_path / "lost" / NOVELTY).unlink()
+    with pytest.raises(InputError, match=f"{NOVELTY} is missing"):
         load_model(tmp_path / "lost")
     older = forget_novelty(partial_model, tmp_path / "older")
-    shutil.copy(partial_model / NOVELTY_FILE, older)
+    shutil.copy(partial_model / NOVELTY, older)
     with pytest.raises(InputError, match="altered"):
         load_model(older)
 
 
 def test_shipped_model_has_a_reference_that_is_small() -> None:
-    assert (BUILT_IN_MODEL / NOVELTY_FILE).stat().st_size < 3_000_000
+    assert (BUILT_IN_MODEL / NOVELTY).stat().st_size < 3_000_000
     reference = load_model(device="cpu").novelty
     assert reference is not None
     assert reference.rule.accepted_known == pytest.approx(0.95, abs=0.01)
