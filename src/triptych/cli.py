@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 
 from triptych import __version__
 from triptych.errors import InputError, counted, first_line
-from triptych.io.output_names import PAGE
+from triptych.io.output_names import PAGE, TOMOGRAMS
 from triptych.parallel import keep_freed_memory
 from triptych.terminal import (
     START_OVER,
@@ -288,7 +288,7 @@ def average_halves(
 
     with show_progress("average-halves", "tomograms", resumed=True) as on_progress:
         path = stage(table, output, on_progress)
-    print_path("tomograms", path / "tomograms.star")
+    print_path("tomograms", path / TOMOGRAMS)
 
 
 @app.command()

@@ -16,8 +16,9 @@ import pandas as pd
 
 from triptych.errors import InputError
 from triptych.io.links import RECONSTRUCTED, lead_from
-from triptych.io.manifest import installed_version, recognise_input, write_manifest
+from triptych.io.manifest import recognise_input, write_manifest
 from triptych.io.mrc import check_values, new_mrc
+from triptych.io.output_names import TOMOGRAMS
 from triptych.io.outputs import check_apart
 from triptych.io.relion import BINNING, UNBINNED_PIXEL_SIZES
 from triptych.io.star import write_star
@@ -35,7 +36,7 @@ from triptych.parallel import Progress
 from triptych.workspace import Workspace, open_workspace
 
 STAGE = "average-halves"
-FOLDER, TABLE = "tomograms", "tomograms.star"
+FOLDER = "tomograms"
 SECTIONS = 16
 """That are averaged at once."""
 
@@ -65,7 +66,7 @@ def average_halves(table: Path | str, out: Path | str, on_progress: Progress | N
     rows = rows[rows["rlnTomoName"].astype(str).isin([first.name for first, _ in halves])]
     inputs = [Path(table), *(half.path for pair in halves for half in pair)]
     check_apart(Path(out), inputs)
-    settings = {"version": installed_version(), "inputs": [recognise_input(path) for path in inputs]}
+    settings = {"inputs": [recognise_input(path) for path in inputs]}
     workspace = open_workspace(Path(out), settings, lambda folder: (folder / FOLDER).mkdir(parents=True))
     with workspace.until_finished():
         workspace.fill(range(len(halves)), partial(write_mean, workspace, halves), lambda _: 1, 1, None, on_progress)
@@ -124,5 +125,5 @@ def write_tables(
 ) -> None:
     """The table of the tomograms, and the manifest."""
     ways = [f"{FOLDER}/{name}.mrc" for name in rows["rlnTomoName"].astype(str)]
-    write_star(folder / TABLE, {"global": lead_from(workspace.out / TABLE, rows, star).assign(**{RECONSTRUCTED: ways})})
+    write_star(folder / TOMOGRAMS, {"global": lead_from(workspace.out / TOMOGRAMS, rows, star).assign(**{RECONSTRUCTED: ways})})
     write_manifest(folder, STAGE, None, inputs, None, None, arguments)
