@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mrcfile
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import ndimage
 from tiny import TRAIN, set_options, write_mrc
@@ -20,6 +21,7 @@ from triptych.io.convert import convert_particles
 from triptych.io.manifest import read_manifest
 from triptych.io.mrc import read_mrc
 from triptych.io.particle_lists import Known
+from triptych.io.star import write_star
 from triptych.io.store import Store, open_store
 from triptych.io.tomogram import find_tomograms
 from triptych.settings import load_config
@@ -89,6 +91,14 @@ def test_label_maps_alone(folder: Path) -> None:
     assert set(store["tiles/labels"][:].ravel()) <= {0, 1, 2, 3}
     again = cut([folder / "tomograms"], folder / "again.zarr", labels=folder / "labels", config=CONFIG)
     assert np.array_equal(open_store(again)["subtomogram"][:], store["subtomogram"][:])
+
+
+def test_a_table_beside_the_label_maps_names_their_numbers_and_is_an_input(folder: Path) -> None:
+    table = pd.DataFrame({"rlnClassNumber": list(NAMES), "triptychClass": list(NAMES.values())})
+    write_star(folder / "classes.star", {"classes": table})
+    out = cut([folder / "tomograms"], folder / "own.zarr", labels=folder / "labels", config=CONFIG.model_copy(update={"names": {}}))
+    assert set(open_store(out).label_names) == set(NAMES.values())
+    assert str(folder / "classes.star") in [given["path"] for given in read_manifest(out)["inputs"]]
 
 
 def test_list_and_label_maps(folder: Path) -> None:

@@ -134,7 +134,8 @@ def cut(
     """
     config = config or CutConfig()
     paths = find_tomograms(tomograms)
-    inputs = [*paths, *(Path(path) for path in (labels, particles) if path is not None)]
+    given = [Path(path) for path in (labels, particles) if path is not None]
+    inputs = [*paths, *given, *([] if labels is None else name_tables(Path(labels)))]
     check_apart(Path(out), [*map(Path, tomograms), *inputs])
     known = read_annotations(paths, labels, particles, config)
     size = config.model_voxel_size or read_frame(paths[0], config)[1]
@@ -274,14 +275,18 @@ def numbers_in(path: Path) -> set[int]:
     return {int(value) for value in values}
 
 
+def name_tables(folder: Path) -> list[Path]:
+    """The files classes.star in and beside a folder of label maps."""
+    return [path for path in (folder / CLASSES, folder.absolute().parent / CLASSES) if path.is_file()]
+
+
 def stated_names(folder: Path) -> dict[int, str]:
     """What a classes.star in or beside the folder of label maps, as we write it, calls their numbers."""
-    for path in (folder / CLASSES, folder.absolute().parent / CLASSES):
-        if path.is_file():
-            table = read_star(path).get("classes")
-            if isinstance(table, pd.DataFrame) and {"rlnClassNumber", "triptychClass"} <= set(table):
-                found = numbers(table, "rlnClassNumber", path)
-                return {round(number): str(name) for number, name in zip(found, table["triptychClass"], strict=True)}
+    for path in name_tables(folder):
+        table = read_star(path).get("classes")
+        if isinstance(table, pd.DataFrame) and {"rlnClassNumber", "triptychClass"} <= set(table):
+            found = numbers(table, "rlnClassNumber", path)
+            return {round(number): str(name) for number, name in zip(found, table["triptychClass"], strict=True)}
     return {}
 
 
