@@ -42,10 +42,11 @@ from triptych.io.source import open_particles
 from triptych.io.star import probability_columns, read_star, write_star
 from triptych.io.store import open_store
 from triptych.judging.metrics import density_correlation, intersection_over_union
+from triptych.pages.orient_page import ClassAverage
 from triptych.simulation.specimen import OVERSAMPLING
 from triptych.simulation.structures import Structure, write_library
 from triptych.stages.discover import choose_particles
-from triptych.stages.orient import BLOCK, ClassAverage, find_doubtful, open_orienter, orient, pose_template
+from triptych.stages.orient import BLOCK, find_doubtful, open_orienter, orient, pose_template
 from triptych.stages.predict import OF_A_MODEL, predict
 from triptych.stages.report import report
 from triptych.stages.select import select

@@ -12,7 +12,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from triptych.alignment.align import Alignment, average, merge_averages, of_particles
-from triptych.alignment.boxes import ASSUMED, Boxes, Grid, IntArray, open_boxes
+from triptych.alignment.boxes import Boxes, Grid, IntArray, open_boxes
 from triptych.alignment.half_maps import soft_mask
 from triptych.alignment.hand import Hand, choose_sample, tell_hand
 from triptych.alignment.identify import load_references
@@ -30,7 +30,7 @@ from triptych.alignment.structure_fit import FitLevels, fit_levels
 from triptych.config import NONE_CLASS, UNKNOWN, OrientConfig
 from triptych.device import choose_device, count_workers, name_device
 from triptych.errors import InputError
-from triptych.fourier import fourier_shell_correlation, low_pass, resolution_at
+from triptych.fourier import fourier_shell_correlation, resolution_at
 from triptych.io.manifest import hash_file, is_made, read_manifest, write_manifest
 from triptych.io.mrc import new_mrc, read_mrc, write_mrc
 from triptych.io.output_names import CLASSES, MANIFEST, PAGE, PARTICLES, map_file
@@ -39,7 +39,7 @@ from triptych.io.source import ParticleSource
 from triptych.io.star import numbers, probability_columns, read_star, write_star
 from triptych.io.tomogram import check_unique, open_tomogram
 from triptych.io.tomogram_names import bare_tomogram_name, tomogram_name
-from triptych.pages.page import Panel, draw_panel, render_page
+from triptych.pages.orient_page import FEW, ClassAverage, render
 from triptych.parallel import Progress, in_batches
 from triptych.posing import pose
 from triptych.recognition.novelty import give_verdicts
@@ -56,34 +56,8 @@ BLOCK = 128
 """Particles that are finished at once: enough that it pays to make a structure ready for them."""
 FIT, TRUE_CLASS, NETWORK_CLASS = "triptychStructureFit", "triptychTrueClass", "triptychNetworkClass"
 POSE_PROBABILITY = "triptychPoseProbability"
-PAIRS = 20
-"""Of classes that were taken for each other: the page shows so many."""
 AGREEING = 0.5
 """Shell correlation of average and structure down to which they are said to agree."""
-FEW = 10
-"""Particles below which that says little."""
-
-
-class ClassAverage(NamedTuple):
-    """The particles of a class, averaged in their poses, beside its structure.
-
-    Attributes
-    ----------
-    name : of the class
-    particles : how many
-    score : their median alignment score
-    sure : their median pose probability; NaN where poses are by recovered densities alone
-    density, structure : (d, d, d), solvent about 0 in the structure
-    resolution : Å, where their shell correlation falls below 0.5
-    """
-
-    name: str
-    particles: int
-    score: float
-    sure: float
-    density: Volume
-    structure: Volume
-    resolution: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -381,7 +355,9 @@ def finish_run(workspace: Workspace, orienter: Orienter, folder: Path) -> None:
         "ctf_is": orienter.boxes.ctf_from,
         "device": name_device(choose_device(orienter.config.align.device)),
     }
-    write_page(folder / PAGE, orienter, averages, renamed, about)
+    pairs = renamed.groupby([NETWORK_CLASS, "triptychClass"]).size().to_dict()
+    page = render(orienter.predictions.name, averages, orienter.config.align.coarse_resolution, pairs, about)
+    (folder / PAGE).write_text(page, encoding="utf-8")
     inputs = [orienter.predictions / name for name in (PARTICLES, MANIFEST)]
     inputs += filter(None, (orienter.config.library, orienter.config.known, orienter.config.only))
     write_manifest(folder, STAGE, orienter.config, inputs, None, about, {"predictions": orienter.predictions})
@@ -507,28 +483,3 @@ def classes_table(averages: Sequence[ClassAverage], class_names: Sequence[str]) 
     rows = [(class_names.index(item.name) + 1, item.name, item.particles, item.score, item.sure, item.resolution) for item in averages]
     table = pd.DataFrame(rows, columns=list(columns)).dropna(axis="columns")
     return table.assign(triptychAverage=[map_file("averages", item.name) for item in averages])
-
-
-def draw_average(item: ClassAverage, coarse: float) -> tuple[Panel, Panel]:
-    """An average, down to the detail in which it agrees with its structure, or to `coarse` (Å) where that is finer, and the structure."""
-    detail = max(min(item.resolution, coarse), 2 * item.density.voxel_size)
-    seen = low_pass(item.density, detail).data
-    return draw_panel(f"Average, {detail:.0f} Å", seen), draw_panel("Structure", item.structure.data, scale=item.structure.voxel_size)
-
-
-def write_page(path: Path, orienter: Orienter, averages: Sequence[ClassAverage], renamed: pd.DataFrame, about: dict[str, Any]) -> None:
-    """Write report.html: the average of each class beside its structure, and which classes were taken for which."""
-    pairs = renamed.groupby([NETWORK_CLASS, "triptychClass"]).size().sort_values(ascending=False, kind="stable")
-    panels = [draw_average(item, orienter.config.align.coarse_resolution) for item in averages]
-    page = render_page(
-        "orient.html.jinja",
-        name=orienter.predictions.name,
-        about=about,
-        assumed=about["tilt_ranges_are"] == ASSUMED,
-        classes=list(zip(averages, panels, strict=True)),
-        few=FEW,
-        worst=orienter.config.align.coarse_resolution,
-        renamed=[(*names, int(count)) for names, count in pairs.items()][:PAIRS],
-        others=max(len(pairs) - PAIRS, 0),
-    )
-    path.write_text(page, encoding="utf-8")
