@@ -534,8 +534,9 @@ def rerun(
 
     made = (manifest.parent if manifest.is_file() else manifest).absolute()
     output = made.with_name(f"{made.name}.rerun") if output is None else output
-    device = device_name(str(manifest_entry(read_manifest(made), "config", "device") or "cpu"))
-    with show_progress("rerun", "items", device, resumed=True) as on_progress:
+    manifest_of_run = read_manifest(made)
+    device = manifest_entry(manifest_of_run, "config", "device") or manifest_entry(manifest_of_run, "config", "align", "device") or "cpu"
+    with show_progress("rerun", "items", device_name(str(device)), resumed=True) as on_progress:
         comparisons = repeat(manifest, output, on_progress)
     print_comparisons(comparisons)
     print_path("repeated", output)
