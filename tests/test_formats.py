@@ -751,7 +751,7 @@ BAD = [
     ("a.csv", text("x,y,z\n"), "lists no particles"),
     ("a.csv", text("CCC,reserved,reserved,pIndex,wedgeWT,NA,NA,NA,NA,NA,xOffset\n0.5,0,0,1,0,0,0,0,0,0,1.2\n"), r"PEET.*\.mod"),
     ("a.csv", text("x,y\n1,2\n"), "column z"),
-    ("a.csv", text("x,y,z\n1,2,three\n"), "text"),
+    ("a.csv", text("x,y,z\n1,2,three\n"), "three"),
     ("a.csv", text("x,y,z\n1,2,3,4\n"), "4 values"),
     ("a.csv", text("x,y,z,x\n1,2,3,4\n"), "twice"),
     ("a.csv", text("x,y,z,class\n1,2,3,\n"), "empty in row 1"),

@@ -44,6 +44,9 @@ def of_structures(runs: Runs) -> str:
             scores = [spread([test["scores"][key]["auroc_of_structures"][name] for test in found]) for key in shown]
             maps = [spread([test["maps"][name][kind] for test in found]) for kind in ("iou", "correlation")]
             rows.append([fold, f"`{name}`", *scores, *maps])
+        if found:
+            known = [spread([test["maps"]["known"][kind] for test in found]) for kind in ("iou", "correlation")]
+            rows.append([fold, "the known ones", *["–"] * len(shown), *known])
     return with_places(rows, ["fold", f"withheld, SNR {snr}", *(f"AUROC: {NOVELTY_SCORES[key]}" for key in shown), "IoU", "correlation"], runs)
 
 
