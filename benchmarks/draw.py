@@ -40,10 +40,12 @@ def draw_multitask(runs: Runs) -> Figure:
             if items[0]["tests"][SNRS[0]][key] is None:
                 continue
             values = np.array([[item["tests"][snr][key] for snr in SNRS] for item in items])
-            axis.plot([float(snr) for snr in SNRS], values.mean(0), "o-", color=colour, label=f"{cell} (n = {len(items)})")
+            axis.plot([float(snr) for snr in SNRS], values.mean(0), "o-", color=colour, label=f"{cell.replace('_', ', ')} (n = {len(items)})")
             axis.fill_between([float(snr) for snr in SNRS], values.min(0), values.max(0), color=colour, alpha=0.15, lw=0)
         axis.set(xscale="log", xlabel="SNR", title=title)
-        axis.legend(frameon=False, fontsize=7)
+        axis.set_xticks([float(snr) for snr in SNRS], SNRS)
+        axis.set_xticks([], minor=True)
+        axis.legend(frameon=False, fontsize=8)
     return figure
 
 

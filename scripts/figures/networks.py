@@ -170,7 +170,7 @@ MASKS = {
 
 def masks() -> str:
     """IoU of masks that are read from the head, from the density, or from both."""
-    cells = ("all", "mask_density", "all_uncertainty")
+    cells = ("all", "all_long", "mask_density", "all_uncertainty")
     runs = read_runs("masks", cells)
     rows = []
     for cell in cells:
