@@ -34,13 +34,14 @@ from cells import (
     simulate_config,
     simulate_once,
 )
+from recovery import measured_terms, shell_correlations, shell_matrix
 from results import write_result
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
 from triptych.alignment.grouping import group
 from triptych.config import NONE_CLASS, AugmentConfig, GroupConfig, LossConfig, NetworkConfig, TrainConfig
 from triptych.io.store import Store, known_labels, open_store
-from triptych.judging.metrics import density_correlation, intersection_over_union
+from triptych.judging.metrics import density_correlation, intersection_over_union, mean
 from triptych.recognition.model import MASK_LEVEL, Model, load_model, traits
 from triptych.recognition.network import TaskOutput
 from triptych.recognition.novelty import Traits, best_threshold, possible_scores, raw_score, score_novelty
@@ -83,7 +84,7 @@ def training_store(work: Path, size: Size, fold: str) -> Path:
 def run_batches(model: Model, store: Store) -> tuple[Traits, np.ndarray, dict[str, list[np.ndarray]]]:
     """Traits and probabilities of all rows, and what `judge_maps` needs of each batch."""
     parts, probabilities = [], []
-    maps: dict[str, list[np.ndarray]] = {"iou": [], "correlation": []}
+    maps: dict[str, list[np.ndarray]] = {"iou": [], "correlation": [], "fsc_measured": [], "fsc_missing": []}
     for rows in np.array_split(np.arange(len(store)), -(-len(store) // BATCH)):
         out = model.run(read_boxes(store, rows))
         parts.append(traits(out))
@@ -96,12 +97,16 @@ def run_batches(model: Model, store: Store) -> tuple[Traits, np.ndarray, dict[st
 
 
 def judge_maps(store: Store, rows: np.ndarray, out: TaskOutput) -> dict[str, np.ndarray]:
-    """IoU and density correlation of each particle."""
-
+    """IoU and density correlation of each particle, and its mean FSC over what was measured and over the missing wedge."""
     assert out.mask_logits is not None
     assert out.density is not None
     iou = intersection_over_union(out.mask_logits.sigmoid().numpy() > MASK_LEVEL, store.read_rows("mask", rows))
-    return {"iou": iou, "correlation": density_correlation(out.density.numpy(), store.read_rows("density", rows))}
+    density, truth = out.density.numpy(), store.read_rows("density", rows).astype(np.float32)
+    measured = measured_terms(store, rows)
+    shells = shell_matrix(store.box_size)
+    curves = (shell_correlations(density, truth, kept, shells)[:, 1:] for kept in (measured, 1 - measured))
+    in_measured, in_missing = (np.array([mean(curve) for curve in of_each]) for of_each in curves)
+    return {"iou": iou, "correlation": density_correlation(density, truth), "fsc_measured": in_measured, "fsc_missing": in_missing}
 
 
 def judge_scores(model: Model, found: Traits, novel: np.ndarray, name: np.ndarray) -> dict[str, Any]:
@@ -157,13 +162,13 @@ def run_test(model: Model, store: Store, withheld: Sequence[str]) -> dict[str, A
     unknown = score_novelty(model.novelty, found) >= 0.5
     present = name != NONE_CLASS
     groups = {"known": ~novel & present, "withheld": novel, **{structure: name == structure for structure in np.unique(name[novel])}}
-    mean = {key: {kind: float(np.nanmean(np.concatenate(values)[rows])) for kind, values in maps.items()} for key, rows in groups.items()}
+    of_groups = {key: {kind: float(np.nanmean(np.concatenate(values)[rows])) for kind, values in maps.items()} for key, rows in groups.items()}
     return {
         "particles": {"known": int((~novel).sum()), "withheld": int(novel.sum())},
         "accuracy_of_known": float((probabilities.argmax(1) == label)[~novel].mean()),
         "share_called_unknown": {"known": float(unknown[~novel].mean()), "withheld": float(unknown[novel].mean())},
         "scores": judge_scores(model, found, novel, name),
-        "maps": mean,
+        "maps": of_groups,
         "groups": judge_groups(model, found, novel, name),
     }
 

@@ -50,6 +50,12 @@ def shell_correlations(a: np.ndarray, b: np.ndarray, kept: np.ndarray, shells: n
     return metrics.share(cross, np.sqrt(power_a * power_b))
 
 
+def measured_terms(store: Store, rows: np.ndarray) -> np.ndarray:
+    """1 where `rfftn` of each box has terms that its tilt range measures, 0 in the missing wedge."""
+    limits = [(float(store["tilt_min"][int(row)]), float(store["tilt_max"][int(row)])) for row in rows]
+    return np.stack([wedge(store.box_size, *limit).numpy() for limit in limits])
+
+
 def fit_wiener(boxes: np.ndarray, truth: np.ndarray, shells: np.ndarray) -> np.ndarray:
     """The factor of each Fourier term, the same throughout a shell, with which boxes come nearest to the truth; none beyond Nyquist."""
     fa, fb = (np.fft.rfftn(x, axes=AXES) for x in (boxes, truth))
@@ -91,8 +97,7 @@ def run_test(model: Model, store: Store, seed: int) -> dict[str, Any]:
             named = np.delete(out.class_logits.numpy(), none, axis=1).argmax(1)  # "none" is the last class
             sets["class_true_pose"] = class_densities(store, rows, named, None)
             sets["class_random_pose"] = class_densities(store, rows, named, rng)
-        limits = [(float(store["tilt_min"][int(row)]), float(store["tilt_max"][int(row)])) for row in rows]
-        measured = np.stack([wedge(store.box_size, *limit).numpy() for limit in limits])
+        measured = measured_terms(store, rows)
         for name, densities in sets.items():
             kept = collected.setdefault(name, {"correlation": [], "measured": [], "missing": []})
             kept["correlation"].append(metrics.density_correlation(densities, truth))

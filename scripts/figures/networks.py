@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from figures.markdown import number, table
-from figures.results import Content, find
+from figures.results import NO_RESULTS, Content, find, source
 from figures.seeds import AT_SNR, MEASURES, SNRS, Runs, about, folder_of, over_snr, picture, read_runs, row_of_cell, spread, still_to_run, with_places
 
 MULTITASK = {
@@ -181,4 +181,24 @@ def masks() -> str:
     return f"{with_places(rows, header, runs)}{about(runs)}{still_to_run('masks', runs)}"
 
 
-TABLES = (multitask, multitask_gpu, masks, published, published_gpu, recovery)
+SIGNS = {
+    "density": "the recovered density's own distance from 0",
+    "half_turns": "standard deviation over half turns",
+    "mask": "p (1 - p) of the mask",
+    "fitted": "error of voxels alike in all three, of other particles",
+}
+
+
+def uncertainty() -> str:
+    """What foretells the error of the shipped model's recovered densities, voxel by voxel."""
+    if not (content := find("uncertainty")):
+        return NO_RESULTS
+    rows = []
+    for key, text in SIGNS.items():
+        for where, name in (("whole_box", "whole box"), ("inside", "particle")):
+            rows.append([text, name, *(f"{content['tests'][snr]['signs'][key][where]:.2f}" for snr in SNRS)])
+    shown = table(["rank correlation with the absolute error", "voxels", *(f"SNR {snr}" for snr in SNRS)], rows)
+    return f"{shown}\n\n{content['tests'][SNRS[0]]['particles']} particles at each SNR. {source(content)}"
+
+
+TABLES = (multitask, multitask_gpu, masks, published, published_gpu, recovery, uncertainty)

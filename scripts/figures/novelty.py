@@ -36,18 +36,19 @@ def novelty() -> str:
 
 def of_structures(runs: Runs) -> str:
     """What becomes of each withheld structure at one SNR, in the fold that withholds it."""
-    snr, shown = "0.1", ("probability", "neighbours", "density")
+    snr, shown, kinds = "0.1", ("probability", "neighbours", "density"), ("iou", "correlation", "fsc_measured", "fsc_missing")
     rows = []
     for fold, of_seeds in runs.items():
         found = [run["tests"][snr] for run in of_seeds]
         for name in sorted(found[0]["scores"]["density"]["auroc_of_structures"]) if found else ():
             scores = [spread([test["scores"][key]["auroc_of_structures"][name] for test in found]) for key in shown]
-            maps = [spread([test["maps"][name][kind] for test in found]) for kind in ("iou", "correlation")]
+            maps = [spread([test["maps"][name].get(kind) for test in found]) for kind in kinds]
             rows.append([fold, f"`{name}`", *scores, *maps])
         if found:
-            known = [spread([test["maps"]["known"][kind] for test in found]) for kind in ("iou", "correlation")]
+            known = [spread([test["maps"]["known"].get(kind) for test in found]) for kind in kinds]
             rows.append([fold, "the known ones", *["–"] * len(shown), *known])
-    return with_places(rows, ["fold", f"withheld, SNR {snr}", *(f"AUROC: {NOVELTY_SCORES[key]}" for key in shown), "IoU", "correlation"], runs)
+    judged = ("IoU", "correlation", "mean FSC, measured", "mean FSC, missing wedge")
+    return with_places(rows, ["fold", f"withheld, SNR {snr}", *(f"AUROC: {NOVELTY_SCORES[key]}" for key in shown), *judged], runs)
 
 
 def of_withheld(tests: list[Content]) -> list[str]:

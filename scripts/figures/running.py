@@ -18,6 +18,7 @@ SCRIPTS = {
     "recovery": (TRAINED, "recovery/*"),
     "calibration": (TRAINED, "calibration/*"),
     "masks": (TRAINED, "masks/*"),
+    "uncertainty": (NOTHING, "uncertainty"),
     "temperature": (LIBRARY, "temperature"),
     "shares": (LIBRARY, "shares"),
     "novelty": (NOTHING, "novelty/*"),
