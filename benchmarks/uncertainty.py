@@ -39,7 +39,7 @@ SNRS = (0.3, 0.1, 0.03)
 BATCH = 32
 INSIDE = 0.1
 BINS = 12
-"""Of equally many voxels, for each of what the fitted error depends on."""
+"""Of equally many voxels inside, for each of what the fitted error depends on."""
 
 
 def recover(model: Model, boxes: Array) -> tuple[Array, dict[str, Array]]:
@@ -70,9 +70,9 @@ def recover_all(model: Model, store: Store) -> tuple[dict[str, Array], Array, ND
     return {name: np.concatenate(parts) for name, parts in told.items()}, np.concatenate(errors), np.concatenate(inside)
 
 
-def fit_error(told: dict[str, Array], error: Array) -> Array:
+def fit_error(told: dict[str, Array], error: Array, inside: NDArray[np.bool_]) -> Array:
     """The error that voxels alike in everything have in the other half of the particles (n, voxels), even ones by odd ones and the reverse."""
-    edges = [np.quantile(values[::4, ::7], np.linspace(0, 1, BINS + 1)[1:-1]) for values in told.values()]
+    edges = [np.quantile(values[inside], np.linspace(0, 1, BINS + 1)[1:-1]) for values in told.values()]
     cell = np.zeros(error.shape, np.int64)
     for values, limits in zip(told.values(), edges, strict=True):
         cell = cell * BINS + np.searchsorted(limits, values)
@@ -97,7 +97,7 @@ def run_test(model: Model, particles: int, seed: int, snr: float) -> dict[str, A
     with tempfile.TemporaryDirectory() as name:
         store = open_store(simulate(Path(name) / "data.zarr", SimulateConfig(particles=particles, snr=(snr, snr), seed=seed, tile_share=0)))
         told, error, inside = recover_all(model, store)
-    told["fitted"] = fit_error(told, error)
+    told["fitted"] = fit_error(told, error, inside)
     figures = {name: rank_correlation(values, error, inside) for name, values in told.items()}
     return {"particles": len(error), "mean_error": {"whole_box": float(error.mean()), "inside": float(error[inside].mean())}, "signs": figures}
 
