@@ -44,7 +44,7 @@ def arithmetic(run: Content) -> str:
 
 
 def gains(some: list[Content], others: list[Content], key: str, snr: str) -> list[float]:
-    """What networks gain over others of the same seed, which saw the same samples in the same order; nothing in a task that they lack."""
+    """What networks gain over others of the same seed, whose samples begin alike; nothing in a task that they lack."""
     pairs = [(one["tests"][snr][key], other["tests"][snr][key]) for one in some for other in others if one["seed"] == other["seed"]]
     return [one - other for one, other in pairs if one is not None and other is not None]
 

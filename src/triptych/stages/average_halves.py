@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from triptych.errors import InputError
+from triptych.io.files import different_files
 from triptych.io.links import RECONSTRUCTED, lead_from
 from triptych.io.manifest import recognise_input, write_manifest
 from triptych.io.mrc import check_values, new_mrc
@@ -40,7 +41,6 @@ FOLDER = "tomograms"
 SECTIONS = 16
 """That are averaged at once."""
 
-
 Halves = tuple[NamedTomogram, NamedTomogram]
 
 
@@ -62,9 +62,9 @@ def average_halves(table: Path | str, out: Path | str, on_progress: Progress | N
         If the table names no halves, one is missing, or two of a tomogram do not fit.
     """
     star, rows = read_tomogram_table(Path(table))
+    rows = choose_rows(star, rows)
     halves = list_halves(star, rows)
-    rows = rows[rows["rlnTomoName"].astype(str).isin([first.name for first, _ in halves])]
-    inputs = [Path(table), *(half.path for pair in halves for half in pair)]
+    inputs = different_files([Path(table), star, *(half.path for pair in halves for half in pair)])
     check_apart(Path(out), inputs)
     settings = {"inputs": [recognise_input(path) for path in inputs]}
     workspace = open_workspace(Path(out), settings, lambda folder: (folder / FOLDER).mkdir(parents=True))
@@ -74,12 +74,17 @@ def average_halves(table: Path | str, out: Path | str, on_progress: Progress | N
     return Path(out)
 
 
-def list_halves(star: Path, table: pd.DataFrame) -> list[Halves]:
-    """The halves that a table of tomograms names."""
+def choose_rows(star: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table of tomograms that name both halves; InputError where none does."""
     if not set(HALVES) <= set(table):
         raise InputError(f"{star} names no halves of tomograms ({', '.join(HALVES)}): give the table of a job that reconstructed tomograms in halves")
     for column in HALVES:
         table = leave_out_unmade(table, column, star)
+    return table
+
+
+def list_halves(star: Path, table: pd.DataFrame) -> list[Halves]:
+    """The halves that the rows of a table name."""
     rows = zip(table["rlnTomoName"].astype(str), *(table[column].astype(str) for column in HALVES), stated_voxel_sizes(table, star), strict=True)
     found = [(locate_tomogram(name, first, size, star), locate_tomogram(name, second, size, star)) for name, first, second, size in rows]
     check_unique((first.name, first.path) for first, _ in found)
