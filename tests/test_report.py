@@ -211,6 +211,26 @@ def test_what_was_called_unknown_is_shown(copy: Path, tmp_path: Path) -> None:
     assert found["thresholds"][0]["kept"] == (named & ~unknown).sum()
 
 
+def test_expected_correlations_are_judged_and_shown(copy: Path, fake: Fake, tmp_path: Path) -> None:
+    before = read_metrics(report(copy, tmp_path / "before", fake.truth, SHORT))
+    assert "fidelity" not in before
+    assert "fidelity" not in pd.read_csv(tmp_path / "before/particles.csv")
+    found = pd.read_csv(tmp_path / "before/particles.csv")["density_correlation"].fillna(0.1).to_numpy()  # "none" has no true density
+    change_table(copy, lambda table: table.assign(triptychFidelity=found - 0.02))
+    figures = read_metrics(report(copy, tmp_path / "report", fake.truth, SHORT))["fidelity"]
+    assert figures["bias"] == pytest.approx(-0.02, abs=1e-3)
+    assert figures["error"] == pytest.approx(0.02, abs=1e-3)
+    assert figures["rank_correlation"] == pytest.approx(1.0, abs=1e-3)
+    page = Page(tmp_path / "report/report.html").text
+    assert "Is it known which densities to believe?" in page
+    assert "rank correlation 1.00" in page
+    report(copy, tmp_path / "blind", None, SHORT)
+    assert "Which densities to believe." in Page(tmp_path / "blind/report.html").text
+    change_table(copy, lambda table: table.assign(triptychFidelity="high"))
+    with pytest.raises(InputError, match="triptychFidelity"):
+        report(copy, tmp_path / "wrong", fake.truth, SHORT)
+
+
 def test_verdicts_are_compared_once_for_all_tomograms(copy: Path) -> None:
     change_table(copy, lambda table: table.assign(triptychVerdict="unknown"))
     given = read_predictions(copy)

@@ -346,12 +346,13 @@ class TrainConfig(Settings):
 
 
 class CalibrateConfig(Settings):
-    """`triptych calibrate`: a trained model + labelled subtomograms -> the same model with another temperature and novelty reference."""
+    """`triptych calibrate`: a trained model + labelled subtomograms -> the same model with another temperature, novelty reference and fidelity."""
 
     novelty: Annotated[NoveltyConfig, Field(description="how unknown structures are recognised")] = NoveltyConfig()
     spectrum: Annotated[Spectrum | None, Field(description="what the network is to do with spectra from now on, as network.spectrum of a training; none: as it was trained")] = None
     fit_temperature: Annotated[bool, Field(description="fit the temperature of the probabilities; false: leave the model's")] = True
     fit_novelty: Annotated[bool, Field(description="fit the novelty reference, by which particles are called unknown; false: leave the model's")] = True
+    fit_fidelity: Annotated[bool, Field(description="fit the fidelity, what correlation with the truth recovered densities are expected to have; false: leave the model's")] = True
     held_out_share: Annotated[float, Field(gt=0, lt=1, description="share of the particles, in whole tomograms or in a slab of one (as validation_share of train), on which the threshold is chosen and the figures are measured; from the others temperature and reference are fitted")] = 0.4
     batch_size: Annotated[int, Field(gt=0, description="subtomograms per forward pass")] = 32
     precision: Arithmetic = "auto"

@@ -151,6 +151,9 @@ def print_calibration(folder: Path) -> None:
     rejected = "" if rule["rejected_withheld"] is None else f", rejects {rule['rejected_withheld']:.3f} of the particles of withheld structures"
     text = f"novelty by {rule['score']}, threshold chosen on {rule['chosen_on']}: accepts {rule['accepted_known']:.3f} of the known particles"
     out.print(text + rejected, soft_wrap=True)
+    if card["fidelity"] is not None:
+        error, particles = (card["fidelity"][name] for name in ("error", "particles"))
+        out.print(f"fidelity of recovered densities: wrong by {error:.3f} (root mean square of {particles} particles)", soft_wrap=True)
 
 
 def make_table(*columns: str, numbers: Sequence[int] = (), title: str | None = None) -> Table:

@@ -31,6 +31,9 @@ AGAIN = "run `triptych predict` again"
 EMBEDDING_ROW = "triptychEmbeddingRow"
 """Column with the row of embedding.npy, from 1, so that the table may be sorted, and rows taken out of it."""
 
+FIDELITY = "triptychFidelity"
+"""Column with the correlation that recovered densities are expected to have with the true ones."""
+
 MAP_COLUMNS = {"masks": "triptychMask", "densities": "triptychDensity"}
 """Columns with the ways to the maps of particles, by the maps' kinds."""
 
@@ -50,6 +53,8 @@ class Predicted:
     probabilities : (n, k); None without the class task
     novelty : (n,), 0 for known, 1 for new; None where the model cannot tell
     verdicts : n names of classes, or "unknown"; None where the model cannot tell
+    fidelity : (n,), correlation with the true density that the recovered one is expected to have; None where the model cannot tell, or other
+        densities were put in the place of those that it recovered
     masks, densities : n paths, or an array (n, nz, ny, nx) of another program; None where that was not predicted
     embedding : (n, e), mapped into memory where the table is as it was written; e = 0 of another program
     oriented : the manifest of `orient`, where masks and densities are those of known structures that it put there
@@ -69,6 +74,7 @@ class Predicted:
     densities: list[Path] | NDArray[Any] | None
     embedding: NDArray[np.float32]
     oriented: dict[str, Any] | None = None
+    fidelity: FloatArray | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -130,8 +136,10 @@ def read_predictions(folder: Path, oriented: bool = False) -> Predicted:
     verdicts = [str(verdict) for verdict in table["triptychVerdict"]] if "triptychVerdict" in table else None
     embedding = _read_embedding(folder, star, table) if origin is None else origin.embedding[_find_names(names, origin)]
     classes = (label, probability, probabilities)
-    posed = None if origin is None else own
-    return Predicted(folder, manifest, table, names, class_names, *classes, novelty, verdicts, masks, densities, embedding, posed)
+    if origin is not None:
+        return Predicted(folder, manifest, table, names, class_names, *classes, novelty, verdicts, masks, densities, embedding, own)
+    fidelity = numbers(table, FIDELITY, star) if FIDELITY in table else None
+    return Predicted(folder, manifest, table, names, class_names, *classes, novelty, verdicts, masks, densities, embedding, None, fidelity)
 
 
 def are_listed(given: Predicted, star: Path | None) -> NDArray[np.bool_]:

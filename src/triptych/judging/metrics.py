@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import spearmanr
 
 from triptych.config import NONE_CLASS
 from triptych.errors import InputError
@@ -211,6 +212,23 @@ def _rounding(data: FloatArray, weight: FloatArray) -> FloatArray:
     return np.asarray(1e-12 * np.sqrt((data * data * weight).sum(axis=BOX)))
 
 
+class Expectation(NamedTuple):
+    """How right an expected figure of each particle is: root mean square error, mean error (expected less found), Spearman's rank correlation."""
+
+    error: float
+    bias: float
+    rank_correlation: float
+
+
+def judge_expectation(expected: ArrayLike, found: ArrayLike) -> Expectation:
+    """Expected and found figures (n,); particles where one of them is NaN are left out."""
+    pairs = np.stack([np.asarray(expected, np.float64), np.asarray(found, np.float64)])
+    told, true = pairs[:, np.isfinite(pairs).all(0)]
+    varies = len(true) > 1 and np.ptp(told) > 0 and np.ptp(true) > 0
+    ranks = float(spearmanr(told, true).statistic) if varies else float("nan")
+    return Expectation(mean((told - true) ** 2) ** 0.5, mean(told - true), ranks)
+
+
 # ------------------------------------------------------------------------------------------------------------- tables
 
 
@@ -259,6 +277,8 @@ DEFINITIONS: dict[str, str] = {
     "mean_iou": f"voxels in both the predicted mask (probability above 0.5) and the true one over voxels in either, per particle; {_AVERAGED}",
     "mean_density_correlation": f"Pearson correlation of recovered and true density over the whole box, per particle; {_AVERAGED}",
     "mean_density_correlation_in_mask": "the same over the voxels of the true mask only",
+    "fidelity": "expected correlation of recovered and true density, by _triptychFidelity, against the found one: root mean square error, mean of "
+    f"expected less found, Spearman’s rank correlation; {_AVERAGED}",
     "fourier_shell_correlation": f"of recovered and true density, whole box, no further mask, per particle; {_AVERAGED}",
     "snr": "var(signal) / var(noise) over the whole box, after CTF, missing wedge and band limit; the neighbours belong to the signal",
 }

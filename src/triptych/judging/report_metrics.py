@@ -118,6 +118,8 @@ def _truth_metrics(given: Predicted, truth: Truth, scores: Scores) -> dict[str, 
         result["confusion_matrix"] = metrics.confusion_matrix(truth.label, given.label, len(truth.class_names))
         judged = truth.is_known
         result["reliability"] = metrics.reliability_curve(given.probability[judged], (given.label == truth.label)[judged])._asdict()
+    if given.fidelity is not None and scores.correlation is not None:
+        result["fidelity"] = metrics.judge_expectation(given.fidelity[truth.not_none], scores.correlation[truth.not_none])._asdict()
     if scores.frequency is not None and scores.shell_correlation is not None:
         result["fourier_shell_correlation"] = {"frequency_per_angstrom": scores.frequency, "mean": scores.shell_correlation}
     trends = snr_trends(given, truth, scores)
@@ -168,5 +170,6 @@ def particle_table(given: Predicted, truth: Truth | None, scores: Scores) -> pd.
         columns |= {"class": [given.class_names[k] for k in given.label], "probability": given.probability, "verdict": given.verdicts}
     if truth is not None:
         columns |= {"true_class": [truth.class_names[k] for k in truth.label], "snr": truth.snr}
-    columns |= {"iou": scores.iou, "density_correlation": scores.correlation, "density_correlation_in_mask": scores.correlation_in_mask}
+    columns |= {"iou": scores.iou, "fidelity": given.fidelity}
+    columns |= {"density_correlation": scores.correlation, "density_correlation_in_mask": scores.correlation_in_mask}
     return pd.DataFrame({name: values for name, values in columns.items() if values is not None})

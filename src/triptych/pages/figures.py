@@ -136,7 +136,7 @@ def draw_probabilities(probability: FloatArray, correct: NDArray[np.bool_] | Non
         axes.grid(visible=False, axis="x")
         axes.set_xlabel(name)
         _count_axis(axes)
-        return to_svg(figure, "Histogram of class probabilities")
+        return to_svg(figure, f"Histogram of the {name}")
 
 
 def draw_reliability(curve: ReliabilityCurve) -> str:
@@ -159,6 +159,22 @@ def draw_reliability(curve: ReliabilityCurve) -> str:
         axes.set_ylabel("share that is right")
         axes.legend(loc="upper left", markerscale=0.6)
         return to_svg(figure, "Reliability curve")
+
+
+def draw_expectation(expected: FloatArray, found: FloatArray, names: tuple[str, str]) -> str:
+    """Found against expected figures of particles; both axes are cut where all but a few of the lowest lie above."""
+    with _style():
+        figure = _figure(5.2, 3.9)
+        axes = figure.subplots()
+        low = float(np.floor(10 * min(np.quantile(expected, 0.005), np.quantile(found, 0.005))) / 10)
+        axes.plot([low, 1], [low, 1], color=MUTED, linewidth=1, dashes=(4, 3), label="ideal")
+        axes.scatter(expected.clip(low), found.clip(low), s=9, color=BLUE, alpha=0.45, linewidth=0)
+        axes.set_xlim(low, 1)
+        axes.set_ylim(low, 1)
+        axes.set_xlabel(names[0])
+        axes.set_ylabel(names[1])
+        axes.legend(loc="upper left")
+        return to_svg(figure, f"{names[1]} against {names[0]}")
 
 
 def draw_distributions(panels: Sequence[tuple[str, FloatArray]]) -> str:

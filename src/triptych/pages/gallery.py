@@ -159,6 +159,8 @@ class Gallery:
                 facts.append(("next best", f"{given.class_names[second]} ({given.probabilities[i, second]:.2f})"))
         if given.novelty is not None and given.verdicts is not None:
             facts.append(("novelty", f"{given.novelty[i]:.2f}{' (unknown)' if given.is_unknown[i] else ''}"))
+        if given.fidelity is not None:
+            facts.append(("fidelity", f"{given.fidelity[i]:.2f}"))
         if truth is not None and scores is not None:
             facts.insert(0, ("truth", truth.class_names[truth.label[i]]))
             values = (("SNR", truth.snr, ".2g"), ("IoU", scores.iou, ".2f"), ("correlation", scores.correlation, ".2f"))

@@ -18,7 +18,7 @@ from triptych.io.files import to_plain
 from triptych.io.manifest import manifest_entry
 from triptych.io.predictions import Predicted
 from triptych.judging import metrics
-from triptych.judging.metrics import IntArray
+from triptych.judging.metrics import FloatArray, IntArray
 from triptych.judging.report_metrics import describe_new_classes, snr_trends
 from triptych.judging.scoring import Scores, Truth
 from triptych.pages import figures
@@ -201,6 +201,8 @@ def draw_plots(given: Predicted, truth: Truth | None, scores: Scores | None, res
     plots: dict[str, str] = {}
     if given.label is not None and given.probability is not None:
         plots["probabilities"] = figures.draw_probabilities(given.probability, None if truth is None else given.label == truth.label)
+    if given.fidelity is not None:
+        plots["fidelity"] = draw_fidelity(given.fidelity, truth, scores)
     if given.embedding.shape[1]:
         plots["embedding"] = draw_embedding(given, np.random.default_rng(config.seed))
     if truth is None or scores is None:
@@ -219,6 +221,16 @@ def draw_plots(given: Predicted, truth: Truth | None, scores: Scores | None, res
     if trends:
         plots["snr"] = figures.draw_trends(trends, "SNR")
     return plots
+
+
+def draw_fidelity(expected: FloatArray, truth: Truth | None, scores: Scores | None) -> str:
+    """Expected against found correlations of recovered densities; where nothing was found, how the expected ones are distributed."""
+    if truth is not None and scores is not None and scores.correlation is not None:
+        kept = truth.not_none & np.isfinite(scores.correlation)
+        if kept.any():
+            names = ("expected correlation (fidelity)", "correlation with the true density")
+            return figures.draw_expectation(expected[kept], scores.correlation[kept], names)
+    return figures.draw_probabilities(expected.clip(0), None, "expected correlation of the recovered density (fidelity)")
 
 
 def draw_embedding(given: Predicted, rng: np.random.Generator) -> str:

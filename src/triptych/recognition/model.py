@@ -32,6 +32,7 @@ from triptych.io.outputs import output_folder
 from triptych.parallel import in_batches
 from triptych.recognition.class_shares import estimate_shares, reweigh
 from triptych.recognition.density_shape import describe_shapes
+from triptych.recognition.fidelity import Fidelity, describe_recovery, read_fidelity
 from triptych.recognition.network import HALF_TURNS, Exportable, Network, PickOutput, TaskOutput, turn
 from triptych.recognition.novelty import (
     THRESHOLD,
@@ -75,6 +76,7 @@ class Predictions:
     densities : list of n float32 arrays, dimensionless (protein about 1); None without the density task
     embedding : (n, e) float32
     novelty_by_class : (n, classes) float32, what the novelty is if a particle is called each of the classes; None without a novelty reference
+    fidelity : (n,) float32, correlation with the true density that the recovered one is expected to have; None where the model does not tell
     """
 
     class_names: tuple[str, ...]
@@ -83,6 +85,7 @@ class Predictions:
     densities: list[NDArray[np.float32]] | None
     embedding: NDArray[np.float32]
     novelty_by_class: NDArray[np.float32] | None = None
+    fidelity: NDArray[np.float32] | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -122,6 +125,8 @@ class ModelCard:
     """Of the numbers from 1 in label maps; for the task pick."""
     class_shares: tuple[float, ...] = ()
     """Of each class in the training data; empty where they are not known."""
+    fidelity: Fidelity | None = None
+    """What is expected of recovered densities; None where that was not fitted."""
     version: str = __version__
 
     @property
@@ -289,6 +294,7 @@ class Model:
             None if parts[0].densities is None else [d for p in parts for d in p.densities or []],
             np.concatenate([p.embedding for p in parts]),
             None if parts[0].novelty_by_class is None else np.concatenate([p.novelty_by_class for p in parts if p.novelty_by_class is not None]),
+            None if parts[0].fidelity is None else np.concatenate([p.fidelity for p in parts if p.fidelity is not None]),
         )
 
     def predict_batch(self, volumes: list[Volume], contrast: Contrast, half_turns: bool = False) -> Predictions:
@@ -303,7 +309,14 @@ class Model:
             None if out.density is None else list(self._back(out.density, volumes, (-np.inf, np.inf))),
             np.asarray(out.embedding),
             None if self.novelty is None else novelty_by_class(self.novelty, traits(out, self.novelty.rule.score == "density")),
+            self.expect_fidelity(out),
         )
+
+    def expect_fidelity(self, out: TaskOutput) -> NDArray[np.float32] | None:
+        """Correlation with the true density that each recovered one is expected to have (n,); None where the model does not tell."""
+        if self.card.fidelity is None or out.density is None:
+            return None
+        return self.card.fidelity.expect(describe_recovery(out.density, out.mask_logits))
 
     def estimate_shares(self, found: Predictions) -> NDArray[np.float64]:
         """How frequent the classes are (classes,) among particles, as their predictions together suggest.
@@ -502,7 +515,8 @@ def read_card(path: Path) -> tuple[ModelCard, NoveltyRule | None]:
         rule = None if novelty is None else read_rule(novelty)
         network = NetworkConfig(**{"spectrum": "kept", **fields.pop("network")})  # which older models do not state
         fields |= {name: tuple(fields.get(name, ())) for name in ("class_names", "label_names", "class_shares")}
-        card = ModelCard(network=network, temperature=Temperature(**fields.pop("temperature")), **fields)
+        fidelity = read_fidelity(fields.pop("fidelity", None))
+        card = ModelCard(network=network, temperature=Temperature(**fields.pop("temperature")), fidelity=fidelity, **fields)
         wrong = what_is_wrong(card)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a model.json that triptych {__version__} understands ({first_line(error)})") from error
@@ -526,5 +540,6 @@ def what_is_wrong(card: ModelCard) -> str | None:
         "box_size": type(card.box_size) is int and card.box_size in range(8, MAX_BOX + 1, 8),
         "contrast": card.contrast in get_args(Contrast),
         "temperature": card.temperature.is_possible(),
+        "fidelity": card.fidelity is None or ("density" in card.network.tasks and card.fidelity.is_possible()),
     }
     return next((name for name, is_right in checks.items() if not is_right), None)

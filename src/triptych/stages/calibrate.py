@@ -1,4 +1,4 @@
-"""A trained model + labelled subtomograms -> the same weights with another temperature and another novelty reference."""
+"""A trained model + labelled subtomograms -> the same weights with another temperature, novelty reference, and fidelity of recovered densities."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from triptych.io.manifest import read_manifest
 from triptych.io.outputs import check_output_folder
 from triptych.io.store import Store, known_labels, open_store
 from triptych.parallel import Progress
+from triptych.recognition.fidelity import Fidelity
 from triptych.recognition.model import Model, load_model, locate_model
 from triptych.recognition.network import Network
 from triptych.recognition.temperature import Temperature, fit_temperature
-from triptych.training.confidence import Sample, SampleTraits, choose_rows, class_figures, fit_reference, look
+from triptych.training.confidence import Sample, SampleLooks, choose_rows, class_figures, fit_recovery, fit_reference, look
 from triptych.training.dataset import split_rows
 
 logger = logging.getLogger(__name__)
@@ -36,10 +37,11 @@ def calibrate(
     config: CalibrateConfig | None = None,
     on_progress: Progress | None = None,
 ) -> Path:
-    """Fit the temperature and the novelty reference of a trained model anew, and write it as a new model folder.
+    """Fit temperature, novelty reference and fidelity of a trained model anew, and write it as a new model folder.
 
     Classes of the data that the model does not know serve as novel structures, on which the score and the threshold of the novelty are
-    chosen. Where there are none, the threshold accepts the share of the known particles that the settings state.
+    chosen. Where there are none, the threshold accepts the share of the known particles that the settings state. The fidelity, the correlation
+    with the truth that recovered densities are expected to have, is fitted where the model recovers densities and the data hold true ones.
 
     Parameters
     ----------
@@ -64,7 +66,9 @@ def calibrate(
     seen = look(network, sample, config.batch_size, on_progress)
     temperature, figures = judge_temperatures(network, sample, seen, config.fit_temperature)
     reference = fit_reference(seen, sample, config.novelty) if config.fit_novelty else given.novelty
-    fitted = Model(network.network, replace(network.card, temperature=temperature), config.device, config.precision, reference)
+    fidelity = choose_fidelity(given, seen, config)
+    card = replace(network.card, temperature=temperature, fidelity=fidelity)
+    fitted = Model(network.network, card, config.device, config.precision, reference)
     texts = {name: (folder / name).read_text(encoding="utf-8") for name in COPIED if (folder / name).is_file()}
     extra: dict[str, object] = {"calibration": figures, "device": network.device_name, "trained": read_manifest(folder)}
     return fitted.save(out, config, [folder, Path(data)], config.seed, extra, texts, "calibrate", {"model": folder, "data": data})
@@ -78,6 +82,12 @@ def check_kept(model: Model, config: CalibrateConfig) -> None:
         raise InputError("fit_novelty is false, but the model has no novelty reference to keep: leave the setting out")
     if config.spectrum not in (None, model.card.network.spectrum):
         raise InputError("fit_novelty is false, but another `spectrum` changes what the novelty reference is made of: leave one of the two out")
+
+
+def choose_fidelity(model: Model, seen: SampleLooks, config: CalibrateConfig) -> Fidelity | None:
+    """The fidelity to keep: the model's, where none can be fitted and the network sees what it saw before."""
+    fitted = fit_recovery([seen.fitting, seen.held_out]) if config.fit_fidelity else None
+    return model.card.fidelity if fitted is None and config.spectrum in (None, model.card.network.spectrum) else fitted
 
 
 def with_spectrum(model: Model, config: CalibrateConfig) -> Model:
@@ -120,12 +130,12 @@ def check_store(store: Store, model: Model) -> None:
         raise InputError(f"{store.path} holds boxes of {theirs}, but the model looks at {ours}: simulate with those")
 
 
-def judge_temperatures(model: Model, sample: Sample, seen: SampleTraits, fit: bool) -> tuple[Temperature, dict[str, Any]]:
+def judge_temperatures(model: Model, sample: Sample, seen: SampleLooks, fit: bool) -> tuple[Temperature, dict[str, Any]]:
     """The temperature to keep, and the figures of the held-out particles before and after."""
-    logits, label = torch.from_numpy(np.asarray(seen.held_out.logits)), torch.from_numpy(sample.label[sample.held_out])
+    logits, label = torch.from_numpy(np.asarray(seen.held_out.traits.logits)), torch.from_numpy(sample.label[sample.held_out])
     temperature = model.card.temperature
     if fit:
-        temperature = fit_temperature(torch.from_numpy(np.asarray(seen.fitting.logits)), torch.from_numpy(sample.label[sample.fitting]))
+        temperature = fit_temperature(torch.from_numpy(np.asarray(seen.fitting.traits.logits)), torch.from_numpy(sample.label[sample.fitting]))
     before, after = (class_figures(logits, label, value) for value in (model.card.temperature, temperature))
     logger.info("temperature: %.3f, was %.3f", temperature.value, model.card.temperature.value)
     return temperature, {"particles": len(label), "withheld_particles": len(sample.withheld), "before": before, "after": after}

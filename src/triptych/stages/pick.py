@@ -173,24 +173,28 @@ class Picker:
         return {"places": places[kept], "heights": heights[kept], "score": score[kept], **found}
 
     def recognise(self, job: Job, places: NDArray[np.float64]) -> tuple[dict[str, NDArray[np.float32]], list[Cutout]]:
-        """Probabilities, embeddings, perhaps novelty, and masks of what is at some places."""
+        """Probabilities, embeddings, perhaps novelty and fidelity, and masks of what is at some places."""
         card = self.model.card
-        probabilities = [np.empty((0, len(card.class_names)), np.float32)]
-        embedding = [np.empty((0, card.network.embedding_size), np.float32)]
-        novelty = [np.empty(0, np.float32)]
+        told: dict[str, list[NDArray[np.float32]]] = {
+            "probabilities": [np.empty((0, len(card.class_names)), np.float32)],
+            "embedding": [np.empty((0, card.network.embedding_size), np.float32)],
+        }
+        told |= {} if self.model.novelty is None else {"novelty": [np.empty(0, np.float32)]}
+        told |= {} if card.fidelity is None else {"fidelity": [np.empty(0, np.float32)]}
         masks: list[Cutout] = []
         for batch in in_batches(places, self.config.batch_size):
             result, starts = self.predict(job, batch)
             assert result.probabilities is not None  # check_model made sure
             assert result.masks is not None
-            probabilities.append(result.probabilities)
-            embedding.append(result.embedding)
+            told["probabilities"].append(result.probabilities)
+            told["embedding"].append(result.embedding)
             if result.novelty_by_class is not None:
                 best = best_classes(result.probabilities, card.class_names)
-                novelty.append(result.novelty_by_class[np.arange(len(best)), best])
+                told["novelty"].append(result.novelty_by_class[np.arange(len(best)), best])
+            if result.fidelity is not None:
+                told["fidelity"].append(result.fidelity)
             masks += [Cutout.of(mask > MASK_LEVEL, start) for mask, start in zip(result.masks, starts, strict=True)]
-        found = {"probabilities": np.concatenate(probabilities), "embedding": np.concatenate(embedding)}
-        return found if self.model.novelty is None else {**found, "novelty": np.concatenate(novelty)}, masks
+        return {name: np.concatenate(parts) for name, parts in told.items()}, masks
 
     def predict(self, job: Job, places: NDArray[np.float64]) -> tuple[Predictions, list[NDArray[np.int64]]]:
         """What the model says of boxes around some places; also the voxel of the tomogram at which each box starts."""
@@ -399,6 +403,7 @@ def particle_table(job: Job, note: dict[str, NDArray[Any]], class_names: Sequenc
             "triptychClass": classes,
             "triptychProbability": note["probabilities"][np.arange(len(best)), best],
             **known_or_not,
+            **({"triptychFidelity": note["fidelity"]} if "fidelity" in note else {}),
             "triptychScore": note["score"],
             "triptychCentreProbability": note["heights"],
             **dict(zip(probability_columns(class_names), note["probabilities"].T, strict=True)),

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from triptych.config import Contrast, PredictConfig
 from triptych.contrast import CONTRAST_SAMPLE, choose_contrast, guess_contrast
@@ -40,12 +41,14 @@ from triptych.workspace import Workspace, choose_items, open_workspace, reopen
 
 logger = logging.getLogger(__name__)
 
+Array = NDArray[np.float32]
+
 STAGE = "predict"
 BLOCK = 64
 """Particles that are finished at once, where a batch has no more."""
 OF_A_MODEL = (
-    "triptychProbability", "triptychNovelty", "triptychVerdict", "triptychNetworkClass", "triptychStructureFit", "triptychAlignmentScore",
-    "triptychPoseProbability", "triptychMask", "triptychDensity",
+    "triptychProbability", "triptychNovelty", "triptychVerdict", "triptychFidelity", "triptychNetworkClass", "triptychStructureFit",
+    "triptychAlignmentScore", "triptychPoseProbability", "triptychMask", "triptychDensity",
 )  # fmt: skip
 """Beginnings of the columns that an earlier model, or the poses found by it, may have left in the table, and that this one may not have."""
 
@@ -189,6 +192,8 @@ def write_block(workspace: Workspace, predictor: Predictor, contrast: Contrast, 
             found["probabilities"] = np.concatenate([result.probabilities for result in results])
         if results[0].novelty_by_class is not None:
             found["novelty"] = np.concatenate([result.novelty_by_class for result in results])
+        if results[0].fidelity is not None:
+            found["fidelity"] = np.concatenate([result.fidelity for result in results])
         found |= {"seconds": time.monotonic() - started, "device": predictor.model.device_name, "precision": str(predictor.model.dtype)}
         workspace.keep(number, desk, **found)
     return len(rows)
@@ -198,26 +203,27 @@ def gather_blocks(workspace: Workspace, predictor: Predictor, folder: Path) -> t
     """What was found of all particles, the embedding as a file in a folder; and where and how fast."""
     source, model = predictor.source, predictor.model
     embedding = new_array(folder / EMBEDDING, np.float32, (len(source), model.card.network.embedding_size))
-    probabilities, novelty, empty, devices, precisions, seconds = [], [], [], set(), set(), 0.0
+    told: dict[str, list[Array]] = {"probabilities": [], "novelty": [], "fidelity": []}
+    empty, devices, precisions, seconds = [], set(), set(), 0.0
     for number, rows in enumerate(predictor.blocks):
         note = workspace.kept(number)
         embedding[rows.start : rows.stop] = note["embedding"]
-        probabilities += [note["probabilities"]] if "probabilities" in note else []
-        novelty += [note["novelty"]] if "novelty" in note else []
+        for name in told.keys() & note.keys():
+            told[name].append(note[name])
         empty += note["empty"].tolist()
         devices.add(str(note["device"]))
         precisions.add(str(note["precision"]).removeprefix("torch."))
         seconds += float(note["seconds"])
     embedding.flush()
     warn_of_empty([source.names[row] for row in empty], len(source))
-    all_probabilities, all_novelty = (np.concatenate(parts) if parts else None for parts in (probabilities, novelty))
+    probabilities, novelty, fidelity = (np.concatenate(parts) if parts else None for parts in told.values())
     speed = {
         "device": ", ".join(sorted(devices)),
         "precision": ", ".join(sorted(precisions)),
         "seconds": round(seconds, 2),
         "particles_per_second": round(len(source) / seconds, 2),
     }
-    return Predictions(model.card.class_names, all_probabilities, None, None, embedding, all_novelty), speed
+    return Predictions(model.card.class_names, probabilities, None, None, embedding, novelty, fidelity), speed
 
 
 def finish_run(workspace: Workspace, predictor: Predictor, about: dict[str, Any], folder: Path) -> None:
@@ -279,6 +285,8 @@ def fill_table(table: pd.DataFrame, particles: list[str], model: Model, found: P
             given = table.pop("rlnClassNumber")
             new["triptychInputClassNumber"] = table.get("triptychInputClassNumber", given)
         new["rlnClassNumber"] = found.probabilities.argmax(1) + 1
+    if found.fidelity is not None:
+        new["triptychFidelity"] = found.fidelity
     written = {"masks": config.write_masks and "mask" in model.card.network.tasks}
     written["densities"] = config.write_densities and "density" in model.card.network.tasks
     new |= map_columns([kind for kind in written if written[kind]], particles)

@@ -8,6 +8,7 @@ import math
 import shutil
 import time
 import warnings
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,13 @@ from triptych.io.outputs import output_folder
 from triptych.io.store import Store, known_labels, open_store, unpack
 from triptych.judging.metrics import density_correlation, intersection_over_union
 from triptych.parallel import Progress, WorkerContext, available_cores, in_batches
+from triptych.recognition.fidelity import Fidelity
 from triptych.recognition.model import Model, ModelCard, has_broken, load_model, locate_model
 from triptych.recognition.network import Network, PickOutput, TaskOutput
 from triptych.recognition.novelty import NoveltyReference
 from triptych.recognition.temperature import Temperature, fit_temperature
 from triptych.simulation.structures import check_class_names
-from triptych.training.confidence import Sample, choose_rows, class_figures, fit_reference, look
+from triptych.training.confidence import Sample, choose_rows, class_figures, fit_recovery, fit_reference, look
 from triptych.training.dataset import (
     Batch,
     PlannedBatches,
@@ -563,16 +565,18 @@ def finish(module: TrainingModule, config: TrainConfig) -> tuple[Model, dict[str
         figures["calibration_error_before_temperature"] = class_figures(*join_logits(outputs), Temperature())["calibration_error"]
     model = Model(module.network, card, config.device, config.precision)
     if "class" in config.network.tasks:
-        model.novelty = fit_model_novelty(model, module, config)
+        model.novelty, fidelity = fit_confidence(model, module, config)
+        model.card = replace(card, fidelity=fidelity)
     return model, figures
 
 
-def fit_model_novelty(model: Model, module: TrainingModule, config: TrainConfig) -> NoveltyReference:
-    """What the trained model calls unknown, from training particles, and from held-out ones for the threshold."""
+def fit_confidence(model: Model, module: TrainingModule, config: TrainConfig) -> tuple[NoveltyReference, Fidelity | None]:
+    """What the trained model calls unknown, from training particles, and from held-out ones for the threshold; what its densities are worth."""
     if config.withheld and not len(module.withheld_rows):
         logger.warning("no particle of the withheld classes is held out: the threshold of the novelty is chosen on known particles")
     cache = module.original.cache
     store = module.store if cache is None else unpack(module.store, cache)
     fitting = choose_rows(module.train_rows, config.novelty.particles, config.seed)
     sample = Sample(store, module.label, fitting, module.validation_rows, module.withheld_rows)
-    return fit_reference(look(model, sample, config.batch_size), sample, config.novelty)
+    seen = look(model, sample, config.batch_size)
+    return fit_reference(seen, sample, config.novelty), fit_recovery([seen.held_out])

@@ -1,8 +1,9 @@
-"""How sure a trained model may be, by labelled particles: whether its probabilities are right, and what it calls unknown."""
+"""How sure a trained model may be, by labelled particles: whether its probabilities are right, what is unknown to it, what densities are worth."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,8 +15,9 @@ from torch.nn import functional as F
 
 from triptych.config import NoveltyConfig
 from triptych.io.store import Store
-from triptych.judging.metrics import expected_calibration_error
+from triptych.judging.metrics import density_correlation, expected_calibration_error
 from triptych.parallel import Progress, in_batches
+from triptych.recognition.fidelity import Fidelity, describe_recovery, fit_fidelity
 from triptych.recognition.model import Model, traits
 from triptych.recognition.network import TaskOutput
 from triptych.recognition.novelty import NoveltyReference, Traits, fit_novelty
@@ -51,41 +53,73 @@ class Sample:
         return tuple(self.store.class_names[k] for k in present)
 
 
-class SampleTraits(NamedTuple):
+class Look(NamedTuple):
+    """What a model says of n particles, and how near the densities that it recovers come to the truth.
+
+    Attributes
+    ----------
+    traits : what their novelty is judged by
+    recovery : (n, TRAITS), `describe_recovery` of masks and densities; (n, 0) without densities
+    correlation : (n,), of recovered and true density; NaN where there is none of either
+    """
+
+    traits: Traits
+    recovery: NDArray[np.float32]
+    correlation: NDArray[np.float64]
+
+
+class SampleLooks(NamedTuple):
     """What a model says of the rows of a sample."""
 
-    fitting: Traits
-    held_out: Traits
-    withheld: Traits
+    fitting: Look
+    held_out: Look
+    withheld: Look
 
 
-def look(model: Model, sample: Sample, batch_size: int = BATCH, on_progress: Progress | None = None) -> SampleTraits:
+def look(model: Model, sample: Sample, batch_size: int = BATCH, on_progress: Progress | None = None) -> SampleLooks:
     """Run a model over the rows of a sample; `on_progress` is called with (particles done, particles in all)."""
     groups = (sample.fitting, sample.held_out, sample.withheld)
     total = sum(len(rows) for rows in groups)
     done, parts = 0, []
     for rows in groups:
-        outputs = [empty_traits(model)]
+        looks = [look_at_nothing(model)]
         for some in in_batches(rows, batch_size):
-            outputs.append(look_at_rows(model, sample.store, some))
-            done += len(outputs[-1].embedding)
+            looks.append(look_at_rows(model, sample.store, some))
+            done += len(some)
             if on_progress:
                 on_progress(done, total)
-        parts.append(Traits._make(np.concatenate(values) for values in zip(*outputs, strict=True)))
-    return SampleTraits._make(parts)
+        parts.append(join_looks(looks))
+    return SampleLooks._make(parts)
 
 
-def empty_traits(model: Model) -> Traits:
-    """Of no particles."""
+def join_looks(looks: Sequence[Look]) -> Look:
+    """Looks at some particles and at others as one."""
+    each, recovery, correlation = zip(*looks, strict=True)
+    joined = Traits._make(np.concatenate(values) for values in zip(*each, strict=True))
+    return Look(joined, np.concatenate(recovery), np.concatenate(correlation))
+
+
+def look_at_nothing(model: Model) -> Look:
+    """A look at no particles."""
     network, size = model.card.network, model.card.box_size
     density = torch.empty(0, size, size, size) if "density" in network.tasks else None
     logits, embedding = torch.empty(0, len(model.card.class_names)), torch.empty(0, network.embedding_size)
-    return traits(TaskOutput(class_logits=logits, mask_logits=None, density=density, embedding=embedding))
+    return look_at(TaskOutput(class_logits=logits, mask_logits=None, density=density, embedding=embedding), None)
 
 
-def look_at_rows(model: Model, store: Store, rows: Rows) -> Traits:
+def look_at_rows(model: Model, store: Store, rows: Rows) -> Look:
     sign = np.float32(1 if store.contrast == model.card.contrast else -1)
-    return traits(model.run(standardise(sign * store.read_rows("subtomogram", rows).astype(np.float32))))
+    output = model.run(standardise(sign * store.read_rows("subtomogram", rows).astype(np.float32)))
+    return look_at(output, store.read_rows("density", rows).astype(np.float32) if "density" in store else None)
+
+
+def look_at(output: TaskOutput, truth: NDArray[np.float32] | None) -> Look:
+    """What a network's output says of particles, whose true densities (n, d, h, w) are known or not."""
+    recovery, correlation = np.empty((len(output.embedding), 0), np.float32), np.full(len(output.embedding), np.nan)
+    if output.density is not None:
+        recovery = describe_recovery(output.density, output.mask_logits)
+        correlation = correlation if truth is None else density_correlation(output.density.numpy(), truth)
+    return Look(traits(output), recovery, correlation)
 
 
 def choose_rows(rows: Rows, limit: int, seed: int) -> Rows:
@@ -93,18 +127,30 @@ def choose_rows(rows: Rows, limit: int, seed: int) -> Rows:
     return np.sort(np.random.default_rng((seed, 7)).permutation(rows)[:limit])
 
 
-def fit_reference(seen: SampleTraits, sample: Sample, config: NoveltyConfig) -> NoveltyReference:
+def fit_reference(seen: SampleLooks, sample: Sample, config: NoveltyConfig) -> NoveltyReference:
     """The novelty reference of a model, from what it says of a sample; a line in the log tells how the threshold was chosen.
 
     Of the held-out particles those count that the model names rightly: a particle that is mistaken for another kind may well be called unknown.
     """
-    right = seen.held_out.logits.argmax(1) == sample.label[sample.held_out]
-    known = seen.held_out.take(right) if right.any() else seen.held_out
-    reference = fit_novelty(seen.fitting, sample.label[sample.fitting], known, seen.withheld, sample.withheld_names, config)
+    fitting, held_out, withheld = (part.traits for part in seen)
+    right = held_out.logits.argmax(1) == sample.label[sample.held_out]
+    known = held_out.take(right) if right.any() else held_out
+    reference = fit_novelty(fitting, sample.label[sample.fitting], known, withheld, sample.withheld_names, config)
     rule = reference.rule
     text = "novelty: threshold of the score %s chosen on %s, accepts %.3f of the held-out known particles"
     logger.info(text, rule.score, rule.chosen_on, rule.accepted_known)
     return reference
+
+
+def fit_recovery(looks: Sequence[Look]) -> Fidelity | None:
+    """What is to be expected of recovered densities, from looks at particles that the network was not trained on; None where they are too few, or
+    nothing was recovered; a line in the log tells how right it is."""
+    joined = join_looks(looks)
+    fidelity = fit_fidelity(joined.recovery, joined.correlation)
+    if fidelity is not None:
+        text = "fidelity: the expected correlation of recovered densities is wrong by %.3f (root mean square of %d particles)"
+        logger.info(text, fidelity.error, fidelity.particles)
+    return fidelity
 
 
 def class_figures(logits: Tensor, label: Tensor, temperature: Temperature) -> dict[str, float]:
