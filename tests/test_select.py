@@ -102,11 +102,13 @@ def test_scores_of_other_programs_will_do(tmp_path: Path) -> None:
 
 
 def test_the_best_are_those_of_the_last_score(tmp_path: Path) -> None:
-    star = write_table(tmp_path, triptychAlignmentScore=[0.5, 0.6, 0.1, 0.2, 0.3, 0.4], triptychPoseProbability=[0.2, 0.9, 0.95, 0.1, 1.0, 0.3])
+    scores = {"triptychAlignmentScore": [0.5, 0.6, 0.1, 0.2, 0.3, 0.4], "triptychPoseProbability": [0.2, 0.9, 0.95, 0.1, 1.0, 0.3]}
+    star = write_table(tmp_path, **scores, triptychFidelity=[0.9, 0.7, 0.95, 0.96, 0.5, 0.94])
     triptych.select(star, tmp_path / "best.star", best=1)
     triptych.select(star, tmp_path / "aligned.star", min_alignment_score=0.5)
     triptych.select(star, tmp_path / "sure.star", min_pose_probability=0.9)
-    for name, rows in (("best", [0, 1, 3]), ("aligned", [0, 1]), ("sure", [1, 2, 4])):
+    triptych.select(star, tmp_path / "clear.star", min_fidelity=0.95)
+    for name, rows in (("best", [0, 1, 3]), ("aligned", [0, 1]), ("sure", [1, 2, 4]), ("clear", [2, 3])):
         found = read_star(tmp_path / f"{name}.star")["particles"]
         assert found["triptychProbability"].tolist() == [FOUND["triptychProbability"][row] for row in rows]
 
@@ -119,6 +121,7 @@ def test_the_best_are_those_of_the_last_score(tmp_path: Path) -> None:
         ({"tomograms": ["TS_3"]}, 'no particle of the tomogram "TS_3": it has TS_1, TS_2'),
         ({"verdict": "rod"}, "known or unknown was expected"),
         ({"min_alignment_score": 0.5}, "has no column _triptychAlignmentScore, which orient writes"),
+        ({"min_fidelity": 0.9}, "has no column _triptychFidelity, which pick and predict write with a model that can tell"),
         ({"min_score": 0.95}, "none of the 6 particles"),
         ({"min_score": float("nan")}, "_triptychScore is to be nan at least"),
         ({"min_probability": 2.0}, "outside of 0 to 1"),

@@ -201,4 +201,20 @@ def uncertainty() -> str:
     return f"{shown}\n\n{content['tests'][SNRS[0]]['particles']} particles at each SNR. {source(content)}"
 
 
-TABLES = (multitask, multitask_gpu, masks, published, published_gpu, recovery, uncertainty)
+def fidelity() -> str:
+    """Expected against found correlations of the densities that the shipped model recovers, of known structures and new ones."""
+    if not (content := find("fidelity")):
+        return NO_RESULTS
+    rows = []
+    for kind, name in (("known", "known"), ("new", "never shown to the network")):
+        for snr in SNRS:
+            test = content["tests"][kind][snr]
+            shares = (f"{test[key]:.2f}" for key in ("rank_correlation", "within_class"))
+            rows.append([name, snr, *(f"{test[key]:.3f}" for key in ("mean", "best_half", "error")), f"{test['bias']:+.3f}", *shares])
+    heads = ["structures", "SNR", "mean correlation", "of the better half by fidelity", "error of the fidelity", "its bias"]
+    shown = table([*heads, "rank correlation", "rank correlation within a class"], rows)
+    counts = " and ".join(str(tests[SNRS[0]]["particles"]) for tests in content["tests"].values())
+    return f"{shown}\n\n{counts} particles at each SNR. {source(content)}"
+
+
+TABLES = (multitask, multitask_gpu, masks, published, published_gpu, recovery, uncertainty, fidelity)

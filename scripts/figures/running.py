@@ -19,6 +19,7 @@ SCRIPTS = {
     "calibration": (TRAINED, "calibration/*"),
     "masks": (TRAINED, "masks/*"),
     "uncertainty": (NOTHING, "uncertainty"),
+    "fidelity": ("PDB entries 6ZU5, 1AON, 4V8R, 3J9I and 6XLU", "fidelity"),
     "temperature": (LIBRARY, "temperature"),
     "shares": (LIBRARY, "shares"),
     "novelty": (NOTHING, "novelty/*"),

@@ -396,6 +396,7 @@ def select(
     min_score: Annotated[float | None, typer.Option(help="Least score of pick, or of what wrote the table.")] = None,
     min_alignment_score: Annotated[float | None, typer.Option(help="Least score of orient, or of discover.")] = None,
     min_pose_probability: Annotated[float | None, typer.Option(help="Least probability, by orient, that the pose is right.")] = None,
+    min_fidelity: Annotated[float | None, typer.Option(help="Least expected correlation of the recovered density with the true one.")] = None,
     tomograms: Annotated[list[str] | None, typer.Option("--tomogram", metavar="NAME", help="Keep this tomogram; may be given several times.")] = None,
     best: Annotated[int | None, typer.Option(min=1, help="Keep so many of each class at most: those with the best score, or probability.")] = None,
 ) -> None:
@@ -413,6 +414,7 @@ def select(
         min_score=min_score,
         min_alignment_score=min_alignment_score,
         min_pose_probability=min_pose_probability,
+        min_fidelity=min_fidelity,
         tomograms=tomograms or (),
         best=best,
     )

@@ -56,7 +56,7 @@ COARSEST, HOPELESS = 1.5, 5.0
 """Times the model's voxel size: the input's may be so large."""
 NEW_HEAD = (
     "for a head of other classes make a model anew, "
-    "Model(network, dataclasses.replace(model.card, class_names=..., class_shares=(), temperature=Temperature()))"
+    "Model(network, dataclasses.replace(model.card, class_names=..., class_shares=(), temperature=Temperature(), fidelity=None))"
 )
 BUILT_IN_MODEL = Path(__file__).parents[1] / "data" / "models" / "base"
 

@@ -15,6 +15,7 @@ from triptych.errors import InputError
 from triptych.io.links import RECONSTRUCTED, lead_from
 from triptych.io.output_names import PARTICLES
 from triptych.io.particle_star import star_of_folder
+from triptych.io.predictions import FIDELITY
 from triptych.io.relion import BINNING, SCORES, RelionFile, read_relion
 from triptych.io.star import numbers, write_star
 from triptych.io.tomogram_names import shared_name
@@ -28,6 +29,7 @@ WRITTEN_BY = {
     SCORE: "pick writes",
     ALIGNMENT_SCORE: "orient writes, and discover of each group",
     POSE_PROBABILITY: "orient writes",
+    FIDELITY: "pick and predict write with a model that can tell",
     GROUP: "discover writes",
 }
 OTHER_SCORES = tuple(name for name in SCORES if name not in (SCORE, PROBABILITY))
@@ -50,6 +52,7 @@ def select(
     min_score: float | None = None,
     min_alignment_score: float | None = None,
     min_pose_probability: float | None = None,
+    min_fidelity: float | None = None,
     tomograms: Sequence[str] = (),
     best: int | None = None,
 ) -> pd.DataFrame:
@@ -65,6 +68,7 @@ def select(
     min_probability, min_score, min_alignment_score : least probability of the class, score of `pick` (or, without one, of the program that
         wrote the table), and score of `orient` or `discover`
     min_pose_probability : least probability, by `orient`, that the pose is right
+    min_fidelity : least correlation with the true density that the recovered one is expected to have
     tomograms : names of tomograms
     best : so many of each class at most, of those that meet all else, by the first of `BEST_BY` that is there
 
@@ -94,7 +98,13 @@ def select(
         kept &= is_among(shared, [shared_name(name) for name in tomograms], "tomogram", file.path)
     if verdict is not None:
         kept &= (find_column(file, VERDICT) == UNKNOWN).to_numpy() == is_unknown(verdict)
-    least_values = {PROBABILITY: min_probability, SCORE: min_score, ALIGNMENT_SCORE: min_alignment_score, POSE_PROBABILITY: min_pose_probability}
+    least_values = {
+        PROBABILITY: min_probability,
+        SCORE: min_score,
+        ALIGNMENT_SCORE: min_alignment_score,
+        POSE_PROBABILITY: min_pose_probability,
+        FIDELITY: min_fidelity,
+    }
     for column, least in least_values.items():
         if column == SCORE and column not in file.table:
             column = next((name for name in OTHER_SCORES if name in file.table), column)
