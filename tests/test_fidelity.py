@@ -18,7 +18,7 @@ from triptych.io.star import read_star
 from triptych.io.store import open_store
 from triptych.judging.metrics import judge_expectation
 from triptych.recognition import fidelity
-from triptych.recognition.fidelity import LEAST_PARTICLES, TRAITS, Fidelity, describe_recovery, fit_fidelity, make_terms, read_fidelity
+from triptych.recognition.fidelity import LEAST_PARTICLES, MARKED, TRAITS, Fidelity, describe_recovery, fit_fidelity, make_terms, read_fidelity
 from triptych.recognition.model import load_model
 from triptych.recognition.network import HALF_TURNS, turn
 from triptych.settings import load_config
@@ -69,8 +69,8 @@ def draw_sample(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Traits, and correlations that follow from them by a quadratic law and an error of 0.02 or so."""
     rng, weights = np.random.default_rng(seed), np.random.default_rng(5).normal(size=1 + TRAITS + TRAITS * (TRAITS + 1) // 2)
     traits = rng.normal(size=(count, TRAITS))
-    law = 1.2 + 0.05 * make_terms(traits) @ weights
-    return 3 + 2 * traits, np.tanh(law + 0.05 * rng.normal(size=count))
+    law = 1.5 + 0.03 * make_terms(traits) @ weights
+    return 20 + 2 * traits, np.tanh(law + 0.05 * rng.normal(size=count))
 
 
 def test_a_law_that_is_there_is_found() -> None:
@@ -104,6 +104,16 @@ def test_what_lies_beyond_the_examples_counts_as_their_limit() -> None:
     fitted = fit_fidelity(traits, correlation)
     assert fitted is not None
     np.testing.assert_allclose(fitted.expect(traits.max(0, keepdims=True) + 100), fitted.expect(traits.max(0, keepdims=True)), rtol=1e-5)
+
+
+def test_where_nothing_is_marked_nothing_is_expected() -> None:
+    traits, correlation = draw_sample(400, 0)
+    empty = np.where(np.arange(TRAITS) == MARKED, 0, traits)
+    fitted = fit_fidelity(np.concatenate([traits, empty]), np.concatenate([correlation, 0 * correlation]))
+    assert fitted is not None
+    assert fitted == fit_fidelity(traits, correlation)
+    assert not fitted.expect(empty).any()
+    assert (fitted.expect(traits) >= 0).all()
 
 
 def test_a_trait_that_never_varies_says_nothing() -> None:

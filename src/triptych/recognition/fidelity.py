@@ -19,6 +19,8 @@ from torch import Tensor
 FloatArray = NDArray[np.floating[Any]]
 
 TRAITS = 8
+MARKED = 1
+"""The trait that is 0 where no voxel is marked."""
 TERMS = 1 + TRAITS + TRAITS * (TRAITS + 1) // 2
 LEAST_PARTICLES = 4 * TERMS
 """From which the weights are fitted."""
@@ -61,9 +63,10 @@ class Fidelity:
         )
 
     def expect(self, traits: FloatArray) -> NDArray[np.float32]:
-        """Traits (n, TRAITS) -> expected correlations (n,)."""
+        """Traits (n, TRAITS) -> expected correlations (n,), none below 0; 0 where no voxel is marked, as of most boxes without a particle."""
         scaled = ((traits - np.array(self.means)) / np.array(self.deviations)).clip(self.lowest, self.highest)
-        return np.asarray(np.tanh(make_terms(scaled) @ np.array(self.weights)), np.float32)
+        expected = np.tanh(make_terms(scaled) @ np.array(self.weights))
+        return np.where(traits[:, MARKED] > 0, expected.clip(min=0), 0).astype(np.float32)
 
 
 def describe_recovery(density: Tensor, mask_logits: Tensor | None) -> NDArray[np.float32]:
@@ -114,12 +117,13 @@ def make_terms(scaled: FloatArray) -> NDArray[np.float64]:
 def fit_fidelity(traits: FloatArray, correlation: FloatArray) -> Fidelity | None:
     """The weights that foretell the correlations (n,), NaN where there is no true density, best; None where too few particles have one.
 
+    Particles of which no voxel is marked are left out: there is nothing to tell them by.
     Fitted is Fisher's transformation of the correlation (atanh), whose errors are about as large for high correlations as for low ones.
     """
     from sklearn.linear_model import RidgeCV  # takes a second, and who predicts does not need it
     from sklearn.model_selection import KFold, cross_val_predict
 
-    told = np.isfinite(correlation)
+    told = np.isfinite(correlation) & (traits[:, MARKED] > 0)
     traits, correlation = np.asarray(traits[told], np.float64), np.asarray(correlation[told], np.float64)
     if len(traits) < LEAST_PARTICLES:
         return None

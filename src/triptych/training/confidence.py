@@ -146,7 +146,7 @@ def fit_recovery(looks: Sequence[Look]) -> Fidelity | None:
     """What is to be expected of recovered densities, from looks at particles that the network was not trained on; None where they are too few, or
     nothing was recovered; a line in the log tells how right it is."""
     joined = join_looks(looks)
-    fidelity = fit_fidelity(joined.recovery, joined.correlation)
+    fidelity = fit_fidelity(joined.recovery, joined.correlation) if joined.recovery.shape[1] else None
     if fidelity is not None:
         text = "fidelity: the expected correlation of recovered densities is wrong by %.3f (root mean square of %d particles)"
         logger.info(text, fidelity.error, fidelity.particles)
