@@ -3,7 +3,8 @@
     python benchmarks/fidelity.py [--model FOLDER] [--particles N] [--seed N] [--results FOLDER]
 
 The fidelity, what correlation with the true density a recovered one is expected to have, on fresh simulated particles at each SNR: of the built-in
-structures, and of structures that the network was never shown (those of discovery.py, whose files are to be in ../shared/data/structures).
+structures, and of structures that the network was never shown (those of discovery.py, whose files are to be in ../shared/data/structures); and of the
+20 real ribosomes, against the average of these particles in each one's pose (see docs/real_data.md).
 `error` is the root mean square of expected less found, `bias` its mean, `rank_correlation` Spearman's over all particles, and
 `within_class` the mean of those of each class: the order of particles of one kind, which the kind itself does not give away. `best_half` is the mean
 found correlation of the half of the particles with the highest fidelity, `mean` that of all.
@@ -20,6 +21,7 @@ import numpy as np
 from cells import read_boxes
 from discovery import PARTS, read_part
 from numpy.typing import NDArray
+from real_ribosomes import DATA, read_all
 from results import FOLDER, exists_already, write_result
 
 from triptych.config import NONE_CLASS, SimulateConfig
@@ -57,13 +59,22 @@ def run_test(model: Model, structures: Path | None, particles: int, seed: int, s
         rows = np.flatnonzero(label != store.class_names.index(NONE_CLASS))
         expected, found = expect_and_find(model, store, rows)
     classes = [label[rows] == k for k in np.unique(label[rows])]
-    return {
-        "particles": len(rows),
-        "mean": mean(found),
-        "best_half": mean(found[expected >= np.median(expected)]),
-        **judge_expectation(expected, found)._asdict(),
-        "within_class": mean([judge_expectation(expected[of], found[of]).rank_correlation for of in classes]),
-    }
+    within = mean([judge_expectation(expected[of], found[of]).rank_correlation for of in classes])
+    return {**describe(expected, found), "within_class": within}
+
+
+def run_real_test(model: Model) -> dict[str, Any]:
+    """The figures of the real ribosomes."""
+    given = model.predict(read_all(DATA))
+    assert given.densities is not None
+    assert given.fidelity is not None
+    references = np.load(DATA / "truth.npz", allow_pickle=False)["reference_placed"].astype(np.float32)
+    return describe(given.fidelity.astype(np.float64), density_correlation(np.stack(given.densities), references))
+
+
+def describe(expected: FloatArray, found: FloatArray) -> dict[str, Any]:
+    better = expected >= np.median(expected)
+    return {"particles": len(found), "mean": mean(found), "best_half": mean(found[better]), **judge_expectation(expected, found)._asdict()}
 
 
 def main() -> None:
@@ -83,7 +94,7 @@ def main() -> None:
             kind: {f"{snr:g}": run_test(model, library, arguments.particles, arguments.seed, snr) for snr in SNRS}
             for kind, library in (("known", None), ("new", new))
         }
-    write_result("fidelity", arguments.seed, {"tests": tests}, model, arguments.results)
+    write_result("fidelity", arguments.seed, {"tests": tests, "real": run_real_test(model)}, model, arguments.results)
 
 
 if __name__ == "__main__":

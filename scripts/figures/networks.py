@@ -205,12 +205,12 @@ def fidelity() -> str:
     """Expected against found correlations of the densities that the shipped model recovers, of known structures and new ones."""
     if not (content := find("fidelity")):
         return NO_RESULTS
+    tests = [(name, snr, content["tests"][kind][snr]) for kind, name in (("known", "known"), ("new", "never shown to the network")) for snr in SNRS]
     rows = []
-    for kind, name in (("known", "known"), ("new", "never shown to the network")):
-        for snr in SNRS:
-            test = content["tests"][kind][snr]
-            shares = (f"{test[key]:.2f}" for key in ("rank_correlation", "within_class"))
-            rows.append([name, snr, *(f"{test[key]:.3f}" for key in ("mean", "best_half", "error")), f"{test['bias']:+.3f}", *shares])
+    for name, snr, test in (*tests, ("20 real ribosomes, against their average", "–", content["real"])):
+        within = f"{test['within_class']:.2f}" if "within_class" in test else "–"
+        plain = (f"{test[key]:.3f}" for key in ("mean", "best_half", "error"))
+        rows.append([name, snr, *plain, f"{test['bias']:+.3f}", f"{test['rank_correlation']:.2f}", within])
     heads = ["structures", "SNR", "mean correlation", "of the better half by fidelity", "error of the fidelity", "its bias"]
     shown = table([*heads, "rank correlation", "rank correlation within a class"], rows)
     counts = " and ".join(str(tests[SNRS[0]]["particles"]) for tests in content["tests"].values())

@@ -19,7 +19,7 @@ SCRIPTS = {
     "calibration": (TRAINED, "calibration/*"),
     "masks": (TRAINED, "masks/*"),
     "uncertainty": (NOTHING, "uncertainty"),
-    "fidelity": ("PDB entries 6ZU5, 1AON, 4V8R, 3J9I and 6XLU", "fidelity"),
+    "fidelity": (f"PDB entries 6ZU5, 1AON, 4V8R, 3J9I and 6XLU, {RIBOSOMES}", "fidelity"),
     "temperature": (LIBRARY, "temperature"),
     "shares": (LIBRARY, "shares"),
     "novelty": (NOTHING, "novelty/*"),
