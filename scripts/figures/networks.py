@@ -213,7 +213,7 @@ def fidelity() -> str:
         rows.append([name, snr, *plain, f"{test['bias']:+.3f}", f"{test['rank_correlation']:.2f}", within])
     heads = ["structures", "SNR", "mean correlation", "of the better half by fidelity", "error of the fidelity", "its bias"]
     shown = table([*heads, "rank correlation", "rank correlation within a class"], rows)
-    counts = " and ".join(str(tests[SNRS[0]]["particles"]) for tests in content["tests"].values())
+    counts = " and ".join(str(kind[SNRS[0]]["particles"]) for kind in content["tests"].values())
     return f"{shown}\n\n{counts} particles at each SNR. {source(content)}"
 
 

@@ -324,7 +324,7 @@ def calibrate(
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
-    """The same model with temperature and novelty fitted anew; classes of DATA that it does not know serve as novel ones."""
+    """The same model with temperature, novelty and fidelity fitted anew; classes of DATA that it does not know serve as novel ones."""
     settings = load_settings("calibrate", config, overrides)
 
     from triptych.stages.calibrate import calibrate as stage
