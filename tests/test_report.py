@@ -225,7 +225,9 @@ def test_expected_correlations_are_judged_and_shown(copy: Path, fake: Fake, tmp_
     assert "Is it known which densities to believe?" in page
     assert "rank correlation 1.00" in page
     report(copy, tmp_path / "blind", None, SHORT)
-    assert "Which densities to believe." in Page(tmp_path / "blind/report.html").text
+    blind = Page(tmp_path / "blind/report.html").text
+    assert "Which densities to believe." in blind
+    assert "Lowest fidelity" in blind
     change_table(copy, lambda table: table.assign(triptychFidelity="high"))
     with pytest.raises(InputError, match="triptychFidelity"):
         report(copy, tmp_path / "wrong", fake.truth, SHORT)

@@ -54,7 +54,8 @@ def choose_gallery(given: Predicted, truth: Truth | None, scores: Scores | None,
 def worst_lists(given: Predicted, truth: Truth | None, scores: Scores | None) -> list[tuple[str, IntArray]]:
     """Reasons to look at a particle, each with the particles from the worst on."""
     if truth is None or scores is None:
-        return [] if given.probability is None else [("least certain class", np.argsort(given.probability))]
+        doubts = [("least certain class", given.probability), ("lowest fidelity", given.fidelity)]
+        return [(why, np.argsort(values)[np.sort(values) > 0]) for why, values in doubts if values is not None]
     lists = []
     if given.label is not None and given.probability is not None:
         wrong = np.flatnonzero(given.label != truth.label)
