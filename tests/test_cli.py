@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from typer.testing import CliRunner
 
 import triptych
 from triptych import cli, terminal
-from triptych.errors import InputError
+from triptych.errors import START_OVER, InputError
 from triptych.io.star import write_star
 from triptych.settings import format_defaults, stage_settings
 
@@ -173,6 +174,23 @@ def test_ctrl_c_says_how_to_go_on(stage: str, words: list[str], how: str, tmp_pa
     assert "stopped by you" in result.stderr
     assert how in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_ctrl_c_while_the_command_line_is_imported_ends_in_the_same_sentence(tmp_path: Path) -> None:
+    (tmp_path / "rich.py").write_text("raise KeyboardInterrupt\n")
+    command = [sys.executable, "-m", "triptych", "info", "a"]
+    stopped = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])})
+    assert stopped.returncode == 130
+    assert stopped.stderr == f"stopped by you: {START_OVER}\n"
+
+
+def test_ctrl_c_while_the_words_are_parsed_ends_in_the_same_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.TyperGroup, "make_context", stop)
+    result = run("info", "a")
+    assert (result.exit_code, result.stderr) == (130, f"stopped by you: {START_OVER}\n")
 
 
 def test_warnings_are_loud_and_details_only_on_request(stub_report: SimpleNamespace, tmp_path: Path) -> None:

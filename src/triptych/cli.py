@@ -7,7 +7,8 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,11 +18,10 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from triptych import __version__
-from triptych.errors import InputError, counted, first_line
+from triptych.errors import INTERRUPTED, START_OVER, InputError, counted, first_line
 from triptych.io.output_names import PAGE, TOMOGRAMS
 from triptych.parallel import keep_freed_memory
 from triptych.terminal import (
-    START_OVER,
     device_name,
     err,
     make_table,
@@ -42,7 +42,6 @@ from triptych.terminal import (
 
 DIFFERENT = 1
 INPUT_ERROR = 2
-INTERRUPTED = 130
 
 DEMO_PARTICLES = 500
 DEMO_SNR = 0.1
@@ -56,20 +55,31 @@ TORCH_WANTS_MEMORY = "can't allocate memory"
 class Commands(TyperGroup):
     """Commands whose errors are sentences."""
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with in_sentences():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with in_sentences():
             return super().invoke(ctx)
-        except InputError as error:
-            say_error(str(error))
-            raise typer.Exit(INPUT_ERROR) from error
-        except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and TORCH_WANTS_MEMORY not in str(error):
-                raise
-            say_error(f"this needs more memory than there is ({first_line(error)}): ask for less at once, such as smaller volumes")
-            raise typer.Exit(INPUT_ERROR) from error
-        except KeyboardInterrupt as interrupt:
-            err.print(f"stopped by you: {str(interrupt) or START_OVER}", soft_wrap=True)
-            raise typer.Exit(INTERRUPTED) from interrupt
+
+
+@contextmanager
+def in_sentences() -> Iterator[None]:
+    """Say what a user can cause, or do, and end with its exit code."""
+    try:
+        yield
+    except InputError as error:
+        say_error(str(error))
+        raise typer.Exit(INPUT_ERROR) from error
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and TORCH_WANTS_MEMORY not in str(error):
+            raise
+        say_error(f"this needs more memory than there is ({first_line(error)}): ask for less at once, such as smaller volumes")
+        raise typer.Exit(INPUT_ERROR) from error
+    except KeyboardInterrupt as interrupt:
+        err.print(f"stopped by you: {str(interrupt) or START_OVER}", soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from interrupt
 
 
 app = typer.Typer(

@@ -5,6 +5,11 @@ class InputError(ValueError):
     """Input that cannot be used: one sentence saying what came, what was expected and what to do."""
 
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+START_OVER = "nothing half-made is left under the output's name; give the same command again to start over"
+
+
 def first_line(error: BaseException) -> str:
     """What another library's exception says, on one line; its kind where it says nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from triptych.errors import counted
+from triptych.errors import START_OVER, counted
 from triptych.io.output_names import CARD, CLASSES, GROUPS, METRICS, PAGE, PARTICLES
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 SECONDS_BETWEEN_LINES = 30.0
-START_OVER = "nothing half-made is left under the output's name; give the same command again to start over"
 GO_ON = "what is finished is kept; give the same command again to go on"
 
 
