@@ -1124,6 +1124,34 @@ def test_a_single_tilt_is_no_range(tmp_path: Path) -> None:
     assert read_relion(tmp_path / "particles.star").tilt_ranges() is None
 
 
+def write_tilt_stacks(folder: Path, voltage: float = 300.0, **tilts: list[float]) -> Path:
+    """A particle's stack of three tilt images, as its tables tell of it."""
+    beams = {"rlnTomoProjX": ["[1,0,0,0]"] * 3, "rlnTomoProjY": ["[0,1,0,0]"] * 3, "rlnTomoProjZ": ["[-0.1,0,1,0]", "[0,0,1,0]", "[0.1,0,1,0]"]}
+    defocus = {"rlnDefocusU": [3e4, 3e4, 3e4], "rlnDefocusV": [3e4, 3e4, 3e4], "rlnDefocusAngle": [0.0] * 3}
+    write_star(folder / "tomograms.star", {"global": pd.DataFrame({"rlnTomoName": ["a"]}), "a": pd.DataFrame({**beams, **defocus, **tilts})})
+    optics = {"rlnOpticsGroup": 1, "rlnImagePixelSize": 10.0, "rlnVoltage": voltage, "rlnSphericalAberration": 2.7, "rlnAmplitudeContrast": 0.1}
+    columns = {"rlnImageName": ["x.mrcs"], "rlnTomoName": ["a"], "rlnOpticsGroup": [1]}
+    return write_particles(folder / "particles.star", optics=optics, general={"rlnTomoSubTomosAre2DStacks": 1}, **columns)
+
+
+@pytest.mark.parametrize(
+    ("tilts", "message"),
+    [
+        ({"rlnDefocusU": [3.0] * 3, "rlnDefocusV": [3.0] * 3}, r"rlnDefocusU of the tilts of a in .* is 3, .*Å, .*: correct the file$"),
+        ({"rlnDefocusV": [3e4, 3.0, 3e4]}, "row 2, are 30000 and 3, but both were expected in Å: correct the file$"),
+    ],
+)
+def test_the_defocus_of_tilt_stacks_is_in_angstrom(tmp_path: Path, tilts: dict[str, list[float]], message: str) -> None:
+    assert len(open_tilt_stacks(read_relion(write_tilt_stacks(tmp_path / "right")), ["x.mrcs"]).optics) == 1
+    with pytest.raises(InputError, match=message):
+        open_tilt_stacks(read_relion(write_tilt_stacks(tmp_path / "wrong", **tilts)), ["x.mrcs"])
+
+
+def test_the_voltage_of_tilt_stacks_is_in_kilovolts(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"rlnVoltage of .* is 300000 .particle 1., .*: correct the file$"):
+        open_tilt_stacks(read_relion(write_tilt_stacks(tmp_path, voltage=3e5)), ["x.mrcs"])
+
+
 def test_of_a_tilt_stack_the_tilts_count_that_show_the_particle(shared_data: Path) -> None:
     file = read_relion(shared_data / "ribosome_70s_tilt_stacks" / "particles.star")
     every = open_it(file.path).tilt_ranges

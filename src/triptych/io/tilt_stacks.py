@@ -16,8 +16,8 @@ from triptych.errors import InputError
 from triptych.io.mrc import check_values, read_sections
 from triptych.io.relion import RelionFile
 from triptych.io.star import number_lists
-from triptych.io.tilts import DEFOCUS, PHASE_SHIFT, TiltTable, extreme_beams, has_phase_shift
-from triptych.io.transfers import OPTICS
+from triptych.io.tilts import DEFOCUS, PHASE_SHIFT, TiltTable, extreme_beams, has_phase_shift, mean_defocus
+from triptych.io.transfers import OPTICS, check_range
 from triptych.tilt_images import CTF_FLOOR, TiltOptics, reconstruct
 from triptych.transfer import CtfTransfers
 from triptych.volume import Volume
@@ -107,7 +107,9 @@ def _particle_optics(
     lacking = [label for label in OPTICS.values() if values[label] is None]
     if lacking:
         raise InputError(f"{file.path} does not state {lacking[0]}, which 2-D tilt stacks need: {_HOW}")
-    voltage, aberration, contrast = (np.asarray(values[label]) for label in OPTICS.values())
+    where = str(file.path)
+    voltage, aberration, contrast = (check_range(np.asarray(values[label]), label, where, may_be_given=False) for label in OPTICS.values())
+    _check_defoci(tilts)
     hand, premultiplied = values["rlnTomoHand"], values["rlnCtfDataAreCtfPremultiplied"]
     matrices = {name: np.stack([table.lists(label, 3)[:, :3] for label in MATRIX], axis=1) for name, table in tilts.items()}
     defoci = {name: np.stack([table.numbers(label) for label in ASTIGMATIC]) for name, table in tilts.items()}
@@ -121,6 +123,14 @@ def _particle_optics(
         multiplied = premultiplied is None or bool(premultiplied[row])
         optics.append(TiltOptics(matrix, u + depth, v + depth, angle, *stated, multiplied, plates[name][seen]))
     return optics
+
+
+def _check_defoci(tilts: dict[str, TiltTable]) -> None:
+    """InputError where the defocus of a tomogram's tilts is in another unit than Å."""
+    for name, table in tilts.items():
+        mean = mean_defocus(table, may_be_given=False)
+        if mean is not None:
+            check_range(np.array(mean), DEFOCUS[0], f"the tilts of {name} in {table.file}", may_be_given=False)
 
 
 def _offsets(file: RelionFile) -> NDArray[np.float64] | None:

@@ -87,17 +87,17 @@ def _extremes(angles: NDArray[np.float64]) -> tuple[float, float] | None:
     return (low, high) if low < high else None
 
 
-def mean_defocus(tilts: TiltTable) -> float | None:
+def mean_defocus(tilts: TiltTable, may_be_given: bool = True) -> float | None:
     """Å, of the tilts of which the table says it: 0 was never set; None where there are none."""
-    of_each = join_defoci(tilts.rows, f"{tilts.file}, row")
+    of_each = join_defoci(tilts.rows, f"{tilts.file}, row", may_be_given)
     told = of_each[np.isfinite(of_each)]
     return float(told.mean()) if told.size else None
 
 
-def join_defoci(stated: pd.DataFrame, where: str) -> NDArray[np.float64]:
+def join_defoci(stated: pd.DataFrame, where: str, may_be_given: bool = True) -> NDArray[np.float64]:
     """The mean of rlnDefocusU and rlnDefocusV in each of n rows, (n,), or the one of them that is stated: 0 was never set; nan: neither is.
 
-    InputError where they are in different units; `where` comes before the number of the row.
+    InputError where they are in different units; `where` comes before the number of the row; `may_be_given`: defocus_um would count instead.
     """
     there = stated.reindex(columns=list(DEFOCUS)).apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
     told = np.where(np.isfinite(there) & (there != 0), there, np.nan)
@@ -106,7 +106,8 @@ def join_defoci(stated: pd.DataFrame, where: str) -> NDArray[np.float64]:
     if apart.any():
         row = int(np.argmax(apart))
         what = f"{' and '.join(DEFOCUS)} of {where} {stated.index[row] + 1}, are {told[row, 0]:g} and {told[row, 1]:g}"
-        raise InputError(f"{what}, but both were expected in Å: correct the file, or give the defocus with --set defocus_um=")
+        how = "correct the file" + (", or give the defocus with --set defocus_um=" if may_be_given else "")
+        raise InputError(f"{what}, but both were expected in Å: {how}")
     return np.where(np.isnan(told[:, 0]), told[:, 1], np.where(np.isnan(told[:, 1]), told[:, 0], told.mean(axis=1)))
 
 

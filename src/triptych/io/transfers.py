@@ -112,7 +112,7 @@ def stated_ctf(
             stated = np.array([optics[name] if about is None else about.values.get(label, optics[name]) for about in beside])
             where = BESIDE.format(file.path)
         if stated is not None:
-            optics[name] = float(_check_range(stated, label, where)[0])
+            optics[name] = float(check_range(stated, label, where)[0])
             if np.ptp(stated):
                 raise InputError(f"{file.path} has particles of several values of {label}: predict them apart (triptych select --tomogram)")
     return plain_ctf(defocus, optics)
@@ -148,12 +148,12 @@ def _stated_defocus(file: RelionFile, beside: Sequence[StatedTomogram | None]) -
     """Å, (n,): of the particles themselves, else the mean over the tilts of their tomograms; 0 throughout was never set."""
     own = pd.DataFrame({label: values for label in DEFOCUS if (values := file.values(label, may_lack=True)) is not None})
     if own.fillna(0).any(axis=None):
-        return _check_range(join_defoci(own, f"{file.path}, particle"), DEFOCUS[0], str(file.path))
+        return check_range(join_defoci(own, f"{file.path}, particle"), DEFOCUS[0], str(file.path))
     of_tilts = {name: mean_defocus(table) for name, table in file.tilts.items()}
     found, where = _told_of_all(of_tilts.get(name) for name in file.tomogram_names or [""]), str(file.tomograms_file or file.path)
     if found is None:
         found, where = _told_of_all(None if about is None else about.defocus for about in beside), BESIDE.format(file.path)
-    return None if found is None else _check_range(found, DEFOCUS[0], where)
+    return None if found is None else check_range(found, DEFOCUS[0], where)
 
 
 def _told_of_all(values: Iterable[float | None]) -> NDArray[np.float64] | None:
@@ -169,14 +169,18 @@ def _has_phase_plate(file: RelionFile, beside: Sequence[StatedTomogram | None]) 
     return of_particles or any(map(has_phase_shift, tilts)) or any(about is not None and about.has_phase_shift for about in beside)
 
 
-def _check_range(values: NDArray[np.float64], label: str, where: str) -> NDArray[np.float64]:
-    """The values, one for each particle, of what is stated there; InputError where one is beyond what microscopes have."""
+def check_range(values: NDArray[np.float64], label: str, where: str, may_be_given: bool = True) -> NDArray[np.float64]:
+    """The values, one for each particle or a single one, of what is stated there; InputError where one is beyond what microscopes have.
+
+    `may_be_given`: the settings that would count instead are open to the user.
+    """
     low, high, unit = RANGES[label]
     wrong = ~((values >= low) & (values <= high))
     if wrong.any():
         row = int(np.argmax(wrong))
-        how = "correct the file" + (f", or give it with --set {GIVEN[label]}=" if label in GIVEN else "")
-        raise InputError(f"{label} of {where} is {values[row]:g} (particle {row + 1}), but {low:g} to {high:g} was expected ({unit}): {how}")
+        how = "correct the file" + (f", or give it with --set {GIVEN[label]}=" if may_be_given and label in GIVEN else "")
+        which = f" (particle {row + 1})" if values.ndim else ""
+        raise InputError(f"{label} of {where} is {values.flat[row]:g}{which}, but {low:g} to {high:g} was expected ({unit}): {how}")
     return values
 
 
