@@ -85,6 +85,14 @@ def no_voxel_size(star: Path) -> None:
     star.write_text(text)
 
 
+def voxel_size_in_metres(star: Path) -> None:
+    star.write_text(star.read_text().replace(" 12.0 300.0", " 1.2e-9 300.0"))
+
+
+def voxel_size_in_picometres(star: Path) -> None:
+    star.write_text(star.read_text().replace(" 12.0 300.0", " 1200 300.0"))
+
+
 CASES: list[tuple[Callable[[Path], None], str]] = [
     (empty_star, "particles.star is empty"),
     (star_without_rows, "lists no particles"),
@@ -94,7 +102,9 @@ CASES: list[tuple[Callable[[Path], None], str]] = [
     (nan_image, "particle_2.mrc holds 1 values that are NaN"),
     (oblong_image, "20 x 24 x 24 voxels (x, y, z), but a subtomogram is a cube"),
     (flat_image, "24 x 24 x 1 voxels (x, y, z), but a subtomogram is a cube"),
-    (no_voxel_size, "particles.star is 0 (particle 1), but must be above 0"),
+    (no_voxel_size, "particles.star is 0 Å (particle 1), but must be between 0.1 and 1000 Å"),
+    (voxel_size_in_metres, "particles.star is 1.2e-09 Å (particle 1), but must be between"),
+    (voxel_size_in_picometres, "particles.star is 1200 Å (particle 1), but must be between"),
 ]
 
 
@@ -148,6 +158,8 @@ def test_existing_output_is_kept(star: Path, model: Path, tmp_path: Path) -> Non
     ("setting", "expected"),
     [
         ("voxel_size=0", "voxel_size is 0, but"),
+        ("voxel_size=1.0e-9", "voxel_size is 1.0e-09, but must be null or a number of at least 0.1"),
+        ("tomogram_voxel_size=1000000", "tomogram_voxel_size is 1000000, but"),
         ("contrast=grey", "contrast is 'grey', but"),
         ("batch_sise=3", "did you mean 'batch_size'"),
         ("batch_size=0", "batch_size is 0, but"),

@@ -94,7 +94,7 @@ def test_one_entry_of_a_table() -> None:
         (SimulateConfig, "particles=many", ["particles is 'many', but must be a whole number"]),
         (SimulateConfig, "particles=", ["'particles=', which has no value"]),
         (SimulateConfig, "box_size=41", ["box_size is 41", "divides by 8"]),
-        (SimulateConfig, "voxel_size=0", ["voxel_size is 0, but must be a number above 0"]),
+        (SimulateConfig, "voxel_size=0", ["voxel_size is 0, but must be a number of at least 0.1 and of at most 1000"]),
         (SimulateConfig, "voxel_size=.inf", ["voxel_size is .inf"]),
         (SimulateConfig, "none_share=1", ["none_share is 1", "at least 0 and below 1"]),
         (SimulateConfig, "snr=0.1", ["snr is 0.1, but must be null or a list [low, high]"]),

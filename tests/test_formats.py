@@ -756,6 +756,7 @@ BAD = [
     ("a.csv", text("x,y,z,x\n1,2,3,4\n"), "twice"),
     ("a.csv", text("x,y,z,class\n1,2,3,\n"), "empty in row 1"),
     ("a.csv", text("x,y,z," + ",".join(f"r{i}{j}" for i in "123" for j in "123") + "\n1,2,3" + ",1" * 9 + "\n"), "no rotation"),
+    ("a.csv", text("x,y,z,pixel_size\n1,2,3,1e-9\n"), r"pixel size in .*a\.csv is 1e-09 Å \(particle 1\), but must be between"),
     ("a.json", text("{"), "JSON"),
     ("a.json", text("[]"), "pickable_objects"),
     ("a.json", text('{"pickable_objects": []}'), "no picks"),
@@ -826,7 +827,10 @@ def test_nothing_is_guessed(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "c.em", "c.mod", "c.tbl", "d.mod"]
 
 
-@pytest.mark.parametrize("options", [{"voxel_size": 0.0}, {"input_voxel_size": -1.0}, {"tomogram_size": (0, 1, 1)}, {"tomograms": Path("nowhere")}])
+@pytest.mark.parametrize(
+    "options",
+    [{"voxel_size": 0.0}, {"input_voxel_size": -1.0}, {"voxel_size": 1e6}, {"tomogram_size": (0, 1, 1)}, {"tomograms": Path("nowhere")}],
+)
 def test_impossible_options(options: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         Known(**options)

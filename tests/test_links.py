@@ -14,6 +14,7 @@ from triptych.io.links import find_file, search_folders
 from triptych.io.mrc import write_mrc
 from triptych.io.particle_lists import Known, read_particles
 from triptych.io.star import read_star, write_star
+from triptych.io.stated import list_tomograms
 from triptych.volume import Volume
 
 CENTERED = [f"rlnCenteredCoordinate{axis}Angst" for axis in "XYZ"]
@@ -29,6 +30,13 @@ def write_picks(folder: Path, name: str = "rec_TS_1", size: float = 10.0) -> Pat
     write_star(folder / "picks" / "tomograms.star", {"global": pd.DataFrame(about | box)})
     write_star(folder / "picks" / "particles.star", {"particles": pd.DataFrame(table)})
     return folder / "picks" / "particles.star"
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e6])
+def test_a_voxel_size_that_no_tomogram_has_is_refused(size: float, tmp_path: Path) -> None:
+    write_picks(tmp_path, size=size)
+    with pytest.raises(InputError, match=r"rlnTomoTiltSeriesPixelSize of rec_TS_1 in .*tomograms\.star is .* Å, but must be between"):
+        list_tomograms([tmp_path / "picks" / "tomograms.star"])
 
 
 def write_project(folder: Path) -> Path:

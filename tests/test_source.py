@@ -273,7 +273,12 @@ def test_relion_5_with_sizes_that_are_not_known(tmp_path: Path) -> None:
         ({"rlnCoordinateX": [1.0], "rlnCoordinateY": [1.0], "rlnCoordinateZ": [1.0]}, "coordinate_pixel_size"),
         ({"rlnCoordinateX": ["x"], "rlnCoordinateY": [1.0], "rlnCoordinateZ": [1.0]}, 'rlnCoordinateX of .* is "x" in row 1'),
         ({"rlnCoordinateX": [np.nan], "rlnCoordinateY": [1.0], "rlnCoordinateZ": [1.0]}, "is nan in row 1"),
-        ({"rlnCoordinateX": [1.0], "rlnCoordinateY": [1.0], "rlnCoordinateZ": [1.0], "rlnPixelSize": [0.0]}, "must be above 0"),
+        ({"rlnCoordinateX": [1.0], "rlnCoordinateY": [1.0], "rlnCoordinateZ": [1.0], "rlnPixelSize": [0.0]}, "must be between"),
+        ({"rlnCoordinateX": [1.0], "rlnCoordinateY": [1.0], "rlnCoordinateZ": [1.0], "rlnPixelSize": [1e-9]}, "must be between"),
+        (
+            {label: [1.0] for label in COORDINATES} | {"rlnDetectorPixelSize": [5.0], "rlnMagnification": [0.0]},
+            "rlnDetectorPixelSize over rlnMagnification of .* is inf",
+        ),
     ],
 )
 def test_coordinates_that_cannot_be_used(tmp_path: Path, columns: dict[str, Any], message: str) -> None:

@@ -23,6 +23,9 @@ from pydantic import (
     model_validator,
 )
 
+LEAST_VOXEL_SIZE, LARGEST_VOXEL_SIZE = 0.1, 1000
+"""Å; a pixel of no detector is finer, and no tomogram is coarser: such sizes are in another unit, or wrong."""
+VoxelSize = Annotated[float, Field(ge=LEAST_VOXEL_SIZE, le=LARGEST_VOXEL_SIZE)]
 Range = tuple[float, float]
 Tilt = Annotated[float, Field(ge=-90, le=90)]
 TiltRange = tuple[Tilt, Tilt]
@@ -174,7 +177,7 @@ class SceneConfig(Settings):
 
     structures: Annotated[Path | None, Field(description="a structure library (folder made by `structures make`); none: the built-in one")] = None
     classes: Annotated[tuple[str, ...] | None, Field(min_length=1, description="names from the library to use; none: all of it")] = None
-    voxel_size: Annotated[float, Field(gt=0, description="Å per voxel")] = 10.0
+    voxel_size: Annotated[VoxelSize, Field(description="Å per voxel")] = 10.0
     seed: Annotated[int, Field(ge=0, description="same seed, same bytes, for any number of workers")] = 0
     workers: Annotated[int, Field(ge=0, description="processes; 0: one per CPU core, with a GPU no more than its memory has room for (3 GiB for each)")] = 0
     device: Annotated[Device, Field(description="where to compute: auto, cpu, gpu, or gpu:1 for the second of several; a GPU gives other random numbers than a CPU")] = "auto"
@@ -212,9 +215,9 @@ class TomogramConfig(SceneConfig):
 class CutConfig(Settings):
     """`triptych cut`: annotated tomograms -> labelled subtomograms and tiles to train on."""
 
-    voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of the tomograms; none: as the files say")] = None
-    model_voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of what is written, such as 10 to go on from the shipped model; none: as the first tomogram")] = None
-    coordinate_pixel_size: Annotated[float | None, Field(gt=0, description="Å per pixel in which the list of particles counts; none: as the list says, which motive lists never do")] = None
+    voxel_size: Annotated[VoxelSize | None, Field(description="Å per voxel of the tomograms; none: as the files say")] = None
+    model_voxel_size: Annotated[VoxelSize | None, Field(description="Å per voxel of what is written, such as 10 to go on from the shipped model; none: as the first tomogram")] = None
+    coordinate_pixel_size: Annotated[VoxelSize | None, Field(description="Å per pixel in which the list of particles counts; none: as the list says, which motive lists never do")] = None
     contrast: Annotated[Contrast, Field(description="sign of the particles' grey values in the tomograms")] = DEFAULT_CONTRAST
     names: Annotated[dict[int, str], Field(description="names of the numbers in the label maps, where no classes.star in or beside their folder tells them; others are called class_1, class_2 ...")] = {}
     not_particles: Annotated[tuple[str, ...], Field(description="names of labels that are no particles, such as membranes")] = ("membrane", "gold")
@@ -379,11 +382,11 @@ class PredictConfig(Settings):
 
     MACHINE = Settings.MACHINE | {"batch_size"}
 
-    voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of the input; none: as the files say")] = None
+    voxel_size: Annotated[VoxelSize | None, Field(description="Å per voxel of the input; none: as the files say")] = None
     contrast: Annotated[Contrast | Literal["auto"] | None, Field(description="dark: particles have low values; bright: high values, as RELION writes; auto: decide from the data; none: as our Zarr store states, or what pick wrote (_triptychContrast, or the manifest beside it), and dark for other files, which don't state it")] = None
     tomograms: Annotated[Path | None, Field(description="folder of the tomograms that coordinates refer to, one tomogram, or a table of them (STAR); none: beside the STAR file, or as its rlnTomoReconstructedTomogram column says")] = None
-    tomogram_voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of the tomograms; none: as a table of tomograms that names their files says, else as their headers say")] = None
-    coordinate_pixel_size: Annotated[float | None, Field(gt=0, description="Å per pixel of rlnCoordinateX/Y/Z; none: as the STAR file says (RELION: the unbinned tilt series' pixel; Warp: the export's)")] = None
+    tomogram_voxel_size: Annotated[VoxelSize | None, Field(description="Å per voxel of the tomograms; none: as a table of tomograms that names their files says, else as their headers say")] = None
+    coordinate_pixel_size: Annotated[VoxelSize | None, Field(description="Å per pixel of rlnCoordinateX/Y/Z; none: as the STAR file says (RELION: the unbinned tilt series' pixel; Warp: the export's)")] = None
     batch_size: Annotated[int, Field(gt=0, description="subtomograms per forward pass")] = 16
     half_turns: Annotated[bool, Field(description="average over the four 180° turns that keep the wedge: better, four times the arithmetic")] = False
     deconvolve: Annotated[Literal["nothing", "untreated", "phase_flipped", "multiplied"], Field(description="subtomograms to deconvolve before the model looks at them, by what their reconstruction has made of the CTF; nothing: they are deconvolved already, or left as they are")] = "nothing"
@@ -402,7 +405,7 @@ class PickConfig(Settings):
 
     MACHINE = Settings.MACHINE | {"batch_size"}
 
-    voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of the tomograms; none: as the files say")] = None
+    voxel_size: Annotated[VoxelSize | None, Field(description="Å per voxel of the tomograms; none: as the files say")] = None
     contrast: Annotated[Contrast | Literal["auto"], Field(description="sign of the particles' grey values in the tomograms; auto: decide from the data of each")] = DEFAULT_CONTRAST
     threshold: Annotated[float, Field(gt=0, lt=1, description="least probability of a particle's centre that is looked at")] = 0.15
     min_score: Annotated[float, Field(ge=0, le=1, description="least score (probability of the centre x probability of being a particle at all) of a particle that is written; lower it to choose among more by their scores")] = 0.2
@@ -476,7 +479,7 @@ class DiscoverConfig(PoseSettings):
     classes: Annotated[tuple[str, ...] | None, Field(min_length=1, description="group the particles that were called so instead")] = None
     poses: Annotated[Path | None, Field(description="folder that orient wrote of the same predictions, with its setting known: what it calls unknown is grouped too")] = None
     one_group: Annotated[bool, Field(description="take these particles as one group instead of looking for several")] = False
-    voxel_size: Annotated[float | None, Field(gt=0, description="Å per voxel of the averages; none: as the first particle")] = None
+    voxel_size: Annotated[VoxelSize | None, Field(description="Å per voxel of the averages; none: as the first particle")] = None
     library: Annotated[Path | None, Field(description="what averages are compared with: a library that `structures make` wrote, a folder of PDB, mmCIF and map files, or one such file; none: the built-in library")] = None
     matches: Annotated[int, Field(gt=0, description="best matches that are listed for each group")] = 5
     group: Annotated[GroupConfig, Field(description="how particles are grouped")] = GroupConfig()

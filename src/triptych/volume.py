@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from triptych.config import LARGEST_VOXEL_SIZE, LEAST_VOXEL_SIZE
 from triptych.errors import InputError
 
 MAX_BOX = 512
@@ -53,6 +54,21 @@ class Volume:
     def with_data(self, data: NDArray[np.float32]) -> Volume:
         """The same frame around other values."""
         return replace(self, data=data)
+
+
+def can_be_voxel_sizes(sizes: ArrayLike) -> NDArray[np.bool_]:
+    """Which sizes, in Å, voxels of tomograms and subtomograms or the pixels of their tilt series can have."""
+    sizes = np.asarray(sizes, np.float64)
+    return (sizes >= LEAST_VOXEL_SIZE) & (sizes <= LARGEST_VOXEL_SIZE)
+
+
+def check_voxel_sizes(sizes: ArrayLike, what: str) -> None:
+    """InputError where a size, or that of a particle, in Å, is none that voxels or pixels can have; `what` says what it is."""
+    sizes = np.asarray(sizes, np.float64)
+    if (wrong := np.flatnonzero(~can_be_voxel_sizes(sizes))).size:
+        which = f" (particle {wrong[0] + 1})" if sizes.ndim else ""
+        limits = f"between {LEAST_VOXEL_SIZE:g} and {LARGEST_VOXEL_SIZE:g} Å"
+        raise InputError(f"{what} is {sizes.flat[wrong[0]]:g} Å{which}, but must be {limits}: correct it, or say the right one")
 
 
 def standardise(data: NDArray[np.float32]) -> NDArray[np.float32]:

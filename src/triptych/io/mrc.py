@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from triptych.errors import InputError
 from triptych.io.files import reserve
 from triptych.io.outputs import output_file
-from triptych.volume import Volume
+from triptych.volume import Volume, can_be_voxel_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -232,10 +232,10 @@ def read_header(path: Path | str) -> MrcHeader:
 
 
 def common_voxel_size(sizes: ArrayLike) -> float | None:
-    """Å per voxel along all axes, if sizes along them are believable (finite, neither tiny nor huge) and the same."""
+    """Å per voxel along all axes, if sizes along them are believable (neither tiny nor huge) and the same."""
     sizes = np.asarray(sizes, np.float64)
     size = float(np.mean(sizes))
-    if not np.isfinite(size) or not 0.05 < size < 10_000 or np.ptp(sizes) > 1e-3 * size:
+    if not can_be_voxel_sizes(size) or np.ptp(sizes) > 1e-3 * size:
         return None
     return round(size, 6)
 

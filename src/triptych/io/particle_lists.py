@@ -28,6 +28,7 @@ from triptych.io.relion_particles import FrameFinder, particles_from_m, particle
 from triptych.io.star import read_star
 from triptych.io.tomogram_names import by_name, find_tomogram, shared_name, warn_of_other_name
 from triptych.particles import Frame, Particles
+from triptych.volume import check_voxel_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +71,8 @@ class Known:
 
     def __post_init__(self) -> None:
         for name, size in (("--voxel-size", self.voxel_size), ("--input-voxel-size", self.input_voxel_size)):
-            if size is not None and not 0 < size < np.inf:
-                raise InputError(f"{name} is {size:g} Å, but must be above 0: give the right one")
+            if size is not None:
+                check_voxel_sizes(size, name)
         if self.tomogram_size is not None and min(self.tomogram_size) < 1:
             raise InputError(f"--tomogram-size is {self.tomogram_size}, but must be three numbers of voxels above 0: give the right ones")
         if self.tomogram_size is not None and self.tomograms is not None:
@@ -95,6 +96,8 @@ def read_particles(path: Path | str, known: Known | None = None) -> Particles:
     """
     path, known = Path(path), known or Known()
     particles = _read(path, known)
+    if particles.pixel_sizes is not None:
+        check_voxel_sizes(particles.pixel_sizes, f"the pixel size in {path}")
     if particles.positions is None:
         raise InputError(f"{path} has no coordinates (rlnCoordinateX/Y/Z or rlnCenteredCoordinateX/Y/ZAngst), so there is nothing to convert")
     if not np.isfinite(particles.positions).all():

@@ -36,6 +36,7 @@ from triptych.io.star import Block, numbers, read_star
 from triptych.io.tilts import BEAM, TiltTable, extreme_tilts, read_tilts
 from triptych.io.tomogram_names import TOMOSTAR, is_warp_name
 from triptych.particles import Frame
+from triptych.volume import check_voxel_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +173,7 @@ class RelionFile:
         for label in IMAGE_PIXEL_SIZES:
             sizes = self.values(label)
             if sizes is not None:
-                return _positive(sizes, label, self.path)
+                return _checked(sizes, label, self.path)
         return self._detector_pixel_size()
 
     @property
@@ -187,8 +188,10 @@ class RelionFile:
         detector, magnification = self.values("rlnDetectorPixelSize"), self.values("rlnMagnification")
         if detector is None:
             return None
-        sizes = detector if magnification is None else detector * 1e4 / _positive(magnification, "rlnMagnification", self.path)
-        return _positive(sizes, "rlnDetectorPixelSize", self.path)
+        if magnification is None:
+            return _checked(detector, "rlnDetectorPixelSize", self.path)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return _checked(detector * 1e4 / magnification, "rlnDetectorPixelSize over rlnMagnification", self.path)
 
     def coordinate_pixel_size(self, given: float | None = None) -> NDArray[np.float64]:
         """Å per pixel of ``rlnCoordinateX/Y/Z``, for each particle; see the rules above."""
@@ -198,7 +201,7 @@ class RelionFile:
             for label in UNBINNED_PIXEL_SIZES:
                 sizes = self.values(label)
                 if sizes is not None:
-                    return _positive(sizes, label, self.path)
+                    return _checked(sizes, label, self.path)
         image = self.image_voxel_size() if self.is_warp or self.values("rlnImagePixelSize") is None else None
         if image is not None:
             return image
@@ -331,10 +334,8 @@ class RelionFile:
         return np.stack([frames[name].center for name in names])
 
 
-def _positive(sizes: NDArray[np.float64], label: str, path: Path) -> NDArray[np.float64]:
-    if (sizes <= 0).any():
-        row = int(np.argmax(sizes <= 0))
-        raise InputError(f"{label} of {path} is {sizes[row]:g} (particle {row + 1}), but must be above 0: correct it, or say the right one in Å")
+def _checked(sizes: NDArray[np.float64], label: str, path: Path) -> NDArray[np.float64]:
+    check_voxel_sizes(sizes, f"{label} of {path}")
     return sizes
 
 
@@ -484,6 +485,9 @@ def read_frames(table: pd.DataFrame | None, path: Path) -> dict[str, Frame]:
     if table is None or not {"rlnTomoName", *labels} <= set(table.columns):
         return {}
     values = np.stack([numbers(table, label, path, may_lack=True) for label in labels], axis=1)
+    for name, size in zip(table["rlnTomoName"], values[:, 3], strict=True):
+        if size > 0:
+            check_voxel_sizes(size, f"rlnTomoTiltSeriesPixelSize of {name} in {path}")
     return {
         str(name): Frame((round(x), round(y), round(z)), float(pixel_size))
         for name, (x, y, z, pixel_size) in zip(table["rlnTomoName"], values, strict=True)

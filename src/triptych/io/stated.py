@@ -22,6 +22,7 @@ from triptych.io.tilts import TiltTable, extreme_tilts, has_phase_shift, mean_de
 from triptych.io.tomogram import check_unique, find_tomograms, is_tomogram, stated_frame
 from triptych.io.tomogram_names import bare_tomogram_name, tomogram_name
 from triptych.particles import Frame
+from triptych.volume import check_voxel_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +124,11 @@ def stated_voxel_sizes(table: pd.DataFrame, star: Path) -> list[float | None]:
     if not set(labels) <= set(table):
         return [None] * len(table)
     sizes = zip(*(numbers(table, label, star, may_lack=True).tolist() for label in labels), strict=True)
-    return [pixel * binning if pixel > 0 and pixel != 1 and binning > 0 else None for pixel, binning in sizes]
+    stated = [pixel * binning if pixel > 0 and pixel != 1 and binning > 0 else None for pixel, binning in sizes]
+    for name, size in zip(table["rlnTomoName"], stated, strict=True):
+        if size is not None:
+            check_voxel_sizes(size, f"{' times '.join(labels)} of {name} in {star}")
+    return stated
 
 
 def locate_tomogram(name: str, way: str, stated: float | None, star: Path) -> NamedTomogram:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from triptych.config import Contrast, CtfCorrection, Smoothing, TiltOrder
 from triptych.errors import InputError, first_line
 from triptych.io.files import new_array
 from triptych.io.zarr_files import CheckedArray, zarr_errors
-from triptych.volume import MAX_BOX
+from triptych.volume import MAX_BOX, can_be_voxel_sizes
 
 FORMAT = "triptych-dataset"
 LAYOUT = 2
@@ -266,7 +265,7 @@ def open_store(path: Path | str, mode: str = "r") -> Store:
 
 def check_store(store: Store) -> None:
     """InputError unless the arrays agree with the attributes and with one another."""
-    if store.contrast not in ("dark", "bright") or not 0 < store.voxel_size < math.inf or not store.class_names:
+    if store.contrast not in ("dark", "bright") or not can_be_voxel_sizes(store.voxel_size) or not store.class_names:
         raise InputError(f"the attributes of {store.path} are not valid (contrast, voxel_size, class_names); {ANEW}")
     if not 0 < store.box_size <= MAX_BOX:
         raise InputError(f"{store.path} has boxes of {store.box_size} voxels, but at most {MAX_BOX} were expected; {ANEW}")

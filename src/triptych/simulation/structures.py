@@ -35,7 +35,7 @@ from triptych.io.star import probability_columns
 from triptych.io.structure_files import read_index, structure_kind
 from triptych.parallel import Progress
 from triptych.simulation.potential import Counts, count_atoms, excess_potential, soft_band_limit
-from triptych.volume import Volume, soften
+from triptych.volume import Volume, check_voxel_sizes, soften
 
 if TYPE_CHECKING:
     import gemmi
@@ -206,8 +206,7 @@ def check_request(path: Path, name: str, voxel_size: float, mass_kda: float | No
     check_class_names([name], reserved=(NONE_CLASS,))
     if not os.path.isfile(path):  # also False for what can be no name of a file
         raise InputError(f"{path} is not a file, but a structure (PDB, mmCIF or an EM map) was expected there: check the name")
-    if not voxel_size > 0:
-        raise InputError(f"structures were asked for at {voxel_size} Å per voxel, but it must be a positive number")
+    check_voxel_sizes(voxel_size, "the voxel size at which structures were asked for")
     if mass_kda is not None and not mass_kda > 0:
         raise InputError(f"the mass of {name} is given as {mass_kda} kDa, but it must be a positive number")
 
@@ -351,7 +350,9 @@ def enclosing_level(density: Volume, volume: float) -> float:
 
 
 def _read_map(path: Path, voxel_size: float | None) -> Volume:
-    if voxel_size is None and stated_voxel_size(read_header(path)) is None:
+    if voxel_size is not None:
+        check_voxel_sizes(voxel_size, f"the voxel size that was said of {path}")
+    elif stated_voxel_size(read_header(path)) is None:
         raise InputError(f"the header of {path} states no usable voxel size: say the right one, in Å, as {path.name}:voxel_size=...")
     volume = read_mrc(path, voxel_size)
     if volume.data.min() == volume.data.max():
