@@ -25,7 +25,7 @@ from triptych.io.files import different_files, way_to
 from triptych.io.links import CTF_VOLUME, RECONSTRUCTED, find_file, name_from, search_folders, split_number
 from triptych.io.manifest import manifest_entry, read_manifest
 from triptych.io.mrc import bare_stem, is_mrc_name, mrc_files, read_header
-from triptych.io.output_names import MANIFEST, PARTICLES
+from triptych.io.output_names import LIBRARY, MANIFEST, PARTICLES
 from triptych.io.particle_names import safe_name, unique_names
 from triptych.io.particle_star import star_of_folder
 from triptych.io.readers import Crops, Images, Reader, Rows, check_images
@@ -560,6 +560,17 @@ def _open(path: Path | str, config: PredictConfig, box_size_angstrom: float) -> 
             raise InputError(f"no MRC file matches {text}: correct the pattern")
         return _open_files(files, config, path)
     raise InputError(f"{path} does not exist: give a STAR file, an MRC file, a folder or pattern of MRC files, or a triptych dataset")
+
+
+def check_no_maps(folder: Path) -> None:
+    """InputError for a folder of maps that triptych made, which might else be taken for particles: a library, or maps of particles or classes."""
+    if (folder / LIBRARY).is_file():
+        how = f"simulate some first (triptych simulate DATA --set structures={folder}), and give DATA"
+        raise InputError(f"{folder} is a library of structures, but subtomograms were expected: {how}")
+    made = folder.absolute().parent
+    if folder.name in ("masks", "densities", "averages") and (made / MANIFEST).is_file() and (made / PARTICLES).is_file():
+        how = f"give the particles, by their table {folder.parent / PARTICLES} or as they were given before"
+        raise InputError(f"{folder} holds maps that triptych made of particles, but subtomograms were expected: {how}")
 
 
 def voxel_sizes(source: ParticleSource, first: Volume) -> list[float]:

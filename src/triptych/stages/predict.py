@@ -32,7 +32,7 @@ from triptych.io.output_names import CLASSES, EMBEDDING, PARTICLES, map_file
 from triptych.io.outputs import check_apart
 from triptych.io.predictions import EMBEDDING_ROW, map_columns
 from triptych.io.relion import class_table
-from triptych.io.source import CONTRAST, ParticleSource, open_particles, voxel_sizes
+from triptych.io.source import CONTRAST, ParticleSource, check_no_maps, open_particles, voxel_sizes
 from triptych.io.star import probability_columns, write_star
 from triptych.parallel import Progress, in_batches
 from triptych.recognition.model import MASK_LEVEL, Model, Predictions, hash_model, load_model, locate_model
@@ -98,6 +98,7 @@ class Predictor:
 
 def open_predictor(particles: str, folder: Path, config: PredictConfig) -> Predictor:
     """Open model and particles."""
+    check_no_maps(Path(particles))
     model = load_model(folder, config.device, config.precision)
     if config.class_shares == "estimated" and "class" not in model.card.network.tasks:
         raise InputError(f"the model {folder} was trained without the class task, so it has no class shares to estimate: leave out class_shares")
