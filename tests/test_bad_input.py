@@ -150,7 +150,7 @@ def test_a_library_of_structures_is_no_particles(tmp_path: Path, model: Path) ->
     tiny.write_mrc(library / "ribosome.mrc", np.random.default_rng(0).normal(size=(24, 24, 24)), 10.0)
     (library / "library.json").write_text("{}")
     message = refuse("predict", library, tmp_path / "out", "--model", model)
-    assert "library is a library of structures, but subtomograms were expected: simulate some first (triptych simulate DATA --set structures=" in message
+    assert "library is a library of structures, but subtomograms were expected: simulate some first (triptych simulate DATA --set" in message
 
 
 @pytest.mark.parametrize("kind", ["densities", "masks"])
@@ -159,6 +159,11 @@ def test_maps_of_particles_are_no_particles(kind: str, star: Path, model: Path, 
     message = refuse("predict", tmp_path / "out" / kind, tmp_path / "again", "--model", model)
     assert f"{kind} holds maps that triptych made of particles, but subtomograms were expected: give the particles, by their table" in message
     assert CliRunner().invoke(app, ["predict", str(tmp_path / "out"), str(tmp_path / "again"), "--model", str(model)]).exit_code == 0
+
+
+def test_a_file_is_no_model_folder(star: Path, model: Path, tmp_path: Path) -> None:
+    message = refuse("predict", star, tmp_path / "out", "--model", model / "weights.safetensors")
+    assert "weights.safetensors is a file: give a folder that `triptych train` wrote" in message
 
 
 def test_existing_output_is_kept(star: Path, model: Path, tmp_path: Path) -> None:

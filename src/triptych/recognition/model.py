@@ -460,7 +460,7 @@ def load_model(folder: Path | str | None = None, device: str = "auto", precision
     folder = locate_model(folder)
     if not folder.is_dir():
         how = f'a folder that `triptych train` wrote, or "{BUILT_IN_MODEL.name}" for the model that ships with triptych'
-        raise InputError(f"the model folder {folder} does not exist: give {how}")
+        raise InputError(f"the model folder {folder} {'is a file' if folder.exists() else 'does not exist'}: give {how}")
     for name in (CARD, WEIGHTS, MANIFEST):
         if not (folder / name).is_file():
             raise InputError(f"{folder} is not a complete model folder: {name} is missing; give a folder that `triptych train` wrote")
