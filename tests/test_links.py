@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from triptych.config import PredictConfig
 from triptych.errors import InputError
 from triptych.io.convert import convert_particles
 from triptych.io.links import find_file, search_folders
 from triptych.io.mrc import write_mrc
 from triptych.io.particle_lists import Known, read_particles
+from triptych.io.source import open_particles
 from triptych.io.star import read_star, write_star
-from triptych.io.stated import list_tomograms
+from triptych.io.stated import list_tomograms, read_tomogram_table
 from triptych.volume import Volume
 
 CENTERED = [f"rlnCenteredCoordinate{axis}Angst" for axis in "XYZ"]
@@ -37,6 +40,25 @@ def test_a_voxel_size_that_no_tomogram_has_is_refused(size: float, tmp_path: Pat
     write_picks(tmp_path, size=size)
     with pytest.raises(InputError, match=r"rlnTomoTiltSeriesPixelSize of rec_TS_1 in .*tomograms\.star is .* Å, but must be between"):
         list_tomograms([tmp_path / "picks" / "tomograms.star"])
+
+
+def test_a_folder_without_tomograms_is_answered_with_the_table_in_it(tmp_path: Path) -> None:
+    """A RELION job's, whose tomograms lie in a folder of their own."""
+    picks = write_picks(tmp_path)
+    folder = picks.parent
+    table = re.escape(str(folder / "tomograms.star"))
+    with pytest.raises(InputError, match=f"holds no tomogram, but a table of tomograms: give that, {table}$"):
+        list_tomograms([folder])
+    with pytest.raises(InputError, match=rf"is a folder, but a table of tomograms \(STAR\) was expected: give that in it, {table}$"):
+        read_tomogram_table(folder)
+    with pytest.raises(InputError, match=f"no tomogram called rec_TS_1 is in .*: give the table of tomograms there, {table}$"):
+        open_particles(picks, PredictConfig(tomograms=folder), 80.0)
+    with pytest.raises(InputError, match=f"no tomogram called rec_TS_1 is in .*: give the table of tomograms there, {table}$"):
+        convert_particles(picks, tmp_path / "five", "relion5", Known(tomograms=folder))
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "empty", tmp_path):
+        with pytest.raises(InputError, match=r"holds no tomogram, but MRC files or OME-Zarr groups were expected: give the folder that they are in$"):
+            list_tomograms([folder])
 
 
 def write_project(folder: Path) -> Path:

@@ -58,7 +58,7 @@ def read_bytes(path: Path, kind: str, limit: int = -1) -> bytes:
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: check the name") from None
     except IsADirectoryError:
-        raise InputError(f"{path} is a folder, but a {kind} was expected") from None
+        raise InputError(f"{path} is a folder, but a {kind} was expected: give the file itself") from None
     except OSError as error:
         raise InputError(f"{path} cannot be opened ({error}): check the file and your rights to read it") from None
 

@@ -26,7 +26,7 @@ from triptych.io.particle_star import star_of_folder
 from triptych.io.relion import M_COORDINATES, frame_of_file, read_frames
 from triptych.io.relion_particles import FrameFinder, particles_from_m, particles_from_relion
 from triptych.io.star import read_star
-from triptych.io.tomogram_names import by_name, find_tomogram, shared_name, warn_of_other_name
+from triptych.io.tomogram_names import by_name, find_tomogram, point_to_table, shared_name, warn_of_other_name
 from triptych.particles import Frame, Particles
 from triptych.volume import check_voxel_sizes
 
@@ -168,7 +168,8 @@ def given_frames(names: Sequence[str], known: Known) -> dict[str, Frame]:
         return _frames_of_table(known.tomograms, unique)
     if not known.tomograms.is_file():
         files = by_name(mrc_files(known.tomograms))
-        return {name: known.frame_of(find_tomogram(name, files, known.tomograms, "check --tomograms")) for name in unique}
+        how = point_to_table(known.tomograms, "give its folder, or a tomograms.star, with --tomograms")
+        return {name: known.frame_of(find_tomogram(name, files, known.tomograms, how)) for name in unique}
     if len(unique) > 1:
         raise InputError(f"the particles are in {len(unique)} tomograms, but --tomograms names one file: give the folder of all")
     warn_of_other_name(unique, known.tomograms)

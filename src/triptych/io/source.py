@@ -34,7 +34,15 @@ from triptych.io.star import Block
 from triptych.io.stated import VOXEL_SIZE_TOLERANCE, StatedTomogram, find_stated, list_tomograms
 from triptych.io.tilt_stacks import TiltStacks, open_tilt_stacks
 from triptych.io.tomogram import is_tomogram, open_tomogram, stated_frame, tomogram_files
-from triptych.io.tomogram_names import bare_tomogram_name, by_name, find_tomogram, shared_name, warn_of_other_name
+from triptych.io.tomogram_names import (
+    LOOK_ELSEWHERE,
+    bare_tomogram_name,
+    by_name,
+    find_tomogram,
+    point_to_table,
+    shared_name,
+    warn_of_other_name,
+)
 from triptych.io.transfers import (
     CtfVolumes,
     Transfers,
@@ -293,7 +301,7 @@ def _found_paths(names: Sequence[str], place: Path | None, file: RelionFile) -> 
         found = found if found is not None and is_tomogram(found) else None
         if name in stated and found is None:
             raise InputError(f"the tomogram {stated[name]} of {name} is not where the STAR file says: give its folder with --set tomograms=")
-        paths.append(found or find_tomogram(name, candidates, folder))
+        paths.append(found or find_tomogram(name, candidates, folder, LOOK_ELSEWHERE if place is None else point_to_table(place)))
     return paths
 
 

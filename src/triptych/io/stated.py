@@ -19,7 +19,7 @@ from triptych.io.output_names import TOMOGRAMS
 from triptych.io.relion import BINNING, SET_FILES, UNBINNED_PIXEL_SIZES, agrees, optimisation_set, read_frames, tomogram_table
 from triptych.io.star import Block, numbers, read_star
 from triptych.io.tilts import TiltTable, extreme_tilts, has_phase_shift, mean_defocus, read_tilts
-from triptych.io.tomogram import check_unique, find_tomograms, is_tomogram, stated_frame
+from triptych.io.tomogram import check_unique, find_tomograms, is_tomogram, stated_frame, tomogram_files
 from triptych.io.tomogram_names import bare_tomogram_name, tomogram_name
 from triptych.particles import Frame
 from triptych.volume import check_voxel_sizes
@@ -69,6 +69,8 @@ def list_tomograms(inputs: Sequence[Path | str]) -> list[NamedTomogram]:
     for item in map(Path, inputs):
         if item.suffix.lower() == ".star":
             found += _listed_tomograms(item)
+        elif item.is_dir() and (item / TOMOGRAMS).is_file() and not is_tomogram(item) and not tomogram_files(item):
+            raise InputError(f"the folder {item} holds no tomogram, but a table of tomograms: give that, {item / TOMOGRAMS}")
         else:
             found += [NamedTomogram(tomogram_name(path), path) for path in find_tomograms([item])]
     check_unique((tomogram.name, tomogram.path) for tomogram in found)
@@ -77,6 +79,9 @@ def list_tomograms(inputs: Sequence[Path | str]) -> list[NamedTomogram]:
 
 def read_tomogram_table(star: Path) -> tuple[Path, pd.DataFrame]:
     """A table of tomograms and its file, be that the one given or the one that an optimisation set names."""
+    if star.is_dir():
+        how = f"give that in it, {star / TOMOGRAMS}" if (star / TOMOGRAMS).is_file() else "give the file"
+        raise InputError(f"{star} is a folder, but a table of tomograms (STAR) was expected: {how}")
     blocks = read_star(star)
     if (pairs := optimisation_set(blocks, star, "tomograms")) is not None:
         named = find_file(str(pairs[SET_FILES["tomograms"]]), search_folders(star))

@@ -44,7 +44,8 @@ def find_tomograms(inputs: Sequence[Path | str]) -> list[Path]:
         elif item.is_dir():
             inside = tomogram_files(item)
             if not inside:
-                raise InputError(f"the folder {item} holds no tomogram: MRC files or OME-Zarr groups were expected")
+                how = "give the folder that they are in"
+                raise InputError(f"the folder {item} holds no tomogram, but MRC files or OME-Zarr groups were expected: {how}")
             found += inside
         else:
             raise InputError(f"{item} does not exist: give tomograms as MRC files, OME-Zarr groups, or folders of them")

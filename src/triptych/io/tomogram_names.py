@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from triptych.errors import InputError
 from triptych.io.mrc import bare_stem, is_mrc_name
+from triptych.io.output_names import TOMOGRAMS
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,16 @@ def is_warp_name(name: str) -> bool:
     return name.endswith(TOMOSTAR) or (is_mrc_name(name) and _WARP_PIXEL_SIZE.search(bare_stem(name)) is not None)
 
 
-def find_tomogram(name: str, files: NamedFiles, folder: Path, how: str = "give its folder with --set tomograms=") -> Path:
+LOOK_ELSEWHERE = "give its folder with --set tomograms="
+
+
+def point_to_table(folder: Path, otherwise: str = LOOK_ELSEWHERE) -> str:
+    """What to do about a folder, as that of a RELION job, that lacks a tomogram: give the table of tomograms that is in it, if there is one."""
+    table = folder / TOMOGRAMS
+    return f"give the table of tomograms there, {table}" if table.is_file() else otherwise
+
+
+def find_tomogram(name: str, files: NamedFiles, folder: Path, how: str = LOOK_ELSEWHERE) -> Path:
     """The file of a tomogram among those of a folder, as `called` finds it; InputError where there is none or several."""
     stem, found, folder = bare_tomogram_name(name), called(name, files), folder.absolute()
     if len(found) == 1:
