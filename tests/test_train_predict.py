@@ -21,13 +21,14 @@ from triptych.io.predictions import open_input, read_predictions
 from triptych.io.source import ParticleSource, open_particles
 from triptych.io.star import probability_columns, read_star
 from triptych.io.store import Rows, create_store, open_store
+from triptych.recognition.initial_weights import initial_maps
 from triptych.recognition.model import load_model, locate_model
 from triptych.recognition.network import HALF_TURNS, Network, turn
 from triptych.settings import load_config
 from triptych.stages.calibrate import calibrate
 from triptych.stages.predict import predict
 from triptych.stages.simulate import simulate
-from triptych.stages.train import check_tasks, initial_maps, train
+from triptych.stages.train import check_tasks, train
 from triptych.training.dataset import PlannedBatches, SubtomogramDataset, centre_heat, find_slab, split_rows, tile_rows
 from triptych.transfer import CtfTransfers
 

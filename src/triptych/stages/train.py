@@ -33,7 +33,8 @@ from triptych.io.store import Store, known_labels, open_store, unpack
 from triptych.judging.metrics import density_correlation, intersection_over_union
 from triptych.parallel import Progress, WorkerContext, available_cores, in_batches
 from triptych.recognition.fidelity import Fidelity
-from triptych.recognition.model import Model, ModelCard, has_broken, load_model, locate_model
+from triptych.recognition.initial_weights import load_initial
+from triptych.recognition.model import Model, ModelCard, has_broken, locate_model
 from triptych.recognition.network import Network, PickOutput, TaskOutput
 from triptych.recognition.novelty import NoveltyReference
 from triptych.recognition.temperature import Temperature, fit_temperature
@@ -61,7 +62,6 @@ FEW_HELD_OUT = 20
 """Particles held out below which a training on a part of a tomogram warns that its figures mean little."""
 GPU_LOADERS = 8
 """Processes that prepare the batches of a GPU, at most."""
-CLASS_HEAD, PICK_HEAD = "classify.", "to_picks."
 UPDATES_PER_BALANCE, BALANCE_RATE = 10, 0.1
 """How often the gradients of the tasks are compared, and the share of what is new in their running mean."""
 logger = logging.getLogger(__name__)
@@ -83,11 +83,7 @@ def train(
     """
     data, out = Path(data), Path(out)
     store = open_store(data)
-    check_tasks(store, config)
-    check_withheld(store, config)
-    check_devices(config)
-    if out.exists():
-        raise InputError(f"{out} exists already: give another name, or remove it first")
+    check_request(store, out, config)
     run = out.with_name(f"{out.name}.training")
     if resume:
         config = end_no_earlier(config, run)
@@ -107,16 +103,22 @@ def train(
         fit(module, run, checkpoint, on_progress if share.leads else None)
         if not share.leads:
             return out
-        model, figures = finish(module, config)
-        figures["seconds_of_last_run"] = round(time.monotonic() - started, 1)
-        extra: dict[str, object] = {"validation": figures, "held_out": module.held_out, "device": name_devices(model, config)}
-        extra["generations"] = generations.last + 1
-        if config.refresh_every:
-            figures["seconds_waited_in_last_run"] = round(generations.seconds_waited, 1)
-        inputs = [data, *([] if config.initial_model is None else [locate_model(config.initial_model)])]
-        model.save(out, config, inputs, config.seed, extra, {"training.csv": join_logs(run / "log")}, arguments={"data": data})
+        save_model(module, data, out, run, started)
     shutil.rmtree(run)
     return out
+
+
+def save_model(module: TrainingModule, data: Path, out: Path, run: Path, started: float) -> None:
+    """Write the folder of the model that a run has trained, with what was found of it; `started` is when the run began, by the monotonic clock."""
+    config, generations = module.config, module.generations
+    model, figures = finish(module, config)
+    figures["seconds_of_last_run"] = round(time.monotonic() - started, 1)
+    if config.refresh_every:
+        figures["seconds_waited_in_last_run"] = round(generations.seconds_waited, 1)
+    extra: dict[str, object] = {"validation": figures, "held_out": module.held_out, "device": name_devices(model, config)}
+    extra["generations"] = generations.last + 1
+    inputs = [data, *([] if config.initial_model is None else [locate_model(config.initial_model)])]
+    model.save(out, config, inputs, config.seed, extra, {"training.csv": join_logs(run / "log")}, arguments={"data": data})
 
 
 def name_devices(model: Model, config: TrainConfig) -> str:
@@ -164,6 +166,15 @@ def join_logs(folder: Path) -> str:
     validation = table.filter(like="validation_").notna().any(axis=1)
     table = table.assign(validation=validation).drop_duplicates(subset=["step", "validation"], keep="last").sort_values(["step", "validation"])
     return str(table.drop(columns="validation")[sorted(set(table) - {"validation"})].to_csv(index=False))
+
+
+def check_request(store: Store, out: Path, config: TrainConfig) -> None:
+    """InputError unless the data can train what is asked for, there are the devices, and nothing is in the way."""
+    check_tasks(store, config)
+    check_withheld(store, config)
+    check_devices(config)
+    if out.exists():
+        raise InputError(f"{out} exists already: give another name, or remove it first")
 
 
 def check_tasks(store: Store, config: TrainConfig) -> None:
@@ -306,9 +317,24 @@ class TrainingModule(LightningModule):
         super().__init__()
         self.generations, self.config, self.share = generations, config, share
         self.original = generations.current
-        self.store = store = generations.store
-        self.class_names = tuple(name for name in store.class_names if name not in config.withheld)
-        self.label = known_labels(store, self.class_names)
+        self.store = generations.store
+        self.class_names = tuple(name for name in self.store.class_names if name not in config.withheld)
+        self.label = known_labels(self.store, self.class_names)
+        self.hold_out()
+        self.tiles = config.tiles_per_batch if "pick" in config.network.tasks else 0
+        self.network = self.start_network()
+        if self.original.cache is not None and share.leads:
+            unpack(self.store, self.original.cache)
+        if config.loss.balance == "uncertainty":
+            self.log_variance = torch.nn.Parameter(torch.zeros(len(config.network.tasks)))
+        if config.loss.balance == "gradient":
+            self.register_buffer("loss_weights", torch.ones(len(config.network.tasks)))
+        self.outputs: list[dict[str, Any]] = []
+        self.last_outputs: list[dict[str, Any]] = []
+
+    def hold_out(self) -> None:
+        """Choose the particles to train on and those to validate with; InputError where there are none of either."""
+        store, config = self.store, self.config
         rows, held_out = split_rows(store, config.validation_share, config.validation_particles, config.seed)
         self.train_rows, self.validation_rows = rows[self.label[rows] >= 0], held_out[self.label[held_out] >= 0]
         self.withheld_rows = held_out[self.label[held_out] < 0]
@@ -317,26 +343,22 @@ class TrainingModule(LightningModule):
             counts = f"{counted(len(self.train_rows), 'particle')} of {store.path} to train on and {len(self.validation_rows)} to validate with"
             cause = f"validation_share={config.validation_share:g} and {counted(len(config.withheld), 'withheld class', 'withheld classes')}"
             raise InputError(f"{cause} leave {counts}, but both need some: change them, or simulate more tomograms")
-        if share.leads:
+        if self.share.leads:
             self.say_what_is_held_out()
             self.warn_of_lost_classes()
-        self.tiles = config.tiles_per_batch if "pick" in config.network.tasks else 0
+
+    def start_network(self) -> Network:
+        """The network as it is before the first update: by the seed, or by another model's weights."""
+        config, label_names = self.config, self.store.label_names
         seed_torch(config.seed)
-        self.network = Network(config.network, len(self.class_names), len(store.label_names))
-        self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        network = Network(config.network, len(self.class_names), len(label_names))
+        network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         if config.initial_model is not None:
-            load_initial(self.network, self.class_names, store.label_names, config.initial_model)
-        if share.count > 1 and choose_device(config.device).type == "cpu":
+            load_initial(network, self.class_names, label_names, config.initial_model)
+        if self.share.count > 1 and choose_device(config.device).type == "cpu":
             share_cores(config.devices)
-            average_batch_norms(self.network)
-        if self.original.cache is not None and share.leads:
-            unpack(store, self.original.cache)
-        if config.loss.balance == "uncertainty":
-            self.log_variance = torch.nn.Parameter(torch.zeros(len(config.network.tasks)))
-        if config.loss.balance == "gradient":
-            self.register_buffer("loss_weights", torch.ones(len(config.network.tasks)))
-        self.outputs: list[dict[str, Any]] = []
-        self.last_outputs: list[dict[str, Any]] = []
+            average_batch_norms(network)
+        return network
 
     @property
     def held_out(self) -> str:
@@ -474,38 +496,6 @@ def count_loaders(config: TrainConfig) -> int:
     if config.loader_workers is not None:
         return config.loader_workers
     return 1 if choose_device(config.device).type == "cpu" else max(1, min(GPU_LOADERS, available_cores() // config.devices))
-
-
-def load_initial(network: Network, class_names: tuple[str, ...], label_names: tuple[str, ...], folder: Path) -> None:
-    """Start from another model's weights; the heads that name things only where the names are the same."""
-    initial = load_model(folder, device="cpu")
-    theirs = initial.card.network
-    sizes = f"tasks {list(theirs.tasks)}, channels {list(theirs.channels)}, blocks {list(theirs.blocks)}, embedding_size {theirs.embedding_size}"
-    what = f"the network of {folder} has {sizes}, which do not fit the settings"
-    if theirs.spectrum != network.spectrum:
-        text = "the network of %s was trained with network.spectrum=%s, this one sees other data: it has to learn much anew"
-        logger.warning(text, folder, theirs.spectrum)
-    keeps_class = initial.card.class_names == class_names
-    keeps_pick = "pick" in network.tasks and initial.card.label_names == label_names
-    new = (*(() if keeps_class else (CLASS_HEAD,)), *(() if keeps_pick else (PICK_HEAD,)))
-    state = {name: tensor for name, tensor in initial.network.state_dict().items() if not name.startswith(new)}
-    try:
-        missing, unexpected = network.load_state_dict(state | initial_maps(network, initial.network), strict=False)
-    except RuntimeError as error:
-        raise InputError(f"{what}: give it the same network settings") from error
-    if unexpected or any(not name.startswith((CLASS_HEAD, PICK_HEAD)) for name in missing):
-        raise InputError(f"{what}: give it the same network settings")
-
-
-def initial_maps(network: Network, initial: Network) -> dict[str, Tensor]:
-    """The weights of the head of maps: those of `initial` for each map that it knows, the network's own for any other."""
-    if not network.maps or not initial.maps:
-        return {}
-    state = {f"to_maps.{name}": tensor.clone() for name, tensor in network.to_maps.state_dict().items()}
-    for name, tensor in initial.to_maps.state_dict().items():
-        for task in set(network.maps) & set(initial.maps):
-            state[f"to_maps.{name}"][network.map_channels(task)] = tensor[initial.map_channels(task)]
-    return state
 
 
 def score(output: TaskOutput, batch: Batch) -> dict[str, Any]:
