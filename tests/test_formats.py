@@ -829,7 +829,16 @@ def test_nothing_is_guessed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"voxel_size": 0.0}, {"input_voxel_size": -1.0}, {"voxel_size": 1e6}, {"tomogram_size": (0, 1, 1)}, {"tomograms": Path("nowhere")}],
+    [
+        {"voxel_size": 0.0},
+        {"input_voxel_size": -1.0},
+        {"voxel_size": 1e6},
+        {"tomogram_size": (0, 1, 1)},
+        {"tomograms": Path("nowhere")},
+        {"tomogram": ""},
+        {"class_name": " "},
+        {"user": ""},
+    ],
 )
 def test_impossible_options(options: dict[str, Any]) -> None:
     with pytest.raises(InputError):

@@ -73,6 +73,9 @@ class Known:
         for name, size in (("--voxel-size", self.voxel_size), ("--input-voxel-size", self.input_voxel_size)):
             if size is not None:
                 check_voxel_sizes(size, name)
+        for option, word in (("--tomogram", self.tomogram), ("--class", self.class_name), ("--user", self.user)):
+            if word is not None and not word.strip():  # as an empty variable of a shell leaves it
+                raise InputError(f"{option} is empty, but a name was expected: give one, or leave the option out")
         if self.tomogram_size is not None and min(self.tomogram_size) < 1:
             raise InputError(f"--tomogram-size is {self.tomogram_size}, but must be three numbers of voxels above 0: give the right ones")
         if self.tomogram_size is not None and self.tomograms is not None:
