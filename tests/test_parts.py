@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,14 @@ def test_workers_end_with_their_parent() -> None:
     while any("spawn_main" in command_of(pid) for pid in workers):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_workers_leave_ctrl_c_to_their_parent_from_the_start() -> None:
+    """Not only once they have imported what ignores it: an interrupted import would print a traceback."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    for blocked in map_items(partial(signal.pthread_sigmask, signal.SIG_BLOCK), [(), ()], workers=2):
+        assert signal.SIGINT in blocked
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
 def command_of(pid: str) -> str:

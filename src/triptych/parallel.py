@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.reduction import ForkingPickler
@@ -42,15 +43,20 @@ logger = logging.getLogger(__name__)
 
 
 class WorkerProcess(SpawnProcess):
-    """A process that does not run the user's script anew, so that the script needs no `if __name__ == "__main__"`."""
+    """A process that does not run the user's script anew, so that the script needs no `if __name__ == "__main__"`.
+
+    Ctrl-C, which reaches the parent too, is kept from it from the first moment, while it imports what it needs.
+    """
 
     def start(self) -> None:
-        script = sys.modules["__main__"]
+        resource_tracker.ensure_running()  # which unblocks Ctrl-C when it starts
+        script, blocked = sys.modules["__main__"], signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         sys.modules["__main__"] = ModuleType("__main__")  # of which a process that starts has nothing to import
         try:
             super().start()
         finally:
             sys.modules["__main__"] = script
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 class WorkerContext(SpawnContext):
