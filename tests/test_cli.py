@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
@@ -82,6 +83,19 @@ def test_api_names_are_functions_whatever_was_imported_before() -> None:
 @pytest.mark.parametrize("name", [name for name in triptych.__all__ if name != "__version__"])
 def test_every_api_name_can_be_had(name: str) -> None:
     assert callable(getattr(triptych, name))
+
+
+@pytest.mark.parametrize("name", [name for name in triptych.__all__ if name.islower() and name != "__version__"])
+def test_api_functions_take_paths_as_text_and_have_default_settings(name: str) -> None:
+    for parameter in inspect.signature(getattr(triptych, name)).parameters.values():
+        kind = str(parameter.annotation)
+        assert "Path" not in kind or "Path | str" in kind or "Sequence[Path | str]" in kind, parameter
+        assert parameter.name != "config" or parameter.default is None, parameter
+
+
+def test_every_api_name_is_told_of() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "building.md").read_text(encoding="utf-8")
+    assert [name for name in triptych.__all__ if f"`{name}`" not in page] == []
 
 
 def test_unknown_api_name() -> None:

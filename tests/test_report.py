@@ -481,6 +481,8 @@ def test_some_particles_of_another_program_in_any_order(fake: Fake, tmp_path: Pa
     assert found["mean_iou"] > 0.3  # masks of the particles that the table names
     classes = [CLASS_NAMES[k] for k in fake.label[rows]]
     right = triptych.judge(fake.truth, rows, classes=[*classes[:3], "a stranger"])
+    with pytest.raises(InputError, match="class_names"):
+        triptych.judge(fake.truth, rows, probabilities=np.ones((4, 1)))
     assert "a stranger" in caplog.text
     assert (right["accuracy"], right["expected_calibration_error"], right["mean_iou"]) == (0.75, None, None)
 

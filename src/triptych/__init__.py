@@ -110,7 +110,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    data: Path | str, out: Path | str, config: TrainConfig, resume: bool = False, on_progress: Progress | None = None
+    data: Path | str, out: Path | str, config: TrainConfig | None = None, resume: bool = False, on_progress: Progress | None = None
 ) -> Path:
     """Train a network on a dataset store and write a model folder.
 
@@ -121,6 +121,7 @@ def train(
     ----------
     data : dataset store
     out : model folder to make
+    config : settings; default: all defaults
     resume : go on from the last checkpoint of a run that was stopped
     on_progress : called with (updates done, updates in all)
 

@@ -88,7 +88,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="One network for cryo-electron subtomograms: what a particle is, where it is, and what it looks like.",
 )
-structures_app = typer.Typer(no_args_is_help=True, help="Structures to simulate: list, make from files, fetch by ID.")
+structures_app = typer.Typer(no_args_is_help=True, help="Structures to simulate and orient: list, make from files, average, fetch by ID.")
 app.add_typer(structures_app, name="structures")
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="YAML file of settings; `triptych config STAGE` prints one.")]

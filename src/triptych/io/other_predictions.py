@@ -138,7 +138,8 @@ def _check_range(values: FloatArray, folder: Path) -> FloatArray:
 def _check_probabilities(values: FloatArray, class_names: Sequence[str], folder: Path) -> FloatArray:
     """Of every class, (n, k)."""
     if values.shape[1] != len(class_names):
-        raise InputError(f"{folder}: probabilities have shape {values.shape}, but a column for each of {len(class_names)} classes was expected")
+        what = f"{folder}: probabilities have shape {values.shape}, but a column for each of {len(class_names)} classes was expected"
+        raise InputError(f"{what}; class_names says what the columns stand for, the store's classes by default")
     values = _check_range(values, folder)
     wrong = np.abs(values.sum(axis=1) - 1) > SUM_TOLERANCE
     if wrong.any():

@@ -28,9 +28,9 @@ logger = logging.getLogger(__name__)
 
 
 def report(
-    predictions: Path,
-    out: Path,
-    truth: Path | None = None,
+    predictions: Path | str,
+    out: Path | str,
+    truth: Path | str | None = None,
     config: ReportConfig | None = None,
     on_progress: Progress | None = None,
 ) -> Path:
@@ -49,9 +49,9 @@ def report(
     -------
     The folder `out`.
     """
-    config = config or ReportConfig()
-    given = _read_any(Path(predictions), truth)
-    matched = None if truth is None else match_truth(given, Path(truth))
+    config, predictions, truth = config or ReportConfig(), Path(predictions), None if truth is None else Path(truth)
+    given = _read_any(predictions, truth)
+    matched = None if truth is None else match_truth(given, truth)
     if matched is not None and not matched.is_known.all():
         logger.warning(describe_new_classes(given, matched))
     with output_folder(out) as part:
@@ -72,7 +72,7 @@ def _read_any(folder: Path, truth: Path | None) -> Predicted:
         return read_predictions(folder, oriented=True)
     if truth is None:
         raise InputError(f"{folder} holds another program's predictions, which are only compared with the truth: give the store (--truth)")
-    return read_other_predictions(folder, Path(truth))
+    return read_other_predictions(folder, truth)
 
 
 def judge(

@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 def simulate(
     out: Path | str,
-    config: SimulateConfig,
+    config: SimulateConfig | None = None,
     on_progress: Progress | None = None,
     part: tuple[int, int] | None = None,
     scheduler: str | None = None,
@@ -63,7 +63,7 @@ def simulate(
     Parameters
     ----------
     out : the folder to make, e.g. "data.zarr"
-    config : settings; same seed, same bytes, for any number of workers
+    config : settings; default: all defaults; same seed, same bytes, for any number of workers
     on_progress : called with (particles done, particles in all), first with those that an earlier run has finished
     part : (k, n) to do only the k-th of n parts (k from 1), each perhaps on a machine of its own that sees the same folder
     scheduler : address of a Dask scheduler whose workers simulate instead of processes on this machine
@@ -73,6 +73,7 @@ def simulate(
     InputError
         If a class is not in the library, the box does not fit the tomogram, or a run with other settings was begun under this name.
     """
+    config = config or SimulateConfig()
     wanted = choose_items(count_tomograms(config), part)
     library = choose_structures(config)
     check_scene(config, library)

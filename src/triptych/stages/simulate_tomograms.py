@@ -48,7 +48,7 @@ MAPS = {"tomograms": "f4", "densities": "f4", "classes": "i2", "instances": "u2"
 
 def simulate_tomograms(
     out: Path | str,
-    config: TomogramConfig,
+    config: TomogramConfig | None = None,
     on_progress: Progress | None = None,
     part: tuple[int, int] | None = None,
     scheduler: str | None = None,
@@ -65,7 +65,7 @@ def simulate_tomograms(
     Parameters
     ----------
     out : the folder to make
-    config : settings; same seed, same bytes, for any number of workers
+    config : settings; default: all defaults; same seed, same bytes, for any number of workers
     on_progress : called with (tomograms done, tomograms in all), first with those that an earlier run has finished
     part : (k, n) to do only the k-th of n parts (k from 1), each perhaps on a machine of its own that sees the same folder
     scheduler : address of a Dask scheduler whose workers simulate instead of processes on this machine
@@ -75,6 +75,7 @@ def simulate_tomograms(
     InputError
         If a class is not in the library, or a run with other settings was begun under this name.
     """
+    config = config or TomogramConfig()
     wanted = choose_items(config.tomograms, part)
     library = choose_structures(config)
     check_scene(config, library)

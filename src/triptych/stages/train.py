@@ -70,7 +70,7 @@ logger = logging.getLogger(__name__)
 def train(
     data: Path | str,
     out: Path | str,
-    config: TrainConfig,
+    config: TrainConfig | None = None,
     resume: bool = False,
     on_progress: Progress | None = None,
     refresh: Refresh | None = None,
@@ -81,7 +81,7 @@ def train(
     ----------
     refresh : what simulates fresh data in the background, for the setting `refresh_every`
     """
-    data, out = Path(data), Path(out)
+    data, out, config = Path(data), Path(out), config or TrainConfig()
     store = open_store(data)
     check_request(store, out, config)
     run = out.with_name(f"{out.name}.training")
