@@ -115,10 +115,15 @@ class Shells(NamedTuple):
     smoothing: Tensor
 
 
+def frequencies(count: int) -> Tensor:
+    """Bit for bit ``torch.fft.fftfreq(count)``, which ONNX has no word for."""
+    return torch.cat([torch.arange(0, (count + 1) // 2), torch.arange(-(count // 2), 0)]).float() * (1 / count)
+
+
 @torch.inference_mode(False)
 def make_shells(size: tuple[int, int, int], device: torch.device) -> Shells:
     """Shells of a box (d, h, w)."""
-    z, y, x = torch.fft.fftfreq(size[0]), torch.fft.fftfreq(size[1]), torch.fft.rfftfreq(size[2])
+    z, y, x = frequencies(size[0]), frequencies(size[1]), frequencies(size[2])[: size[2] // 2 + 1].abs()
     place = (torch.sqrt(z[:, None, None] ** 2 + y[:, None] ** 2 + x**2) * SHELLS).flatten()
     twice = (x > 0) & (x < 0.5)
     counted = (1.0 + twice).expand(size[0], size[1], -1).flatten() * (place > 0)
