@@ -26,7 +26,8 @@ from triptych.config import AlignConfig, OrientConfig, PredictConfig, SimulateCo
 from triptych.fourier import resample_to_box, wedge_weights
 from triptych.io.mrc import read_mrc
 from triptych.io.particle_lists import read_particles
-from triptych.io.source import ParticleSource, open_particles
+from triptych.io.particle_source import ParticleSource
+from triptych.io.source import open_particles
 from triptych.io.store import open_store
 from triptych.simulation.structures import Structure, load_library
 from triptych.stages.simulate import simulate

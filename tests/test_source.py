@@ -24,10 +24,11 @@ from triptych.config import PredictConfig
 from triptych.errors import InputError
 from triptych.io.mrc import bare_stem, write_mrc
 from triptych.io.particle_names import unique_names
+from triptych.io.particle_source import ParticleSource, voxel_sizes
 from triptych.io.readers import READS_PER_MAP, cut_box
 from triptych.io.relion import COORDINATES, angles_from_rotations, read_relion, rotations_from_angles
 from triptych.io.relion_particles import particles_from_relion
-from triptych.io.source import ParticleSource, open_particles, voxel_sizes
+from triptych.io.source import open_particles
 from triptych.io.star import read_star, write_star
 from triptych.io.store import Rows, create_store
 from triptych.io.tilt_stacks import open_tilt_stacks

@@ -17,8 +17,9 @@ from triptych.config import AugmentConfig, PredictConfig, SimulateConfig, TrainC
 from triptych.errors import InputError
 from triptych.fourier import scramble_phases
 from triptych.io.mrc import read_mrc
+from triptych.io.particle_source import ParticleSource
 from triptych.io.predictions import open_input, read_predictions
-from triptych.io.source import ParticleSource, open_particles
+from triptych.io.source import open_particles
 from triptych.io.star import probability_columns, read_star
 from triptych.io.store import Rows, create_store, open_store
 from triptych.recognition.initial_weights import initial_maps

@@ -19,10 +19,10 @@ from triptych.fourier import resample_to_box, wedge_weights
 from triptych.io.files import new_array, way_to
 from triptych.io.links import CTF_VOLUME, RECONSTRUCTED
 from triptych.io.mrc import read_mrc
+from triptych.io.particle_source import ParticleSource
 from triptych.io.particle_star import add_poses, subtomogram_matrices
 from triptych.io.predictions import Predicted, open_input
 from triptych.io.relion import SUBTOMOGRAM_ANGLES
-from triptych.io.source import ParticleSource
 from triptych.io.store import open_store
 from triptych.io.transfers import CtfVolumes, Transfers
 from triptych.missing_wedge import find_missing_wedge

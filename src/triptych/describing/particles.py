@@ -19,8 +19,9 @@ from triptych.io.mrc import is_mrc_name, read_header, stated_voxel_size
 from triptych.io.output_names import TOMOGRAMS
 from triptych.io.particle_lists import Known, guess_format, read_particles
 from triptych.io.relion import CENTERED, COORDINATES, RelionFile, read_relion, tomogram_table
-from triptych.io.source import locate_tomograms, open_particles
+from triptych.io.source import open_particles
 from triptych.io.star import Block, read_star
+from triptych.io.star_source import locate_tomograms
 from triptych.io.stated import HALVES, VOXEL_SIZE_TOLERANCE, StatedTomogram, stated_tomograms
 from triptych.io.tomogram import stated_frame
 from triptych.missing_wedge import find_missing_wedge

@@ -20,7 +20,8 @@ from triptych.io.files import map_array
 from triptych.io.manifest import command_folder, has_changed, hash_file, manifest_entry, read_manifest
 from triptych.io.mrc import read_mrc
 from triptych.io.output_names import EMBEDDING, PARTICLES, WEIGHTS, map_file
-from triptych.io.source import ParticleSource, open_particles
+from triptych.io.particle_source import ParticleSource
+from triptych.io.source import open_particles
 from triptych.io.star import numbers, probability_columns, read_star
 from triptych.volume import Volume
 

@@ -25,8 +25,8 @@ from triptych.errors import InputError
 from triptych.fourier import low_pass, resample_to_box
 from triptych.io.files import to_plain
 from triptych.io.mrc import read_mrc
+from triptych.io.particle_source import ParticleSource
 from triptych.io.predictions import Predicted
-from triptych.io.source import ParticleSource
 from triptych.judging.metrics import principal_components
 from triptych.pages import figures
 from triptych.pages.page import MAP_POINTS, Panel, density_limits, draw_panel, eye_resolution, render_page

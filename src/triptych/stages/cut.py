@@ -30,8 +30,8 @@ from triptych.io.output_names import CLASSES
 from triptych.io.outputs import check_apart
 from triptych.io.particle_lists import Known, read_particles
 from triptych.io.readers import cut_box
-from triptych.io.source import check_inside
 from triptych.io.star import numbers, read_star
+from triptych.io.star_source import check_inside
 from triptych.io.store import Rows, check_shift, create_store, open_store, remove_leftovers
 from triptych.io.tomogram import find_tomograms, is_zarr, open_tomogram, stated_frame
 from triptych.io.tomogram_names import by_name, called, find_tomogram, tomogram_name

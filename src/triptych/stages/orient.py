@@ -34,8 +34,8 @@ from triptych.fourier import fourier_shell_correlation, resolution_at
 from triptych.io.manifest import hash_file, is_made, read_manifest, write_manifest
 from triptych.io.mrc import new_mrc, read_mrc, write_mrc
 from triptych.io.output_names import CLASSES, MANIFEST, PAGE, PARTICLES, map_file
+from triptych.io.particle_source import ParticleSource
 from triptych.io.predictions import EMBEDDING_ROW, MAP_COLUMNS, Predicted, are_listed, check_classes, map_columns, read_predictions
-from triptych.io.source import ParticleSource
 from triptych.io.star import numbers, probability_columns, read_star, write_star
 from triptych.io.tomogram import check_unique, open_tomogram
 from triptych.io.tomogram_names import bare_tomogram_name, tomogram_name

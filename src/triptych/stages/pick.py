@@ -32,8 +32,8 @@ from triptych.io.output_names import CLASSES, EMBEDDING, PAGE, PARTICLES, TOMOGR
 from triptych.io.outputs import check_apart
 from triptych.io.readers import cut_box
 from triptych.io.relion import COORDINATES, class_table, optics_table, particle_columns, tomogram_row
-from triptych.io.source import CONTRAST
 from triptych.io.star import Block, probability_columns, write_star
+from triptych.io.star_source import CONTRAST
 from triptych.io.stated import NamedTomogram, list_tomograms
 from triptych.io.tomogram import open_tomogram
 from triptych.pages.pick_page import Picked, render

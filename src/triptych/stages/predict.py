@@ -30,10 +30,12 @@ from triptych.io.manifest import is_made, recognise_input, write_manifest
 from triptych.io.mrc import write_mrc
 from triptych.io.output_names import CLASSES, EMBEDDING, PARTICLES, map_file
 from triptych.io.outputs import check_apart
+from triptych.io.particle_source import ParticleSource, voxel_sizes
 from triptych.io.predictions import EMBEDDING_ROW, map_columns
 from triptych.io.relion import class_table
-from triptych.io.source import CONTRAST, ParticleSource, check_no_maps, open_particles, voxel_sizes
+from triptych.io.source import check_no_maps, open_particles
 from triptych.io.star import probability_columns, write_star
+from triptych.io.star_source import CONTRAST
 from triptych.parallel import Progress, in_batches
 from triptych.recognition.model import MASK_LEVEL, Model, Predictions, hash_model, load_model, locate_model
 from triptych.volume import Volume
