@@ -34,7 +34,8 @@ from triptych.io.store import Store, open_store, particle_name
 from triptych.io.transfers import stored_transfers
 from triptych.judging.metrics import median
 from triptych.recognition.model import BUILT_IN_MODEL, load_model
-from triptych.simulation.structures import Structure, load_library
+from triptych.simulation.library import load_library
+from triptych.simulation.structures import Structure
 from triptych.stages.predict import predict
 from triptych.stages.simulate import simulate
 from triptych.volume import soften, standardise

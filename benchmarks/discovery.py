@@ -45,7 +45,8 @@ from triptych.judging.metrics import median
 from triptych.recognition.density_shape import describe_shapes
 from triptych.recognition.model import BUILT_IN_MODEL, Model, load_model
 from triptych.recognition.novelty import Traits, give_verdicts, score_novelty
-from triptych.simulation.structures import Structure, load_library, read_structure, write_library
+from triptych.simulation.library import load_library, write_library
+from triptych.simulation.structures import Structure, read_structure
 from triptych.stages.add_class import Newcomer, grow
 from triptych.stages.discover import discover
 from triptych.stages.orient import orient

@@ -53,7 +53,7 @@ from triptych.errors import InputError
 from triptych.io.outputs import partial_name
 from triptych.recognition.model import Model, ModelCard
 from triptych.recognition.network import Network
-from triptych.simulation.structures import load_library
+from triptych.simulation.library import load_library
 from triptych.stages import orient as orient_stage
 from triptych.stages.cut import cut
 from triptych.stages.discover import discover

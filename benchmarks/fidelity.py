@@ -29,7 +29,7 @@ from triptych.errors import InputError
 from triptych.io.store import Store, open_store
 from triptych.judging.metrics import density_correlation, judge_expectation, mean
 from triptych.recognition.model import BUILT_IN_MODEL, Model, load_model
-from triptych.simulation.structures import write_library
+from triptych.simulation.library import write_library
 from triptych.stages.simulate import simulate
 
 FloatArray = NDArray[np.float64]

@@ -36,7 +36,8 @@ from triptych.particles import Particles
 from triptych.recognition.model import Model, ModelCard, load_model
 from triptych.recognition.network import Network
 from triptych.settings import load_config
-from triptych.simulation.structures import load_library, make_library, read_structure
+from triptych.simulation.library import load_library, make_library
+from triptych.simulation.structures import read_structure
 from triptych.stages.cut import cut
 from triptych.volume import Volume
 

@@ -45,7 +45,7 @@ from triptych.judging.metrics import density_correlation, intersection_over_unio
 from triptych.recognition.model import MASK_LEVEL, Model, load_model, traits
 from triptych.recognition.network import TaskOutput
 from triptych.recognition.novelty import Traits, best_threshold, possible_scores, raw_score, score_novelty
-from triptych.simulation.structures import load_library
+from triptych.simulation.library import load_library
 
 FOLDS = {
     "near": ("ribosome_30s", "groel_groes", "rymv_capsid", "cand1_cul1", "rubisco", "nucleosome"),

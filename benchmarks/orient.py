@@ -40,7 +40,8 @@ from triptych.io.star import read_star
 from triptych.io.store import open_store
 from triptych.judging.metrics import density_correlation, expected_calibration_error, intersection_over_union, median
 from triptych.recognition.model import load_model
-from triptych.simulation.structures import Structure, load_library
+from triptych.simulation.library import load_library
+from triptych.simulation.structures import Structure
 from triptych.stages.orient import orient
 from triptych.stages.predict import predict
 from triptych.stages.simulate import simulate

@@ -37,9 +37,9 @@ from triptych.io.mrc import mmap_mrc, read_mrc
 from triptych.io.relion_particles import particles_from_relion
 from triptych.io.star import read_star
 from triptych.recognition.model import BUILT_IN_MODEL, load_model
+from triptych.simulation.library import load_library
 from triptych.simulation.scene import prepare_templates
 from triptych.simulation.specimen import Template
-from triptych.simulation.structures import load_library
 from triptych.stages.simulate_tomograms import simulate_tomograms
 
 NEAR = 40.0

@@ -63,8 +63,9 @@ from triptych.io.source import open_particles
 from triptych.io.store import open_store, unpack
 from triptych.recognition.model import Model, load_model
 from triptych.recognition.network import Network
+from triptych.simulation.library import load_library
 from triptych.simulation.specimen import make_template
-from triptych.simulation.structures import Structure, load_library
+from triptych.simulation.structures import Structure
 from triptych.stages.orient import pose_template
 from triptych.training.dataset import Batch, PlannedBatches, SubtomogramDataset, keep_batch, split_rows
 

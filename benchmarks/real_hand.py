@@ -29,7 +29,8 @@ from triptych.io.particle_lists import read_particles
 from triptych.io.particle_source import ParticleSource
 from triptych.io.source import open_particles
 from triptych.io.store import open_store
-from triptych.simulation.structures import Structure, load_library
+from triptych.simulation.library import load_library
+from triptych.simulation.structures import Structure
 from triptych.stages.simulate import simulate
 from triptych.volume import standardise
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from triptych.errors import InputError
 from triptych.io.fetch import fetch_entries
-from triptych.simulation.structures import BUILT_IN_LIBRARY, make_library
+from triptych.simulation.library import BUILT_IN_LIBRARY, make_library
 
 # name, PDB entry, options. What an entry needs said about it stands here, not in the library's code.
 STRUCTURES = (

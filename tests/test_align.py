@@ -17,7 +17,7 @@ from triptych.alignment.symmetry import find_symmetry
 from triptych.config import AlignConfig
 from triptych.errors import InputError
 from triptych.fourier import band_pass, fourier_shell_correlation, frequency_grid, low_pass, resample_to_box, resolution_at, wedge_weights
-from triptych.simulation.structures import load_library
+from triptych.simulation.library import load_library
 from triptych.volume import Volume
 
 VOXEL_SIZE = 10.0

@@ -20,7 +20,8 @@ from triptych.io.mrc import read_mrc
 from triptych.io.star import read_star, write_star
 from triptych.io.store import open_store
 from triptych.judging.metrics import intersection_over_union
-from triptych.simulation.structures import Structure, load_library, write_library
+from triptych.simulation.library import load_library, write_library
+from triptych.simulation.structures import Structure
 from triptych.stages.average_masks import average_masks, roundness
 from triptych.stages.orient import orient
 from triptych.stages.predict import predict

@@ -29,7 +29,7 @@ from triptych.io.star import read_star, write_star
 from triptych.io.store import Rows, create_store
 from triptych.io.structure_files import structure_kind
 from triptych.particles import Frame, Particles
-from triptych.simulation.structures import expand_specs
+from triptych.simulation.library import expand_specs
 
 
 def test_what_predict_takes(tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ from triptych.pages.discovery_page import list_doubts
 from triptych.recognition.model import Model, ModelCard, load_model
 from triptych.recognition.network import Network
 from triptych.recognition.novelty import NoveltyRule, Traits, describe_known
-from triptych.simulation.structures import Structure, write_library
+from triptych.simulation.library import write_library
+from triptych.simulation.structures import Structure
 from triptych.stages import discover as stage
 from triptych.stages.add_class import add_classes
 from triptych.stages.discover import choose_particles, discover, find_groups, read_shapes

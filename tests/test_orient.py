@@ -43,8 +43,9 @@ from triptych.io.star import probability_columns, read_star, write_star
 from triptych.io.store import open_store
 from triptych.judging.metrics import density_correlation, intersection_over_union
 from triptych.pages.orient_page import ClassAverage
+from triptych.simulation.library import write_library
 from triptych.simulation.specimen import OVERSAMPLING
-from triptych.simulation.structures import Structure, write_library
+from triptych.simulation.structures import Structure
 from triptych.stages.discover import choose_particles
 from triptych.stages.orient import BLOCK, find_doubtful, open_orienter, orient, pose_template
 from triptych.stages.predict import OF_A_MODEL, predict
@@ -315,7 +316,7 @@ def test_classes_without_a_structure_get_no_pose(
     assert f"no structure called {CLASSES[0]}" in caplog.text
     assert "fetch-classes" not in caplog.text  # which would not help
     (tmp_path / "entries.csv").write_text(f"name\n{CLASSES[0]}\n")
-    monkeypatch.setattr("triptych.simulation.structures.CLASS_ENTRIES", tmp_path / "entries.csv")
+    monkeypatch.setattr("triptych.simulation.library.CLASS_ENTRIES", tmp_path / "entries.csv")
     open_orienter(predictions, quick)
     assert "`triptych structures fetch-classes LIBRARY`" in caplog.text
     assert set(read_star(tmp_path / "poses/particles.star")["particles"]["triptychClass"]) == {CLASSES[1]}

@@ -15,6 +15,7 @@ from triptych.config import AcquisitionConfig, SimulateConfig, SpecimenConfig
 from triptych.errors import InputError
 from triptych.io.store import Store, open_store
 from triptych.posing import pose
+from triptych.simulation.library import load_library
 from triptych.simulation.scene import check_scene, slabs, tilt_sequence
 from triptych.simulation.specimen import (
     MEMBRANE_DEPTH,
@@ -29,7 +30,6 @@ from triptych.simulation.specimen import (
     pack,
     shell_points,
 )
-from triptych.simulation.structures import load_library
 from triptych.stages.simulate import prepare_templates, simulate
 
 CONFIG = SimulateConfig(

@@ -21,21 +21,18 @@ from triptych.fourier import frequency_grid
 from triptych.io.fetch import fetch_entries
 from triptych.io.files import read_json
 from triptych.io.mrc import read_mrc, write_mrc
-from triptych.simulation.potential import ATOM_VOLUMES, PROTEIN_CONTRAST, VOLTS, count_atoms, excess_potential, potential, soft_band_limit
-from triptych.simulation.structures import (
+from triptych.simulation.library import (
     BUILT_IN_LIBRARY,
     CLASS_ENTRIES,
-    HYDRATED_VOLUME,
     class_entries,
     expand_specs,
     fetch_classes,
     load_library,
     make_library,
-    parse_structure_spec,
-    read_structure,
-    structure_from_map,
     write_library,
 )
+from triptych.simulation.potential import ATOM_VOLUMES, PROTEIN_CONTRAST, VOLTS, count_atoms, excess_potential, potential, soft_band_limit
+from triptych.simulation.structures import HYDRATED_VOLUME, parse_structure_spec, read_structure, structure_from_map
 from triptych.volume import Volume, crop_or_pad
 
 REPOSITORY = Path(__file__).parents[1]
@@ -392,7 +389,7 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
         "cannot be read as PDB": (folder / "cut.cif.gz", {}),
         "noise.cif": (folder / "noise.cif", {}),
         "nor any other": (folder / "good.pdb", {"assembly": "1"}),
-        "positive": (folder / "good.pdb", {"voxel_size": 0.0}),
+        "between 0.1 and 1000": (folder / "good.pdb", {"voxel_size": 0.0}),
         "larger voxel size": (folder / "good.pdb", {"voxel_size": 0.1}),
         "cannot be called 'none'": (folder / "good.pdb", {"name": "none"}),
         "cannot be called 'a/b'": (folder / "good.pdb", {"name": "a/b"}),
@@ -539,7 +536,7 @@ def test_classes_that_are_not_built_in_are_made_of_their_entries(
     mass = read_structure(peptide).mass_kda
     rows = [f"right,1ABC,auto,{1.2 * mass},", f"heavy,1ABC,auto,{0.5 * mass},", f"absent,1ABC,2,{mass},"]
     (tmp_path / "entries.csv").write_text("\n".join(["name,entry,assembly,mass_kda,note", *rows]) + "\n")
-    monkeypatch.setattr("triptych.simulation.structures.CLASS_ENTRIES", tmp_path / "entries.csv")
+    monkeypatch.setattr("triptych.simulation.library.CLASS_ENTRIES", tmp_path / "entries.csv")
     found = fetch_classes(tmp_path / "library", tmp_path / "cache", pdb_url=url)
     assert [item.name for item in found] == [*(item.name for item in load_library()), "right"]
     assert load_library(tmp_path / "library")[-1].source == "PDB 1ABC"

@@ -61,7 +61,7 @@ _HOME = {
     "cut": "stages.cut",
     "discover": "stages.discover",
     "judge": "stages.report",
-    "load_library": "simulation.structures",
+    "load_library": "simulation.library",
     "load_model": "recognition.model",
     "open_store": "io.store",
     "orient": "stages.orient",
@@ -94,7 +94,8 @@ if TYPE_CHECKING:
     from triptych.io.store import open_store
     from triptych.parallel import Progress
     from triptych.recognition.model import load_model
-    from triptych.simulation.structures import load_library, read_structure
+    from triptych.simulation.library import load_library
+    from triptych.simulation.structures import read_structure
     from triptych.stages.add_class import add_classes
     from triptych.stages.calibrate import calibrate
     from triptych.stages.cut import cut

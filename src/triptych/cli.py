@@ -160,7 +160,7 @@ def list_structures(
     library: Annotated[Path | None, typer.Argument(metavar="[LIBRARY]", help="A library folder; default: the built-in one.")] = None,
 ) -> None:
     """The structures of a library: name, mass, source."""
-    from triptych.simulation.structures import load_library
+    from triptych.simulation.library import load_library
 
     table = make_table("name", "mass, kDa", "source", numbers=(1,))
     for structure in load_library(library):
@@ -184,7 +184,7 @@ def make_structures(
     entry (as source) and kind (density: a map).
     """
     from triptych.config import SimulateConfig
-    from triptych.simulation.structures import make_library
+    from triptych.simulation.library import make_library
 
     with err.status("making structures"):
         make_library(files, output, SimulateConfig().voxel_size if voxel_size is None else voxel_size)
@@ -228,7 +228,7 @@ def fetch_structures(
 @structures_app.command("fetch-classes")
 def fetch_classes(output: Annotated[Path, typer.Argument(metavar="OUT", help="Library folder to write.")]) -> None:
     """A library of the classes of the shipped model: those that are built in, and others from PDB entries (needs a network)."""
-    from triptych.simulation.structures import fetch_classes as fetch
+    from triptych.simulation.library import fetch_classes as fetch
 
     with show_progress("fetch", "files", device="") as on_progress:
         fetch(output, on_progress=on_progress)

@@ -16,7 +16,8 @@ from triptych.fourier import match_amplitudes, resample_to_box
 from triptych.io.output_names import LIBRARY
 from triptych.io.structure_files import structure_kind
 from triptych.parallel import in_batches
-from triptych.simulation.structures import Structure, load_library, read_structure
+from triptych.simulation.library import load_library
+from triptych.simulation.structures import Structure, read_structure
 
 STRUCTURES_AT_ONCE = 32
 """Structures aligned together: bounds the memory for a large library."""

@@ -22,6 +22,7 @@ from torch import Tensor
 from triptych.config import AcquisitionConfig, CtfCorrection, SceneConfig, Smoothing, SpecimenConfig, TiltOrder
 from triptych.device import choose_device
 from triptych.errors import InputError
+from triptych.simulation.library import hash_structures, load_library
 from triptych.simulation.physics import (
     Acquisition,
     Correction,
@@ -50,7 +51,7 @@ from triptych.simulation.specimen import (
     fill_specimen,
     make_template,
 )
-from triptych.simulation.structures import Structure, hash_structures, load_library
+from triptych.simulation.structures import Structure
 from triptych.workspace import Workspace, open_workspace
 
 MARGIN = 32

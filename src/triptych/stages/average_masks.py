@@ -20,7 +20,8 @@ from triptych.errors import InputError, counted
 from triptych.io.outputs import check_output_folder
 from triptych.io.store import Store, open_store
 from triptych.parallel import Progress
-from triptych.simulation.structures import HYDRATED_VOLUME, Structure, enclosing_level, write_library
+from triptych.simulation.library import write_library
+from triptych.simulation.structures import HYDRATED_VOLUME, Structure, enclosing_level
 from triptych.volume import Volume, crop_or_pad
 
 logger = logging.getLogger(__name__)

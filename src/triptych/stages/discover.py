@@ -40,7 +40,8 @@ from triptych.pages.discovery_page import write_page
 from triptych.parallel import Progress
 from triptych.recognition.density_shape import describe_shapes
 from triptych.recognition.model import load_model
-from triptych.simulation.structures import Structure, hash_structures
+from triptych.simulation.library import hash_structures
+from triptych.simulation.structures import Structure
 from triptych.volume import Volume
 from triptych.workspace import Workspace, open_workspace, reopen
 

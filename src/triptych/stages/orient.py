@@ -43,8 +43,9 @@ from triptych.pages.orient_page import FEW, ClassAverage, render
 from triptych.parallel import Progress, in_batches
 from triptych.posing import pose
 from triptych.recognition.novelty import give_verdicts
+from triptych.simulation.library import class_entries, hash_structures
 from triptych.simulation.specimen import OVERSAMPLING, make_template
-from triptych.simulation.structures import Structure, class_entries, hash_structures
+from triptych.simulation.structures import Structure
 from triptych.tiling import paint
 from triptych.volume import Volume, crop_or_pad
 from triptych.workspace import Workspace, choose_items, open_workspace, reopen
