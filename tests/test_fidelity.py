@@ -12,14 +12,16 @@ import tiny
 import torch
 
 from triptych.config import CalibrateConfig, PredictConfig, SimulateConfig, TrainConfig
+from triptych.errors import InputError
+from triptych.io.output_names import CARD
 from triptych.io.predictions import read_predictions
 from triptych.io.source import open_particles
 from triptych.io.star import read_star
 from triptych.io.store import open_store
 from triptych.judging.metrics import judge_expectation
 from triptych.recognition import fidelity
-from triptych.recognition.fidelity import LEAST_PARTICLES, MARKED, TRAITS, Fidelity, describe_recovery, fit_fidelity, make_terms, read_fidelity
-from triptych.recognition.model import load_model
+from triptych.recognition.fidelity import LEAST_PARTICLES, MARKED, TERMS, TRAITS, Fidelity, describe_recovery, fit_fidelity, make_terms, read_fidelity
+from triptych.recognition.model import BUILT_IN_MODEL, load_model, read_card
 from triptych.recognition.network import HALF_TURNS, turn
 from triptych.settings import load_config
 from triptych.stages.calibrate import calibrate
@@ -132,6 +134,19 @@ def test_a_card_keeps_it_and_an_impossible_one_is_known() -> None:
     assert fitted.is_possible()
     for wrong in ({"means": fitted.means[1:]}, {"weights": (*fitted.weights[1:], float("nan"))}, {"deviations": (0.0, *fitted.deviations[1:])}):
         assert not replace(fitted, **wrong).is_possible()
+    for wrong in ({"lowest": fitted.highest, "highest": fitted.lowest}, {"error": float("nan")}, {"particles": "many"}, {"particles": 0}):
+        assert not replace(fitted, **wrong).is_possible()
+
+
+def test_a_card_with_a_wrong_one_is_refused_in_a_short_sentence(tmp_path: Path) -> None:
+    card = json.loads((BUILT_IN_MODEL / CARD).read_text())
+    for wrong in ({"means": [0.5] * 3}, {"weights": [10**400] * TERMS}, {"error": None}, {"particles": "many"}):
+        (tmp_path / CARD).write_text(json.dumps(card | {"fidelity": card["fidelity"] | wrong}))
+        with pytest.raises(InputError) as caught:
+            read_card(tmp_path / CARD)
+        assert len(str(caught.value)) < len(str(tmp_path)) + 300
+    (tmp_path / CARD).write_text(json.dumps({name: value for name, value in card.items() if name != "fidelity"}))
+    assert read_card(tmp_path / CARD)[0].fidelity is None  # as of a model from before there was one
 
 
 # ---------------------------------------------------------------------------------------------------------------- stages

@@ -60,6 +60,10 @@ class Fidelity:
             and len(self.weights) == TERMS
             and all(math.isfinite(value) for values in (*of_traits, self.weights) for value in values)
             and min(self.deviations) > 0
+            and all(low <= high for low, high in zip(self.lowest, self.highest, strict=True))
+            and type(self.particles) is int
+            and self.particles > 0
+            and 0 <= self.error < math.inf
         )
 
     def expect(self, traits: FloatArray) -> NDArray[np.float32]:

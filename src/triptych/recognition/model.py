@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import TypeAlias, get_args
 
 import numpy as np
@@ -52,6 +53,8 @@ logger = logging.getLogger(__name__)
 
 MASK_LEVEL = 0.5
 """A voxel belongs to the particle from this probability on."""
+LONGEST_VALUE = 120
+"""Characters of a wrong value that are shown."""
 COARSEST, HOPELESS = 1.5, 5.0
 """Times the model's voxel size: the input's may be so large."""
 NEW_HEAD = (
@@ -518,10 +521,11 @@ def read_card(path: Path) -> tuple[ModelCard, NoveltyRule | None]:
         fidelity = read_fidelity(fields.pop("fidelity", None))
         card = ModelCard(network=network, temperature=Temperature(**fields.pop("temperature")), fidelity=fidelity, **fields)
         wrong = what_is_wrong(card)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(f"{path} is not a model.json that triptych {__version__} understands ({first_line(error)})") from error
     if wrong is not None:
-        raise InputError(f"{path} states {wrong} = {getattr(card, wrong)!r}, which makes no sense; use the folder as `triptych train` wrote it")
+        stated = shorten(repr(getattr(card, wrong)), LONGEST_VALUE, placeholder=" ...")
+        raise InputError(f"{path} states {wrong} = {stated}, which makes no sense; use the folder as `triptych train` wrote it")
     return card, rule
 
 
