@@ -191,7 +191,9 @@ def test_calibration_fits_it_and_predictions_tell_it(data: Path, model: Path, tm
 
 
 @pytest.mark.usefixtures("few_are_enough")
-def test_calibration_keeps_it_unless_the_network_sees_something_else(data: Path, model: Path, tmp_path: Path) -> None:
+def test_calibration_keeps_it_unless_the_network_sees_something_else(
+    data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     fitted = calibrate(model, data, tmp_path / "fitted", CalibrateConfig(held_out_share=0.4))
     first = load_model(fitted).card.fidelity
     assert first is not None
@@ -199,8 +201,13 @@ def test_calibration_keeps_it_unless_the_network_sees_something_else(data: Path,
     assert load_model(kept).card.fidelity == first
     switched = calibrate(fitted, data, tmp_path / "switched", CalibrateConfig(spectrum="kept", fit_fidelity=False, held_out_share=0.4))
     assert load_model(switched).card.fidelity is None
+    assert "left out of the new model" in caplog.text
     anew = load_model(calibrate(fitted, data, tmp_path / "anew", CalibrateConfig(spectrum="kept", held_out_share=0.4))).card.fidelity
     assert anew not in (None, first)
+    monkeypatch.setattr(fidelity, "LEAST_PARTICLES", 10**6)
+    unfitted = calibrate(fitted, data, tmp_path / "unfitted", CalibrateConfig(held_out_share=0.4))
+    assert load_model(unfitted).card.fidelity == first
+    assert "so it stays as it was" in caplog.text
 
 
 @pytest.mark.usefixtures("few_are_enough")

@@ -87,7 +87,15 @@ def check_kept(model: Model, config: CalibrateConfig) -> None:
 def choose_fidelity(model: Model, seen: SampleLooks, config: CalibrateConfig) -> Fidelity | None:
     """The fidelity to keep: the model's, where none can be fitted and the network sees what it saw before."""
     fitted = fit_recovery([seen.fitting, seen.held_out]) if config.fit_fidelity else None
-    return model.card.fidelity if fitted is None and config.spectrum in (None, model.card.network.spectrum) else fitted
+    if fitted is not None or "density" not in model.card.network.tasks:
+        return fitted
+    kept = model.card.fidelity if config.spectrum in (None, model.card.network.spectrum) else None
+    if config.fit_fidelity:
+        what = "stays as it was" if kept else "is missing from the new model"
+        logger.warning("the data have too few particles with true densities to fit the fidelity to, so it %s", what)
+    elif model.card.fidelity != kept:
+        logger.warning("another `spectrum` changes what the fidelity is told by, so it is left out of the new model: fit it anew (fit_fidelity=true)")
+    return kept
 
 
 def with_spectrum(model: Model, config: CalibrateConfig) -> Model:
