@@ -228,9 +228,10 @@ def test_expected_correlations_are_judged_and_shown(copy: Path, fake: Fake, tmp_
     blind = Page(tmp_path / "blind/report.html").text
     assert "Which densities to believe." in blind
     assert "Lowest fidelity" in blind
-    change_table(copy, lambda table: table.assign(triptychFidelity="high"))
-    with pytest.raises(InputError, match="triptychFidelity"):
-        report(copy, tmp_path / "wrong", fake.truth, SHORT)
+    for wrong in ("high", 7.0):
+        change_table(copy, lambda table, wrong=wrong: table.assign(triptychFidelity=wrong))
+        with pytest.raises(InputError, match="triptychFidelity"):
+            report(copy, tmp_path / "wrong", fake.truth, SHORT)
 
 
 def test_verdicts_are_compared_once_for_all_tomograms(copy: Path) -> None:

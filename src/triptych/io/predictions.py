@@ -139,7 +139,7 @@ def read_predictions(folder: Path, oriented: bool = False) -> Predicted:
     classes = (label, probability, probabilities)
     if origin is not None:
         return Predicted(folder, manifest, table, names, class_names, *classes, novelty, verdicts, masks, densities, embedding, own)
-    fidelity = numbers(table, FIDELITY, star) if FIDELITY in table else None
+    fidelity = _read_fidelity(star, table) if FIDELITY in table else None
     return Predicted(folder, manifest, table, names, class_names, *classes, novelty, verdicts, masks, densities, embedding, None, fidelity)
 
 
@@ -215,6 +215,13 @@ def _numbers(star: Path, table: pd.DataFrame, column: str) -> FloatArray:
     if not ((values >= 0) & (values <= 1 + 1e-5)).all():
         raise InputError(f"the column _{column} of {star} holds values that are no probabilities between 0 and 1; {AGAIN}")
     return values.clip(0, 1)
+
+
+def _read_fidelity(star: Path, table: pd.DataFrame) -> FloatArray:
+    values = numbers(table, FIDELITY, star)
+    if (np.abs(values) > 1 + 1e-5).any():
+        raise InputError(f"the column _{FIDELITY} of {star} holds values that are no correlations between -1 and 1; {AGAIN}")
+    return values
 
 
 def _read_paths(folder: Path, table: pd.DataFrame, column: str) -> list[Path] | None:
