@@ -12,6 +12,7 @@ import tiny
 import torch
 
 from triptych.config import CalibrateConfig, PredictConfig, SimulateConfig, TrainConfig
+from triptych.describing.results import describe_model
 from triptych.errors import InputError
 from triptych.io.output_names import CARD
 from triptych.io.predictions import read_predictions
@@ -176,6 +177,8 @@ def test_calibration_fits_it_and_predictions_tell_it(data: Path, model: Path, tm
     found = load_model(fitted).card.fidelity
     assert isinstance(found, Fidelity)
     assert replace(load_model(fitted).card, fidelity=None) == load_model(model).card
+    assert f"wrong by {found.error:.3f}" in dict(describe_model(fitted).facts)["fidelity"]
+    assert "fidelity" not in dict(describe_model(model).facts)
     star = tiny.write_particles(tmp_path / "project", count=3)
     table = read_star(predict(star, tmp_path / "out", fitted) / "particles.star")["particles"]
     volumes = [open_particles(star, PredictConfig(), 160.0).read(row) for row in range(3)]

@@ -64,6 +64,11 @@ def describe_model(path: Path) -> Description:
     if isinstance(network, dict) and isinstance(network.get("tasks"), list):
         result.add("tasks", ", ".join(map(str, network["tasks"])))
     result.add("input", f"{card.get('box_size')}^3 voxels of {card.get('voxel_size')} Å, particles {card.get('contrast')}")
+    novelty, fidelity = card.get("novelty"), card.get("fidelity")
+    if isinstance(novelty, dict):
+        result.add("unknown particles", f"told by {novelty.get('score')}, threshold chosen on {novelty.get('chosen_on')}")
+    if isinstance(fidelity, dict) and isinstance(fidelity.get("error"), float):
+        result.add("fidelity", f"of recovered densities, wrong by {fidelity['error']:.3f} (root mean square of {fidelity.get('particles')} particles)")
     result.add("version", card.get("version"))
     files = read_manifest(path).get("files") if (path / MANIFEST).is_file() else None
     if not isinstance(files, dict) or not files:
