@@ -68,7 +68,8 @@ def describe_model(path: Path) -> Description:
     if isinstance(novelty, dict):
         result.add("unknown particles", f"told by {novelty.get('score')}, threshold chosen on {novelty.get('chosen_on')}")
     if isinstance(fidelity, dict) and isinstance(fidelity.get("error"), float):
-        result.add("fidelity", f"of recovered densities, wrong by {fidelity['error']:.3f} (root mean square of {fidelity.get('particles')} particles)")
+        error, particles = fidelity["error"], fidelity.get("particles")
+        result.add("fidelity", f"of recovered densities, wrong by {error:.3f} (root mean square of {particles} particles)")
     result.add("version", card.get("version"))
     files = read_manifest(path).get("files") if (path / MANIFEST).is_file() else None
     if not isinstance(files, dict) or not files:
