@@ -50,20 +50,23 @@ def gains(some: list[Content], others: list[Content], key: str, snr: str) -> lis
 
 
 def gains_by_seed(runs: Runs) -> str:
-    """What all three tasks together gain over each alone."""
+    """What all three tasks together gain over each alone, with equal samples and with equal arithmetic."""
     rows = []
     for cell, key in zip(ALONE, MEASURES, strict=True):
         for snr in SNRS:
-            if gained := gains(runs["all"], runs[cell], key, snr):
-                rows.append([MEASURES[key], snr, f"{statistics.mean(gained):+.3f}", " / ".join(f"{value:+.3f}" for value in gained)])
-    return f"{table(['all three, less the one task alone', 'SNR', 'mean', 'of each seed'], rows)}\n\n" if rows else ""
+            gained = [gains(runs[together], runs[cell], key, snr) for together in ("all", "all_long")]
+            if all(gained):
+                values = ((f"{statistics.mean(part):+.3f}", " / ".join(f"{value:+.3f}" for value in part)) for part in gained)
+                rows.append([MEASURES[key], snr, *(text for pair in values for text in pair)])
+    head = ["all three, less the one task alone", "SNR", "equal samples: mean", "of each seed", "equal arithmetic: mean", "of each seed"]
+    return f"{table(head, rows)}\n\n" if rows else ""
 
 
 def gains_of_cells(runs: Runs) -> str:
     """What every other network gains over each task alone: means over the seeds that both have."""
     rows = []
     for cell, text in MULTITASK.items():
-        if cell not in ("all", *ALONE) and runs[cell]:
+        if cell not in ("all", "all_long", *ALONE) and runs[cell]:
             parts = [[gains(runs[cell], runs[own], key, snr) for snr in SNRS] for own, key in zip(ALONE, MEASURES, strict=True)]
             rows.append([text, *(" / ".join(f"{statistics.mean(part):+.3f}" for part in own) if all(own) else "–" for own in parts)])
     return f"{table(['less the one task alone, same seeds', *AT_SNR], rows)}\n\n" if rows else ""
