@@ -30,6 +30,7 @@ from triptych.io.manifest import describe_input, is_made, recognise_input, write
 from triptych.io.mrc import check_values, mmap_mrc, new_mrc, type_for
 from triptych.io.output_names import CLASSES, EMBEDDING, PAGE, PARTICLES, TOMOGRAMS, map_file
 from triptych.io.outputs import check_apart
+from triptych.io.predictions import FIDELITY
 from triptych.io.readers import cut_box
 from triptych.io.relion import COORDINATES, class_table, optics_table, particle_columns, tomogram_row
 from triptych.io.star import Block, probability_columns, write_star
@@ -403,7 +404,7 @@ def particle_table(job: Job, note: dict[str, NDArray[Any]], class_names: Sequenc
             "triptychClass": classes,
             "triptychProbability": note["probabilities"][np.arange(len(best)), best],
             **known_or_not,
-            **({"triptychFidelity": note["fidelity"]} if "fidelity" in note else {}),
+            **({FIDELITY: note["fidelity"]} if "fidelity" in note else {}),
             "triptychScore": note["score"],
             "triptychCentreProbability": note["heights"],
             **dict(zip(probability_columns(class_names), note["probabilities"].T, strict=True)),

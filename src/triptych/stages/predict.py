@@ -31,7 +31,7 @@ from triptych.io.mrc import write_mrc
 from triptych.io.output_names import CLASSES, EMBEDDING, PARTICLES, map_file
 from triptych.io.outputs import check_apart
 from triptych.io.particle_source import ParticleSource, voxel_sizes
-from triptych.io.predictions import EMBEDDING_ROW, map_columns
+from triptych.io.predictions import EMBEDDING_ROW, FIDELITY, map_columns
 from triptych.io.relion import class_table
 from triptych.io.source import check_no_maps, open_particles
 from triptych.io.star import probability_columns, write_star
@@ -289,7 +289,7 @@ def fill_table(table: pd.DataFrame, particles: list[str], model: Model, found: P
             new["triptychInputClassNumber"] = table.get("triptychInputClassNumber", given)
         new["rlnClassNumber"] = found.probabilities.argmax(1) + 1
     if found.fidelity is not None:
-        new["triptychFidelity"] = found.fidelity
+        new[FIDELITY] = found.fidelity
     written = {"masks": config.write_masks and "mask" in model.card.network.tasks}
     written["densities"] = config.write_densities and "density" in model.card.network.tasks
     new |= map_columns([kind for kind in written if written[kind]], particles)
