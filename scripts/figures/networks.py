@@ -55,11 +55,15 @@ def gains_by_seed(runs: Runs) -> str:
     for cell, key in zip(ALONE, MEASURES, strict=True):
         for snr in SNRS:
             gained = [gains(runs[together], runs[cell], key, snr) for together in ("all", "all_long")]
-            if all(gained):
-                values = ((f"{statistics.mean(part):+.3f}", " / ".join(f"{value:+.3f}" for value in part)) for part in gained)
-                rows.append([MEASURES[key], snr, *(text for pair in values for text in pair)])
+            if any(gained):
+                rows.append([MEASURES[key], snr, *(text for part in gained for text in mean_and_each(part))])
     head = ["all three, less the one task alone", "SNR", "equal samples: mean", "of each seed", "equal arithmetic: mean", "of each seed"]
     return f"{table(head, rows)}\n\n" if rows else ""
+
+
+def mean_and_each(values: list[float]) -> tuple[str, str]:
+    """Dashes where nothing has been run."""
+    return (f"{statistics.mean(values):+.3f}", " / ".join(f"{value:+.3f}" for value in values)) if values else ("–", "–")
 
 
 def gains_of_cells(runs: Runs) -> str:
