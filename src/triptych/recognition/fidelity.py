@@ -86,9 +86,9 @@ def describe_recovery(density: Tensor, mask_logits: Tensor | None) -> NDArray[np
     (n, TRAITS): doubt of the mask (mean of 1 - p, weighted by p), root of the voxels within, mean p within, mean and standard deviation of the
     density within, mass for each voxel that is expected to belong to it, standard deviation of the density in all, and outside
     """
-    p = (density.clamp(0, 1) if mask_logits is None else mask_logits.sigmoid()).double().flatten(1)
-    d = density.double().flatten(1)
-    within = (p > WITHIN).double()
+    p = (density.clamp(0, 1) if mask_logits is None else mask_logits.sigmoid()).flatten(1)
+    d = density.flatten(1)
+    within = (p > WITHIN).to(p.dtype)
     mean, deviation = moments(d, within)
     size = p.sum(1) + 1
     traits = (
@@ -98,10 +98,10 @@ def describe_recovery(density: Tensor, mask_logits: Tensor | None) -> NDArray[np
         mean,
         deviation,
         d.clamp_min(0).sum(1) / size,
-        moments(d, torch.ones_like(d))[1],
+        (d - d.mean(1, keepdim=True)).square().mean(1).sqrt(),
         moments(d, 1 - within)[1],
     )
-    return torch.stack(traits, 1).float().numpy()
+    return torch.stack(traits, 1).numpy()
 
 
 def moments(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
