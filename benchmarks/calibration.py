@@ -1,6 +1,6 @@
 """Whether stated probabilities are right: calibration error before and after the temperature, at SNRs within and beyond the training range.
 
-    python benchmarks/calibration.py WORK [--size cpu|gpu] [--seeds 0 1 2] [--cells all class]
+    python benchmarks/calibration.py WORK [--size cpu|gpu] [--seeds 0 1 2] [--cells all_long class]
 
 Judges the models that multitask.py left in WORK. Their temperature was fitted on held-out tomograms of the training set (SNR 0.02-0.5);
 the tests are at 0.3, 0.1 and 0.03, and at 1 and 0.01, which no network saw. `best_temperature` is the one that each test would have asked for.

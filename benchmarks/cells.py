@@ -163,7 +163,7 @@ def judge_trained(kind: str, text: str | None, snrs: Sequence[float], test: Call
     """The command of a benchmark that judges the models which multitask.py left in WORK, each by a function of (model, test store, seed) at
     every SNR: a result file KIND/CELL_SEED.json for each model that has none yet."""
     parser = make_parser(text)
-    parser.add_argument("--cells", nargs="+", default=["all"], help="of multitask.py, with the task that is judged")
+    parser.add_argument("--cells", nargs="+", default=["all_long"], help="of multitask.py, with the task that is judged")
     arguments, size = read_arguments(parser)
     for seed, name in missing_cells(arguments, kind):
         model = load_model(arguments.work / f"model_{name}_{seed}")
@@ -175,16 +175,6 @@ def judge_trained(kind: str, text: str | None, snrs: Sequence[float], test: Call
 def read_boxes(store: Store, rows: np.ndarray) -> np.ndarray:
     """Standardised subtomograms, as a network wants them."""
     return standardise(store.read_rows("subtomogram", rows).astype(np.float32))
-
-
-def judge_rows(model: Model, store: Store, rows: np.ndarray) -> dict[str, Any]:
-    """The figures of a model with all three tasks on some rows of a store."""
-    out = model.run(read_boxes(store, rows))
-    assert out.class_logits is not None
-    assert out.mask_logits is not None
-    assert out.density is not None
-    probabilities, masks = model.probabilities(out.class_logits), out.mask_logits.numpy() > 0
-    return judge_outputs(store, rows, probabilities=probabilities, masks=masks, densities=out.density.numpy())
 
 
 def wedge(box_size: int, tilt_min: float, tilt_max: float) -> Tensor:

@@ -10,10 +10,12 @@ The networks are written anew from their published descriptions:
   convolutions with skips, softmax over the classes at each voxel
 
 They see the samples of the cell `all` of multitask.py, in the same order, with the same optimiser and schedule, in as many updates; or, as
-*_equal_arithmetic, in as many as give them the arithmetic of that cell. They have no normalisation layers, so that their learning rate
-is lower. Template matching aligns every true structure to the first particles of each test set, wedge and CTF of each known. The cell `rates`
-compares how many particles per second triptych's network takes with DSRF3D, SSN3D-ED for masks and SSN3D-ED for densities one after another.
-Each cell writes benchmarks/results/published/CELL_SEED.json; one whose file exists is skipped.
+*_equal_arithmetic, in as many as give them the arithmetic of that cell. Their descriptions name no normalisation layers, so that their learning
+rate is lower; as *_normalised they have batch normalisation before each activation, our addition, and our learning rate and arithmetic. Template
+matching aligns every true structure to the first particles of each test set, wedge and CTF of each known; the cell `all_long` judges the model of
+that name, which multitask.py left in WORK, and `shipped` the shipped one, on the whole test sets and on these particles. The cell `rates` compares
+how many particles per second triptych's network takes with DSRF3D, SSN3D-ED for masks and SSN3D-ED for densities one after another. Each cell
+writes benchmarks/results/published/CELL_SEED.json; one whose file exists is skipped.
 """
 
 from __future__ import annotations
@@ -36,7 +38,6 @@ from cells import (
     count_macs,
     count_parameters,
     judge_outputs,
-    judge_rows,
     make_parser,
     make_test_store,
     measure_rate,
@@ -56,11 +57,11 @@ from torch.utils.data import DataLoader
 
 from triptych.alignment.align import align
 from triptych.alignment.rotations import rotation_grid
-from triptych.config import NONE_CLASS, AlignConfig, AugmentConfig, PredictConfig
+from triptych.config import NONE_CLASS, AlignConfig, AugmentConfig, PredictConfig, TrainConfig
 from triptych.device import choose_device, choose_precision, name_device
 from triptych.fourier import resample_to_box, wedge_weights
 from triptych.io.source import open_particles
-from triptych.io.store import open_store, unpack
+from triptych.io.store import Store, open_store, unpack
 from triptych.recognition.model import Model, load_model
 from triptych.recognition.network import Network
 from triptych.simulation.library import load_library
@@ -71,28 +72,38 @@ from triptych.training.dataset import Batch, PlannedBatches, SubtomogramDataset,
 
 NETWORKS = ("dsrf3d", "ssn3d_ed")
 CORE = ("dsrf3d", "ssn3d_ed_equal_arithmetic", "template_matching")
-CELLS = (*CORE, "ssn3d_ed", "dsrf3d_equal_arithmetic", "rates")
-ONCE = ("template_matching", "rates")
+NORMALISED = "_normalised"
+OURS = ("all_long", "shipped")
+CELLS = (*CORE, *(f"{name}{NORMALISED}" for name in NETWORKS), "ssn3d_ed", "dsrf3d_equal_arithmetic", *OURS, "rates")
+ONCE = ("template_matching", "shipped", "rates")
 """Cells that are the same for all seeds."""
 TURNS = 5
 LEARNING_RATE = 5e-4
+"""Without normalisation."""
 
 
-def double_convolution(inputs: int, outputs: int) -> nn.Sequential:
-    first, second = nn.Conv3d(inputs, outputs, 3, padding=1), nn.Conv3d(outputs, outputs, 3, padding=1)
-    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU())
+def convolution(inputs: int, outputs: int, normalised: bool) -> nn.Sequential:
+    layers = [nn.Conv3d(inputs, outputs, 3, padding=1), *([nn.BatchNorm3d(outputs)] * normalised), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def double_convolution(inputs: int, outputs: int, normalised: bool) -> nn.Sequential:
+    return nn.Sequential(convolution(inputs, outputs, normalised), convolution(outputs, outputs, normalised))
+
+
+def dense(inputs: int, normalised: bool) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, 512), *([nn.BatchNorm1d(512)] * normalised), nn.ReLU(), nn.Dropout(0.5))
 
 
 class DSRF3D(nn.Module):
     """Subtomograms (b, d, h, w) -> class logits (b, classes)."""
 
-    def __init__(self, classes: int, box_size: int) -> None:
+    def __init__(self, classes: int, box_size: int, normalised: bool) -> None:
         super().__init__()
-        self.features = nn.Sequential(double_convolution(1, 32), nn.MaxPool3d(2), double_convolution(32, 64), nn.MaxPool3d(2), nn.Flatten())
+        blocks = [double_convolution(a, b, normalised) for a, b in ((1, 32), (32, 64))]
+        self.features = nn.Sequential(blocks[0], nn.MaxPool3d(2), blocks[1], nn.MaxPool3d(2), nn.Flatten())
         inputs = 64 * (box_size // 4) ** 3
-        self.classify = nn.Sequential(
-            nn.Linear(inputs, 512), nn.ReLU(), nn.Dropout(0.5), nn.Linear(512, 512), nn.ReLU(), nn.Dropout(0.5), nn.Linear(512, classes)
-        )
+        self.classify = nn.Sequential(dense(inputs, normalised), dense(512, normalised), nn.Linear(512, classes))
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.classify(self.features(x[:, None]))
@@ -109,12 +120,12 @@ class DSRF3D(nn.Module):
 class SSN3DED(nn.Module):
     """Subtomograms (b, d, h, w) -> class logits of each voxel (b, classes, d, h, w); the class "none" is the background."""
 
-    def __init__(self, classes: int, box_size: int) -> None:
+    def __init__(self, classes: int, normalised: bool) -> None:
         super().__init__()
         widths = (32, 64, 128)
-        self.down = nn.ModuleList(double_convolution(a, b) for a, b in zip((1, 32, 64), widths, strict=True))
+        self.down = nn.ModuleList(double_convolution(a, b, normalised) for a, b in zip((1, 32, 64), widths, strict=True))
         self.up = nn.ModuleList(nn.ConvTranspose3d(a, b, 2, stride=2) for a, b in zip((128, 128, 64), widths[::-1], strict=True))
-        self.merge = nn.ModuleList(double_convolution(2 * width, width) for width in widths[::-1])
+        self.merge = nn.ModuleList(double_convolution(2 * width, width, normalised) for width in widths[::-1])
         self.classify = nn.Conv3d(32, classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -138,7 +149,8 @@ class SSN3DED(nn.Module):
 
 
 def make_network(name: str, classes: int, box_size: int) -> DSRF3D | SSN3DED:
-    return (DSRF3D if name.startswith("dsrf3d") else SSN3DED)(classes, box_size)
+    normalised = name.endswith(NORMALISED)
+    return DSRF3D(classes, box_size, normalised) if name.startswith("dsrf3d") else SSN3DED(classes, normalised)
 
 
 class Runner:
@@ -162,7 +174,7 @@ class Runner:
         return self.network.answer(self(torch.from_numpy(boxes)), none)
 
 
-def train_plainly(runner: Runner, path: Path, cache: Path, checkpoint: Path, size: Size, updates: int, seed: int) -> None:
+def train_plainly(runner: Runner, path: Path, cache: Path, checkpoint: Path, size: Size, updates: int, learning_rate: float, seed: int) -> None:
     """AdamW, warm-up and cosine decay, over the batches that the cells of multitask.py see; goes on from its checkpoint."""
     config = train_config(size, "all", seed)
     store = open_store(path)
@@ -170,7 +182,7 @@ def train_plainly(runner: Runner, path: Path, cache: Path, checkpoint: Path, siz
     rows, _ = split_rows(store, config.validation_share, config.validation_particles, seed)
     none = store.class_names.index(NONE_CLASS)
     network = runner.network
-    optimiser = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=config.weight_decay)
+    optimiser = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=config.weight_decay)
     warmup = max(1, round(config.warmup_share * updates))
 
     def factor(step: int) -> float:
@@ -220,19 +232,20 @@ def run_network(work: Path, size: Size, name: str, seed: int, results: Path) -> 
     torch.manual_seed(seed)
     runner = Runner(make_network(name, classes, size.box_size))
     macs = count_macs(runner.network, size.box_size)
-    share = macs_per_particle(size, MULTITASK["all"]) / macs if name.endswith("equal_arithmetic") else 1
+    share = macs_per_particle(size, MULTITASK["all"]) / macs if name.endswith(("equal_arithmetic", NORMALISED)) else 1
+    learning_rate = TrainConfig().learning_rate if name.endswith(NORMALISED) else LEARNING_RATE
     updates = max(1, round(share * size.updates))
     checkpoint = work / f"{name}_{seed}.checkpoint"
     resumed = checkpoint.exists()
     started = time.perf_counter()
-    train_plainly(runner, path, work / "train.unpacked", checkpoint, size, updates, seed)
+    train_plainly(runner, path, work / "train.unpacked", checkpoint, size, updates, learning_rate, seed)
     seconds = time.perf_counter() - started
     tests = {f"{snr:g}": judge_network(runner, make_test_store(work, size, snr)) for snr in TEST_SNRS}
     figures = {
         "cell": name,
         "particles": size.particles,
         "test_particles": size.test_particles,
-        "learning_rate": LEARNING_RATE,
+        "learning_rate": learning_rate,
         "updates": updates,
         "samples": updates * size.batch_size,
         "tests": tests,
@@ -258,7 +271,7 @@ def run_rates(size: Size, seed: int, results: Path) -> None:
     ours = untrained_model(size)
     classes = len(ours.card.class_names)
     others = {name: Runner(make_network(name, classes, size.box_size)) for name in NETWORKS}
-    others["ssn3d_ed_density"] = Runner(SSN3DED(1, size.box_size))
+    others["ssn3d_ed_density"] = Runner(SSN3DED(1, normalised=False))
     runs: dict[str, Callable[[np.ndarray], object]] = {"triptych": ours.run}
     runs |= {name: partial(run_plainly, runner) for name, runner in others.items()}
     turns = [{name: measure_rate(run, size.box_size) for name, run in runs.items()} for _ in range(TURNS)]
@@ -298,35 +311,56 @@ def match_structures(path: Path, rows: np.ndarray, structures: list[Structure]) 
     return [(structures[k], tried[k].rotations[i], tried[k].shifts[i]) for i, k in enumerate(best)]
 
 
-def run_template_matching(work: Path, size: Size, seed: int, results: Path, subset: int) -> None:
+def matched_rows(store: Store, subset: int) -> np.ndarray:
+    """The first particles that show something: correlation alone cannot say "none"."""
+    none = store.class_names.index(NONE_CLASS)
+    return np.flatnonzero(np.asarray(store["label"][:]) != none)[:subset]
+
+
+def run_template_matching(work: Path, size: Size, name: str, seed: int, results: Path, subset: int) -> None:
     tests: dict[str, Any] = {}
-    same: dict[str, Any] = {}
     structures = load_library()
-    rivals = work / f"model_all_{seed}"
     started = time.perf_counter()
     for snr in TEST_SNRS:
         path = make_test_store(work, size, snr)
         store = open_store(path)
-        none = store.class_names.index(NONE_CLASS)
-        rows = np.flatnonzero(np.asarray(store["label"][:]) != none)[:subset]  # correlation alone cannot say "none"
+        rows = matched_rows(store, subset)
         found = match_structures(path, rows, structures)
         fine = {item.name: make_template(item, store.voxel_size).fine for item in structures}
         boxes = [pose_template(fine[item.name], turn, shift / store.voxel_size, (store.box_size,) * 3) for item, turn, shift in found]
         masks = np.stack([box > item.contour for box, (item, _, _) in zip(boxes, found, strict=True)])
         tests[f"{snr:g}"] = judge_outputs(store, rows, classes=[item.name for item, _, _ in found], masks=masks, densities=np.stack(boxes))
-        if rivals.exists():
-            same[f"{snr:g}"] = judge_rows(load_model(rivals), store, rows)
     seconds = time.perf_counter() - started
     figures = {
-        "cell": "template_matching",
+        "cell": name,
         "test_particles": subset,
         "rotations": len(rotation_grid(AlignConfig().step)),
         "tests": tests,
-        "triptych_on_the_same_particles": same or None,
         "particles_per_second": round(len(TEST_SNRS) * subset / seconds, 3),
         "memory": peak_memory(),
     }
-    write_result(f"published/template_matching_{seed}", seed, figures, None, results)
+    write_result(f"published/{name}_{seed}", seed, figures, None, results)
+
+
+def run_ours(work: Path, size: Size, name: str, seed: int, results: Path, subset: int) -> None:
+    """A model of ours on whole test sets, and on the particles of template matching."""
+    model = load_model(None if name == "shipped" else work / f"model_{name}_{seed}")
+    tests: dict[str, Any] = {}
+    matched: dict[str, Any] = {}
+    for snr in TEST_SNRS:
+        store = open_store(make_test_store(work, size, snr))
+        everything = np.arange(len(store))
+        found = model.predict(store.read_rows("subtomogram", everything).astype(np.float32), store.voxel_size, "bright")
+        assert found.probabilities is not None
+        assert found.masks is not None
+        assert found.densities is not None
+        masks, densities = np.stack(found.masks), np.stack(found.densities)
+        for rows, figures in ((everything, tests), (matched_rows(store, subset), matched)):
+            classes = {"probabilities": found.probabilities[rows], "class_names": found.class_names}
+            figures[f"{snr:g}"] = judge_outputs(store, rows, **classes, masks=masks[rows], densities=densities[rows])
+    content = {"cell": name, "test_particles": size.test_particles, "tests": tests, "matched_particles": subset, "matched": matched}
+    macs = {"parameters": count_parameters(model.network), "macs_per_particle": count_macs(model.network, model.card.box_size)}
+    write_result(f"published/{name}_{seed}", seed, content | macs, model, results)
 
 
 def main() -> None:
@@ -335,12 +369,14 @@ def main() -> None:
     parser.add_argument("--subset", type=int, default=60, help="particles for template matching")
     arguments, size = read_arguments(parser)
     for seed, name in missing_cells(arguments, "published"):
-        if name not in ONCE:
+        if name in ONCE and seed != arguments.seeds[0]:
+            continue
+        if name not in (*ONCE, *OURS):
             run_apart(run_network, arguments.work, size, name, seed, arguments.results)
-        elif seed == arguments.seeds[0] and name == "rates":
+        elif name == "rates":
             run_apart(run_rates, size, seed, arguments.results)
-        elif seed == arguments.seeds[0]:
-            run_apart(run_template_matching, arguments.work, size, seed, arguments.results, arguments.subset)
+        else:
+            run_apart(run_ours if name in OURS else run_template_matching, arguments.work, size, name, seed, arguments.results, arguments.subset)
 
 
 if __name__ == "__main__":

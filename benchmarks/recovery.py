@@ -1,6 +1,6 @@
 """Whether recovered densities can be believed: Fourier shell correlation with the truth, inside and outside the missing wedge.
 
-    python benchmarks/recovery.py WORK [--size cpu|gpu] [--seeds 0 1 2] [--cells all density]
+    python benchmarks/recovery.py WORK [--size cpu|gpu] [--seeds 0 1 2] [--cells all_long density]
 
 Judges the models that multitask.py left in WORK on its test sets, beside what needs no network or no image:
 
