@@ -26,7 +26,7 @@ from triptych.simulation.physics import (
     interaction_constant,
     interpolator,
     project,
-    project_points,
+    project_balls,
     reconstruction_filter,
     smoothing_filter,
     transpose,
@@ -202,14 +202,26 @@ def test_bright_protein_means_fewer_electrons() -> None:
 
 def test_points_and_balls_project_as_volumes_do() -> None:
     places = torch.tensor([[7.25, -4.5, 6.0], [-9.0, 6.0, -5.75], [0.0, 0.0, 0.0]])
-    k = torch.hypot(torch.fft.fftfreq(48)[:, None], torch.fft.rfftfreq(48))
-    ours = apply_filter(project_points(places, ANGLES, 48, 48), ball_transform(k, 4.0))
+    ours = project_balls([(4.0, places)], ANGLES, 48, 48)
     axis = torch.arange(-24, 24, 0.25)
     z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
     fine = sum(((x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2 < 16).float() for a, b, c in places.tolist())
     volume = torch.nn.functional.avg_pool3d(torch.as_tensor(fine)[None, None].roll((2, 2, 2), (2, 3, 4)), 4)[0, 0]
     assert correlation(ours, projections(volume, ANGLES)) > 0.99
     assert ours.sum((1, 2)).tolist() == pytest.approx([3 * 4 / 3 * np.pi * 64] * len(ANGLES), rel=1e-3)
+
+
+@pytest.mark.parametrize("place", [(5.5, -3.5), (5.25, -3.25), (5.0, -3.0)])
+@pytest.mark.parametrize("ny", [48, 45])
+def test_balls_between_pixels_keep_their_detail(place: tuple[float, float], ny: int) -> None:
+    """A ball's transform with the phase of its place, to half of the highest frequency and beyond."""
+    x, y = place
+    ky, kx = torch.fft.fftfreq(ny)[:, None], torch.fft.rfftfreq(48)[None]
+    phase = 2 * torch.pi * (kx * (24 + x) + ky * (ny // 2 + y))
+    expected = ball_transform(torch.hypot(ky, kx), 2.0) * torch.polar(torch.ones_like(phase), -phase)
+    found = torch.fft.rfft2(project_balls([(2.0, torch.tensor([[x, y, 0.0]]))], torch.zeros(1), ny, 48)[0])
+    seen = torch.hypot(ky, kx) < 0.3
+    assert (found - expected)[seen].norm() < 0.03 * expected[seen].norm()
 
 
 def test_smearing_back_keeps_the_highest_frequency_as_it_is() -> None:

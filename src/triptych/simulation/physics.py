@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,6 +23,8 @@ from triptych.tilt_images import contrast_phase, electron_wavelength
 
 FINER = 4
 """Detector columns per voxel in projection and back-projection."""
+SPLIT = 2
+"""Pixels per voxel, along each axis, between which points are shared out."""
 ROWS_AT_ONCE = {"cpu": 32, "cuda": 256}
 """y-slices that are projected at once: on a CPU few enough for its cache (three times faster), on a GPU for its memory."""
 MEAN_FREE_PATH = 3950.0
@@ -183,33 +186,43 @@ def project(volume: Tensor, matrix: Tensor, tilts: int) -> Tensor:
     return images
 
 
-def project_points(points: Tensor, tilt_angles: Tensor, ny: int, width: int) -> Tensor:
-    """Projections of points after each tilt, each point shared out between the four pixels around it.
+def project_balls(balls: Sequence[tuple[float, Tensor]], tilt_angles: Tensor, ny: int, width: int) -> Tensor:
+    """Projections of balls of density 1 after each tilt: their transforms at their places, which are shared out between finer pixels.
 
     Parameters
     ----------
-    points : (n, 3), x, y, z in voxels from the centre of the specimen
+    balls : radius in voxels, and centres (n, 3), x, y, z in voxels from the centre of the specimen, of the balls of each size
     tilt_angles : (t,) degrees
 
     Returns
     -------
     (t, ny, width)
     """
-    x, y, z = points.double().unbind(1)
-    v = y + ny // 2
-    images = []
-    for angle in torch.deg2rad(tilt_angles.double()):
-        u = x * angle.cos() + z * angle.sin() + width // 2
-        column, row = u.floor(), v.floor()
-        image = torch.zeros(ny * width, device=points.device)
-        for right in (0, 1):
-            for down in (0, 1):
-                share = (u - column if right else 1 - u + column) * (v - row if down else 1 - v + row)
-                i, j = (column + right).long(), (row + down).long()
-                inside = (i >= 0) & (i < width) & (j >= 0) & (j < ny)
-                image += torch.bincount((j * width + i)[inside], share[inside], minlength=ny * width)
-        images.append(image.reshape(ny, width))
-    return torch.stack(images)
+    device = tilt_angles.device
+    ky, kx = image_frequencies(ny, width, 1.0, device)
+    images = torch.zeros((len(tilt_angles), ny, width), device=device)
+    shared_out = (torch.sinc(ky / SPLIT) * torch.sinc(kx / SPLIT)).square()  # on average multiplies so (Hockney & Eastwood 1988)
+    for radius, centres in balls:
+        transfer = ball_transform(torch.hypot(ky, kx), radius) / shared_out
+        x, y, z = centres.double().unbind(1)
+        for image, angle in zip(images, torch.deg2rad(tilt_angles.double()), strict=True):
+            spots = share_out(SPLIT * (y + ny // 2), SPLIT * (x * angle.cos() + z * angle.sin() + width // 2), SPLIT * ny, SPLIT * width)
+            fine = torch.fft.rfft2(spots)[:, : width // 2 + 1]
+            image += torch.fft.irfft2(torch.cat([fine[: ny - ny // 2], fine[len(fine) - ny // 2 :]]) * transfer, s=(ny, width))
+    return images
+
+
+def share_out(rows: Tensor, columns: Tensor, ny: int, nx: int) -> Tensor:
+    """Points (n,) on an image (ny, nx), each shared out between the four pixels around it; those outside are left out."""
+    image = torch.zeros(ny * nx, dtype=torch.float64, device=rows.device)
+    low, left = rows.floor(), columns.floor()
+    for right in (0, 1):
+        for down in (0, 1):
+            share = (columns - left if right else 1 - columns + left) * (rows - low if down else 1 - rows + low)
+            i, j = (left + right).long(), (low + down).long()
+            inside = (i >= 0) & (i < nx) & (j >= 0) & (j < ny)
+            image += torch.bincount((j * nx + i)[inside], share[inside], minlength=ny * nx)
+    return image.reshape(ny, nx).float()
 
 
 def ball_transform(k: Tensor, radius: float) -> Tensor:

@@ -26,16 +26,13 @@ from triptych.simulation.library import hash_structures, load_library
 from triptych.simulation.physics import (
     Acquisition,
     Correction,
-    apply_filter,
     back_project,
-    ball_transform,
     detect,
     draw_log_uniform,
     form_images,
-    image_frequencies,
     interpolator,
     project,
-    project_points,
+    project_balls,
     smoothing_filter,
     transpose,
     weight_images,
@@ -215,11 +212,9 @@ def project_specimen(particles: PosedParticles, acquisition: Acquisition, voxel_
         draw_gold(volume, specimen, rows, MARGIN, voxel_size)
         parts.append(project(torch.from_numpy(volume).to(device), matrix, len(acquisition.tilt_angles)))
     images = torch.cat(parts, 1)
-    ky, kx = image_frequencies(images.shape[1], width, 1.0, device)
-    for radius, centres in specimen.cytosol:
-        points = torch.from_numpy(centres - np.array(specimen.shape[::-1]) // 2).to(device)
-        spots = project_points(points, acquisition.tilt_angles, images.shape[1], width)
-        images += apply_filter(spots, ball_transform(torch.hypot(ky, kx), radius))
+    middle = np.array(specimen.shape[::-1]) // 2
+    balls = [(radius, torch.from_numpy(centres - middle).to(device)) for radius, centres in specimen.cytosol]
+    images += project_balls(balls, acquisition.tilt_angles, images.shape[1], width)
     return images
 
 
