@@ -278,6 +278,16 @@ def test_report_with_truth_prints_the_headline(stub_report: SimpleNamespace, tmp
     assert "0.900" in text
     assert "0.950" in text
     assert "IoU" not in text
+    assert "fidelity" not in text
+
+
+@pytest.mark.parametrize(("error", "shown"), [(0.0412, True), (None, False)])
+def test_report_with_truth_prints_how_right_the_fidelity_is(stub_report: SimpleNamespace, tmp_path: Path, error: float | None, shown: bool) -> None:
+    counts = {"particles": 12, "particles_of_known_classes": 10, "particles_not_none": 9}
+    fidelity = {"error": error, "bias": 0.01, "rank_correlation": 0.8}
+    (tmp_path / "metrics.json").write_text(json.dumps({"truth": "data.zarr", **counts, "accuracy": 0.9, "fidelity": fidelity}))
+    rows = [line for line in succeed("report", "a", tmp_path).splitlines() if "fidelity" in line]
+    assert [("0.041" in line, "the 9 that are not background" in line) for line in rows] == ([(True, True)] if shown else [])
 
 
 def test_classes_and_unknown_particles_are_counted_under_their_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -276,13 +276,15 @@ def print_summary(metrics: dict[str, Any]) -> None:
     table = make_table("measure", "value", "over", numbers=(1,))
     everything = counted(metrics["particles_of_known_classes"], "particle")
     true_particles = f"the {metrics['particles_not_none']:,} that are not background"
+    figures = {**metrics, "fidelity_error": metrics.get("fidelity", {}).get("error")}
     for key, label, over in (
         ("accuracy", "accuracy", everything),
         ("mean_iou", "mean IoU of the masks", true_particles),
         ("mean_density_correlation", "mean density correlation", true_particles),
+        ("fidelity_error", "error of the fidelity (root mean square)", true_particles),
     ):
-        if metrics.get(key) is not None:
-            table.add_row(label, f"{metrics[key]:.3f}", over)
+        if figures.get(key) is not None:
+            table.add_row(label, f"{figures[key]:.3f}", over)
     out.print(table)
 
 
