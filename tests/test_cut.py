@@ -25,8 +25,9 @@ from triptych.io.star import write_star
 from triptych.io.store import Store, open_store
 from triptych.io.tomogram import find_tomograms
 from triptych.settings import load_config
-from triptych.stages.cut import Annotations, assign_voxels, cut, find_pieces, read_annotations
+from triptych.stages.cut import cut
 from triptych.stages.train import train
+from triptych.training.annotations import Annotations, assign_voxels, find_pieces, read_annotations
 from triptych.training.dataset import find_slab, split_rows, tile_rows, warn_of_missing_signal
 
 SHAPE = (32, 56, 64)
