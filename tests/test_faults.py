@@ -25,7 +25,8 @@ from triptych.recognition.model import Model, ModelCard
 from triptych.recognition.network import Network, TaskOutput
 from triptych.settings import load_config
 from triptych.stages.simulate import simulate
-from triptych.stages.train import explain_loader, join_logs
+from triptych.stages.train import explain_loader
+from triptych.training.run_folder import join_logs
 
 ROOT = Path(__file__).resolve().parents[1]
 

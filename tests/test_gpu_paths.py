@@ -26,8 +26,9 @@ from triptych.recognition.model import Model, ModelCard
 from triptych.recognition.network import Network
 from triptych.settings import load_config
 from triptych.stages.simulate import simulate, simulate_rows
-from triptych.stages.train import check_devices, count_loaders, train
+from triptych.stages.train import count_loaders, train
 from triptych.training.losses import TileTruth, Truth, equalising_weights, task_losses, total_loss, uncertainty_loss
+from triptych.training.requirements import check_devices
 
 BOXES = np.random.default_rng(0).normal(size=(3, 16, 16, 16)).astype(np.float32)
 EVERY_STEP = [

@@ -29,8 +29,9 @@ from triptych.settings import load_config
 from triptych.stages.calibrate import calibrate
 from triptych.stages.predict import predict
 from triptych.stages.simulate import simulate
-from triptych.stages.train import check_tasks, train
+from triptych.stages.train import train
 from triptych.training.dataset import PlannedBatches, SubtomogramDataset, centre_heat, find_slab, split_rows, tile_rows
+from triptych.training.requirements import check_tasks
 from triptych.transfer import CtfTransfers
 
 

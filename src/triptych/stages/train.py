@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shutil
@@ -14,31 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from numpy.typing import NDArray
 from torch import Tensor, distributed
 from torch.utils.data import DataLoader
 
-from triptych.config import NONE_CLASS, UNKNOWN, TrainConfig
+from triptych.config import TrainConfig
 from triptych.device import choose_device, choose_precision, share_cores
 from triptych.errors import InputError, counted, first_line
 from triptych.io.files import disk_errors
-from triptych.io.manifest import describe_input
-from triptych.io.outputs import output_folder
-from triptych.io.store import Store, known_labels, open_store, unpack
-from triptych.judging.metrics import density_correlation, intersection_over_union
+from triptych.io.store import known_labels, open_store, unpack
 from triptych.parallel import Progress, WorkerContext, available_cores, in_batches
 from triptych.recognition.fidelity import Fidelity
 from triptych.recognition.initial_weights import load_initial
 from triptych.recognition.model import Model, ModelCard, has_broken, locate_model
-from triptych.recognition.network import Network, PickOutput, TaskOutput
+from triptych.recognition.network import Network
 from triptych.recognition.novelty import NoveltyReference
 from triptych.recognition.temperature import Temperature, fit_temperature
-from triptych.simulation.structures import check_class_names
 from triptych.training.confidence import Sample, choose_rows, class_figures, fit_recovery, fit_reference, look
 from triptych.training.dataset import (
     Batch,
@@ -52,9 +45,11 @@ from triptych.training.dataset import (
     warn_of_missing_signal,
 )
 from triptych.training.generations import Generation, Generations, Refresh
-from triptych.training.losses import TileTruth, Truth, coarse_labels, equalising_weights, task_losses, total_loss, uncertainty_loss
+from triptych.training.losses import TileTruth, Truth, equalising_weights, task_losses, total_loss, uncertainty_loss
 from triptych.training.ranks import Share, average_batch_norms, own_share, patient_group
-from triptych.workspace import differing
+from triptych.training.requirements import check_request
+from triptych.training.run_folder import end_no_earlier, join_logs, last_checkpoint, prepare_run
+from triptych.training.validation import join_logits, score, summarise
 
 SMALLEST_HALF_BOX = 24
 """On a grid of 2^3, which a box of 16 has at 1/8, the weight gradients of torch 2.13's bfloat16 convolutions on CPUs are garbage."""
@@ -157,95 +152,6 @@ def explain_loader(error: Exception) -> None:
     if text.startswith("DataLoader worker"):
         what = f"a process that loads data died, perhaps for want of memory ({first_line(error)})"
         raise InputError(f"{what}: use fewer loader_workers and go on with --resume; the last checkpoint is kept") from error
-
-
-def join_logs(folder: Path) -> str:
-    """The logs of a run and of its resumptions as one table (CSV): what an undisturbed run would have logged, in the order of the updates."""
-    parts = sorted(folder.glob("from_*/metrics.csv"))
-    table = pd.concat([pd.read_csv(part) for part in parts if part.stat().st_size], ignore_index=True)
-    validation = table.filter(like="validation_").notna().any(axis=1)
-    table = table.assign(validation=validation).drop_duplicates(subset=["step", "validation"], keep="last").sort_values(["step", "validation"])
-    return str(table.drop(columns="validation")[sorted(set(table) - {"validation"})].to_csv(index=False))
-
-
-def check_request(store: Store, out: Path, config: TrainConfig) -> None:
-    """InputError unless the data can train what is asked for, there are the devices, and nothing is in the way."""
-    check_tasks(store, config)
-    check_withheld(store, config)
-    check_devices(config)
-    if out.exists():
-        raise InputError(f"{out} exists already: give another name, or remove it first")
-
-
-def check_tasks(store: Store, config: TrainConfig) -> None:
-    """InputError if the store lacks the truth of a task, or has classes that predictions could not name."""
-    check_class_names([name for name in store.class_names if name != NONE_CLASS], reserved=(UNKNOWN,))
-    for task in ("mask", "density"):
-        # A model that recovers densities may learn other things from data without them, and does not unlearn it at once.
-        kept = task == "density" and config.initial_model is not None and config.loss.balance == "fixed"
-        if task in config.network.tasks and task not in store and not kept:
-            raise InputError(f"{store.path} has no array '{task}', which the task '{task}' needs; set network.tasks to the others")
-    if "pick" in config.network.tasks and not (store.label_names and config.tiles_per_batch):
-        how = "simulate with tile_share above 0, or cut with tiles_per_tomogram above 0, and train with tiles_per_batch above 0"
-        raise InputError(f"the task pick learns from tiles, of which {store.path} gives none: {how}")
-    if config.crop_size is not None and config.crop_size > store.box_size:
-        raise InputError(f"crop_size is {config.crop_size}, but at most the box size {store.box_size} was expected")
-    if store.box_size % 8:
-        raise InputError(f"the box of {store.path} has {store.box_size} voxels, but a multiple of 8 was expected: write it with another box_size")
-
-
-def check_withheld(store: Store, config: TrainConfig) -> None:
-    """InputError if the classes to withhold cannot be withheld."""
-    withheld, tasks = config.withheld, config.network.tasks
-    strange = [name for name in withheld if name not in store.class_names]
-    if strange:
-        raise InputError(f"withheld names {strange[0]}, but {store.path} has the classes {', '.join(store.class_names)}")
-    if withheld and ("pick" in tasks or "class" not in tasks):
-        raise InputError(
-            "structures can only be withheld from a network with the task class and without pick, whose tiles show them all: "
-            "set network.tasks, or choose the novelty of a whole model on other structures with `triptych calibrate`"
-        )
-    if NONE_CLASS in withheld or not {*store.class_names} - {*withheld, NONE_CLASS}:
-        raise InputError(f'withheld is {", ".join(withheld)}, but the class "{NONE_CLASS}" and at least one structure must be shown')
-
-
-def check_devices(config: TrainConfig) -> None:
-    """InputError if there are fewer GPUs than are to train together."""
-    if choose_device(config.device).type == "cuda" and config.devices > torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        what = f"devices is {config.devices}, but torch sees {count} GPU{'s' if count > 1 else ''}"
-        raise InputError(f"{what}: set devices={count}, or device=cpu to train in processes on CPUs")
-
-
-def prepare_run(run: Path, data: Path, config: TrainConfig, resume: bool) -> str | None:
-    """Make the folder of the run, or check that a stopped run can go on; return its last checkpoint."""
-    about = describe_input(data)
-    settings = {"data": {"path": str(data.resolve()), "listing": about["sha256_of_listing"]}, "config": config.decisive()}
-    if not run.exists():
-        with output_folder(run) as part:
-            (part / "run.json").write_text(json.dumps(settings, indent=2))
-        return None
-    if not resume:
-        raise InputError(f"{run} holds a training run that was stopped: add --resume to go on with it, or remove that folder to start anew")
-    found = json.loads((run / "run.json").read_text()) if (run / "run.json").is_file() else {}
-    if found != settings:
-        names = ", another ".join(differing(found, settings))
-        raise InputError(f"the run in {run} was started with another {names}: resume it with the same, or remove that folder to start anew")
-    return last_checkpoint(run)
-
-
-def last_checkpoint(run: Path) -> str | None:
-    last = run / "checkpoints" / "last.ckpt"
-    return str(last) if last.is_file() else None
-
-
-def end_no_earlier(config: TrainConfig, run: Path) -> TrainConfig:
-    """The settings of a run that goes on: it cannot end before its last checkpoint."""
-    checkpoint = last_checkpoint(run)
-    if config.stop_after is None or checkpoint is None:
-        return config
-    done = int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
-    return config.model_copy(update={"stop_after": max(config.stop_after, done)})
 
 
 def choose_strategy(module: TrainingModule) -> str:
@@ -496,47 +402,6 @@ def count_loaders(config: TrainConfig) -> int:
     if config.loader_workers is not None:
         return config.loader_workers
     return 1 if choose_device(config.device).type == "cpu" else max(1, min(GPU_LOADERS, available_cores() // config.devices))
-
-
-def score(output: TaskOutput, batch: Batch) -> dict[str, Any]:
-    """What validation keeps of a batch: logits and labels, and the scores of the particles that are there."""
-    result: dict[str, Any] = {"label": batch.label.cpu()}
-    present = batch.mask.flatten(1).any(1).cpu()
-    if output.class_logits is not None:
-        result["logits"] = output.class_logits.float().cpu()
-    if output.mask_logits is not None:
-        result["iou"] = intersection_over_union((output.mask_logits > 0).cpu()[present], batch.mask.cpu()[present] > 0)
-    if output.density is not None and batch.density.any():
-        result["correlation"] = density_correlation(output.density.float().cpu()[present], batch.density.cpu()[present])
-    if output.pick is not None and batch.tile_labels is not None:
-        result["tile_iou"], result["label_accuracy"] = score_tiles(output.pick, batch.tile_labels)
-    return result
-
-
-def score_tiles(output: PickOutput, labels: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """IoU of the foreground, and the share of its cells that have the right label; of the tiles that have any."""
-    coarse = coarse_labels(labels)
-    here = (coarse > 0).flatten(1).any(1)
-    right = ((output.label_logits.argmax(1) + 1 == coarse) & (coarse > 0)).flatten(1).sum(1) / (coarse > 0).flatten(1).sum(1)
-    iou = intersection_over_union((output.foreground_logits > 0).cpu()[here.cpu()], labels.cpu()[here.cpu()] > 0)
-    return iou, right[here].cpu().numpy()
-
-
-def summarise(outputs: list[dict[str, Any]], temperature: Temperature) -> dict[str, float]:
-    """Accuracy, cross-entropy and calibration error over all; mean IoU and correlation over the particles that are there."""
-    figures: dict[str, float] = {}
-    if "logits" in outputs[0]:
-        figures |= class_figures(*join_logits(outputs), temperature)
-    for name in ("iou", "correlation", "tile_iou", "label_accuracy"):
-        values = np.concatenate([np.empty(0), *(o[name] for o in outputs if name in o)])
-        if len(values):
-            figures[name] = float(np.nanmean(values))
-    return figures
-
-
-def join_logits(outputs: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
-    """Logits and labels of all validation batches."""
-    return torch.cat([o["logits"] for o in outputs]), torch.cat([o["label"] for o in outputs])
 
 
 def finish(module: TrainingModule, config: TrainConfig) -> tuple[Model, dict[str, Any]]:
