@@ -269,9 +269,10 @@ def test_a_list_says_which_particles_to_take(posed: Path, predictions: Path, set
     write_star(listed, {"particles": pd.DataFrame({"triptychName": [names[0], "stranger"]})})
     with pytest.raises(InputError, match=r"chosen\.star lists 1 particle that .* does not have \(stranger\)"):
         orient(predictions, tmp_path / "other", quick)
-    write_star(listed, {"particles": pd.DataFrame({"rlnTomoName": ["a"]})})
-    with pytest.raises(InputError, match="has no column _triptychName"):
-        orient(predictions, tmp_path / "other", quick)
+    for block in (pd.DataFrame({"rlnTomoName": ["a"]}), {"triptychName": names[0]}):
+        write_star(listed, {"particles": block})
+        with pytest.raises(InputError, match="has no column _triptychName"):
+            orient(predictions, tmp_path / "other", quick)
 
 
 @pytest.mark.parametrize(

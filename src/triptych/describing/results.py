@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from triptych.config import NONE_CLASS
 from triptych.describing.description import Description
@@ -16,7 +15,7 @@ from triptych.errors import InputError, counted
 from triptych.io.files import read_json
 from triptych.io.manifest import hash_file, read_manifest
 from triptych.io.output_names import CARD, GROUP, MANIFEST, PARTICLES
-from triptych.io.star import numbers, read_star
+from triptych.io.star import numbers, read_star, tables_with
 from triptych.volume import spread_numbers
 
 SAMPLE = 256
@@ -94,8 +93,8 @@ def describe_predictions(path: Path) -> Description:
     is_group = (path / GROUP).is_file()
     kind = "triptych group of particles" if is_group else "triptych predictions"
     result = Description({"pick": "triptych picks", "orient": "triptych poses"}.get(str(stage), kind))
-    table = read_star(path / PARTICLES).get("particles")
-    if not isinstance(table, pd.DataFrame):
+    table = tables_with(read_star(path / PARTICLES)).get("particles")
+    if table is None:
         raise InputError(f"{path / 'particles.star'} holds no table of particles: predict or pick anew")
     result.add("particles", len(table))
     if picked and "rlnTomoName" in table:

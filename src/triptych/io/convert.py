@@ -24,7 +24,7 @@ from triptych.io.output_names import PARTICLES, TOMOGRAMS
 from triptych.io.particle_csv import write_csv
 from triptych.io.particle_lists import Known, given_frames, read_particles
 from triptych.io.particle_star import STAR_LABEL, UNDERSTOOD, write_relion_3_or_4, write_relion_5, write_warp
-from triptych.io.star import Block, read_star
+from triptych.io.star import Block, read_star, tables_with
 from triptych.io.tomogram_names import bare_tomogram_name, shared_name
 from triptych.particles import Frame, Particles
 
@@ -209,7 +209,7 @@ def _link_tomograms(particles: Particles, known: Known) -> Particles:
         particles = replace(particles, tomogram_blocks=read_star(known.tomograms), tomograms_file=known.tomograms)
     if particles.tomograms is None:
         return particles
-    tables = [block for block in particles.tomogram_blocks.values() if isinstance(block, pd.DataFrame) and "rlnTomoName" in block]
+    tables = tables_with(particles.tomogram_blocks, "rlnTomoName").values()
     stated = {shared_name(name): name for table in tables for name in table["rlnTomoName"].astype(str)}
     found = {name: stated[shared_name(name)] for name in particles.tomograms if shared_name(name) in stated}
     names = file_names([name for name in particles.tomograms if name not in found]) | found
@@ -223,7 +223,7 @@ def _lead_from(path: Path, particles: Particles, wanted: Format) -> Particles:
     if particles.file is not None:
         table = lead_from(out, table, particles.file)
     if particles.tomograms_file is not None:
-        blocks |= {name: lead_from(out, block, particles.tomograms_file) for name, block in blocks.items() if isinstance(block, pd.DataFrame)}
+        blocks |= {name: lead_from(out, block, particles.tomograms_file) for name, block in tables_with(blocks).items()}
     moved = {out: _changed_paths(particles.table, table)}
     if not wanted.ending:  # only a folder has a place for the tomograms' table
         moved[path / TOMOGRAMS] = [way for name, block in blocks.items() for way in _changed_paths(particles.tomogram_blocks[name], block)]

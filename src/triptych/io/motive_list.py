@@ -21,7 +21,7 @@ from triptych.errors import InputError
 from triptych.io.angles import rotations_from_zxz, zxz_from_rotations
 from triptych.io.em import read_em, write_em
 from triptych.io.numbering import class_names, number_classes, number_tomograms, tomogram_names
-from triptych.io.star import numbers, read_star
+from triptych.io.star import numbers, read_star, tables_with
 from triptych.particles import GIVE_PIXEL_SIZE, Particles
 
 ROWS = [
@@ -54,8 +54,8 @@ def particles_from_motive_list(path: Path | str, voxel_size: float | None = None
 def particles_from_stopgap(path: Path | str, voxel_size: float | None = None) -> Particles:
     """Particles of STOPGAP's motive list; its half sets A and B become RELION's rlnRandomSubset 1 and 2."""
     path = Path(path)
-    table = read_star(path).get(STOPGAP_BLOCK)
-    if not isinstance(table, pd.DataFrame) or table.empty:
+    table = tables_with(read_star(path)).get(STOPGAP_BLOCK)
+    if table is None or table.empty:
         raise InputError(f"{path} lists no particles (its block data_{STOPGAP_BLOCK} is no table, or empty): write it anew")
     if "halfset" in table and set(table["halfset"]) <= set(HALVES):
         table = table.assign(halfset=table["halfset"].map(HALVES)).rename(columns={"halfset": RELION_HALF})

@@ -25,7 +25,7 @@ from triptych.io.particle_csv import particles_from_csv
 from triptych.io.particle_star import star_of_folder
 from triptych.io.relion import M_COORDINATES, frame_of_file, read_frames
 from triptych.io.relion_particles import FrameFinder, particles_from_m, particles_from_relion
-from triptych.io.star import read_star
+from triptych.io.star import read_star, tables_with
 from triptych.io.tomogram_names import by_name, find_tomogram, point_to_table, shared_name, warn_of_other_name
 from triptych.particles import Frame, Particles
 from triptych.volume import check_voxel_sizes
@@ -180,8 +180,8 @@ def given_frames(names: Sequence[str], known: Known) -> dict[str, Frame]:
 
 
 def _frames_of_table(path: Path, names: Sequence[str]) -> dict[str, Frame]:
-    tables = [block for block in read_star(path).values() if hasattr(block, "columns") and "rlnTomoName" in block]
-    frames = {shared_name(name): frame for table in tables for name, frame in read_frames(table, path).items()}
+    tables = tables_with(read_star(path), "rlnTomoName")
+    frames = {shared_name(name): frame for table in tables.values() for name, frame in read_frames(table, path).items()}
     missing = [name for name in names if shared_name(name) not in frames]
     if missing:
         raise InputError(f"{path} does not state the size of the tomogram {missing[0]} (rlnTomoSizeX/Y/Z, rlnTomoTiltSeriesPixelSize): add it there")

@@ -16,7 +16,7 @@ from triptych.io.files import way_to
 from triptych.io.links import CTF_VOLUME, RECONSTRUCTED, name_from, search_folders
 from triptych.io.output_names import PARTICLES
 from triptych.io.readers import Crops, Images, Reader, Rows
-from triptych.io.star import Block
+from triptych.io.star import Block, tables_with
 from triptych.io.tilt_stacks import TiltStacks
 from triptych.io.transfers import CtfVolumes, Transfers
 from triptych.transfer import CtfTransfers
@@ -67,8 +67,7 @@ class ParticleSource:
 
     @property
     def optics(self) -> pd.DataFrame | None:
-        optics = self.blocks.get("optics")
-        return optics if isinstance(optics, pd.DataFrame) else None
+        return tables_with(self.blocks).get("optics")
 
     @property
     def lies_as_tomogram(self) -> bool:

@@ -37,7 +37,7 @@ from triptych.io.relion import (
     angles_from_rotations,
     rotations_from_angles,
 )
-from triptych.io.star import Block, write_star
+from triptych.io.star import Block, tables_with, write_star
 from triptych.io.tomogram_names import TOMOSTAR, bare_tomogram_name
 from triptych.particles import Frame, Particles
 
@@ -130,9 +130,7 @@ def _tomogram_names(particles: Particles) -> list[str]:
 
 def _optics(particles: Particles, groups: NDArray[np.int64], sizes: NDArray[np.float64], label: str) -> tuple[pd.DataFrame, NDArray[np.int64]]:
     """A table of optics in which a group has one pixel size, and each particle's group; groups stay where that is so already."""
-    old = particles.blocks.get("optics")
-    if not isinstance(old, pd.DataFrame) or "rlnOpticsGroup" not in old:
-        old = pd.DataFrame({"rlnOpticsGroup": np.unique(groups)})
+    old = tables_with(particles.blocks, "rlnOpticsGroup").get("optics", pd.DataFrame({"rlnOpticsGroup": np.unique(groups)}))
     missing = np.flatnonzero(~np.isin(groups, old["rlnOpticsGroup"]))
     if len(missing):
         what = f"row {missing[0] + 1} of the particles names the optics group {groups[missing[0]]}"
@@ -153,16 +151,17 @@ def _optics(particles: Particles, groups: NDArray[np.int64], sizes: NDArray[np.f
 
 def _says_of_optics(particles: Particles) -> bool:
     """Whether the input's optics groups say more than that they are there, and how large their pixels are."""
-    optics = particles.blocks.get("optics")
-    return isinstance(optics, pd.DataFrame) and bool(set(optics) - {"rlnOpticsGroup", "rlnOpticsGroupName", *UNBINNED_PIXEL_SIZES})
+    said = set(tables_with(particles.blocks).get("optics", ()))
+    return bool(said - {"rlnOpticsGroup", "rlnOpticsGroupName", *UNBINNED_PIXEL_SIZES})
 
 
 def _rebinned(table: pd.DataFrame, particles: Particles, sizes: NDArray[np.float64]) -> pd.DataFrame:
     """The table with binnings that belong to the pixel sizes (n,) that are written; without them where those before are not stated."""
-    optics, label, before = particles.blocks.get("optics"), UNBINNED_PIXEL_SIZES[0], particles.unbinned_pixel_sizes
+    label, before = UNBINNED_PIXEL_SIZES[0], particles.unbinned_pixel_sizes
+    optics = tables_with(particles.blocks, "rlnOpticsGroup", label).get("optics")
     if BINNING not in table:
         return table
-    if isinstance(optics, pd.DataFrame) and {"rlnOpticsGroup", label} <= set(optics):
+    if optics is not None:
         before = pd.Series(_groups(table)).map(dict(zip(optics["rlnOpticsGroup"], optics[label], strict=True))).to_numpy(np.float64)
     if before is None:
         return table.drop(columns=BINNING)
@@ -213,21 +212,21 @@ def write_warp(path: Path | str, particles: Particles, pixel_sizes: NDArray[np.f
     """
     assert particles.positions is not None
     table = _start_table(particles, knows_subtomograms=False)
-    optics = particles.blocks.get("optics")
-    if isinstance(optics, pd.DataFrame):
+    optics = tables_with(particles.blocks).get("optics")
+    if optics is not None:
         keep = ("rlnImageName",) if "rlnImageName" in table else ()
         optics = optics.drop(columns=[*UNBINNED_PIXEL_SIZES, *(() if keep else _OF_IMAGES)], errors="ignore")
     table["rlnMicrographName"] = [bare_tomogram_name(name) + TOMOSTAR for name in _tomogram_names(particles)]
     table[list(COORDINATES)] = particles.positions / pixel_sizes[:, None]
     table["rlnMagnification"], table["rlnDetectorPixelSize"], table["rlnPixelSize"] = 10000.0, pixel_sizes, pixel_sizes
     unwanted = [*CENTERED, *UNBINNED_PIXEL_SIZES, "rlnTomoName"]
-    write_star(path, _blocks(particles, optics if isinstance(optics, pd.DataFrame) else None, table.drop(columns=unwanted, errors="ignore")))
+    write_star(path, _blocks(particles, optics, table.drop(columns=unwanted, errors="ignore")))
 
 
 def _tomogram_blocks(particles: Particles, frames: Mapping[str, Frame]) -> dict[str, Any]:
     """The tomograms' blocks as they were, with the boxes that are used; rows for the tomograms that had none."""
     blocks = dict(particles.tomogram_blocks)
-    tables = {name: block for name, block in blocks.items() if isinstance(block, pd.DataFrame) and "rlnTomoName" in block}
+    tables = tables_with(blocks, "rlnTomoName")
     key = next((name for name in ("global", "tomograms", "") if name in tables), "global")
     old = tables.get(key, pd.DataFrame({"rlnTomoName": pd.Series([], dtype="str")}))
     new = [name for name in frames if name not in set(old["rlnTomoName"].astype(str))]

@@ -22,7 +22,7 @@ from triptych.io.mrc import read_mrc
 from triptych.io.output_names import EMBEDDING, PARTICLES, WEIGHTS, map_file
 from triptych.io.particle_source import ParticleSource
 from triptych.io.source import open_particles
-from triptych.io.star import numbers, probability_columns, read_star
+from triptych.io.star import numbers, probability_columns, read_star, tables_with
 from triptych.volume import Volume
 
 FloatArray = NDArray[np.float64]
@@ -120,7 +120,7 @@ def read_predictions(folder: Path, oriented: bool = False) -> Predicted:
         raise InputError(f"{folder} was written by `triptych {manifest['stage']}`, but one that `triptych predict` wrote was expected; give that one")
     star = folder / PARTICLES
     # A program through which the table went may call the block otherwise.
-    table = next((block for block in read_star(star).values() if isinstance(block, pd.DataFrame) and "triptychName" in block), None)
+    table = next(iter(tables_with(read_star(star), "triptychName").values()), None)
     if table is None:
         raise InputError(f"{star} has no table with a column _triptychName, but the one that `triptych predict` wrote was expected; {AGAIN}")
     if table.empty:
@@ -139,7 +139,7 @@ def read_predictions(folder: Path, oriented: bool = False) -> Predicted:
     classes = (label, probability, probabilities)
     if origin is not None:
         return Predicted(folder, manifest, table, names, class_names, *classes, novelty, verdicts, masks, densities, embedding, own)
-    fidelity = _read_fidelity(star, table) if FIDELITY in table else None
+    fidelity = _numbers(star, table, FIDELITY, -1, "correlations") if FIDELITY in table else None
     return Predicted(folder, manifest, table, names, class_names, *classes, novelty, verdicts, masks, densities, embedding, None, fidelity)
 
 
@@ -147,9 +147,10 @@ def are_listed(given: Predicted, star: Path | None) -> NDArray[np.bool_]:
     """(n,), which particles a STAR file lists by their _triptychName, such as one that `select` made of the predictions; without one, all."""
     if star is None:
         return np.ones(len(given), bool)
-    listed = next((set(block["triptychName"].astype(str)) for block in read_star(star).values() if "triptychName" in block), None)
-    if listed is None:
+    tables = tables_with(read_star(star), "triptychName")
+    if not tables:
         raise InputError(f"{star} has no column _triptychName: give a table that `triptych select` made of {given.folder}")
+    listed = set(next(iter(tables.values()))["triptychName"].astype(str))
     if strange := listed - set(given.names):
         what = f"{star} lists {counted(len(strange), 'particle')} that {given.folder} does not have ({min(strange)})"
         raise InputError(f"{what}: give a table that was made of these predictions")
@@ -210,18 +211,11 @@ def _read_classes(star: Path, table: pd.DataFrame, class_names: tuple[str, ...])
     return np.asarray(label, np.int64), _numbers(star, table, own), probabilities
 
 
-def _numbers(star: Path, table: pd.DataFrame, column: str) -> FloatArray:
+def _numbers(star: Path, table: pd.DataFrame, column: str, least: int = 0, kind: str = "probabilities") -> FloatArray:
     values = np.asarray(pd.to_numeric(table[column], errors="coerce"), np.float64)
-    if not ((values >= 0) & (values <= 1 + 1e-5)).all():
-        raise InputError(f"the column _{column} of {star} holds values that are no probabilities between 0 and 1; {AGAIN}")
-    return values.clip(0, 1)
-
-
-def _read_fidelity(star: Path, table: pd.DataFrame) -> FloatArray:
-    values = numbers(table, FIDELITY, star)
-    if (np.abs(values) > 1 + 1e-5).any():
-        raise InputError(f"the column _{FIDELITY} of {star} holds values that are no correlations between -1 and 1; {AGAIN}")
-    return values
+    if not ((values >= least) & (values <= 1 + 1e-5)).all():
+        raise InputError(f"the column _{column} of {star} holds values that are no {kind} between {least} and 1; {AGAIN}")
+    return values.clip(least, 1)
 
 
 def _read_paths(folder: Path, table: pd.DataFrame, column: str) -> list[Path] | None:

@@ -32,7 +32,7 @@ from triptych.io.angles import angles_from_matrices
 from triptych.io.links import RECONSTRUCTED, find_file, find_mrc, search_folders
 from triptych.io.mrc import read_header, stated_voxel_size
 from triptych.io.output_names import TOMOGRAMS
-from triptych.io.star import Block, numbers, read_star
+from triptych.io.star import Block, numbers, read_star, tables_with
 from triptych.io.tilts import BEAM, TiltTable, extreme_tilts, read_tilts
 from triptych.io.tomogram_names import TOMOSTAR, is_warp_name
 from triptych.particles import Frame
@@ -401,16 +401,16 @@ def class_table(names: Sequence[str]) -> pd.DataFrame:
 
 def _particle_block(blocks: dict[str, Block], path: Path) -> str:
     for sign, of in ((M_COORDINATES[0], "M's particles of a species"), ("orig_x", "STOPGAP's motive list")):
-        if any(isinstance(block, pd.DataFrame) and sign in block for block in blocks.values()):
+        if tables_with(blocks, sign):
             raise InputError(f"{path} holds {of}, but a STAR file with RELION's columns was expected: triptych convert {path} OUT makes one of it")
     candidates = ["particles", *(name for name in blocks if name not in ("particles", "optics", "general"))]
-    for name in candidates:
-        block = blocks.get(name)
-        if isinstance(block, pd.DataFrame) and ({"rlnImageName", *COORDINATES, *CENTERED} & set(block.columns) or name in ("particles", "")):
-            if block.empty:
+    tables = tables_with(blocks)
+    for name in (name for name in candidates if name in tables):
+        if {"rlnImageName", *COORDINATES, *CENTERED} & set(tables[name]) or name in ("particles", ""):
+            if tables[name].empty:
                 raise InputError(f"{path} lists no particles (its table is empty): check the selection that wrote it")
             return name
-    if any(isinstance(block, pd.DataFrame) and "rlnTomoTiltSeriesPixelSize" in block for block in blocks.values()):
+    if tables_with(blocks, "rlnTomoTiltSeriesPixelSize"):
         raise InputError(f"{path} is a list of tomograms, but a STAR file of particles was expected")
     raise InputError(f"{path} holds no table of particles (a block data_particles with rlnImageName or coordinates): give the particles' STAR file")
 
@@ -422,12 +422,9 @@ def as_tables(blocks: Mapping[str, Block]) -> dict[str, Block]:
 
 def tomogram_table(blocks: Mapping[str, Block]) -> pd.DataFrame | None:
     """The table of tomograms among the blocks of a file, if there is one."""
-    blocks = as_tables(blocks)
-    for name in ("global", "tomograms", ""):
-        block = blocks.get(name)
-        if isinstance(block, pd.DataFrame) and "rlnTomoName" in block and "rlnImageName" not in block:
-            return block
-    return None
+    tables = tables_with(as_tables(blocks), "rlnTomoName")
+    names = (name for name in ("global", "tomograms", "") if name in tables)
+    return next((tables[name] for name in names if "rlnImageName" not in tables[name]), None)
 
 
 def optimisation_set(blocks: Mapping[str, Block], path: Path, wanted: Literal["particles", "tomograms"]) -> dict[str, Any] | None:

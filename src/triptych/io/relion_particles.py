@@ -26,7 +26,7 @@ from triptych.io.relion import (
     read_relion,
     rotations_from_angles,
 )
-from triptych.io.star import numbers, read_star
+from triptych.io.star import numbers, read_star, tables_with
 from triptych.io.tomogram_names import bare_tomogram_name
 from triptych.particles import Frame, Particles
 
@@ -73,7 +73,7 @@ def particles_from_relion(
 def particles_from_m(path: Path | str) -> Particles:
     """Particles of a species of M (its ..._particles.star), whose half sets become rlnRandomSubset."""
     path = Path(path)
-    table = next((block for block in read_star(path).values() if isinstance(block, pd.DataFrame) and M_COORDINATES[0] in block), pd.DataFrame())
+    table = next(iter(tables_with(read_star(path), M_COORDINATES[0]).values()), pd.DataFrame())
     missing = [name for name in (*M_COORDINATES, *M_ANGLES, M_NAME) if name not in table]
     if missing or table.empty:
         what = f"lacks the column {missing[0]}" if missing else "lists no particles"

@@ -173,6 +173,11 @@ def read_star(path: Path | str) -> dict[str, Block]:
     return blocks
 
 
+def tables_with(blocks: Mapping[str, Block], *labels: str) -> dict[str, pd.DataFrame]:
+    """Those of some blocks, by name, that are tables with these columns."""
+    return {name: block for name, block in blocks.items() if isinstance(block, pd.DataFrame) and set(labels) <= set(block)}
+
+
 def numbers(table: pd.DataFrame, label: str, path: Path, may_lack: bool = False) -> NDArray[np.float64]:
     """A column as numbers, all of them finite; with `may_lack`, nan where nothing is stated."""
     column = table[label]

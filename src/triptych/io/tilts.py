@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from triptych.errors import InputError
 from triptych.io.links import TILT_SERIES, find_file, search_folders
-from triptych.io.star import Block, number_lists, numbers, read_star
+from triptych.io.star import Block, number_lists, numbers, read_star, tables_with
 
 TILTS, BEAM = ("rlnTomoYTilt", "rlnTomoNominalStageTiltAngle"), "rlnTomoProjZ"
 """Angle of a tilt about y, as it was refined or as the stage had it (RELION 5); else the beam, a row of its projection matrix (RELION 4, Warp)."""
@@ -48,8 +48,8 @@ def read_tilts(tomograms: pd.DataFrame, blocks: Mapping[str, Block], file: Path)
     tomograms, blocks, file : the table of tomograms, all blocks of its file, and that file
     """
     common = file.parent / TILT_TABLE
-    beside = read_star(common).get("tilts") if common.is_file() else None
-    of_all = beside.groupby(beside["rlnTomoName"].astype(str)) if isinstance(beside, pd.DataFrame) and "rlnTomoName" in beside else ()
+    beside = tables_with(read_star(common), "rlnTomoName").get("tilts") if common.is_file() else None
+    of_all = () if beside is None else beside.groupby(beside["rlnTomoName"].astype(str))
     of_each = {str(name): table for name, table in of_all}
     found: dict[str, tuple[Block | None, Path]] = {}
     for _, row in tomograms.iterrows():
@@ -60,7 +60,7 @@ def read_tilts(tomograms: pd.DataFrame, blocks: Mapping[str, Block], file: Path)
         elif name in of_each:
             found[name] = of_each[name], common
         elif series is not None and series.is_file():
-            found[name] = next((block for block in read_star(series).values() if isinstance(block, pd.DataFrame)), None), series
+            found[name] = next(iter(tables_with(read_star(series)).values()), None), series
     return {name: TiltTable(table, place) for name, (table, place) in found.items() if isinstance(table, pd.DataFrame) and not table.empty}
 
 

@@ -35,7 +35,7 @@ from triptych.io.manifest import describe_input, hash_file, manifest_entry, read
 from triptych.io.mrc import read_mrc, write_mrc
 from triptych.io.output_names import EMBEDDING, GROUP, GROUP_FOLDERS, GROUPS, MANIFEST, PAGE, PARTICLES, SHAPE
 from triptych.io.predictions import Predicted, are_listed, check_classes, find_model, read_predictions
-from triptych.io.star import read_star, write_star
+from triptych.io.star import read_star, tables_with, write_star
 from triptych.pages.discovery_page import write_page
 from triptych.parallel import Progress
 from triptych.recognition.density_shape import describe_shapes
@@ -162,8 +162,8 @@ def read_doubted(folder: Path, given: Predicted) -> list[str]:
     """Names of the particles that `orient` has called unknown; InputError unless the folder is of the same predictions."""
     manifest = read_manifest(folder)
     judged = manifest["stage"] == "orient" and manifest_entry(manifest, "config", "known") is not None
-    table = read_star(folder / PARTICLES).get("particles") if judged else None
-    if not isinstance(table, pd.DataFrame) or not {"triptychVerdict", "triptychName"} <= set(table):
+    table = tables_with(read_star(folder / PARTICLES), "triptychVerdict", "triptychName").get("particles") if judged else None
+    if table is None:
         raise InputError(f"poses is {folder}, but a folder that `triptych orient` wrote, with its setting known, was expected: give that one")
     names = table["triptychName"].astype(str)
     oriented = {manifest_entry(entry, "sha256") for entry in manifest.get("inputs") or ()}

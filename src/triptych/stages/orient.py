@@ -36,7 +36,7 @@ from triptych.io.mrc import new_mrc, read_mrc, write_mrc
 from triptych.io.output_names import CLASSES, MANIFEST, PAGE, PARTICLES, map_file
 from triptych.io.particle_source import ParticleSource
 from triptych.io.predictions import EMBEDDING_ROW, MAP_COLUMNS, Predicted, are_listed, check_classes, map_columns, read_predictions
-from triptych.io.star import numbers, probability_columns, read_star, write_star
+from triptych.io.star import numbers, probability_columns, read_star, tables_with, write_star
 from triptych.io.tomogram import check_unique, open_tomogram
 from triptych.io.tomogram_names import bare_tomogram_name, tomogram_name
 from triptych.pages.orient_page import FEW, ClassAverage, render
@@ -198,8 +198,8 @@ def read_levels(folder: Path, accepted_share: float) -> FitLevels:
     if stage != STAGE:
         raise InputError(f"{folder} was written by `triptych {stage}`, but known wants a folder that `triptych {STAGE}` wrote: give that one")
     star = folder / PARTICLES
-    table = read_star(star).get("particles")
-    if not isinstance(table, pd.DataFrame) or table.empty or not {FIT, "triptychClass"} <= set(table):
+    table = tables_with(read_star(star), FIT, "triptychClass").get("particles")
+    if table is None or table.empty:
         raise InputError(f"{star} has no particles with _{FIT} and _triptychClass, as `triptych {STAGE}` writes them: orient anew")
     right = (table[TRUE_CLASS] == table["triptychClass"]).to_numpy() if TRUE_CLASS in table else None
     return fit_levels(table["triptychClass"].astype(str).tolist(), numbers(table, FIT, star), accepted_share, right)

@@ -20,7 +20,7 @@ from triptych.io.mrc import mmap_mrc
 from triptych.io.output_names import CLASSES, PARTICLES, TOMOGRAMS, map_file
 from triptych.io.relion import BINNING, tomogram_table
 from triptych.io.relion_particles import particles_from_relion
-from triptych.io.star import read_star
+from triptych.io.star import read_star, tables_with
 from triptych.io.tomogram import open_tomogram
 from triptych.volume import Volume, spread_boxes
 
@@ -111,8 +111,8 @@ def _tomogram_rows(folder: Path) -> pd.DataFrame:
 
 def class_colours(folder: Path) -> dict[str, tuple[float, float, float, float]]:
     """A colour for each name in a folder's classes.star, in the order of their numbers in label maps."""
-    table = read_star(folder / CLASSES).get("classes")
-    if not isinstance(table, pd.DataFrame) or "triptychClass" not in table:
+    table = tables_with(read_star(folder / CLASSES), "triptychClass").get("classes")
+    if table is None:
         raise InputError(f"{folder / CLASSES} names no classes: pick anew")
     # Hues a golden section apart: neighbours differ most.
     return {str(name): (*colorsys.hsv_to_rgb(number * 0.618 % 1, 0.75, 1.0), 1.0) for number, name in enumerate(table["triptychClass"])}
@@ -161,7 +161,7 @@ def particles_layer(path: Path, tomogram: str, colours: dict[str, tuple[float, f
 
 
 def _particle_table(path: Path) -> pd.DataFrame:
-    table = read_star(path).get("particles")
-    if not isinstance(table, pd.DataFrame):
+    table = tables_with(read_star(path)).get("particles")
+    if table is None:
         raise InputError(f"{path} holds no table of particles: pick anew")
     return table

@@ -24,7 +24,7 @@ from triptych.fourier import resample
 from triptych.io.mrc import are_valid, check_values, mrc_files, read_mrc, read_sections
 from triptych.io.output_names import CLASSES
 from triptych.io.particle_lists import Known, read_particles
-from triptych.io.star import numbers, read_star
+from triptych.io.star import numbers, read_star, tables_with
 from triptych.io.star_source import check_inside
 from triptych.io.tomogram import is_zarr, open_tomogram, stated_frame
 from triptych.io.tomogram_names import by_name, called, find_tomogram, tomogram_name
@@ -196,8 +196,8 @@ def name_tables(folder: Path) -> list[Path]:
 def stated_names(folder: Path) -> dict[int, str]:
     """What a classes.star in or beside the folder of label maps, as we write it, calls their numbers."""
     for path in name_tables(folder):
-        table = read_star(path).get("classes")
-        if isinstance(table, pd.DataFrame) and {"rlnClassNumber", "triptychClass"} <= set(table):
+        table = tables_with(read_star(path), "rlnClassNumber", "triptychClass").get("classes")
+        if table is not None:
             found = numbers(table, "rlnClassNumber", path)
             return {round(number): str(name) for number, name in zip(found, table["triptychClass"], strict=True)}
     return {}
