@@ -29,6 +29,7 @@ from triptych.stages.calibrate import calibrate
 from triptych.stages.predict import predict
 from triptych.stages.simulate import simulate
 from triptych.stages.train import train
+from triptych.terminal import print_calibration
 from triptych.training.dataset import split_rows
 
 
@@ -221,3 +222,21 @@ def test_training_fits_it_on_held_out_particles(data: Path, tmp_path: Path) -> N
     store = open_store(data)
     _, held_out = split_rows(store, 0.7, 100, 0)
     assert found.particles == sum(store.class_names[k] != "none" for k in store["label"][:][held_out])
+
+
+@pytest.mark.usefixtures("few_are_enough")
+def test_a_model_that_names_no_classes_tells_it_too(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = [*tiny.TRAIN, "network.tasks=[mask, density]", "validation_share=0.7", "validation_particles=100"]
+    model = train(data, tmp_path / "model", load_config(TrainConfig, None, settings))
+    found = load_model(model).card.fidelity
+    assert found is not None
+    assert load_model(model).novelty is None
+    table = read_star(predict(data, tmp_path / "out", model) / "particles.star")["particles"]
+    assert table["triptychFidelity"].between(0, 1).all()
+    anew = calibrate(model, data, tmp_path / "anew", CalibrateConfig(held_out_share=0.4))
+    fitted = load_model(anew).card.fidelity
+    assert fitted is not None
+    assert fitted.particles > found.particles  # with those that are left to fit to, too
+    assert replace(load_model(anew).card, fidelity=None) == replace(load_model(model).card, fidelity=None)
+    print_calibration(anew)
+    assert f"wrong by {fitted.error:.3f}" in capsys.readouterr().out

@@ -144,12 +144,13 @@ def print_calibration(folder: Path) -> None:
     figures = read_manifest(folder)["calibration"]
     card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     rule, temperature = card["novelty"], card["temperature"]
-    before, after = (figures[when]["calibration_error"] for when in ("before", "after"))
-    how = f"temperature {temperature['value']:.3f} (exponent of the spread of the logits {temperature['exponent']:.2f})"
-    out.print(f"{how}; calibration error {before:.3f} before, {after:.3f} after", soft_wrap=True)
-    rejected = "" if rule["rejected_withheld"] is None else f", rejects {rule['rejected_withheld']:.3f} of the particles of withheld structures"
-    text = f"novelty by {rule['score']}, threshold chosen on {rule['chosen_on']}: accepts {rule['accepted_known']:.3f} of the known particles"
-    out.print(text + rejected, soft_wrap=True)
+    if rule is not None:  # the model names classes
+        before, after = (figures[when]["calibration_error"] for when in ("before", "after"))
+        how = f"temperature {temperature['value']:.3f} (exponent of the spread of the logits {temperature['exponent']:.2f})"
+        out.print(f"{how}; calibration error {before:.3f} before, {after:.3f} after", soft_wrap=True)
+        rejected = "" if rule["rejected_withheld"] is None else f", rejects {rule['rejected_withheld']:.3f} of the particles of withheld structures"
+        text = f"novelty by {rule['score']}, threshold chosen on {rule['chosen_on']}: accepts {rule['accepted_known']:.3f} of the known particles"
+        out.print(text + rejected, soft_wrap=True)
     if card["fidelity"] is not None:
         error, particles = (card["fidelity"][name] for name in ("error", "particles"))
         out.print(f"fidelity of recovered densities: wrong by {error:.3f} (root mean square of {particles} particles)", soft_wrap=True)

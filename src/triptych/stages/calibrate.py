@@ -41,7 +41,8 @@ def calibrate(
 
     Classes of the data that the model does not know serve as novel structures, on which the score and the threshold of the novelty are
     chosen. Where there are none, the threshold accepts the share of the known particles that the settings state. The fidelity, the correlation
-    with the truth that recovered densities are expected to have, is fitted where the model recovers densities and the data hold true ones.
+    with the truth that recovered densities are expected to have, is fitted where the model recovers densities and the data hold true ones; it is
+    all that there is to fit of a model without the class task.
 
     Parameters
     ----------
@@ -61,11 +62,12 @@ def calibrate(
     check_kept(given, config)
     network = with_spectrum(given, config)
     sample = draw_sample(open_store(data), network, config)
-    if config.fit_novelty:
+    fits_novelty = config.fit_novelty and names_classes(given)
+    if fits_novelty:
         warn_of_missing(sample, given.card.class_names)
     seen = look(network, sample, config.batch_size, on_progress)
     temperature, figures = judge_temperatures(network, sample, seen, config.fit_temperature)
-    reference = fit_reference(seen, sample, config.novelty) if config.fit_novelty else given.novelty
+    reference = fit_reference(seen, sample, config.novelty) if fits_novelty else given.novelty
     fidelity = choose_fidelity(given, seen, config)
     card = replace(network.card, temperature=temperature, fidelity=fidelity)
     fitted = Model(network.network, card, config.device, config.precision, reference)
@@ -74,9 +76,13 @@ def calibrate(
     return fitted.save(out, config, [folder, Path(data)], config.seed, extra, texts, "calibrate", {"model": folder, "data": data})
 
 
+def names_classes(model: Model) -> bool:
+    return "class" in model.card.network.tasks
+
+
 def check_kept(model: Model, config: CalibrateConfig) -> None:
     """InputError where the model has no novelty reference to keep, or one that would no longer be right."""
-    if config.fit_novelty:
+    if config.fit_novelty or not names_classes(model):
         return
     if model.novelty is None:
         raise InputError("fit_novelty is false, but the model has no novelty reference to keep: leave the setting out")
@@ -129,21 +135,24 @@ def warn_of_missing(sample: Sample, class_names: Sequence[str]) -> None:
 
 
 def check_store(store: Store, model: Model) -> None:
-    """InputError unless the model can look at the boxes of a store as they are, and names classes."""
+    """InputError unless the model can look at the boxes of a store as they are, and names classes or recovers densities."""
     card = model.card
-    if "class" not in card.network.tasks:
-        raise InputError("the model was trained without the class task, so there is nothing to calibrate")
+    if not {"class", "density"} & set(card.network.tasks):
+        raise InputError("the model was trained without the tasks class and density, so there is nothing to calibrate")
     if store.box_size != card.box_size or abs(store.voxel_size / card.voxel_size - 1) > 1e-3:
         ours, theirs = (f"{item.box_size}^3 voxels of {item.voxel_size:g} Å" for item in (card, store))
         raise InputError(f"{store.path} holds boxes of {theirs}, but the model looks at {ours}: simulate with those")
 
 
 def judge_temperatures(model: Model, sample: Sample, seen: SampleLooks, fit: bool) -> tuple[Temperature, dict[str, Any]]:
-    """The temperature to keep, and the figures of the held-out particles before and after."""
+    """The temperature to keep, and the figures of the held-out particles before and after; without these where the model names no classes."""
+    particles = {"particles": len(sample.held_out), "withheld_particles": len(sample.withheld)}
+    if not names_classes(model):
+        return model.card.temperature, particles
     logits, label = torch.from_numpy(np.asarray(seen.held_out.traits.logits)), torch.from_numpy(sample.label[sample.held_out])
     temperature = model.card.temperature
     if fit:
         temperature = fit_temperature(torch.from_numpy(np.asarray(seen.fitting.traits.logits)), torch.from_numpy(sample.label[sample.fitting]))
     before, after = (class_figures(logits, label, value) for value in (model.card.temperature, temperature))
     logger.info("temperature: %.3f, was %.3f", temperature.value, model.card.temperature.value)
-    return temperature, {"particles": len(label), "withheld_particles": len(sample.withheld), "before": before, "after": after}
+    return temperature, {**particles, "before": before, "after": after}

@@ -419,19 +419,21 @@ def finish(module: TrainingModule, config: TrainConfig) -> tuple[Model, dict[str
     if "logits" in outputs[0]:  # to these particles the temperature was fitted
         figures["calibration_error_before_temperature"] = class_figures(*join_logits(outputs), Temperature())["calibration_error"]
     model = Model(module.network, card, config.device, config.precision)
-    if "class" in config.network.tasks:
+    if {"class", "density"} & set(config.network.tasks):
         model.novelty, fidelity = fit_confidence(model, module, config)
         model.card = replace(card, fidelity=fidelity)
     return model, figures
 
 
-def fit_confidence(model: Model, module: TrainingModule, config: TrainConfig) -> tuple[NoveltyReference, Fidelity | None]:
-    """What the trained model calls unknown, from training particles, and from held-out ones for the threshold; what its densities are worth."""
+def fit_confidence(model: Model, module: TrainingModule, config: TrainConfig) -> tuple[NoveltyReference | None, Fidelity | None]:
+    """What the trained model calls unknown, where it names classes, from training particles, and from held-out ones for the threshold; what its
+    densities are worth."""
+    names_classes = "class" in config.network.tasks
     if config.withheld and not len(module.withheld_rows):
         logger.warning("no particle of the withheld classes is held out: the threshold of the novelty is chosen on known particles")
     cache = module.original.cache
     store = module.store if cache is None else unpack(module.store, cache)
-    fitting = choose_rows(module.train_rows, config.novelty.particles, config.seed)
+    fitting = choose_rows(module.train_rows, config.novelty.particles if names_classes else 0, config.seed)
     sample = Sample(store, module.label, fitting, module.validation_rows, module.withheld_rows)
     seen = look(model, sample, config.batch_size)
-    return fit_reference(seen, sample, config.novelty), fit_recovery([seen.held_out])
+    return fit_reference(seen, sample, config.novelty) if names_classes else None, fit_recovery([seen.held_out])

@@ -58,7 +58,7 @@ class Look(NamedTuple):
 
     Attributes
     ----------
-    traits : what their novelty is judged by
+    traits : what their novelty is judged by; without logits and shapes where the model has no class task
     recovery : (n, TRAITS), `describe_recovery` of masks and densities; (n, 0) without densities
     correlation : (n,), of recovered and true density; NaN where there is none of either
     """
@@ -103,8 +103,8 @@ def look_at_nothing(model: Model) -> Look:
     """A look at no particles."""
     network, size = model.card.network, model.card.box_size
     density = torch.empty(0, size, size, size) if "density" in network.tasks else None
-    logits, embedding = torch.empty(0, len(model.card.class_names)), torch.empty(0, network.embedding_size)
-    return look_at(TaskOutput(class_logits=logits, mask_logits=None, density=density, embedding=embedding), None)
+    logits = torch.empty(0, len(model.card.class_names)) if "class" in network.tasks else None
+    return look_at(TaskOutput(logits, None, density, torch.empty(0, network.embedding_size)), None)
 
 
 def look_at_rows(model: Model, store: Store, rows: Rows) -> Look:
@@ -115,11 +115,14 @@ def look_at_rows(model: Model, store: Store, rows: Rows) -> Look:
 
 def look_at(output: TaskOutput, truth: NDArray[np.float32] | None) -> Look:
     """What a network's output says of particles, whose true densities (n, d, h, w) are known or not."""
-    recovery, correlation = np.empty((len(output.embedding), 0), np.float32), np.full(len(output.embedding), np.nan)
+    nothing, correlation = np.empty((len(output.embedding), 0), np.float32), np.full(len(output.embedding), np.nan)
+    recovery, told = nothing, Traits(output.embedding.numpy(), nothing, nothing)
+    if output.class_logits is not None:
+        told = traits(output)
     if output.density is not None:
         recovery = describe_recovery(output.density, output.mask_logits)
         correlation = correlation if truth is None else density_correlation(output.density.numpy(), truth)
-    return Look(traits(output), recovery, correlation)
+    return Look(told, recovery, correlation)
 
 
 def choose_rows(rows: Rows, limit: int, seed: int) -> Rows:
