@@ -13,7 +13,7 @@ from triptych.config import NONE_CLASS
 from triptych.describing.description import Description
 from triptych.errors import InputError, counted
 from triptych.io.files import read_json
-from triptych.io.manifest import hash_file, read_manifest
+from triptych.io.manifest import hash_file, is_written_by, read_manifest
 from triptych.io.output_names import CARD, GROUP, MANIFEST, PARTICLES
 from triptych.io.star import numbers, read_star, tables_with
 from triptych.volume import spread_numbers
@@ -88,11 +88,9 @@ def describe_model(path: Path) -> Description:
 def describe_predictions(path: Path) -> Description:
     """What predict, pick or orient wrote, or discover of a group."""
     manifest = read_manifest(path) if (path / MANIFEST).is_file() else None
-    stage = None if manifest is None else manifest.get("stage")
-    picked = stage == "pick"
-    is_group = (path / GROUP).is_file()
-    kind = "triptych group of particles" if is_group else "triptych predictions"
-    result = Description({"pick": "triptych picks", "orient": "triptych poses"}.get(str(stage), kind))
+    picked, oriented, is_group = is_written_by(manifest, "pick"), is_written_by(manifest, "orient"), (path / GROUP).is_file()
+    kind = "picks" if picked else "poses" if oriented else "group of particles" if is_group else "predictions"
+    result = Description(f"triptych {kind}")
     table = tables_with(read_star(path / PARTICLES)).get("particles")
     if table is None:
         raise InputError(f"{path / 'particles.star'} holds no table of particles: predict or pick anew")
@@ -118,7 +116,7 @@ def describe_predictions(path: Path) -> Description:
 
 def describe_result(path: Path) -> Description:
     manifest = read_manifest(path)
-    if manifest["stage"] == "orient":
+    if is_written_by(manifest, "orient"):
         return describe_predictions(path)
     result = Description("result of triptych")
     _add_manifest(result, manifest)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -23,6 +23,10 @@ from triptych.io.outputs import output_file
 LARGE = 2**26
 """Bytes from which on a file is not read anew only to see whether it has changed."""
 PACKAGES = ("numpy", "torch", "zarr", "lightning", "gemmi")
+Stage = Literal[
+    "simulate", "simulate-tomograms", "cut", "average-halves", "train", "calibrate", "predict", "pick", "orient", "discover", "add-class", "report",
+]  # fmt: skip
+"""What writes a folder with a manifest, called as its command is."""
 
 
 def installed_version(package: str = "triptych") -> str | None:
@@ -83,7 +87,7 @@ def has_changed(path: Path, entry: Mapping[str, Any]) -> bool:
 
 def write_manifest(
     folder: Path | str,
-    stage: str,
+    stage: Stage,
     config: Settings | None,
     inputs: Sequence[Path | str | Mapping[str, Any]],
     seed: int | None,
@@ -95,7 +99,6 @@ def write_manifest(
     Parameters
     ----------
     folder : an existing folder
-    stage : name of the command, e.g. "simulate"
     config : the settings as used
     inputs : files and folders that were read, or what `describe_input` has said of them
     seed : of every random choice; None where nothing was random
@@ -128,7 +131,7 @@ def write_manifest(
     return path
 
 
-def is_made(out: Path | str, stage: str, config: Settings, arguments: Mapping[str, Any]) -> bool:
+def is_made(out: Path | str, stage: Stage, config: Settings, arguments: Mapping[str, Any]) -> bool:
     """Whether `out` is what a stage has made with the same settings and arguments; the last process of a job array may find it so."""
     if not (Path(out) / MANIFEST).is_file():
         return False
@@ -137,7 +140,7 @@ def is_made(out: Path | str, stage: str, config: Settings, arguments: Mapping[st
         same = type(config).model_validate(made.get("config")).decisive() == config.decisive()
     except ValidationError:
         return False
-    return made["stage"] == stage and same and made.get("arguments") == _plain_arguments(arguments)
+    return is_written_by(made, stage) and same and made.get("arguments") == _plain_arguments(arguments)
 
 
 def _plain_arguments(arguments: Mapping[str, Any]) -> dict[str, str | list[str] | None]:
@@ -164,6 +167,18 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
     if not isinstance(content, dict) or "stage" not in content:
         raise InputError(f"{path} does not name a stage, so triptych did not write it: make the folder anew")
     return content
+
+
+def is_written_by(manifest: Mapping[str, Any] | None, stage: Stage) -> bool:
+    """Whether a stage has written the folder of a manifest."""
+    return manifest is not None and manifest.get("stage") == stage
+
+
+def check_stage(folder: Path, manifest: Mapping[str, Any], wanted: Stage) -> None:
+    """InputError unless the folder is one that a stage has written."""
+    if not is_written_by(manifest, wanted):
+        stage = manifest["stage"]
+        raise InputError(f"{folder} was written by `triptych {stage}`, but one that `triptych {wanted}` wrote was expected; give that one")
 
 
 def manifest_entry(manifest: dict[str, Any], *keys: str) -> Any:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from triptych.config import UNKNOWN, PredictConfig
 from triptych.errors import InputError, counted
 from triptych.io.files import map_array
-from triptych.io.manifest import command_folder, has_changed, hash_file, manifest_entry, read_manifest
+from triptych.io.manifest import check_stage, command_folder, has_changed, hash_file, is_written_by, manifest_entry, read_manifest
 from triptych.io.mrc import read_mrc
 from triptych.io.output_names import EMBEDDING, PARTICLES, WEIGHTS, map_file
 from triptych.io.particle_source import ParticleSource
@@ -114,10 +114,9 @@ def read_predictions(folder: Path, oriented: bool = False) -> Predicted:
     if not folder.exists():
         raise InputError(f"{folder} does not exist, but a folder that `triptych predict` wrote was expected; check the path")
     own = read_manifest(folder)
-    origin = _read_origin(folder, own) if oriented and own["stage"] == "orient" else None
+    origin = _read_origin(folder, own) if oriented and is_written_by(own, "orient") else None
     manifest = own if origin is None else origin.manifest
-    if manifest["stage"] != "predict":
-        raise InputError(f"{folder} was written by `triptych {manifest['stage']}`, but one that `triptych predict` wrote was expected; give that one")
+    check_stage(folder, manifest, "predict")
     star = folder / PARTICLES
     # A program through which the table went may call the block otherwise.
     table = next(iter(tables_with(read_star(star), "triptychName").values()), None)

@@ -26,7 +26,7 @@ from triptych.device import choose_device, choose_precision, name_device
 from triptych.errors import InputError, first_line
 from triptych.fourier import resample_back, resample_to_box
 from triptych.io.files import read_json
-from triptych.io.manifest import hash_file, read_manifest, write_manifest
+from triptych.io.manifest import Stage, hash_file, read_manifest, write_manifest
 from triptych.io.mrc import LARGEST_VALUE, are_valid
 from triptych.io.output_names import CARD, MANIFEST, NOVELTY, WEIGHTS
 from triptych.io.outputs import output_folder
@@ -378,7 +378,7 @@ class Model:
         seed: int | None = None,
         extra: dict[str, object] | None = None,
         texts: dict[str, str] | None = None,
-        stage: str = "train",
+        stage: Stage = "train",
         arguments: dict[str, object] | None = None,
     ) -> Path:
         """Write weights.safetensors, model.json, perhaps novelty.safetensors, manifest.json and further texts by name into a new folder."""

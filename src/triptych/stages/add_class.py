@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from triptych.errors import InputError
-from triptych.io.manifest import hash_file, manifest_entry, read_manifest
+from triptych.io.manifest import check_stage, hash_file, manifest_entry, read_manifest
 from triptych.io.output_names import EMBEDDING, GROUP_FOLDERS, SHAPE, WEIGHTS
 from triptych.recognition.model import Model, ModelCard, load_model, locate_model
 from triptych.recognition.network import Network
@@ -70,8 +70,7 @@ def add_classes(discovery: Path | str, out: Path | str, names: Mapping[int, str]
 def find_parent(discovery: Path, model: Path | str | None) -> Path:
     """The folder of the model in whose embedding the groups were found."""
     manifest = read_manifest(discovery)
-    if manifest["stage"] != "discover":
-        raise InputError(f"{discovery} was written by `triptych {manifest['stage']}`, but a folder that `triptych discover` wrote was expected")
+    check_stage(discovery, manifest, "discover")
     stated = manifest_entry(manifest, "model", "path")
     if model is None and not stated:
         raise InputError(f"{discovery} does not say where its model is: give it with --model")

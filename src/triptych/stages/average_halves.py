@@ -17,7 +17,7 @@ import pandas as pd
 from triptych.errors import InputError
 from triptych.io.files import different_files
 from triptych.io.links import RECONSTRUCTED, lead_from
-from triptych.io.manifest import recognise_input, write_manifest
+from triptych.io.manifest import Stage, recognise_input, write_manifest
 from triptych.io.mrc import check_values, new_mrc
 from triptych.io.output_names import TOMOGRAMS
 from triptych.io.outputs import check_apart
@@ -36,7 +36,7 @@ from triptych.io.tomogram import check_unique, open_tomogram, stated_frame
 from triptych.parallel import Progress
 from triptych.workspace import Workspace, open_workspace
 
-STAGE = "average-halves"
+STAGE: Stage = "average-halves"
 FOLDER = "tomograms"
 SECTIONS = 16
 """That are averaged at once."""

@@ -31,7 +31,7 @@ from triptych.device import choose_device, count_workers, name_device
 from triptych.errors import InputError
 from triptych.fourier import low_pass
 from triptych.io.files import write_json
-from triptych.io.manifest import describe_input, hash_file, manifest_entry, read_manifest, write_manifest
+from triptych.io.manifest import describe_input, hash_file, is_written_by, manifest_entry, read_manifest, write_manifest
 from triptych.io.mrc import read_mrc, write_mrc
 from triptych.io.output_names import EMBEDDING, GROUP, GROUP_FOLDERS, GROUPS, MANIFEST, PAGE, PARTICLES, SHAPE
 from triptych.io.predictions import Predicted, are_listed, check_classes, find_model, read_predictions
@@ -161,7 +161,7 @@ def choose_particles(given: Predicted, config: DiscoverConfig) -> IntArray:
 def read_doubted(folder: Path, given: Predicted) -> list[str]:
     """Names of the particles that `orient` has called unknown; InputError unless the folder is of the same predictions."""
     manifest = read_manifest(folder)
-    judged = manifest["stage"] == "orient" and manifest_entry(manifest, "config", "known") is not None
+    judged = is_written_by(manifest, "orient") and manifest_entry(manifest, "config", "known") is not None
     table = tables_with(read_star(folder / PARTICLES), "triptychVerdict", "triptychName").get("particles") if judged else None
     if table is None:
         raise InputError(f"poses is {folder}, but a folder that `triptych orient` wrote, with its setting known, was expected: give that one")

@@ -31,7 +31,7 @@ from triptych.config import NONE_CLASS, UNKNOWN, OrientConfig
 from triptych.device import choose_device, count_workers, name_device
 from triptych.errors import InputError
 from triptych.fourier import fourier_shell_correlation, resolution_at
-from triptych.io.manifest import hash_file, is_made, read_manifest, write_manifest
+from triptych.io.manifest import Stage, check_stage, hash_file, is_made, read_manifest, write_manifest
 from triptych.io.mrc import new_mrc, read_mrc, write_mrc
 from triptych.io.output_names import CLASSES, MANIFEST, PAGE, PARTICLES, map_file
 from triptych.io.particle_source import ParticleSource
@@ -52,7 +52,7 @@ from triptych.workspace import Workspace, choose_items, open_workspace, reopen
 
 logger = logging.getLogger(__name__)
 
-STAGE = "orient"
+STAGE: Stage = "orient"
 BLOCK = 128
 """Particles that are finished at once: enough that it pays to make a structure ready for them."""
 FIT, TRUE_CLASS, NETWORK_CLASS = "triptychStructureFit", "triptychTrueClass", "triptychNetworkClass"
@@ -194,9 +194,7 @@ def name_tomograms(source: ParticleSource) -> list[tuple[str, Path]]:
 
 def read_levels(folder: Path, accepted_share: float) -> FitLevels:
     """How well known particles fit their structures; InputError unless `orient` has written the folder."""
-    stage = read_manifest(folder)["stage"]
-    if stage != STAGE:
-        raise InputError(f"{folder} was written by `triptych {stage}`, but known wants a folder that `triptych {STAGE}` wrote: give that one")
+    check_stage(folder, read_manifest(folder), STAGE)
     star = folder / PARTICLES
     table = tables_with(read_star(star), FIT, "triptychClass").get("particles")
     if table is None or table.empty:

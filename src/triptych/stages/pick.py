@@ -26,7 +26,7 @@ from triptych.device import count_workers
 from triptych.errors import InputError
 from triptych.fourier import resample_to_shape
 from triptych.io.files import way_to
-from triptych.io.manifest import describe_input, is_made, recognise_input, write_manifest
+from triptych.io.manifest import Stage, describe_input, is_made, recognise_input, write_manifest
 from triptych.io.mrc import check_values, mmap_mrc, new_mrc, type_for
 from triptych.io.output_names import CLASSES, EMBEDDING, PAGE, PARTICLES, TOMOGRAMS, map_file
 from triptych.io.outputs import check_apart
@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 Judged = tuple[tuple[str, tuple[Contrast, str | None]], ...]
 """The sign of some tomograms' grey values, by name, and a warning if one looks otherwise."""
 
-STAGE = "pick"
+STAGE: Stage = "pick"
 NEAREST = 30.0
 """Å: two particles whose centres are nearer are one."""
 SAMPLE = 8

@@ -26,7 +26,7 @@ from triptych.contrast import CONTRAST_SAMPLE, choose_contrast, guess_contrast
 from triptych.device import count_workers
 from triptych.errors import InputError
 from triptych.io.files import new_array
-from triptych.io.manifest import is_made, recognise_input, write_manifest
+from triptych.io.manifest import Stage, is_made, recognise_input, write_manifest
 from triptych.io.mrc import write_mrc
 from triptych.io.output_names import CLASSES, EMBEDDING, PARTICLES, map_file
 from triptych.io.outputs import check_apart
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float32]
 
-STAGE = "predict"
+STAGE: Stage = "predict"
 BLOCK = 64
 """Particles that are finished at once, where a batch has no more."""
 OF_A_MODEL = (

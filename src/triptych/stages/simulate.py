@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from triptych.config import NONE_CLASS, SceneConfig, SimulateConfig
 from triptych.device import choose_device, count_workers
 from triptych.errors import InputError, counted
-from triptych.io.manifest import command_folder, is_made, read_manifest, write_manifest
+from triptych.io.manifest import Stage, command_folder, is_made, read_manifest, write_manifest
 from triptych.io.store import BOXES, ROWS, Rows, check_shift, create_store, open_store, remove_leftovers
 from triptych.parallel import Progress
 from triptych.simulation.physics import draw_log_uniform
@@ -43,7 +43,7 @@ from triptych.simulation.specimen import MEMBRANE_DEPTH, Placed, PosedParticles,
 from triptych.simulation.structures import NOT_PARTICLES, Structure
 from triptych.workspace import Workspace, choose_items, count_unfinished
 
-STAGE = "simulate"
+STAGE: Stage = "simulate"
 Arrays = dict[str, NDArray[np.generic]]
 logger = logging.getLogger(__name__)
 

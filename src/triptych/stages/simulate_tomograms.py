@@ -16,7 +16,7 @@ import pandas as pd
 
 from triptych.config import TomogramConfig
 from triptych.device import choose_device, count_workers
-from triptych.io.manifest import is_made, write_manifest
+from triptych.io.manifest import Stage, is_made, write_manifest
 from triptych.io.mrc import new_mrc, type_for
 from triptych.io.output_names import CLASSES, PARTICLES, TOMOGRAMS, map_file
 from triptych.io.relion import class_table, optics_table, particle_columns, tomogram_row
@@ -41,7 +41,7 @@ from triptych.simulation.specimen import Template, draw_labels, draw_particles
 from triptych.simulation.structures import NOT_PARTICLES, Structure
 from triptych.workspace import Workspace, choose_items
 
-STAGE = "simulate-tomograms"
+STAGE: Stage = "simulate-tomograms"
 MAPS = {"tomograms": "f4", "densities": "f4", "classes": "i2", "instances": "u2"}
 """Folders of the output, and the type of the values in their files."""
 
