@@ -294,6 +294,12 @@ def test_arrays_in_a_list_may_differ_in_size() -> None:
     assert found.masks is not None
     assert [mask.shape for mask in found.masks] == [array.shape for array in arrays]
     assert np.allclose(found.embedding[1], small_model().predict(Volume(arrays[1], 10.0)).embedding[0], atol=1e-5)
+    by_ones = small_model().predict(arrays, 10.0, batch_size=1)
+    for name in ("probabilities", "embedding", "masks", "densities"):
+        for one, all_at_once in zip(getattr(by_ones, name), getattr(found, name), strict=True):
+            np.testing.assert_allclose(one, all_at_once, atol=1e-5)
+    assert by_ones.class_names == found.class_names
+    assert by_ones.novelty_by_class is None
     with pytest.raises(InputError, match="batch_size is 0"):
         small_model().predict(arrays, 10.0, batch_size=0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -54,6 +54,40 @@ class Volume:
     def with_data(self, data: NDArray[np.float32]) -> Volume:
         """The same frame around other values."""
         return replace(self, data=data)
+
+
+Volumes: TypeAlias = Volume | NDArray[np.float32] | list[Volume] | list[NDArray[np.float32]]
+
+
+def as_volumes(volumes: Volumes, voxel_size: float | None) -> list[Volume]:
+    """Whatever a caller has -> list of Volumes."""
+    if isinstance(volumes, Volume):
+        return [volumes]
+    if not isinstance(volumes, list | tuple):
+        array = as_array(volumes)
+        if array.ndim not in (3, 4):
+            raise InputError(f"volumes of shape {array.shape} came; expected (n, nz, ny, nx) or (nz, ny, nx)")
+        volumes = list(array if array.ndim == 4 else array[None])
+    return [as_volume(volume, voxel_size) for volume in volumes]
+
+
+def as_volume(volume: Volume | NDArray[np.float32], voxel_size: float | None) -> Volume:
+    if isinstance(volume, Volume):
+        return volume
+    if voxel_size is None:
+        raise InputError("an array does not say its voxel size: give voxel_size in Å")
+    if np.asarray(voxel_size).dtype.kind not in "fiu":
+        raise InputError(f"voxel_size is {voxel_size!r}, but must be a number of Å")
+    return Volume(as_array(volume), float(voxel_size))
+
+
+def as_array(values: ArrayLike) -> NDArray[np.float32]:
+    """Grey values as float32; InputError unless they are real numbers."""
+    kind = np.asarray(values).dtype
+    if kind.kind not in "fiub":
+        what = f"values of the type {kind} came, but arrays of real numbers or Volumes were expected"
+        raise InputError(f"{what}: read a file with triptych.io.mrc.read_mrc, or give its name to triptych.predict")
+    return np.asarray(values, dtype=np.float32)
 
 
 def can_be_voxel_sizes(sizes: ArrayLike) -> NDArray[np.bool_]:

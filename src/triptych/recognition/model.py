@@ -6,15 +6,16 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from textwrap import shorten
-from typing import TypeAlias, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -47,7 +48,7 @@ from triptych.recognition.novelty import (
     save_reference,
 )
 from triptych.recognition.temperature import Temperature
-from triptych.volume import MAX_BOX, Volume, standardise
+from triptych.volume import MAX_BOX, Volume, Volumes, as_volumes, standardise
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +63,6 @@ NEW_HEAD = (
     "Model(network, dataclasses.replace(model.card, class_names=..., class_shares=(), temperature=Temperature(), fidelity=None))"
 )
 BUILT_IN_MODEL = Path(__file__).parents[1] / "data" / "models" / "base"
-
-
-Subtomograms: TypeAlias = Volume | NDArray[np.float32] | list[Volume] | list[NDArray[np.float32]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +109,18 @@ class Predictions:
         if self.novelty is None:
             raise InputError("this model has no novelty reference, so it calls nothing unknown: make one with `triptych calibrate`")
         return give_verdicts(self.classes, self.novelty)
+
+
+def join_predictions(parts: Sequence[Predictions]) -> Predictions:
+    """What a model says of some subtomograms and of others as one."""
+    joined: dict[str, Any] = {}
+    for name, first in vars(parts[0]).items():
+        values = [getattr(part, name) for part in parts]
+        if isinstance(first, list):
+            joined[name] = list(chain.from_iterable(values))
+        elif isinstance(first, np.ndarray):
+            joined[name] = np.concatenate(values)
+    return replace(parts[0], **joined)
 
 
 @dataclass(frozen=True)
@@ -254,7 +264,7 @@ class Model:
 
     def predict(
         self,
-        volumes: Subtomograms,
+        volumes: Volumes,
         voxel_size: float | None = None,
         contrast: Contrast = DEFAULT_CONTRAST,
         half_turns: bool = False,
@@ -289,16 +299,7 @@ class Model:
         warning = contrast_warning(guess_contrast(items[:CONTRAST_SAMPLE]), contrast)
         if warning:
             logger.warning("%s; if they are, say contrast='%s'", warning, OTHER[contrast])
-        parts = [self.predict_batch(some, contrast, half_turns) for some in in_batches(items, batch_size)]
-        return Predictions(
-            self.card.class_names,
-            None if parts[0].probabilities is None else np.concatenate([p.probabilities for p in parts if p.probabilities is not None]),
-            None if parts[0].masks is None else [m for p in parts for m in p.masks or []],
-            None if parts[0].densities is None else [d for p in parts for d in p.densities or []],
-            np.concatenate([p.embedding for p in parts]),
-            None if parts[0].novelty_by_class is None else np.concatenate([p.novelty_by_class for p in parts if p.novelty_by_class is not None]),
-            None if parts[0].fidelity is None else np.concatenate([p.fidelity for p in parts if p.fidelity is not None]),
-        )
+        return join_predictions([self.predict_batch(some, contrast, half_turns) for some in in_batches(items, batch_size)])
 
     def predict_batch(self, volumes: list[Volume], contrast: Contrast, half_turns: bool = False) -> Predictions:
         """`predict` for one batch: bring to the model's grid, run, and bring the maps back."""
@@ -416,37 +417,6 @@ def has_broken(tensors: Mapping[str, Tensor]) -> bool:
 def half(tensor: Tensor) -> Tensor:
     """Weights as float16; what is no matrix (normalisation, counters) as it is."""
     return tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor
-
-
-def as_volumes(volumes: Subtomograms, voxel_size: float | None) -> list[Volume]:
-    """Whatever a caller has -> list of Volumes."""
-    if isinstance(volumes, Volume):
-        return [volumes]
-    if not isinstance(volumes, list | tuple):
-        array = as_array(volumes)
-        if array.ndim not in (3, 4):
-            raise InputError(f"volumes of shape {array.shape} came; expected (n, nz, ny, nx) or (nz, ny, nx)")
-        volumes = list(array if array.ndim == 4 else array[None])
-    return [as_volume(volume, voxel_size) for volume in volumes]
-
-
-def as_volume(volume: Volume | NDArray[np.float32], voxel_size: float | None) -> Volume:
-    if isinstance(volume, Volume):
-        return volume
-    if voxel_size is None:
-        raise InputError("an array does not say its voxel size: give voxel_size in Å")
-    if np.asarray(voxel_size).dtype.kind not in "fiu":
-        raise InputError(f"voxel_size is {voxel_size!r}, but must be a number of Å")
-    return Volume(as_array(volume), float(voxel_size))
-
-
-def as_array(values: ArrayLike) -> NDArray[np.float32]:
-    """Grey values as float32; InputError unless they are real numbers."""
-    kind = np.asarray(values).dtype
-    if kind.kind not in "fiub":
-        what = f"values of the type {kind} came, but arrays of real numbers or Volumes were expected"
-        raise InputError(f"{what}: read a file with triptych.io.mrc.read_mrc, or give its name to triptych.predict")
-    return np.asarray(values, dtype=np.float32)
 
 
 def locate_model(folder: Path | str | None) -> Path:

@@ -31,13 +31,13 @@ from triptych.io.mrc import write_mrc
 from triptych.io.output_names import CLASSES, EMBEDDING, PARTICLES, map_file
 from triptych.io.outputs import check_apart
 from triptych.io.particle_source import ParticleSource, voxel_sizes
-from triptych.io.predictions import EMBEDDING_ROW, FIDELITY, map_columns
+from triptych.io.predictions import EMBEDDING_ROW, FIDELITY, MAP_COLUMNS, map_columns
 from triptych.io.relion import class_table
 from triptych.io.source import check_no_maps, open_particles
 from triptych.io.star import probability_columns, write_star
 from triptych.io.star_source import CONTRAST
 from triptych.parallel import Progress, in_batches
-from triptych.recognition.model import MASK_LEVEL, Model, Predictions, hash_model, load_model, locate_model
+from triptych.recognition.model import MASK_LEVEL, Model, Predictions, hash_model, join_predictions, load_model, locate_model
 from triptych.volume import Volume
 from triptych.workspace import Workspace, choose_items, open_workspace, reopen
 
@@ -49,8 +49,8 @@ STAGE: Stage = "predict"
 BLOCK = 64
 """Particles that are finished at once, where a batch has no more."""
 OF_A_MODEL = (
-    "triptychProbability", "triptychNovelty", "triptychVerdict", "triptychFidelity", "triptychNetworkClass", "triptychStructureFit",
-    "triptychAlignmentScore", "triptychPoseProbability", "triptychMask", "triptychDensity",
+    "triptychProbability", "triptychNovelty", "triptychVerdict", FIDELITY, "triptychNetworkClass", "triptychStructureFit",
+    "triptychAlignmentScore", "triptychPoseProbability", *MAP_COLUMNS.values(),
 )  # fmt: skip
 """Beginnings of the columns that an earlier model, or the poses found by it, may have left in the table, and that this one may not have."""
 
@@ -137,7 +137,7 @@ def predict(
     wanted = choose_items(len(predictor.blocks), part)
     if part and is_made(out, STAGE, config, predictor.arguments):
         return out
-    about = examine_input(predictor, config)
+    about = examine_input(predictor)
     contrast = about["contrast"]
     settings = {
         "particles": predictor.inputs,
@@ -155,13 +155,13 @@ def predict(
     return out
 
 
-def examine_input(predictor: Predictor, config: PredictConfig) -> dict[str, Any]:
+def examine_input(predictor: Predictor) -> dict[str, Any]:
     """Voxel size in Å and contrast of the particles, as a sample of them shows; InputError where the model cannot take them."""
     sample = predictor.source.sample(CONTRAST_SAMPLE)
     sizes = voxel_sizes(predictor.source, sample[0])
     predictor.model.check_voxel_size(max(sizes), "the input")
     check_box(predictor.source.names[0], sample[0], predictor.model)
-    contrast, warning = choose_contrast(guess_contrast(sample), config.contrast, predictor.source.contrast)
+    contrast, warning = choose_contrast(guess_contrast(sample), predictor.config.contrast, predictor.source.contrast)
     return {"voxel_size": sizes[0], "contrast": contrast, "contrast_warning": warning}
 
 
@@ -190,13 +190,9 @@ def write_block(workspace: Workspace, predictor: Predictor, contrast: Contrast, 
             write_maps(desk, [names[row] for row in batch], volumes, result, config)
             results.append(result)
         workspace.take_in(desk)
-        found: dict[str, Any] = {"embedding": np.concatenate([result.embedding for result in results]), "empty": np.array(empty, dtype=np.int64)}
-        if results[0].probabilities is not None:
-            found["probabilities"] = np.concatenate([result.probabilities for result in results])
-        if results[0].novelty_by_class is not None:
-            found["novelty"] = np.concatenate([result.novelty_by_class for result in results])
-        if results[0].fidelity is not None:
-            found["fidelity"] = np.concatenate([result.fidelity for result in results])
+        joined = join_predictions(results)
+        told = {"embedding": joined.embedding, "probabilities": joined.probabilities, "novelty": joined.novelty_by_class, "fidelity": joined.fidelity}
+        found: dict[str, Any] = {name: values for name, values in told.items() if values is not None} | {"empty": np.array(empty, dtype=np.int64)}
         found |= {"seconds": time.monotonic() - started, "device": predictor.model.device_name, "precision": str(predictor.model.dtype)}
         workspace.keep(number, desk, **found)
     return len(rows)
