@@ -86,6 +86,11 @@ class Predicted:
         return self.oriented is not None
 
     @cached_property
+    def called(self) -> NDArray[np.str_]:
+        """(n,), names of the predicted classes; (0,) without the class task."""
+        return np.array(self.class_names)[np.empty(0, np.int64) if self.label is None else self.label]
+
+    @cached_property
     def is_unknown(self) -> NDArray[np.bool_]:
         """(n,), which particles were called unknown; none where the model cannot tell."""
         return np.zeros(len(self), bool) if self.verdicts is None else np.array(self.verdicts) == UNKNOWN

@@ -91,11 +91,7 @@ class RelionFile:
 
     @cached_property
     def tomogram_names(self) -> list[str] | None:
-        """Per particle, the name of its tomogram or micrograph as written; None without such a column."""
-        for label in ("rlnTomoName", "rlnMicrographName"):
-            if label in self.table:
-                return [str(name) for name in self.table[label]]
-        return None
+        return tomogram_names(self.table)
 
     @cached_property
     def is_warp(self) -> bool:
@@ -418,6 +414,12 @@ def _particle_block(blocks: dict[str, Block], path: Path) -> str:
 def as_tables(blocks: Mapping[str, Block]) -> dict[str, Block]:
     """The blocks, a single optics group, tomogram or particle as a table of one row where it is a list of pairs, as starfile before 0.5 wrote it."""
     return {name: pd.DataFrame([block]) if isinstance(block, dict) and SINGLE & set(block) else block for name, block in blocks.items()}
+
+
+def tomogram_names(table: pd.DataFrame) -> list[str] | None:
+    """Per particle, the name of its tomogram or micrograph as written; None without such a column."""
+    label = next((label for label in ("rlnTomoName", "rlnMicrographName") if label in table), None)
+    return None if label is None else [str(name) for name in table[label]]
 
 
 def tomogram_table(blocks: Mapping[str, Block]) -> pd.DataFrame | None:

@@ -14,6 +14,7 @@ from triptych.config import NONE_CLASS
 from triptych.errors import counted
 from triptych.io.manifest import installed_version
 from triptych.io.predictions import Predicted
+from triptych.io.relion import tomogram_names
 from triptych.judging import metrics
 from triptych.judging.scoring import Scores, Truth
 
@@ -65,13 +66,13 @@ def describe_tomograms(given: Predicted) -> list[dict[str, Any]] | None:
     A bad tomogram has more particles than others that are called none or unknown, or whose probability is below the median of all. `stands_out` is
     the largest of these three excesses, in standard deviations of a random sample; that of a single particle is 1 at most.
     """
-    column = next((label for label in ("rlnTomoName", "rlnMicrographName") if label in given.table), None)
-    if column is None or given.label is None or given.probability is None:
+    tomograms = tomogram_names(given.table)
+    if tomograms is None or given.label is None or given.probability is None:
         return None
-    names, places = np.unique(given.table[column].astype(str), return_inverse=True)
+    names, places = np.unique(tomograms, return_inverse=True)
     if len(names) < 2:
         return None
-    none = np.array(given.class_names)[given.label] == NONE_CLASS
+    none = given.called == NONE_CLASS
     counts = np.bincount(places)
     excesses = []
     for sign in (none, given.is_unknown, given.probability < np.median(given.probability)):
@@ -83,7 +84,7 @@ def describe_tomograms(given: Predicted) -> list[dict[str, Any]] | None:
         {
             "name": str(names[i]),
             "particles": len(rows[i]),
-            "classes": dict(Counter(given.class_names[k] for k in given.label[rows[i]]).most_common()),
+            "classes": dict(Counter(given.called[rows[i]].tolist()).most_common()),
             "none_share": float(none[rows[i]].mean()) if NONE_CLASS in given.class_names else None,
             "unknown_share": None if given.verdicts is None else float(given.is_unknown[rows[i]].mean()),
             "median_probability": metrics.median(given.probability[rows[i]]),
@@ -97,7 +98,7 @@ def _threshold_rows(given: Predicted, truth: Truth | None) -> list[dict[str, flo
     """Particles, neither "none" nor called unknown, that stay when a least probability is asked for, and how many of them are right."""
     if given.label is None or given.probability is None:
         return None
-    named = np.array([given.class_names[k] != NONE_CLASS for k in given.label]) & ~given.is_unknown
+    named = (given.called != NONE_CLASS) & ~given.is_unknown
     rows = []
     for threshold in THRESHOLDS:
         kept = named & (given.probability >= threshold)
@@ -167,7 +168,7 @@ def particle_table(given: Predicted, truth: Truth | None, scores: Scores) -> pd.
     """One row per particle: what it was called, what it is, and how well it was segmented and recovered."""
     columns: dict[str, Any] = {"name": given.names}
     if given.label is not None:
-        columns |= {"class": [given.class_names[k] for k in given.label], "probability": given.probability, "verdict": given.verdicts}
+        columns |= {"class": given.called, "probability": given.probability, "verdict": given.verdicts}
     if truth is not None:
         columns |= {"true_class": [truth.class_names[k] for k in truth.label], "snr": truth.snr}
     columns |= {"iou": scores.iou, "fidelity": given.fidelity}

@@ -129,7 +129,7 @@ def score_particles(given: Predicted, truth: Truth, on_progress: Progress) -> Sc
     n = len(given)
     iou, correlation, within = (np.full(n, np.nan) for _ in range(3))
     shells = ShellMean()
-    none = truth.class_names.index(NONE_CLASS) if NONE_CLASS in truth.class_names else -1
+    shown = truth.not_none
     true_masks = truth.store["mask"]
     compares = given.densities is not None and "density" in truth.store  # stores cut from real tomograms have none
     true_densities = truth.store["density"] if compares else None
@@ -143,7 +143,7 @@ def score_particles(given: Predicted, truth: Truth, on_progress: Progress) -> Sc
             true_density = np.asarray(true_densities[int(truth.row[i])], np.float32)
             correlation[i] = metrics.density_correlation(density, true_density)
             within[i] = metrics.density_correlation(density, true_density, true_mask)
-            if truth.label[i] != none:
+            if shown[i]:
                 shells.add(density, true_density, truth.store.voxel_size)
         on_progress(done, n)
     return Scores(

@@ -124,7 +124,7 @@ def map_data(
         "group": membership[shown],
         "colours": [group_colour(k) for k in range(1, int(membership.max()) + 1)],
         "name": [given.names[row] for row in shown],
-        "called": None if given.label is None else [given.class_names[given.label[row]] for row in shown],
+        "called": None if given.label is None else given.called[shown].tolist(),
         "probability": None if given.probability is None else given.probability[shown].round(3),
         "novelty": None if given.novelty is None else given.novelty[shown].round(3),
         "picture": [picture(given, source, int(row)) if number in pictured else None for number, row in enumerate(shown)],

@@ -123,7 +123,7 @@ class Gallery:
 
     def card(self, i: int, why: str) -> Card:
         given, truth = self.given, self.truth
-        called = "" if given.label is None else given.class_names[given.label[i]]
+        called = "" if given.label is None else str(given.called[i])
         right = None if truth is None or given.label is None else bool(truth.label[i] == given.label[i])
         return Card(given.names[i], why, called, right, self.facts(i), self.panels(i))
 

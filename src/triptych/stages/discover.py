@@ -134,14 +134,13 @@ def make_folders(folder: Path) -> None:
 def choose_particles(given: Predicted, config: DiscoverConfig) -> IntArray:
     """Rows of the particles to group."""
     listed = are_listed(given, config.only)
-    called = np.array([]) if given.label is None else np.array(given.class_names)[given.label]
     if given.label is None:
         chosen = np.ones(len(given), bool)
     elif config.classes is not None:
         check_classes(given, config.classes)
-        chosen = np.isin(called, config.classes)
+        chosen = np.isin(given.called, config.classes)
     elif config.particles == "all":
-        chosen = called != NONE_CLASS
+        chosen = given.called != NONE_CLASS
     elif config.poses is not None:
         chosen = given.is_unknown | np.isin(given.names, read_doubted(config.poses, given))
     elif given.verdicts is None:
@@ -418,7 +417,7 @@ class Explorer:
             "names": [given.names[row] for row in rows],
             "junk": bool(self.groups.junk[number]),
             "stability": float(self.groups.stability[number]),
-            "called": {} if given.label is None else dict(Counter(given.class_names[given.label[row]] for row in rows).most_common()),
+            "called": {} if given.label is None else dict(Counter(given.called[rows].tolist()).most_common()),
             "median_novelty": None if given.novelty is None else float(np.median(given.novelty[rows])),
             "resolution": found.correlation.resolution,
             "shell_correlation": found.correlation._asdict(),

@@ -36,6 +36,7 @@ from triptych.io.mrc import new_mrc, read_mrc, write_mrc
 from triptych.io.output_names import CLASSES, MANIFEST, PAGE, PARTICLES, map_file
 from triptych.io.particle_source import ParticleSource
 from triptych.io.predictions import EMBEDDING_ROW, MAP_COLUMNS, Predicted, are_listed, check_classes, map_columns, read_predictions
+from triptych.io.relion import tomogram_names
 from triptych.io.star import numbers, probability_columns, read_star, tables_with, write_star
 from triptych.io.tomogram import check_unique, open_tomogram
 from triptych.io.tomogram_names import bare_tomogram_name, tomogram_name
@@ -113,14 +114,13 @@ class Orienter:
     def left_out(self) -> dict[str, int]:
         """How many particles get no pose, by the reason, in words."""
         given = self.boxes.given
-        assert given.label is not None
-        called, rest = np.array(given.class_names)[given.label], np.ones(len(given), bool)
+        rest = np.ones(len(given), bool)
         rest[self.rows] = False
         reasons = {
             "not in the list of those to take (only)": ~are_listed(given, self.config.only),
-            f"called “{NONE_CLASS}”": called == NONE_CLASS,
+            f"called “{NONE_CLASS}”": given.called == NONE_CLASS,
             f"called “{UNKNOWN}” (unknown=true takes them too)": ~choose_particles(given, self.config),
-            "of classes that the library has no structure of": ~np.isin(given.label, list(self.structures)),
+            "of classes that the library has no structure of": ~np.isin(given.called, [structure.name for structure in self.structures.values()]),
             "of classes that were not asked for": np.ones(len(given), bool),
         }
         found = {}
@@ -146,15 +146,14 @@ def open_orienter(predictions: Path, config: OrientConfig) -> Orienter:
     check_wishes(boxes, config)
     library = {structure.name: structure for structure in load_references(config.library, float(given.manifest["model"]["voxel_size"]))}
     chosen = choose_particles(given, config)
-    names = np.array(given.class_names)[given.label]
-    wanted = [name for name in config.classes or given.class_names if name != NONE_CLASS and (chosen & (names == name)).any()]
+    wanted = [name for name in config.classes or given.class_names if name != NONE_CLASS and (chosen & (given.called == name)).any()]
     check_library(library, given, wanted, config)
     if not wanted:
         left = "" if config.unknown else ' whose verdict is not "unknown" (to take these too, say --set unknown=true)'
         raise InputError(f"{predictions} has no particle of these classes{left}, so there is nothing to orient")
     levels = None if config.known is None else read_levels(config.known, config.accepted_share)
     structures = {k: library[name] for k, name in enumerate(given.class_names) if name in library and name != NONE_CLASS}
-    rows = np.flatnonzero(chosen & np.isin(names, wanted) & np.isin(given.label, list(structures)))
+    rows = np.flatnonzero(chosen & np.isin(given.called, wanted) & np.isin(given.label, list(structures)))
     return Orienter(predictions, config, boxes, structures, rows[given.label[rows].argsort(kind="stable")], levels)
 
 
@@ -186,9 +185,8 @@ def check_wishes(boxes: Boxes, config: OrientConfig) -> None:
 
 def name_tomograms(source: ParticleSource) -> list[tuple[str, Path]]:
     """Of the tomogram that each particle is cut out of, its name in the table, or else of its file, and that file."""
-    column = next((label for label in ("rlnTomoName", "rlnMicrographName") if label in source.table), None)
-    paths = source.tomograms or []
-    names = [tomogram_name(path) for path in paths] if column is None else [bare_tomogram_name(str(name)) for name in source.table[column]]
+    stated, paths = tomogram_names(source.table), source.tomograms or []
+    names = map(tomogram_name, paths) if stated is None else map(bare_tomogram_name, stated)
     return list(zip(names, paths, strict=True))
 
 
