@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -644,9 +643,7 @@ def clear_demo_folder(folder: Path, overwrite: bool) -> None:
         raise InputError(f"the folder {folder} exists and holds other things than a demo: choose another --output")
     if not overwrite:
         raise InputError(f"the folder {folder} holds an earlier demo: choose another --output, or replace it with --overwrite")
+    from triptych.io.outputs import remove
+
     for name in present:
-        path = folder / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        remove(folder / name)

@@ -156,9 +156,9 @@ def print_calibration(folder: Path) -> None:
         out.print(f"fidelity of recovered densities: wrong by {error:.3f} (root mean square of {particles} particles)", soft_wrap=True)
 
 
-def make_table(*columns: str, numbers: Sequence[int] = (), title: str | None = None) -> Table:
+def make_table(*columns: str, numbers: Sequence[int] = ()) -> Table:
     """An empty table; the columns whose index is in ``numbers`` are set flush right."""
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index in numbers else "left", overflow="fold")
     return table

@@ -21,7 +21,7 @@ from triptych.io.links import CTF_VOLUME, RECONSTRUCTED
 from triptych.io.mrc import read_mrc
 from triptych.io.particle_source import ParticleSource
 from triptych.io.particle_star import add_poses, subtomogram_matrices
-from triptych.io.predictions import Predicted, open_input
+from triptych.io.predictions import MAP_COLUMNS, Predicted, open_input
 from triptych.io.relion import SUBTOMOGRAM_ANGLES
 from triptych.io.store import open_store
 from triptych.io.transfers import CtfVolumes, Transfers
@@ -142,7 +142,7 @@ class Boxes:
         """The table of the predictions for a STAR file in another folder, from which images, masks and densities are found."""
         table, named = self.given.table, self.source.table_for(folder)
         way = way_to(self.given.folder, folder)
-        moved = {name: [f"{way}/{path}" for path in table[name]] for name in ("triptychMask", "triptychDensity") if name in table}
+        moved = {name: [f"{way}/{path}" for path in table[name]] for name in MAP_COLUMNS.values() if name in table}
         moved |= {name: named[name].to_list() for name in ("rlnImageName", CTF_VOLUME, RECONSTRUCTED) if name in table and name in named}
         return table.assign(**moved)
 

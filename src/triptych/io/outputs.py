@@ -16,7 +16,7 @@ def partial_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.part")
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
     """Remove a file or a folder, if there is one; a link is removed, never followed."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
@@ -29,7 +29,7 @@ def _prepare(path: Path, make: Callable[[Path], None]) -> Path:
     part = partial_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove(part)
+        remove(part)
         make(part)
     except OSError as error:
         raise InputError(f"cannot write {path} ({error.strerror or error}): choose a place that you may write to") from None
@@ -47,7 +47,7 @@ def _renamed_when_done(part: Path, path: Path) -> Iterator[None]:
         finished = True
     finally:
         if not finished:
-            _remove(part)
+            remove(part)
 
 
 def check_output_folder(path: Path) -> Path:
