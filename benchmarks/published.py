@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -74,6 +75,8 @@ NETWORKS = ("dsrf3d", "ssn3d_ed")
 CORE = ("dsrf3d", "ssn3d_ed_equal_arithmetic", "template_matching")
 NORMALISED = "_normalised"
 OURS = ("all_long", "shipped")
+CROWDING = (0.0, 0.05, 0.1, 0.2)
+"""Limits between which the share of the volume that the small proteins of the cytosol fill is told apart."""
 CELLS = (*CORE, *(f"{name}{NORMALISED}" for name in NETWORKS), "ssn3d_ed", "dsrf3d_equal_arithmetic", *OURS, "rates")
 ONCE = ("template_matching", "shipped", "rates")
 """Cells that are the same for all seeds."""
@@ -343,10 +346,11 @@ def run_template_matching(work: Path, size: Size, name: str, seed: int, results:
 
 
 def run_ours(work: Path, size: Size, name: str, seed: int, results: Path, subset: int) -> None:
-    """A model of ours on whole test sets, and on the particles of template matching."""
+    """A model of ours on whole test sets, on the particles of template matching, and apart by how crowded their tomograms are."""
     model = load_model(None if name == "shipped" else work / f"model_{name}_{seed}")
     tests: dict[str, Any] = {}
     matched: dict[str, Any] = {}
+    crowded: dict[str, dict[str, Any]] = {f"{low:g}-{high:g}": {} for low, high in pairwise(CROWDING)}
     for snr in TEST_SNRS:
         store = open_store(make_test_store(work, size, snr))
         everything = np.arange(len(store))
@@ -355,10 +359,12 @@ def run_ours(work: Path, size: Size, name: str, seed: int, results: Path, subset
         assert found.masks is not None
         assert found.densities is not None
         masks, densities = np.stack(found.masks), np.stack(found.densities)
-        for rows, figures in ((everything, tests), (matched_rows(store, subset), matched)):
+        cytosol = np.asarray(store["cytosol"][:])
+        apart = [(np.flatnonzero((cytosol >= low) & (cytosol < high)), crowded[f"{low:g}-{high:g}"]) for low, high in pairwise(CROWDING)]
+        for rows, figures in ((everything, tests), (matched_rows(store, subset), matched), *apart):
             classes = {"probabilities": found.probabilities[rows], "class_names": found.class_names}
-            figures[f"{snr:g}"] = judge_outputs(store, rows, **classes, masks=masks[rows], densities=densities[rows])
-    content = {"cell": name, "test_particles": size.test_particles, "tests": tests, "matched_particles": subset, "matched": matched}
+            figures[f"{snr:g}"] = {"particles": len(rows), **judge_outputs(store, rows, **classes, masks=masks[rows], densities=densities[rows])}
+    content = {"cell": name, "test_particles": size.test_particles, "tests": tests, "matched": matched, "by_cytosol": crowded}
     macs = {"parameters": count_parameters(model.network), "macs_per_particle": count_macs(model.network, model.card.box_size)}
     write_result(f"published/{name}_{seed}", seed, content | macs, model, results)
 
