@@ -4,14 +4,12 @@
 
 Without --library the structures are the built-in ones; with it (`triptych structures fetch-classes`) all structures that the
 model knows. Every test simulates its own tomograms with the default settings, neighbours, CTF and missing wedge included, at one
-SNR, the particles purified; "in cells" they lie among small proteins that fill 10 to 20 % of the volume between them. A test whose figures are
-in the file already is not run again, and those of another model, library, number or seed are not taken for it.
+SNR; a test whose figures are in the file already is not run again, and those of another model, library, number or seed are not taken for it.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import sys
 import tempfile
@@ -21,7 +19,7 @@ from typing import Any
 
 from results import FOLDER, write_result
 
-from triptych.config import PredictConfig, ReportConfig, SimulateConfig, SpecimenConfig
+from triptych.config import PredictConfig, ReportConfig, SimulateConfig
 from triptych.io.manifest import describe_input
 from triptych.recognition.model import BUILT_IN_MODEL, hash_model, load_model
 from triptych.stages.predict import predict
@@ -30,7 +28,6 @@ from triptych.stages.simulate import simulate
 
 SNRS = (0.3, 0.1, 0.03)
 SNR_OF_HALF_TURNS = 0.1
-SPECIMENS = {"": SpecimenConfig(), ", in cells": SpecimenConfig(cytosol=(0.1, 0.2))}
 KEPT = ("accuracy", "accuracy_interval", "mean_recall", "mean_iou", "mean_density_correlation", "mean_density_correlation_in_mask")
 
 
@@ -73,17 +70,15 @@ def main() -> None:
     if arguments.library is not None:
         asked["library"] = describe_input(arguments.library)["sha256_of_listing"]
     check_same(path, tests, asked)
-    for snr, (place, specimen) in itertools.product(SNRS, SPECIMENS.items()):
-        key = f"{which}{place}, SNR {snr:g}"
-        keys = {key: False} | ({f"{key}, half turns": True} if snr == SNR_OF_HALF_TURNS else {})
+    for snr in SNRS:
+        keys = {f"{which}, SNR {snr:g}": False} | ({f"{which}, SNR {snr:g}, half turns": True} if snr == SNR_OF_HALF_TURNS else {})
         missing = [key for key in keys if key not in tests]
         with tempfile.TemporaryDirectory() as name:
             data = Path(name) / "data.zarr"
             for key in keys.keys() - set(missing):
                 print(f"{path} holds '{key}' already: give --results FOLDER to run it anew")
             if missing:
-                simulated = {"particles": arguments.particles, "snr": (snr, snr), "seed": arguments.seed, "specimen": specimen}
-                simulate(data, SimulateConfig(structures=arguments.library, **simulated))
+                simulate(data, SimulateConfig(structures=arguments.library, particles=arguments.particles, snr=(snr, snr), seed=arguments.seed))
             for key in missing:
                 tests[key] = {**asked, **run_test(data, arguments.model, keys[key])}
                 write_result("shipped_model", arguments.seed, {"tests": tests}, model, arguments.results)
