@@ -52,7 +52,7 @@ def draw_multitask(runs: Runs) -> Figure:
 def draw_recovery(runs: Runs) -> Figure:
     """FSC against frequency at each SNR, of what is measured and of what is missing."""
     figure, axes = plt.subplots(2, len(SNRS), figsize=(13, 7), layout="constrained", sharex=True, sharey=True)
-    items = runs["all"]
+    items = runs["all_long"]
     for column, snr in zip(axes.T, SNRS, strict=True):
         for axis, where in zip(column, ("measured", "missing"), strict=True):
             for colour, name in zip(COLOURS, items[0]["tests"][snr], strict=False):
@@ -70,7 +70,7 @@ def draw_recovery(runs: Runs) -> Figure:
 def draw_calibration(runs: Runs) -> Figure:
     """Reliability curves before and after the temperature, a line per SNR; the first seed."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 4.3), layout="constrained", sharey=True)
-    tests = runs["all"][0]["tests"]
+    tests = runs["all_long"][0]["tests"]
     for axis, when in zip(axes, ("before", "after"), strict=True):
         axis.plot([0, 1], [0, 1], color="#aaaaaa", lw=0.8)
         for colour, (snr, test) in zip(COLOURS, tests.items(), strict=False):

@@ -80,51 +80,57 @@ def multitask_gpu() -> str:
     return multitask("gpu")
 
 
+OURS = {"all": "triptych, all three", "all_long": f"triptych, {MULTITASK['all_long']}"}
 PUBLISHED = {
+    "shipped": "triptych, the shipped model (26 classes)",
     "dsrf3d": "DSRF3D, equal samples",
-    "ssn3d_ed_equal_arithmetic": "SSN3D-ED, equal arithmetic",
-    "template_matching": "template matching, true templates",
-    "ssn3d_ed": "SSN3D-ED, equal samples",
     "dsrf3d_equal_arithmetic": "DSRF3D, equal arithmetic",
+    "dsrf3d_normalised": "DSRF3D with batch normalisation, equal arithmetic",
+    "ssn3d_ed": "SSN3D-ED, equal samples",
+    "ssn3d_ed_equal_arithmetic": "SSN3D-ED, equal arithmetic",
+    "ssn3d_ed_normalised": "SSN3D-ED with batch normalisation, equal arithmetic",
+    "template_matching": "template matching, true templates",
 }
+MATCHED = ("all_long", "shipped")
 NETWORKS = {"dsrf3d": "DSRF3D", "ssn3d_ed": "SSN3D-ED for masks", "ssn3d_ed_density": "SSN3D-ED for densities"}
 
 
 def published(size: str = "cpu") -> str:
-    """Networks and a method of others beside ours."""
+    """Networks and a method of others beside ours, and ours on the particles of template matching."""
     runs = read_runs(folder_of("published", size), tuple(PUBLISHED))
-    ours = read_runs(folder_of("multitask", size), ("all",))
+    ours = read_runs(folder_of("multitask", size), tuple(OURS))
+    matched = read_runs(folder_of("published", size), MATCHED)
     header = ["method", "samples", "parameters", "MMACs per particle", "particles/s", *AT_SNR]
-    rows = [row_of_cell("triptych, all three", ours["all"], of_method)]
+    rows = [row_of_cell(text, ours[cell], of_method) for cell, text in OURS.items()]
     for cell, text in PUBLISHED.items():
-        rows += matched_rows(text, runs[cell]) if cell == "template_matching" else [row_of_cell(text, runs[cell], of_method)]
-    to_run = still_to_run("published", {**runs, "rates": []}, size, once=("template_matching", "rates"))
-    return f"{with_places(rows, header, runs)}{about(runs)}{speeds(size)}{to_run}{match_to_run(runs['template_matching'], size)}"
+        particles = f" ({runs[cell][0]['test_particles']} particles)" if cell == "template_matching" and runs[cell] else ""
+        rows.append(row_of_cell(text + particles, runs[cell], of_method))
+    rows += [row_of_cell(f"{(OURS | PUBLISHED)[cell]}, on the same particles", matched[cell], of_matched) for cell in MATCHED]
+    to_run = still_to_run("published", {**runs, **matched, "rates": []}, size, once=("template_matching", "shipped", "rates"))
+    return f"{with_places(rows, header, runs)}{about(runs)}{speeds(size)}{to_run}"
 
 
 def of_method(items: list[Content]) -> list[str]:
     numbers = [number(items[0].get(key), ",") for key in ("samples", "parameters")]
-    rate = f"{statistics.mean(run['particles_per_second'] for run in items):.3g}"
-    return [*numbers, arithmetic(items[0]), rate, *over_snr(items)]
+    rates = [run["particles_per_second"] for run in items if "particles_per_second" in run]
+    return [*numbers, arithmetic(items[0]), f"{statistics.mean(rates):.3g}" if rates else "–", *over_snr(items)]
 
 
-def matched_rows(text: str, items: list[Content]) -> list[list[str]]:
-    """Template matching, on some of the particles, and ours on the same."""
-    if not items:
-        return [[text, "to run"]]
-    particles, same = items[0]["test_particles"], items[0]["triptych_on_the_same_particles"]
-    figures = ["–"] * 4 + over_snr([{"tests": same}]) if same else ["to run"]
-    return [[f"{text} ({particles} particles)", *of_method(items)], [f"triptych on the same {particles} particles", *figures]]
+def of_matched(items: list[Content]) -> list[str]:
+    """Figures of ours on the particles of template matching."""
+    return ["–"] * 4 + over_snr([{"tests": item["matched"]} for item in items])
 
 
-def match_to_run(items: list[Content], size: str) -> str:
-    """The commands that put ours beside template matching."""
-    if not items or items[0]["triptych_on_the_same_particles"]:
-        return ""
-    # published.py looks for the model that multitask.py leaves in the folder of the work
-    first = f"multitask.py work_{size} --size {size} --seeds 0 --cells all --results FOLDER"
-    second = f"published.py work_{size} --size {size} --seeds 0 --cells template_matching --subset {items[0]['test_particles']} --results FOLDER"
-    return f"\n    python benchmarks/{first}\n    python benchmarks/{second}"
+def crowding() -> str:
+    """How what our networks name rightly depends on the small proteins between the particles."""
+    runs = read_runs("published", MATCHED)
+    rows = []
+    for cell in MATCHED:
+        for share in runs[cell][0]["by_cytosol"] if runs[cell] else ():
+            items = [{"tests": run["by_cytosol"][share]} for run in runs[cell]]
+            low, high = (f"{100 * float(limit):g}" for limit in share.split("-"))
+            rows.append([(OURS | PUBLISHED)[cell], f"{low} to {high} %", str(items[0]["tests"][SNRS[0]]["particles"]), *over_snr(items)])
+    return f"{with_places(rows, ['network', 'cytosol', 'particles', *AT_SNR], runs)}{about(runs)}"
 
 
 def speeds(size: str) -> str:
@@ -155,12 +161,12 @@ RECOVERY = {
 
 def recovery() -> str:
     """FSC with the truth, in and out of the missing wedge."""
-    runs = read_runs("recovery", ("all",))
+    runs = read_runs("recovery", ("all_long",))
     header = ["density", "SNR", "correlation", "mean FSC, measured", "mean FSC, missing wedge", "FSC 0.5 at, measured", "FSC 0.5 at, missing wedge"]
     rows = []
     for key, text in RECOVERY.items():
-        for snr in SNRS if runs["all"] else ():
-            parts = [run["tests"][snr][key] for run in runs["all"]]
+        for snr in SNRS if runs["all_long"] else ():
+            parts = [run["tests"][snr][key] for run in runs["all_long"]]
             fsc = [spread([part[where]["mean_fsc"] for part in parts]) for where in ("measured", "missing")]
             half = [spread([part[where]["half_at_angstrom"] for part in parts], ".0f", " Å") for where in ("measured", "missing")]
             rows.append([text, snr, spread([part["correlation"] for part in parts]), *fsc, *half])
@@ -224,4 +230,4 @@ def fidelity() -> str:
     return f"{shown}\n\n{counts} particles at each SNR. {source(content)}"
 
 
-TABLES = (multitask, multitask_gpu, masks, published, published_gpu, recovery, uncertainty, fidelity)
+TABLES = (multitask, multitask_gpu, masks, published, published_gpu, crowding, recovery, uncertainty, fidelity)

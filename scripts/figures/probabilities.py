@@ -11,14 +11,14 @@ from figures.seeds import SNRS, about, picture, read_runs, spread, still_to_run,
 
 def calibration() -> str:
     """Calibration error before and after the temperature."""
-    runs = read_runs("calibration", ("all",))
+    runs = read_runs("calibration", ("all_long",))
     header = ["SNR", "accuracy", "ECE before", "ECE after", "temperature that this SNR asks for"]
     rows = []
-    for snr in ("1", *SNRS, "0.01") if runs["all"] else ():
-        tests = [run["tests"][snr] for run in runs["all"]]
+    for snr in ("1", *SNRS, "0.01") if runs["all_long"] else ():
+        tests = [run["tests"][snr] for run in runs["all_long"]]
         errors = [spread([test[when]["expected_calibration_error"] for test in tests]) for when in ("before", "after")]
         rows.append([snr, spread([test["accuracy"] for test in tests]), *errors, spread([test["best_temperature"] for test in tests], ".2f")])
-    fitted = f" Temperature {spread([run['temperature'] for run in runs['all']], '.2f')}." if runs["all"] else ""
+    fitted = f" Temperature of a usual particle {spread([run['temperature'] for run in runs['all_long']], '.2f')}." if runs["all_long"] else ""
     return f"{with_places(rows, header, runs)}{about(runs)}{fitted}{picture('calibration')}{still_to_run('calibration', runs)}"
 
 

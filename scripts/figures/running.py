@@ -12,6 +12,7 @@ RIBOSOMES = "the real ribosomes"
 SCRIPTS = {
     "demo": (NOTHING, "demo"),
     "shipped_model": (LIBRARY, "shipped_model"),
+    "in_cells": (NOTHING, "in_cells"),
     "orient": (LIBRARY, "orient"),
     "multitask": (NOTHING, "multitask/*"),
     "published": (f"{NOTHING}; for triptych beside template matching, {TRAINED}", "published/*"),

@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from figures.markdown import number, table
-from figures.results import Content, read, source
+from figures.results import NO_RESULTS, Content, find, read, source
 
 
 def demo() -> str:
@@ -28,6 +28,16 @@ def simulated() -> str:
         tests[f"all, SNR {snr}, then `orient`"] = {"particles": test["particles"], **test["rivals_tried"]["all"]}
     rows = [[name, str(test["particles"]), *(f"{test[key]:.3f}" for key in keys)] for name, test in tests.items()]
     return f"{table(['test', 'particles', 'accuracy', 'IoU', 'correlation', 'ECE'], rows)}\n\n{source(content)}\n{source(oriented)}"
+
+
+def in_cells() -> str:
+    """The shipped model on purified particles and in a cytosol, at the SNR of the dose."""
+    if not (content := find("in_cells")):
+        return NO_RESULTS
+    keys = ("accuracy", "mean_iou", "mean_density_correlation", "expected_calibration_error")
+    rows = [[name, f"{test['median_snr']:.2f}", *(f"{test[key]:.3f}" for key in keys)] for name, test in content["tests"].items()]
+    particles = next(iter(content["tests"].values()))["particles"]
+    return f"{table(['particles', 'median SNR', 'accuracy', 'IoU', 'correlation', 'ECE'], rows)}\n\n{particles} particles each. {source(content)}"
 
 
 def classes() -> str:
@@ -97,4 +107,4 @@ def goals() -> str:
     return table(["what", "asked", "`predict`", "met", "then `orient`", "met"], rows)
 
 
-TABLES = (demo, simulated, classes, goals)
+TABLES = (demo, simulated, in_cells, classes, goals)
