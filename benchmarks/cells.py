@@ -159,6 +159,15 @@ def judge_outputs(store: Store, rows: np.ndarray, **outputs: Any) -> dict[str, A
     return {key: figures[key] for key in JUDGED}
 
 
+def predict_store(model: Model, store: Store) -> dict[str, Any]:
+    """What a model with all three tasks says of every particle of a store, named as `triptych.judge` takes it."""
+    found = model.predict(store.read_rows("subtomogram", np.arange(len(store))).astype(np.float32), store.voxel_size, "bright")
+    assert found.masks is not None
+    assert found.densities is not None
+    classes = {"probabilities": found.probabilities, "class_names": found.class_names}
+    return {**classes, "masks": np.stack(found.masks), "densities": np.stack(found.densities)}
+
+
 def judge_trained(kind: str, text: str | None, snrs: Sequence[float], test: Callable[[Model, Store, int], dict[str, Any]]) -> None:
     """The command of a benchmark that judges the models which multitask.py left in WORK, each by a function of (model, test store, seed) at
     every SNR: a result file KIND/CELL_SEED.json for each model that has none yet."""

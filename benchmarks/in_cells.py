@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cells import JUDGED
+from cells import judge_outputs, predict_store
 from results import FOLDER, write_result
 
 from triptych.config import SimulateConfig, SpecimenConfig
 from triptych.io.store import open_store
 from triptych.recognition.model import Model, load_model
-from triptych.stages.report import judge
 from triptych.stages.simulate import simulate
 
 CYTOSOL = {"purified": (0.0, 0.0), "cytosol, 5 to 10 %": (0.05, 0.1), "cytosol, 10 to 20 %": (0.1, 0.2)}
@@ -32,12 +31,8 @@ def run_test(model: Model, config: SimulateConfig) -> dict[str, Any]:
     """Figures of a report on freshly simulated particles, and their SNR."""
     with tempfile.TemporaryDirectory() as name:
         store = open_store(simulate(Path(name) / "data.zarr", config))
-        found = model.predict(store.read_rows("subtomogram", np.arange(len(store))).astype(np.float32), store.voxel_size, "bright")
-        assert found.masks is not None
-        assert found.densities is not None
-        masks, densities = np.stack(found.masks), np.stack(found.densities)
-        figures = judge(store.path, probabilities=found.probabilities, class_names=found.class_names, masks=masks, densities=densities)
-        return {"particles": len(store), "median_snr": float(np.median(store["snr"][:])), **{key: figures[key] for key in JUDGED}}
+        figures = judge_outputs(store, np.arange(len(store)), **predict_store(model, store))
+        return {"particles": len(store), "median_snr": float(np.median(store["snr"][:])), **figures}
 
 
 def main() -> None:

@@ -44,6 +44,7 @@ from cells import (
     measure_rate,
     missing_cells,
     peak_memory,
+    predict_store,
     read_arguments,
     read_boxes,
     run_apart,
@@ -353,17 +354,12 @@ def run_ours(work: Path, size: Size, name: str, seed: int, results: Path, subset
     crowded: dict[str, dict[str, Any]] = {f"{low:g}-{high:g}": {} for low, high in pairwise(CROWDING)}
     for snr in TEST_SNRS:
         store = open_store(make_test_store(work, size, snr))
-        everything = np.arange(len(store))
-        found = model.predict(store.read_rows("subtomogram", everything).astype(np.float32), store.voxel_size, "bright")
-        assert found.probabilities is not None
-        assert found.masks is not None
-        assert found.densities is not None
-        masks, densities = np.stack(found.masks), np.stack(found.densities)
+        found, everything = predict_store(model, store), np.arange(len(store))
         cytosol = np.asarray(store["cytosol"][:])
         apart = [(np.flatnonzero((cytosol >= low) & (cytosol < high)), crowded[f"{low:g}-{high:g}"]) for low, high in pairwise(CROWDING)]
         for rows, figures in ((everything, tests), (matched_rows(store, subset), matched), *apart):
-            classes = {"probabilities": found.probabilities[rows], "class_names": found.class_names}
-            figures[f"{snr:g}"] = {"particles": len(rows), **judge_outputs(store, rows, **classes, masks=masks[rows], densities=densities[rows])}
+            some = {output: found[output][rows] for output in ("probabilities", "masks", "densities")}
+            figures[f"{snr:g}"] = {"particles": len(rows), **judge_outputs(store, rows, class_names=found["class_names"], **some)}
     content = {"cell": name, "test_particles": size.test_particles, "tests": tests, "matched": matched, "by_cytosol": crowded}
     macs = {"parameters": count_parameters(model.network), "macs_per_particle": count_macs(model.network, model.card.box_size)}
     write_result(f"published/{name}_{seed}", seed, content | macs, model, results)

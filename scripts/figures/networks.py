@@ -97,16 +97,15 @@ NETWORKS = {"dsrf3d": "DSRF3D", "ssn3d_ed": "SSN3D-ED for masks", "ssn3d_ed_dens
 
 def published(size: str = "cpu") -> str:
     """Networks and a method of others beside ours, and ours on the particles of template matching."""
-    runs = read_runs(folder_of("published", size), tuple(PUBLISHED))
+    runs = read_runs(folder_of("published", size), tuple(dict.fromkeys((*PUBLISHED, *MATCHED))))
     ours = read_runs(folder_of("multitask", size), tuple(OURS))
-    matched = read_runs(folder_of("published", size), MATCHED)
     header = ["method", "samples", "parameters", "MMACs per particle", "particles/s", *AT_SNR]
     rows = [row_of_cell(text, ours[cell], of_method) for cell, text in OURS.items()]
     for cell, text in PUBLISHED.items():
         particles = f" ({runs[cell][0]['test_particles']} particles)" if cell == "template_matching" and runs[cell] else ""
         rows.append(row_of_cell(text + particles, runs[cell], of_method))
-    rows += [row_of_cell(f"{(OURS | PUBLISHED)[cell]}, on the same particles", matched[cell], of_matched) for cell in MATCHED]
-    to_run = still_to_run("published", {**runs, **matched, "rates": []}, size, once=("template_matching", "shipped", "rates"))
+    rows += [row_of_cell(f"{(OURS | PUBLISHED)[cell]}, on the same particles", runs[cell], of_matched) for cell in MATCHED]
+    to_run = still_to_run("published", {**runs, "rates": []}, size, once=("template_matching", "shipped", "rates"))
     return f"{with_places(rows, header, runs)}{about(runs)}{speeds(size)}{to_run}"
 
 
