@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import SIMULATE, TRAIN, write_model, write_mrc, write_particles
 
-from triptych.config import AugmentConfig, PredictConfig, SimulateConfig, TrainConfig
+from triptych.config import AugmentConfig, CalibrateConfig, PredictConfig, SimulateConfig, TrainConfig
 from triptych.errors import InputError
 from triptych.fourier import scramble_phases
 from triptych.io.mrc import read_mrc
@@ -302,6 +303,18 @@ def test_the_shipped_model_goes_by_its_name(data: Path, model: Path, tmp_path: P
     predict(data, Path("found"), model.name)
     Path("trained").rename(model.name)
     assert locate_model(model.name) == Path(model.name)
+
+
+def test_calibrating_with_what_a_model_was_trained_on_is_warned_of(data: Path, model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Also under another name of the data, and for a model that was calibrated in between; other data are not warned of."""
+    moved = Path(shutil.copytree(data, tmp_path / "moved.zarr"))
+    other = simulate(tmp_path / "other.zarr", load_config(SimulateConfig, None, [*SIMULATE, "seed=77"]))
+    first = calibrate(model, other, tmp_path / "first", CalibrateConfig(held_out_share=0.4))
+    assert "trained on" not in caplog.text
+    for number, folder in enumerate((model, first)):
+        caplog.clear()
+        calibrate(folder, moved, tmp_path / f"again{number}", CalibrateConfig(held_out_share=0.4))
+        assert f"{moved} is what the model was trained on" in caplog.text
 
 
 def test_training_needs_its_truth_and_two_tomograms(data: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from triptych.config import CalibrateConfig
 from triptych.errors import InputError
-from triptych.io.manifest import read_manifest
+from triptych.io.manifest import describe_input, is_written_by, manifest_entry, read_manifest
 from triptych.io.outputs import check_output_folder
 from triptych.io.store import Store, known_labels, open_store
 from triptych.parallel import Progress
@@ -62,6 +62,8 @@ def calibrate(
     check_kept(given, config)
     network = with_spectrum(given, config)
     sample = draw_sample(open_store(data), network, config)
+    trained = read_manifest(folder)
+    warn_of_known(Path(data), trained)
     fits_novelty = config.fit_novelty and names_classes(given)
     if fits_novelty:
         warn_of_missing(sample, given.card.class_names)
@@ -72,7 +74,7 @@ def calibrate(
     card = replace(network.card, temperature=temperature, fidelity=fidelity)
     fitted = Model(network.network, card, config.device, config.precision, reference)
     texts = {name: (folder / name).read_text(encoding="utf-8") for name in COPIED if (folder / name).is_file()}
-    extra: dict[str, object] = {"calibration": figures, "device": network.device_name, "trained": read_manifest(folder)}
+    extra: dict[str, object] = {"calibration": figures, "device": network.device_name, "trained": trained}
     return fitted.save(out, config, [folder, Path(data)], config.seed, extra, texts, "calibrate", {"model": folder, "data": data})
 
 
@@ -132,6 +134,16 @@ def warn_of_missing(sample: Sample, class_names: Sequence[str]) -> None:
     if missing:
         what = f"the novelty reference is made from no particles of {', '.join(missing)}, so that most of these will be called unknown"
         logger.warning("%s: give data that hold every class that you may meet, or keep the model's reference (fit_novelty=false)", what)
+
+
+def warn_of_known(data: Path, made: dict[str, Any]) -> None:
+    """Warn of data that the model of a manifest was trained on: of these it is surer, and more often right, than of any others."""
+    while not is_written_by(made, "train") and isinstance(made.get("trained"), dict):
+        made = made["trained"]
+    seen = {manifest_entry(entry, "sha256_of_listing") for entry in made.get("inputs") or ()}
+    if is_written_by(made, "train") and describe_input(data).get("sha256_of_listing") in seen:
+        what = "%s is what the model was trained on, of which it is surer than of new particles, so that its probabilities will promise too much"
+        logger.warning(f"{what}: give data that it has not seen, for example simulated with another seed", data)
 
 
 def check_store(store: Store, model: Model) -> None:
