@@ -41,6 +41,8 @@ class PretendGpu(TorchFunctionMode):
         refuse(name, args, kwargs, tensors)
         if name == "cpu" and there:
             return args[0].clone()
+        if name == "pin_memory":
+            return args[0]  # which takes a driver
         place = kwargs.get("device")
         if name == "to":
             place = next((value for value in args[1:] if isinstance(value, str | torch.device)), place)
@@ -93,12 +95,14 @@ class GpuAutocast(Autocast):
 
 @contextmanager
 def pretended_gpu() -> Iterator[None]:
-    """A machine with a GPU of 2020, which has bfloat16."""
+    """A machine with a GPU of 2020, which has bfloat16; torch may be a CUDA build, which would ask the driver."""
     with pytest.MonkeyPatch.context() as patch, PretendGpu():
         patch.setattr(torch.cuda, "is_available", lambda: True)
         patch.setattr(torch.cuda, "device_count", lambda: 1)
         patch.setattr(torch.cuda, "get_device_name", lambda device: "pretended GPU")
         patch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+        patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)  # which optimisers of older torch ask, those of newer the next
+        patch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
         patch.setattr(torch, "Generator", GpuGenerator)
         patch.setattr(torch, "autocast", GpuAutocast)
         yield

@@ -365,6 +365,7 @@ def test_manifest_without_hashes_and_foreign_model(folder: Path) -> None:
 def test_a_gpu_is_chosen_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda number: (9, 0))
     assert [str(choose_device(device)) for device in ("auto", "gpu", "gpu:1", "cpu")] == ["cuda:0", "cuda:0", "cuda:1", "cpu"]
     with pytest.raises(InputError, match="torch sees 2 GPUs, numbered from 0"):
         choose_device("gpu:2")

@@ -225,7 +225,7 @@ def test_balls_between_pixels_keep_their_detail(place: tuple[float, float], ny: 
 
 
 def test_smearing_back_keeps_the_highest_frequency_as_it_is() -> None:
-    columns = torch.cos(torch.pi * torch.arange(32)).expand(1, 4, 32)
+    columns = torch.cos(torch.pi * torch.arange(32)).repeat(1, 4, 1)
     volume = back_project(columns, interpolator(4, 32, 32, torch.zeros(1)), 4, 32)
     assert torch.allclose(volume, columns.expand(4, 4, 32), atol=1e-4)
 
