@@ -133,6 +133,32 @@ def test_a_density_that_is_no_number_counts_as_none() -> None:
     assert np.isnan(metrics.density_correlation(density[0], np.zeros((4, 4, 4))))
 
 
+def test_share_interval_holds_the_truth_as_often_as_it_says_where_tomograms_differ() -> None:
+    rng = np.random.default_rng(0)
+    held = {"by tomogram": 0, "each particle counts": 0}
+    for _ in range(400):
+        sizes = rng.integers(20, 60, 12)
+        tomogram = np.repeat(np.arange(12), sizes)
+        right = rng.random(tomogram.size) < np.repeat(rng.beta(8, 2, 12), sizes)  # 0.8 on average
+        for name, groups in (("by tomogram", tomogram), ("each particle counts", None)):
+            low, high = metrics.share_interval(right, groups)
+            held[name] += low < 0.8 < high
+    assert 0.93 < held["by tomogram"] / 400 < 0.98
+    assert held["each particle counts"] / 400 < 0.7
+
+
+def test_share_interval_where_tomograms_tell_nothing() -> None:
+    plain = metrics.share_interval([1, 1, 0, 1])
+    assert plain == pytest.approx(np.ravel(metrics.wilson_interval(3, 4)))
+    assert metrics.share_interval([1, 1, 0, 1], [7, 7, 7, 7]) == plain  # a single one
+    assert metrics.share_interval([1, 0, 0, 1], ["a", "a", "b", "b"]) == metrics.share_interval([1, 0, 0, 1])  # alike
+    assert metrics.share_interval([1, 1, 1, 1], [0, 0, 1, 1]) == metrics.share_interval([1, 1, 1, 1])  # all right
+    assert np.isnan(metrics.share_interval([], [])).all()
+    low, high = metrics.share_interval([1, 1, 0, 0], [0, 0, 1, 1])  # two that have nothing in common: anything may be
+    assert low < 0.01
+    assert high > 0.99
+
+
 def test_summary_leaves_none_out_of_masks_and_densities_only() -> None:
     summary = metrics.summarise(
         ["a", "b", "none"],

@@ -124,7 +124,10 @@ def judge(predictions: Path, truth: Path, on_progress: Progress = lambda done, t
 def test_metrics_agree_with_the_files(fake: Fake, judged: Path) -> None:
     found = read_metrics(judged)
     assert found["particles"] == len(fake.label)
-    assert found["accuracy"] == pytest.approx((fake.label == fake.predicted).mean())
+    right, tomogram = fake.label == fake.predicted, np.asarray(open_store(fake.truth)["tomogram"][:])
+    assert found["accuracy"] == pytest.approx(right.mean())
+    assert found["accuracy_interval"] == pytest.approx(metrics.share_interval(right, tomogram))
+    assert found["accuracy_interval"] != pytest.approx(metrics.share_interval(right))
     assert np.array(found["confusion_matrix"]).trace() == (fake.label == fake.predicted).sum()
     store, ious, correlations = open_store(fake.truth), [], []
     for i in np.flatnonzero(fake.label != CLASS_NAMES.index("none")):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
 from scipy.stats import spearmanr
 
 from triptych.config import NONE_CLASS
@@ -92,6 +93,37 @@ def wilson_interval(successes: ArrayLike, trials: ArrayLike, z: float = 1.96) ->
     centre = (p + share(z**2, 2 * n)) / (1 + share(z**2, n))
     half = z / (1 + share(z**2, n)) * np.sqrt(share(p * (1 - p), n) + share(z**2, 4 * n**2))
     return centre - half, centre + half
+
+
+def share_interval(right: ArrayLike, tomogram: ArrayLike | None = None) -> tuple[float, float]:
+    """95 % confidence interval of the share of particles that are right, among all that come from tomograms like these.
+
+    Particles of one tomogram have dose, defocus and crowding in common, so they tell less than as many of different ones. The interval is
+    Wilson's for as many particles as would tell as much (E. L. Korn and B. I. Graubard, Surv. Methodol. 24, 193, 1998). A single tomogram does
+    not tell how much others differ: there each particle counts.
+
+    Parameters
+    ----------
+    right : bool (n,)
+    tomogram : (n,), number or name of each particle's tomogram; None: each particle counts
+    """
+    right = np.asarray(right, np.float64)
+    counting = right.size if tomogram is None else independent_particles(right, tomogram)
+    low, high = wilson_interval(mean(right) * counting, counting)
+    return float(low), float(high)
+
+
+def independent_particles(right: FloatArray, tomogram: ArrayLike) -> float:
+    """How many particles of as many tomograms would tell their share that is right as well as these do; never more than there are."""
+    names, places = np.unique(np.asarray(tomogram), return_inverse=True)
+    share_right = mean(right)
+    excess = np.bincount(places, right - share_right)  # right ones of each tomogram beyond what is usual
+    if len(names) < 2 or not excess.any():
+        return float(right.size)
+    freedom = len(names) - 1
+    variance = (freedom + 1) / freedom * (excess**2).sum() / right.size**2  # of the share; linearised
+    few = (stdtrit(freedom, 0.975) / 1.96) ** 2
+    return float(min(right.size, share_right * (1 - share_right) / (variance * few)))
 
 
 class ReliabilityCurve(NamedTuple):
@@ -267,7 +299,7 @@ class Summary:
 _AVERAGED = "mean over the particles that are not “none” in truth, whether or not their class was predicted right"
 DEFINITIONS: dict[str, str] = {
     "accuracy": "share of all particles of classes that the model knows, “none” included, whose most probable class is the true one; "
-    "the interval is Wilson’s, 95 %",
+    "the 95 % interval is for other particles of tomograms like these, or, where there is only one, of this one",
     "mean_recall": "mean of the recalls of the classes that occur in truth and that the model knows (balanced accuracy)",
     "precision": "share of the particles given a class that are truly of that class",
     "recall": "share of the particles of a class that were given that class",
@@ -293,6 +325,7 @@ def summarise(
     correlation: ArrayLike | None = None,
     correlation_in_mask: ArrayLike | None = None,
     known: int | None = None,
+    tomogram: ArrayLike | None = None,
 ) -> Summary:
     """Headline figures and a table per class.
 
@@ -307,6 +340,7 @@ def summarise(
     probability : (n,), probability of the predicted class
     iou, correlation, correlation_in_mask : (n,), of each particle
     known : the model knows the first so many classes; default: all
+    tomogram : (n,), from which each particle comes; for the accuracy's interval, see `share_interval`
     """
     truth, known = np.asarray(truth, np.int64), len(class_names) if known is None else known
     judged = truth < known
@@ -323,7 +357,7 @@ def summarise(
         particles_of_known_classes=int(judged.sum()),
         particles_not_none=int((truth != none).sum()),
         accuracy=np.nan if right is None else mean(right),
-        accuracy_interval=(np.nan, np.nan) if right is None else _share_interval(right),
+        accuracy_interval=(np.nan, np.nan) if right is None else share_interval(right, None if tomogram is None else np.asarray(tomogram)[judged]),
         mean_recall=mean([row.recall for row in classes]),
         expected_calibration_error=np.nan if right is None or stated is None else expected_calibration_error(stated, right),
         mean_iou=mean(iou_kept),
@@ -333,11 +367,6 @@ def summarise(
         mean_density_correlation_in_mask=mean(in_mask_kept),
         classes=classes,
     )
-
-
-def _share_interval(right: NDArray[np.bool_]) -> tuple[float, float]:
-    low, high = wilson_interval(right.sum(), right.size)
-    return float(low), float(high)
 
 
 def _summarise_classes(

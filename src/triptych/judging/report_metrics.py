@@ -111,7 +111,8 @@ def _threshold_rows(given: Predicted, truth: Truth | None) -> list[dict[str, flo
 
 def _truth_metrics(given: Predicted, truth: Truth, scores: Scores) -> dict[str, Any]:
     masks_and_densities = scores.iou, scores.correlation, scores.correlation_in_mask
-    summary = metrics.summarise(truth.class_names, truth.label, given.label, given.probability, *masks_and_densities, truth.known_classes)
+    called = given.label, given.probability
+    summary = metrics.summarise(truth.class_names, truth.label, *called, *masks_and_densities, truth.known_classes, truth.tomogram)
     result = asdict(summary)
     if given.verdicts is not None:
         result["called_unknown"] = count_unknown(given, truth)

@@ -42,7 +42,7 @@ class Truth:
     class_names : the model's class names, then those of the store's that it does not know; those of the store where the model has no class task
     known_classes : the model knows the first so many
     label : (n,), index of the true class
-    snr : (n,) or None
+    snr, tomogram : (n,) or None
     doubt : a sentence if the store may be another one than the predictions were made from, or is one that the model has learned from
     """
 
@@ -53,6 +53,7 @@ class Truth:
     known_classes: int
     label: IntArray
     snr: FloatArray | None
+    tomogram: IntArray | None
     doubt: str | None
 
     @property
@@ -81,13 +82,14 @@ def match_truth(given: Predicted, path: Path) -> Truth:
     names = store.class_names if given.label is None else given.class_names
     class_names = (*names, *(name for k, name in enumerate(store.class_names) if name not in names and (label == k).any()))
     snr = np.asarray(store["snr"][:], np.float64)[row] if "snr" in store else None
+    tomogram = np.asarray(store["tomogram"][:], np.int64)[row] if "tomogram" in store else None
     listing = describe_input(path).get("sha256_of_listing")
     if listing not in _listings(given.manifest) and given.manifest.get("particles", {}).get("kind") == "store":
         raise InputError(f"{given.folder} was predicted from another store than {path}; {SAME_STORE}")
     doubt = _doubt(given, path, listing)
     if doubt:
         logger.warning(doubt)
-    return Truth(path, store, row, class_names, len(names), known_labels(store, class_names)[row], snr, doubt)
+    return Truth(path, store, row, class_names, len(names), known_labels(store, class_names)[row], snr, tomogram, doubt)
 
 
 def _listings(manifest: dict[str, Any]) -> set[Any]:
