@@ -182,6 +182,13 @@ def test_shell_correlation_agrees_with_torch_fourier_shell_correlation() -> None
     np.testing.assert_allclose(mean[3:], other[3:], atol=0.05)
 
 
+def test_every_tilt_measures_the_waves_along_the_tilt_axis() -> None:
+    weights = wedge_weights((16, 16, 16), 20, 60)
+    assert weights[0, :, 0].all()
+    assert not weights[0, :, 1:].any()  # kz = 0 lies at 0 degrees
+    assert wedge_weights((16, 16, 16), 20, 60, np.eye(3))[0, :, 0].all()
+
+
 def test_wedge_of_a_box_that_is_turned_against_the_tomogram() -> None:
     shape = (16, 16, 16)
     plain = wedge_weights(shape, -60, 40)

@@ -165,7 +165,8 @@ def wedge_weights(shape: tuple[int, int, int], tilt_min: float, tilt_max: float,
         kx, kz = (row[0] * kx + row[1] * ky + row[2] * kz for row in (frame[0], frame[2]))
         kz, kx = np.where(kx < 0, -kz, kz), np.abs(kx)  # a term and its complex conjugate are measured together
     angle = np.degrees(np.arctan2(kz, kx))
-    measured = ((angle >= tilt_min) & (angle <= tilt_max)).astype(np.float32)
+    on_axis = (kx == 0) & (kz == 0)  # the ky axis lies in the planes of all tilts, even where 0 is not among them
+    measured = (((angle >= tilt_min) & (angle <= tilt_max)) | on_axis).astype(np.float32)
     return np.ascontiguousarray(np.broadcast_to(measured, whole))
 
 
