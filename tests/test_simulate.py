@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,9 @@ from triptych.simulation.specimen import (
     OVERSAMPLING,
     Ball,
     Occupancy,
+    Specimen,
     draw_ball,
+    draw_membranes,
     fill_specimen,
     gold_profile,
     make_template,
@@ -217,6 +220,19 @@ def test_particles_lie_in_the_ice_and_beyond_the_edges() -> None:
     assert len(specimen.beads) == 3
     for bead in specimen.beads:
         assert np.linalg.norm(positions - bead.centre, axis=1).min() > bead.radius
+
+
+@pytest.mark.parametrize("nz", [60, 61])
+def test_no_membrane_sticks_out_of_the_ice(nz: int) -> None:
+    sphere = Ball(np.array([20.0, 20.0, 30.0]), 15.0)
+    specimen = Specimen((nz, 40, 40), [], [sphere], [], [], 1.0, 200.0, 0.0, 0.0)
+    cut, whole = np.zeros((2, nz, 40, 40), np.float32)
+    draw_membranes(cut, specimen, (0, 40), 0, 10.0)
+    draw_membranes(whole, replace(specimen, ice_thickness=1000.0), (0, 40), 0, 10.0)
+    inside = np.abs(np.arange(nz) - nz / 2 + 1e-3) <= 10  # 20 voxels of ice in the middle
+    assert not cut[~inside].any()
+    assert np.array_equal(cut[inside], whole[inside])
+    assert whole[~inside].any()
 
 
 @pytest.mark.parametrize("voxel_size", [5.0, 10.0, 14.0])

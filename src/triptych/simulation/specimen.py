@@ -129,6 +129,12 @@ def make_template(structure: Structure, voxel_size: float) -> Template:
     return Template(structure.name, oversample(torch.from_numpy(density), OVERSAMPLING), size, structure.contour, cells, radius, volume)
 
 
+def ice_span(nz: int, thickness: float) -> tuple[float, float]:
+    """Between which z, in voxels, there is ice of a thickness in voxels, in the middle of nz slices."""
+    outside = max(0.0, nz - thickness) / 2
+    return outside, nz - outside
+
+
 class Occupancy:
     """Which cells of the coarse grid are taken.
 
@@ -140,8 +146,7 @@ class Occupancy:
     def __init__(self, shape: tuple[int, int, int], gap: float, ice_thickness: float = math.inf) -> None:
         self.cells = np.zeros([-(-n // COARSE) for n in shape], dtype=bool)
         self.low, self.high = np.zeros(3), np.array(shape[::-1], dtype=float)
-        outside = max(0.0, shape[0] - ice_thickness) / 2
-        self.low[2], self.high[2] = outside, shape[0] - outside
+        self.low[2], self.high[2] = ice_span(shape[0], ice_thickness)
         reach = math.ceil(gap / COARSE)
         around = np.mgrid[tuple(slice(-reach, reach + 1) for _ in range(3))].reshape(3, -1).T
         self.around = around[np.linalg.norm(around, axis=1) * COARSE <= gap + COARSE / 2]
@@ -423,9 +428,11 @@ def draw_particles(particles: PosedParticles, rows: tuple[int, int], margin: int
 
 
 def draw_membranes(volume: Array, specimen: Specimen, rows: tuple[int, int], margin: int, voxel_size: float) -> None:
-    """Add the vesicles to the rows that `draw_particles` made."""
+    """Add the vesicles to the rows that `draw_particles` made; what would stick out of the ice is cut off, as that of the tomogram is."""
+    bottom, top = (math.ceil(z) for z in ice_span(len(volume), specimen.ice_thickness / voxel_size))
+    origin = slab_origin(rows, margin) + np.array([0, 0, bottom])
     for vesicle in specimen.vesicles:
-        draw_ball(volume, vesicle, slab_origin(rows, margin), MEMBRANE_REACH / voxel_size, lambda depth: membrane_profile(depth * voxel_size))
+        draw_ball(volume[bottom:top], vesicle, origin, MEMBRANE_REACH / voxel_size, lambda depth: membrane_profile(depth * voxel_size))
 
 
 def draw_gold(volume: Array, specimen: Specimen, rows: tuple[int, int], margin: int, voxel_size: float) -> None:

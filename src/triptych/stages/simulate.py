@@ -39,7 +39,7 @@ from triptych.simulation.scene import (
     tomogram_rng,
     warn_of_room,
 )
-from triptych.simulation.specimen import MEMBRANE_DEPTH, Placed, PosedParticles, Specimen, draw_labels, paste, shell_points
+from triptych.simulation.specimen import MEMBRANE_DEPTH, Placed, PosedParticles, Specimen, draw_labels, ice_span, paste, shell_points
 from triptych.simulation.structures import NOT_PARTICLES, Structure
 from triptych.workspace import Workspace, choose_items, count_unfinished
 
@@ -322,7 +322,8 @@ def none_candidates(rng: np.random.Generator, particles: PosedParticles, config:
     points: NDArray[Any] = rng.uniform(low, high, (100, 3))
     if kind == 0 and specimen.vesicles:
         shells = np.concatenate([shell_points(vesicle, MEMBRANE_DEPTH / config.voxel_size) for vesicle in specimen.vesicles])
-        shells = shells[((shells >= low) & (shells <= high)).all(1)]
+        bottom, top = ice_span(specimen.shape[0], specimen.ice_thickness / config.voxel_size)
+        shells = shells[((shells >= low) & (shells <= high)).all(1) & (shells[:, 2] >= bottom) & (shells[:, 2] < top)]
         points = shells[rng.integers(len(shells), size=100)] if len(shells) else points
     elif kind == 1 and specimen.placed:
         picks = [specimen.placed[i] for i in rng.integers(len(specimen.placed), size=100)]
