@@ -17,7 +17,7 @@ from triptych.errors import InputError
 from triptych.io.store import Store, open_store
 from triptych.posing import pose
 from triptych.simulation.library import load_library
-from triptych.simulation.scene import check_scene, slabs, tilt_sequence
+from triptych.simulation.scene import check_scene, draw_acquisition, slabs, tilt_sequence
 from triptych.simulation.specimen import (
     MEMBRANE_DEPTH,
     OVERSAMPLING,
@@ -198,6 +198,16 @@ def test_everything_that_is_drawn_lies_in_its_range_and_is_recorded(tmp_path: Pa
         values = store[name][:]
         assert ((values >= low) & (values <= high)).all(), name
     assert len(np.unique(store["ice_thickness"][:])) == 2  # one per tomogram
+
+
+def test_the_order_in_which_frequencies_are_said_means_nothing() -> None:
+    # settings are compared as JSON when a run goes on, where the order of keys does not count
+    said = {"ctf_correction": {"none": 1, "deconvolve": 2}, "smoothing": {"none": 1, "wiener": 1}}
+    said["tilt_order"] = {"bidirectional": 1, "continuous": 1}
+    one, other = (AcquisitionConfig(**{name: dict(list(table.items())[::step]) for name, table in said.items()}) for step in (1, -1))
+    assert one == other
+    numbers = [[draw_acquisition(np.random.default_rng(seed), config)[2] for seed in range(8)] for config in (one, other)]
+    assert numbers[0] == numbers[1]
 
 
 def test_tilts_are_taken_in_the_order_asked_for() -> None:

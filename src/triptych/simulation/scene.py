@@ -260,7 +260,7 @@ def draw_tilt_plan(rng: np.random.Generator, config: AcquisitionConfig) -> TiltP
     angles = np.arange(-most, most + 1) * tilt_step + tilt_centre
     tilt_jitter, shift_jitter = rng.uniform(*config.tilt_jitter), rng.uniform(*config.shift_jitter)
     dose, defocus = rng.uniform(*config.dose_e_per_a2), rng.uniform(*config.defocus_um)
-    return TiltPlan(angles, tilt_step, draw_word(rng, config.tilt_order), dose, defocus, tilt_jitter, shift_jitter)
+    return TiltPlan(angles, tilt_step, draw_word(rng, config.tilt_order, get_args(TiltOrder)), dose, defocus, tilt_jitter, shift_jitter)
 
 
 def draw_tilts(rng: np.random.Generator, plan: TiltPlan, config: AcquisitionConfig, ice_thickness: float, device: torch.device | None) -> Acquisition:
@@ -294,9 +294,9 @@ def draw_tilts(rng: np.random.Generator, plan: TiltPlan, config: AcquisitionConf
 
 
 def draw_correction(rng: np.random.Generator, config: AcquisitionConfig) -> Correction:
-    ctf = draw_word(rng, config.ctf_correction)
+    ctf = draw_word(rng, config.ctf_correction, get_args(CtfCorrection))
     constant, weighted = draw_log_uniform(rng, config.deconvolution_constant), bool(rng.random() < config.dose_weighting)
-    smoothing, low_pass = draw_word(rng, config.smoothing), rng.uniform(*config.low_pass)
+    smoothing, low_pass = draw_word(rng, config.smoothing, get_args(Smoothing)), rng.uniform(*config.low_pass)
     cosine = bool(rng.random() < config.cosine_weighting)
     return Correction(ctf, constant, weighted, cosine, smoothing, low_pass if smoothing == "low_pass" else 0.0)
 
@@ -324,10 +324,10 @@ def recorded_numbers(plan: TiltPlan, acquisition: Acquisition, correction: Corre
     }
 
 
-def draw_word(rng: np.random.Generator, frequencies: dict[Word, float]) -> Word:
-    """One of the words, as often as the table says."""
-    shares = np.array(list(frequencies.values()), dtype=float)
-    return list(frequencies)[int(rng.choice(len(shares), p=shares / shares.sum()))]
+def draw_word(rng: np.random.Generator, frequencies: dict[Word, float], words: tuple[Word, ...]) -> Word:
+    """One of the words, as often as the table says; settings that say the same in another order draw the same."""
+    shares = np.array([frequencies.get(word, 0) for word in words], dtype=float)
+    return words[int(rng.choice(len(shares), p=shares / shares.sum()))]
 
 
 def tilt_sequence(angles: NDArray[Any], order: TiltOrder) -> NDArray[np.int64]:
