@@ -416,7 +416,11 @@ def test_the_share_is_that_of_particles_which_the_levels_do_not_know() -> None:
 # ------------------------------------------------------------------------------------------------------------- rivals
 
 
-def test_the_structure_that_fits_the_subtomogram_names_the_particle(predictions: Path, settings: OrientConfig, tmp_path: Path) -> None:
+def test_the_structure_that_fits_the_subtomogram_names_the_particle(
+    predictions: Path, settings: OrientConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(import_module("triptych.stages.orient"), "tell_hand", lambda *given: told.extend(given[2].tolist()))
     confused = with_verdicts(predictions, tmp_path / "confused", ["known"] * 18)
     table = read_star(confused / "particles.star")["particles"]
     truth = open_store(predictions.parent / "truth.zarr")
@@ -433,6 +437,8 @@ def test_the_structure_that_fits_the_subtomogram_names_the_particle(predictions:
     assert (found["triptychNetworkClass"] == wrong[wrong != "none"]).all()
     right = found["triptychClass"] == found["triptychTrueClass"]
     assert right.mean() > 0.9
+    # the hand is told by these (they come class by class), not by which fits best: that one fits noise better than its mirror image does
+    assert told == sorted(CLASSES.index(name) for name in found["triptychNetworkClass"])
     assert (found["rlnClassNumber"] == [CLASSES.index(name) + 1 for name in found["triptychClass"]]).all()
     assert np.allclose(found[columns].sum(axis=1), 1, atol=1e-4)
     own = found[columns].to_numpy()[np.arange(len(found)), found["rlnClassNumber"] - 1]
@@ -578,6 +584,15 @@ def test_the_wrong_hand_is_said(
     unasked = orient(predictions, tmp_path / "unasked", settings.model_copy(update={"hand_check": 0}))
     assert json.loads((unasked / "manifest.json").read_text())["hand"] is None
     assert "hand" not in caplog.text
+
+
+@pytest.mark.parametrize(("particles", "told"), [(1, False), (2, False), (3, False), (8, False), (12, True), (32, True)])
+def test_few_particles_tell_the_hand_only_if_they_are_very_sure(particles: int, told: bool) -> None:
+    """Two differences with a mean of four standard errors are nothing: by chance every sixth pair has that."""
+    for sign in (-1.0, 1.0):
+        hand = Hand(particles, 0, 4.0 * sign)
+        assert hand.verdict.startswith("not told") is not told
+        assert hand.wrong is (told and sign < 0)
 
 
 def test_what_looks_like_its_mirror_image_tells_no_hand() -> None:

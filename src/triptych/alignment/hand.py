@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr, stdtrit
 
 from triptych.alignment.align import align, of_particles
 from triptych.alignment.identify import mirror
@@ -22,7 +23,7 @@ IntArray = NDArray[np.int64]
 CHIRAL = 0.97
 """Correlation of a structure with its mirror image in the best pose from which on it can tell nothing."""
 SURE = 3.0
-"""Standard errors of the mean from which on the hand is said."""
+"""Standard errors of the mean from which on the hand is said, of many particles; of few it takes as many more as is as improbable by chance."""
 CLASSES = 4
 """So many classes are compared at most, the commonest."""
 
@@ -44,13 +45,18 @@ class Hand(NamedTuple):
     def verdict(self) -> str:
         """In words, for people."""
         count = f"{self.better} of {self.particles} particles fit their structures better than the mirror images of these"
-        if abs(self.score) < SURE:
+        if not self.is_told:
             return f"not told: {count}"
         return f"right: {count}" if self.score > 0 else f"probably wrong: only {count}"
 
     @property
+    def is_told(self) -> bool:
+        """By Student's t: the standard error of a few particles is itself known badly."""
+        return self.particles > 1 and abs(self.score) >= float(stdtrit(self.particles - 1, ndtr(SURE)))
+
+    @property
     def wrong(self) -> bool:
-        return self.score <= -SURE
+        return self.is_told and self.score < 0
 
 
 def choose_sample(label: IntArray, probability: NDArray[np.float64], count: int) -> IntArray:
@@ -75,7 +81,7 @@ def tell_hand(
     Parameters
     ----------
     subtomograms, wedges : as for `align`
-    label : (n,), number of the structure of each particle
+    label : (n,), number of the structure of each particle; not that which fits it best, for that one fits noise better than its mirror image does
     references : structures, on the grid of the particles
     """
     odds = []

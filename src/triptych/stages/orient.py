@@ -336,7 +336,7 @@ def finish_run(workspace: Workspace, orienter: Orienter, folder: Path) -> None:
     doubtful = find_doubtful(averages, orienter.config)
     write_averages(workspace, averages)
     table = posed_table(workspace.out, orienter, found)
-    hand = check_hand(workspace, orienter, found)
+    hand = check_hand(workspace, orienter)
     renamed = table[table["triptychClass"] != table[NETWORK_CLASS]]
     if orienter.config.write_labels:
         write_labels(workspace, orienter, found)
@@ -370,14 +370,17 @@ def find_doubtful(averages: Sequence[ClassAverage], config: OrientConfig) -> lis
     return doubtful
 
 
-def check_hand(workspace: Workspace, orienter: Orienter, found: dict[str, Any]) -> Hand | None:
-    """Whether structures or their mirror images fit a sample of the particles."""
+def check_hand(workspace: Workspace, orienter: Orienter) -> Hand | None:
+    """Whether structures or their mirror images fit a sample of the particles, by the names that the network gave them.
+
+    Those that they have now are of the structures that fit best, and of noise the best of several fits better than the mirror image of that one.
+    """
     boxes, grid, config = orienter.boxes, orienter.grid, orienter.config
     if not config.hand_check:
         return None
-    probability = found["probabilities"][np.arange(len(found["label"])), found["label"]]
-    sample = choose_sample(found["label"], probability, config.hand_check)
-    rows, label = orienter.rows[sample], found["label"][sample]
+    label, probabilities = orienter.called(orienter.rows)
+    sample = choose_sample(label, probabilities[np.arange(len(label)), label], config.hand_check)
+    rows, label = orienter.rows[sample], label[sample]
     references = {k: orienter.reference(k) for k in np.unique(label).tolist()}
     with workspace.desk() as desk:
         hand = tell_hand(boxes.subtomograms(desk, rows, grid), boxes.wedges(desk, rows, grid), label, references, grid.voxel_size, config.align)
