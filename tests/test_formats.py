@@ -714,6 +714,11 @@ def test_names_become_numbers(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     (tmp_path / "b.doc").write_text("1 TS_c\n")
     with pytest.raises(InputError, match=r"b\.doc, which is to name the tomograms of b\.em, exists already"):
         convert_particles(tmp_path / "a.csv", tmp_path / "b.em", "em", Known(voxel_size=10))
+    (tmp_path / "c.csv").write_text("tomogram,x,y,z\n1,1,2,3\n")
+    for left in ("b.doc", "indices_column20.doc"):  # by the names that an earlier table has left there, the tomogram 1 would be read as TS_c
+        with pytest.raises(InputError, match=rf"{left}, by which the tomograms of b\.em would not keep the numbers"):
+            convert_particles(tmp_path / "c.csv", tmp_path / "b.em", "em", Known(voxel_size=10))
+        (tmp_path / left).rename(tmp_path / "indices_column20.doc")
 
 
 # ------------------------------------------------------------------------------------------------------------ bad input

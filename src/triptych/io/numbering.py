@@ -117,6 +117,8 @@ def number_tomograms(path: Path, names: Sequence[str] | None, count: int) -> NDA
             raise InputError(f"{index}, which is to name the tomograms of {path.name}, exists already: choose another name or delete it")
         with output_file(index) as part:
             part.write_bytes(text)
+    elif (other := _find_index(path)) is not None:
+        raise InputError(f"{other}, by which the tomograms of {path.name} would not keep the numbers that they are called, exists already: delete it")
     return np.array([known[name] for name in names], dtype=np.int64)
 
 
