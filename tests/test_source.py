@@ -25,8 +25,8 @@ from triptych.errors import InputError
 from triptych.io.mrc import bare_stem, write_mrc
 from triptych.io.particle_names import unique_names
 from triptych.io.particle_source import ParticleSource, voxel_sizes
-from triptych.io.readers import READS_PER_MAP, cut_box
-from triptych.io.relion import COORDINATES, angles_from_rotations, read_relion, rotations_from_angles
+from triptych.io.readers import READS_PER_MAP, Crops, cut_box
+from triptych.io.relion import COORDINATES, angles_from_rotations, particle_columns, read_relion, rotations_from_angles
 from triptych.io.relion_particles import particles_from_relion
 from triptych.io.source import open_particles
 from triptych.io.star import read_star, write_star
@@ -574,6 +574,21 @@ def test_relion_5_particle_in_its_tomogram(tmp_path: Path) -> None:
     assert volume.data[4, 4, 4] == data[25, 36, 51]  # 510, 355, 250 Å over 10 Å; 35.5 and 36 tie, half goes up
     (tmp_path / "tomograms.star").unlink()
     assert open_it(path, tomograms=tmp_path / "Reconstruct").read(0).data[4, 4, 4] == data[25, 36, 51]
+
+
+def test_places_from_the_corner_tell_the_centre_of_a_binned_tomogram(tmp_path: Path) -> None:
+    """Its tilt series has no whole number of its voxels, so that half of its own sides is another place."""
+    write_mrc(tmp_path / "a.mrc", Volume(np.random.default_rng(0).normal(size=(64, 63, 64)).astype(np.float32), 10.0))
+    places = np.array([[320.0, 310.0, 330.0], [201.0, 300.0, 250.0]])
+    series = Frame((516, 508, 516), 1.25)
+    columns = particle_columns(places, np.broadcast_to(np.eye(3), (2, 3, 3)), series)
+    stated = {"rlnTomoName": ["a", "a"], "rlnTomoReconstructedTomogram": "a.mrc", "rlnTomoTiltSeriesPixelSize": 1.25, "rlnTomoTomogramBinning": 8.0}
+    write_star(tmp_path / "particles.star", {"particles": pd.DataFrame({**stated, **columns})})
+    source = open_particles(tmp_path / "particles.star", PredictConfig(), 80.0)
+    assert isinstance(source.reader, Crops)
+    assert source.offsets is not None
+    assert np.allclose(source.reader.centers[:, ::-1] * 10.0 + source.offsets, places)
+    assert np.allclose(particles_from_relion(tmp_path / "particles.star").positions, places)
 
 
 def test_voxel_size_of_a_tomogram(tmp_path: Path) -> None:

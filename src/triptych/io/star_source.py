@@ -21,7 +21,7 @@ from triptych.io.output_names import MANIFEST
 from triptych.io.particle_names import safe_name, unique_names
 from triptych.io.particle_source import ParticleSource
 from triptych.io.readers import Crops, Images, Reader, check_images
-from triptych.io.relion import BINNING, CENTERED, COORDINATES, RelionFile, read_relion
+from triptych.io.relion import BINNING, CENTERED, COORDINATES, RelionFile, agrees, read_relion
 from triptych.io.star import Block
 from triptych.io.stated import VOXEL_SIZE_TOLERANCE, StatedTomogram, find_stated, list_tomograms
 from triptych.io.tilt_stacks import open_tilt_stacks
@@ -36,6 +36,7 @@ from triptych.io.tomogram_names import (
     warn_of_other_name,
 )
 from triptych.io.transfers import Transfers, check_treatment, named_transfers, stated_ctf, tabled_transfers
+from triptych.particles import Frame
 from triptych.transfer import CtfTransfers
 from triptych.volume import MAX_BOX
 
@@ -185,7 +186,7 @@ def _open_star_coordinates(file: RelionFile, config: PredictConfig, box_size_ang
     boxes = [_box_voxels(box_size_angstrom, size, path) for path, size in zip(paths, sizes, strict=True)]
     voxel_sizes = np.array(sizes)[tomogram]
     if centered:
-        positions = positions + (np.array([np.array(shape[::-1]) / 2 * size for shape, size in frames])[tomogram] if centers is None else centers)
+        positions = positions + (_found_centers(file, frames, tomogram) if centers is None else centers)
     exact = positions / voxel_sizes[:, None]
     nearest = np.floor(exact + 0.5).astype(np.int64)
     for path, own, (shape, _), box in zip(paths, rows, frames, boxes, strict=True):
@@ -238,6 +239,22 @@ def _tomogram_frame(path: Path, config: PredictConfig, stated: float | None, is_
             how = "" if given else " (--set tomogram_voxel_size= decides otherwise)"
             logger.warning("%s is taken to have %g Å per voxel, but %s states %g Å%s", path, size, who, other, how)
     return shape, size
+
+
+def _found_centers(
+    file: RelionFile, frames: Sequence[tuple[tuple[int, int, int], float]], tomogram: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Å from the first voxel to the centre of each particle's tomogram, (n, 3), by the tomograms' files.
+
+    Those have whole voxels, though the tilt series may be larger or smaller by a part of one. Where particles state their places from the corner,
+    too, and to a voxel the same, these are exact.
+    """
+    boxes, implied = [Frame.of(shape, size) for shape, size in frames], file.implied_centers()
+    centers = []
+    for name, number in zip(file.tomogram_names or [""] * len(file), tomogram, strict=True):
+        told = implied.get(name)
+        centers.append(boxes[number].center if told is None or not agrees(boxes[number], told) else told.round(6))
+    return np.array(centers)
 
 
 def _box_voxels(width: float, voxel_size: float, path: Path) -> int:
