@@ -609,6 +609,32 @@ def test_an_optics_group_that_is_in_no_table_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "out.star").exists()
 
 
+def test_images_that_shifted_particles_are_not_in_the_middle_of_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = write_relion_4(tmp_path)
+    convert_particles(source, tmp_path / "places.star", "relion4")
+    table = read_star(source)
+    table["particles"]["rlnImageName"] = ["a.mrc", "b.mrc"]  # type: ignore[index]
+    table["particles"]["rlnOriginZAngst"] = 0.0  # type: ignore[index]
+    write_star(source, table)
+    convert_particles(source, tmp_path / "dynamo.tbl", "dynamo")  # which has no images
+    assert "extract" not in caplog.text
+    convert_particles(source, tmp_path / "images.star", "relion4")
+    assert "shifts (rlnOrigin) of 1 of 2 particles are in their coordinates now" in caplog.text
+    caplog.clear()
+    convert_particles(tmp_path / "images.star", tmp_path / "again.star", "relion4")
+    assert "extract" not in caplog.text
+
+
+def test_a_single_tomogram_may_be_a_list_of_pairs(tmp_path: Path) -> None:
+    """As starfile before 0.5 wrote it."""
+    (tmp_path / "a.csv").write_text("tomogram,x,y,z\nTS_1,100,200,300\n")
+    row = {**tomogram_row("TS_1", "a.mrc", Frame((400, 400, 200), 2.0)), "rlnVoltage": 300.0}
+    write_star(tmp_path / "tomograms.star", {"global": row})
+    convert_particles(tmp_path / "a.csv", tmp_path / "five", "relion5", Known(tomograms=tmp_path / "tomograms.star"))
+    assert read_star(tmp_path / "five" / "tomograms.star")["global"]["rlnVoltage"].tolist() == [300]
+    assert read_particles(tmp_path / "five").positions.tolist() == [[100, 200, 300]]  # type: ignore[union-attr]
+
+
 def test_warp_counts_in_pixels_of_the_images(tmp_path: Path) -> None:
     source = write_relion_4(tmp_path)
     table = read_star(source)

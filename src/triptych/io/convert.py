@@ -24,6 +24,7 @@ from triptych.io.output_names import PARTICLES, TOMOGRAMS
 from triptych.io.particle_csv import write_csv
 from triptych.io.particle_lists import Known, given_frames, read_particles
 from triptych.io.particle_star import STAR_LABEL, UNDERSTOOD, write_relion_3_or_4, write_relion_5, write_warp
+from triptych.io.relion import ORIGINS, as_tables
 from triptych.io.star import Block, read_star, tables_with
 from triptych.io.tomogram_names import bare_tomogram_name, shared_name
 from triptych.particles import Frame, Particles
@@ -139,6 +140,8 @@ def write_particles(path: Path | str, particles: Particles, target: str, known: 
         frames = in_unbinned_pixels(frames, particles)
     wanted.write(path, particles, find_pixel_sizes(particles, known, target) if wanted.in_pixels else np.empty(0), frames)
     _warn_of_losses(particles, target)
+    if wanted.keeps_paths:
+        _warn_of_images(particles)
 
 
 def _fill_scores(particles: Particles) -> Particles:
@@ -159,6 +162,15 @@ def _warn_of_outside(particles: Particles, frames: Frames) -> None:
     if outside:
         text = "%d of %d particles lie outside their tomograms: check the pixel size that the input counts in (--input-voxel-size), and the tomograms"
         logger.warning(text, outside, len(particles))
+
+
+def _warn_of_images(particles: Particles) -> None:
+    """Warn where particles are elsewhere in their images than in the middle, since their shifts are in their coordinates now."""
+    shifts = particles.table[[label for label in ORIGINS if label in particles.table]].apply(pd.to_numeric, errors="coerce")
+    shifted = int((shifts.fillna(0) != 0).any(axis=1).sum())
+    if shifted and "rlnImageName" in particles.table:
+        text = "the shifts (rlnOrigin) of %d of %d particles are in their coordinates now, but the images are what they were, and the particles not "
+        logger.warning(text + "in the middle of these: extract them anew before a program takes the images", shifted, len(particles))
 
 
 def _warn_of_losses(particles: Particles, target: str) -> None:
@@ -206,7 +218,7 @@ def _link_tomograms(particles: Particles, known: Known) -> Particles:
     What no table names is called without folders and endings.
     """
     if known.tomograms is not None and known.tomograms.suffix.lower() == ".star":
-        particles = replace(particles, tomogram_blocks=read_star(known.tomograms), tomograms_file=known.tomograms)
+        particles = replace(particles, tomogram_blocks=as_tables(read_star(known.tomograms)), tomograms_file=known.tomograms)
     if particles.tomograms is None:
         return particles
     tables = tables_with(particles.tomogram_blocks, "rlnTomoName").values()

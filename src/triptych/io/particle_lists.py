@@ -23,7 +23,7 @@ from triptych.io.mrc import mrc_files
 from triptych.io.output_names import OPTIMISATION_SET, PARTICLES
 from triptych.io.particle_csv import particles_from_csv
 from triptych.io.particle_star import star_of_folder
-from triptych.io.relion import M_COORDINATES, frame_of_file, read_frames
+from triptych.io.relion import M_COORDINATES, as_tables, frame_of_file, read_frames
 from triptych.io.relion_particles import FrameFinder, particles_from_m, particles_from_relion
 from triptych.io.star import read_star, tables_with
 from triptych.io.tomogram_names import by_name, find_tomogram, point_to_table, shared_name, warn_of_other_name
@@ -180,7 +180,7 @@ def given_frames(names: Sequence[str], known: Known) -> dict[str, Frame]:
 
 
 def _frames_of_table(path: Path, names: Sequence[str]) -> dict[str, Frame]:
-    tables = tables_with(read_star(path), "rlnTomoName")
+    tables = tables_with(as_tables(read_star(path)), "rlnTomoName")
     frames = {shared_name(name): frame for table in tables.values() for name, frame in read_frames(table, path).items()}
     missing = [name for name in names if shared_name(name) not in frames]
     if missing:

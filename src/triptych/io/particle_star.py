@@ -31,6 +31,7 @@ from triptych.io.relion import (
     CENTERED,
     CLASSES,
     COORDINATES,
+    ORIGINS,
     SCORES,
     SUBTOMOGRAM_ANGLES,
     UNBINNED_PIXEL_SIZES,
@@ -45,7 +46,7 @@ STAR_LABEL = re.compile(r"[a-z]+[A-Z]\w*")
 _OF_IMAGES = ("rlnImagePixelSize", "rlnImageSize", "rlnImageDimensionality")
 UNDERSTOOD = {
     *COORDINATES, *CENTERED, *ANGLES, *SUBTOMOGRAM_ANGLES, *CLASSES, *SCORES, *UNBINNED_PIXEL_SIZES, "rlnTomoName", "rlnMicrographName",
-    *(f"rlnOrigin{axis}{unit}" for axis in AXES for unit in ("Angst", "")), "rlnOpticsGroup", "rlnPixelSize",
+    *ORIGINS, "rlnOpticsGroup", "rlnPixelSize",
     "rlnDetectorPixelSize", "rlnMagnification",
 }  # fmt: skip
 """Columns whose meaning is in the particles' positions, rotations, names, classes and scores."""
@@ -73,10 +74,9 @@ def _start_table(particles: Particles, knows_subtomograms: bool = True) -> pd.Da
     table = particles.table[[name for name in particles.table if STAR_LABEL.fullmatch(str(name))]].copy()
     if not knows_subtomograms and "rlnImageName" not in table:
         table = table.drop(columns=list(SUBTOMOGRAM_ANGLES), errors="ignore")
-    for axis in AXES:
-        for label in (f"rlnOrigin{axis}Angst", f"rlnOrigin{axis}"):
-            if label in table:
-                table[label] = 0.0
+    for label in ORIGINS:
+        if label in table:
+            table[label] = 0.0
     if particles.rotations is not None:
         missing = subtomogram_matrices(table).swapaxes(1, 2) @ particles.rotations
         table[list(ANGLES)] = angles_from_rotations(missing)
