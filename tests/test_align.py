@@ -221,6 +221,15 @@ def test_halves_share_no_particle() -> None:
     first, second = split_halves(11, np.random.default_rng(0))
     assert sorted([*first, *second]) == list(range(11))
     assert abs(len(first) - len(second)) == 1
+    shown = np.array([7, 3, 7, 5, 3, 3, 0, 9, 9, 7])
+    for seed in range(20):
+        first, second = split_halves(10, np.random.default_rng(seed), shown)
+        assert sorted([*first, *second]) == list(range(10))
+        assert not set(shown[first]) & set(shown[second])
+        for same in (np.arange(10), np.zeros(10, np.int64)):  # there must be two halves
+            assert [half.tolist() for half in split_halves(10, np.random.default_rng(seed), same)] == [
+                half.tolist() for half in split_halves(10, np.random.default_rng(seed))
+            ]
 
 
 def test_resolution_is_where_the_correlation_falls() -> None:

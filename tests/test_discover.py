@@ -157,6 +157,23 @@ def test_one_group_holds_all_that_were_chosen(predictions: Path, settings: Disco
     assert read_star(tmp_path / "one/particles.star")["particles"]["triptychGroup"].tolist() == called.astype(int).tolist()
 
 
+def test_no_particle_is_in_both_halves_however_often_it_is_listed(
+    predictions: Path, settings: DiscoverConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Or the noise of one that is would agree with itself."""
+    explorer = stage.open_explorer(predictions, settings)
+    explorer.warn_of_repeated()
+    assert not caplog.messages
+    monkeypatch.setattr(stage, "number_distinct", lambda source: np.arange(len(source)) // 2)
+    one_group = Groups(np.zeros(len(explorer.rows), np.int64), np.ones(1), np.zeros(1, np.bool_), np.empty((0, 0)))
+    explorer = stage.open_explorer(predictions, settings, one_group)
+    first, second = (set((explorer.members[0][half] // 2).tolist()) for half in explorer.halves[0])
+    assert len(first) == len(second) == len(explorer.rows) // 4
+    assert not first & second
+    explorer.warn_of_repeated()
+    assert "14 of the 28 particles to be grouped show what others show" in caplog.text
+
+
 def test_a_list_says_which_particles_to_group(predictions: Path, settings: DiscoverConfig, tmp_path: Path) -> None:
     given, listed = read_predictions(predictions), tmp_path / "chosen.star"
     write_star(listed, {"particles": given.table.iloc[2:12]})

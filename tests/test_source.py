@@ -24,7 +24,7 @@ from triptych.config import PredictConfig
 from triptych.errors import InputError
 from triptych.io.mrc import bare_stem, write_mrc
 from triptych.io.particle_names import unique_names
-from triptych.io.particle_source import ParticleSource, voxel_sizes
+from triptych.io.particle_source import ParticleSource, number_distinct, voxel_sizes
 from triptych.io.readers import READS_PER_MAP, Crops, cut_box
 from triptych.io.relion import COORDINATES, angles_from_rotations, particle_columns, read_relion, rotations_from_angles
 from triptych.io.relion_particles import particles_from_relion
@@ -525,6 +525,23 @@ def test_one_tomogram_at_a_time(tmp_path: Path) -> None:
     again = pickle.loads(pickle.dumps(reader))  # noqa: S301  goes to worker processes without the mapped file
     assert again.mapped is None
     assert np.array_equal(again.read(1).data, source.read(1).data)
+
+
+def test_particles_that_show_the_same_are_told(tmp_path: Path) -> None:
+    """Rows of one image, boxes of one place (30 Å decide), and of a dataset several boxes of one particle; nothing across tomograms."""
+    for name in ("TS_0", "TS_1"):
+        make_tomogram(tmp_path, f"{name}.mrc")
+    cut = open_it(write_coordinates(tmp_path, [40.0, 42.0, 40.0, 40.0, 52.0], [40.0] * 5, [40.0] * 5, ["TS_0", "TS_0", "TS_1", "TS_0", "TS_1"]))
+    assert number_distinct(cut).tolist() == [0, 0, 1, 0, 2]
+    assert number_distinct(cut.take(np.array([4, 3, 0]))).tolist() == [0, 1, 1]
+    images = open_it(write_images(tmp_path / "images"))
+    assert number_distinct(images).tolist() == [0, 1, 2]
+    assert number_distinct(images.take(np.array([2, 1, 2]))).tolist() == [0, 1, 0]
+    store = create_store(tmp_path / "a.zarr", Rows(3, 1), Rows(0, 0), 10.0, 8, ("a",), {})
+    fill_with_zeros(store)
+    for places, distinct in (([0.0, 0, 0], [0, 1, 2]), ([500.0, 10, 500], [0, 1, 0])):  # nothing is known of the first
+        store.write("position", 0, np.array(places, np.float32)[:, None] * np.ones(3, np.float32))
+        assert number_distinct(open_it(tmp_path / "a.zarr")).tolist() == distinct
 
 
 def test_the_contrast_of_picks_is_known_from_their_manifest(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

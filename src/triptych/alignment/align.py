@@ -347,10 +347,19 @@ def to_density(values: Tensor, band: Band, size: int) -> NDArray[np.float32]:
     return np.asarray(density.cpu().numpy(), np.float32)
 
 
-def split_halves(count: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of two random halves of `count` particles, in ascending order: aligned apart from the start, their averages give an honest FSC."""
-    order = rng.permutation(count)
-    return np.sort(order[: count // 2]), np.sort(order[count // 2 :])
+def split_halves(
+    count: int, rng: np.random.Generator, distinct: NDArray[np.int64] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices of two random halves of `count` particles, in ascending order: aligned apart from the start, their averages give an honest FSC.
+
+    distinct : (count,), the same number for those that show the same particle, which come into one half, unless there is only one
+    """
+    numbers = np.arange(count) if distinct is None else np.unique(distinct, return_inverse=True)[1]
+    if numbers.max(initial=0) == 0:
+        numbers = np.arange(count)
+    order = rng.permutation(int(numbers.max(initial=-1)) + 1)
+    first = np.isin(numbers, order[: len(order) // 2])
+    return np.flatnonzero(first), np.flatnonzero(~first)
 
 
 # --------------------------------------------------------------------------------------------------------------- consensus

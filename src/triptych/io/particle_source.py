@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 
 from triptych.config import Contrast
 from triptych.errors import InputError
@@ -23,6 +26,9 @@ from triptych.transfer import CtfTransfers
 from triptych.volume import Volume, spread_numbers
 
 IntArray = NDArray[np.int64]
+
+NEAREST = 30.0
+"""Å: two particles of a tomogram whose centres are nearer are one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +150,25 @@ class ParticleSource:
             transfers=None if self.transfers is None else self.transfers.take(rows),
             ctf=None if self.ctf is None else self.ctf.take(rows),
         )
+
+
+def number_distinct(source: ParticleSource) -> IntArray:
+    """What each particle shows, by number, (n,): the same where it is the same image, or nearer than `NEAREST` in the same tomogram."""
+    reader, count = source.reader, len(source)
+    if isinstance(reader, Crops):
+        tomogram = reader.tomogram
+        places = reader.centers[:, ::-1] * np.array(reader.voxel_sizes)[tomogram, None] + (0 if source.offsets is None else source.offsets)
+    elif isinstance(reader, Rows):
+        tomogram, places = (reader.store[name][:][reader.rows] for name in ("tomogram", "position"))
+        if not np.ptp(places, axis=0).any():  # as where no one knew them
+            return np.arange(count)
+    else:
+        assert isinstance(reader, Images | TiltStacks)  # there are no others
+        numbers = reader.numbers if isinstance(reader, Images) else [None] * count
+        return np.asarray(pd.factorize(pd.Series(list(zip(reader.paths, numbers, strict=True)), dtype=object))[0], dtype=np.int64)
+    far = np.column_stack([places, np.asarray(tomogram, np.float64) * 1e6])  # from one tomogram to another
+    one, other = cKDTree(far).query_pairs(np.nextafter(NEAREST, 0), output_type="ndarray").T
+    return np.asarray(connected_components(coo_array((np.ones(len(one)), (one, other)), shape=(count, count)), directed=False)[1], dtype=np.int64)
 
 
 def voxel_sizes(source: ParticleSource, first: Volume) -> list[float]:

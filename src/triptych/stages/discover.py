@@ -34,6 +34,7 @@ from triptych.io.files import write_json
 from triptych.io.manifest import describe_input, hash_file, is_written_by, manifest_entry, read_manifest, write_manifest
 from triptych.io.mrc import read_mrc, write_mrc
 from triptych.io.output_names import EMBEDDING, GROUP, GROUP_FOLDERS, GROUPS, MANIFEST, PAGE, PARTICLES, SHAPE
+from triptych.io.particle_source import NEAREST, number_distinct
 from triptych.io.predictions import Predicted, are_listed, check_classes, find_model, read_predictions
 from triptych.io.star import read_star, tables_with, write_star
 from triptych.pages.discovery_page import write_page
@@ -106,6 +107,7 @@ def discover(
     config = config or DiscoverConfig()
     explorer = open_explorer(Path(predictions), config)
     explorer.boxes.warn_of_tilts()
+    explorer.warn_of_repeated()
     settings = {
         "predictions": [describe_input(explorer.predictions / name) for name in (PARTICLES, EMBEDDING)],
         "list of particles": [hash_file(path) for path in explorer.lists],
@@ -289,7 +291,19 @@ class Explorer:
     @cached_property
     def halves(self) -> list[tuple[IntArray, IntArray]]:
         """The halves of each group, as places among its members."""
-        return [split_halves(len(members), self.rng(number)) for number, members in enumerate(self.members)]
+        return [split_halves(len(members), self.rng(number), self.distinct[members]) for number, members in enumerate(self.members)]
+
+    @cached_property
+    def distinct(self) -> IntArray:
+        """The same number for all particles of the predictions that show the same."""
+        return number_distinct(self.boxes.source)
+
+    def warn_of_repeated(self) -> None:
+        """Warn of particles to be grouped that show what another one shows."""
+        repeated = len(self.rows) - len(np.unique(self.distinct[self.rows]))
+        if repeated:
+            text = "%d of the %d particles to be grouped show what others show (the same image, or centres nearer than %g Å): they come into one "
+            logger.warning(text + "half, but count more than once; take them out of the list", repeated, len(self.rows), NEAREST)
 
     @property
     def blocks(self) -> range:
