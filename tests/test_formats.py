@@ -609,6 +609,19 @@ def test_an_optics_group_that_is_in_no_table_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "out.star").exists()
 
 
+def test_further_columns_of_a_csv_file_are_what_they_were_in_a_star_file(tmp_path: Path) -> None:
+    further = {
+        "rlnMicrographName": ["0012", "1e5", "7"], "rlnOwnWord": ["True", "", "False"], "rlnCtfMaxResolution": [np.nan, 0.1 + 0.2, 3.5],
+        "rlnCtfScalefactor": [np.nan] * 3, "rlnTomoParticleId": [2**53 + 1, 2, 3],
+    }  # fmt: skip
+    place = {"rlnTomoName": ["a"] * 3, **{f"rlnCoordinate{axis}": [1.0, 2.0, 3.0] for axis in "XYZ"}, "rlnTomoTiltSeriesPixelSize": 2.0}
+    write_star(tmp_path / "a.star", {"particles": pd.DataFrame({**place, **further})})
+    convert_particles(tmp_path / "a.star", tmp_path / "b.csv", "csv")
+    convert_particles(tmp_path / "b.csv", tmp_path / "c.star", "relion4")
+    before, after = (read_star(tmp_path / name)["particles"][list(further)] for name in ("a.star", "c.star"))  # type: ignore[index]
+    pd.testing.assert_frame_equal(after, before)
+
+
 def test_images_that_shifted_particles_are_not_in_the_middle_of_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = write_relion_4(tmp_path)
     convert_particles(source, tmp_path / "places.star", "relion4")

@@ -451,6 +451,19 @@ def test_text_that_star_cannot_hold(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_spaces_that_are_not_ascii_are_part_of_a_value(tmp_path: Path) -> None:
+    """As for RELION, which takes such a path from where the project lies."""
+    paths = ["研究\u3000データ/a.mrc", "Proben\u00a01/b.mrc", "c\u2028d.mrc"]
+    rows = "".join(f"{path}\t{number}\r\n" for number, path in enumerate(paths))
+    text = f"data_particles\r\n\r\nloop_\r\n_rlnImageName #1\r\n_rlnClassNumber #2\r\n{rows}\r\n"
+    (tmp_path / "a.star").write_bytes(text.encode())
+    table = read_star(tmp_path / "a.star")["particles"]
+    assert table["rlnImageName"].tolist() == paths  # type: ignore[index,union-attr]
+    assert table["rlnClassNumber"].tolist() == [0, 1, 2]  # type: ignore[index,union-attr]
+    write_star(tmp_path / "b.star", {"particles": table})
+    assert read_star(tmp_path / "b.star")["particles"]["rlnImageName"].tolist() == paths  # type: ignore[index,union-attr]
+
+
 # ------------------------------------------------------------------------------------------------- outputs and manifest
 
 

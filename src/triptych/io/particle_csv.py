@@ -23,7 +23,7 @@ from triptych.io.files import read_text
 from triptych.io.motive_list import CRYOCAT, ROWS, particles_from_motives
 from triptych.io.outputs import output_file
 from triptych.io.relion import rotations_from_angles
-from triptych.io.star import numbers
+from triptych.io.star import make_column, numbers
 from triptych.particles import Particles
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ KNOWN = ("tomogram", "class", "score", *PLACE, *MATRIX, *ANGLES, "pixel_size")
 def particles_from_csv(path: Path | str, voxel_size: float | None = None) -> Particles:
     """Particles of a CSV file; see above for its columns, of which x, y and z must be there. `voxel_size` is that of a motive list, in Å."""
     path = Path(path)
-    table = read_table(path)
+    table = read_table(path, as_star=True)
     motives = table.rename(columns=CRYOCAT)
     if set(ROWS) <= set(motives):
         return particles_from_motives(motives, path, voxel_size)
@@ -63,28 +63,30 @@ def particles_from_csv(path: Path | str, voxel_size: float | None = None) -> Par
     )
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """The columns of a CSV file, each name once; those of `TEXT` are kept as text."""
+def read_table(path: Path, as_star: bool = False) -> pd.DataFrame:
+    """The columns of a CSV file, each name once; those of `TEXT` are kept as text. `as_star`: further ones are what they would be in a STAR file."""
     text = read_text(path, "CSV file")
     if text.startswith("CCC,"):
         raise InputError(f"{path} is PEET's motive list, which does not say where particles are: give the IMOD model (.mod) that belongs to it")
-    _check_rows(text, path)
+    further = [name for name in _check_rows(text, path) if as_star and name not in (*KNOWN, *OTHER_NAMES, *ROWS, *CRYOCAT)]
     try:
         # names of tomograms and classes stay text: "0012" is not 12
-        kinds = dict.fromkeys((*TEXT, *OTHER_NAMES), "str")
-        return pd.read_csv(io.StringIO(text), dtype=kinds, keep_default_na=False, na_values=NOTHING, skipinitialspace=True)
+        kinds = dict.fromkeys((*TEXT, *OTHER_NAMES, *further), "str")
+        table = pd.read_csv(io.StringIO(text), dtype=kinds, keep_default_na=False, na_values=NOTHING, skipinitialspace=True)
+        return table.assign(**{name: make_column(name, table[name].tolist()) for name in further})
     except ValueError as error:  # also the base of pandas' own
         raise InputError(f"{path} cannot be read as CSV ({' '.join(str(error).split())}): write it anew") from None
 
 
-def _check_rows(text: str, path: Path) -> None:
-    """pandas would take a column more for names of rows, and a name that occurs twice for another name."""
+def _check_rows(text: str, path: Path) -> list[str]:
+    """The names of the columns; pandas would take a column more for names of rows, and a name that occurs twice for another name."""
     rows = [row for row in csv.reader(io.StringIO(text), skipinitialspace=True) if row]
     if not rows or len(set(rows[0])) < len(rows[0]):
         raise InputError(f"{path} {'names a column twice' if rows else 'is empty'}, but a CSV file with a line of different names was expected")
     wrong = next((number for number, row in enumerate(rows) if len(row) != len(rows[0])), None)
     if wrong is not None:
         raise InputError(f"row {wrong} of {path} holds {len(rows[wrong])} values, but there are {len(rows[0])} columns: the file is garbled")
+    return rows[0]
 
 
 def _finite(table: pd.DataFrame, names: list[str], path: Path) -> NDArray[np.float64] | None:

@@ -23,7 +23,9 @@ from triptych.io.outputs import output_file
 Block: TypeAlias = pd.DataFrame | dict[str, Any]
 """A table, or the label: value pairs of a block without ``loop_``."""
 
-_TOKEN = re.compile(r'"([^"]*)"(?=\s|$)|\'([^\']*)\'(?=\s|$)|(\S+)')
+_TOKEN = re.compile(r'"([^"]*)"(?=\s|$)|\'([^\']*)\'(?=\s|$)|(\S+)', re.ASCII)
+_WHITE = " \t\r\v\f"
+"""What separates values. Other spaces, such as the wide ones of Japanese names, are part of them, as for RELION."""
 _LEADING_ZERO = re.compile(r"\n[+-]?0\d[^.\n]*(?!.)")  # a search soon finds the line breaks
 _TEXT_LABELS = re.compile(r"(Name|File|Path|Image|Tomogram|Micrograph|Class|Mask|Density)$")
 _NUMBER_LABELS = "triptychProbability"  # followed by the name of a class, which may end like a label of text
@@ -37,7 +39,7 @@ _LEAST_LONG = 1e14
 
 def _split(line: str) -> list[str]:
     """The values of a line: separated by white space, in quotes where they contain some; # starts a comment."""
-    if not ('"' in line or "'" in line or "#" in line):
+    if line.isascii() and not ('"' in line or "'" in line or "#" in line):
         return line.split()
     values = []
     for double, single, plain in _TOKEN.findall(line):
@@ -71,17 +73,25 @@ def _convert(label: str, text: str) -> pd.Series:
     return pd.Series(values, dtype="str") if is_long or "_" in text else pd.Series(floats, dtype="float64")
 
 
+def make_column(label: str, values: Sequence[str]) -> pd.Series:
+    """Text of another table as a column, as `read_star` takes it; what is empty among numbers is nan."""
+    if any("\n" in value for value in values):
+        return pd.Series(list(values), dtype="str")
+    column = _convert(label, "".join(f"\n{value or _MISSING}" for value in values))
+    return column if pd.api.types.is_numeric_dtype(column) else pd.Series(list(values), dtype="str")
+
+
 class _Reader:
     """The lines of a file, one after another, without comments and blanks."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.lines = read_text(path, "STAR file").splitlines()
+        self.lines = re.split("\r\n|\n|\r", read_text(path, "STAR file"))
         self.next = 0
 
     def peek(self) -> str | None:
         while self.next < len(self.lines):
-            line = self.lines[self.next].strip()
+            line = self.lines[self.next].strip(_WHITE)
             if line and not line.startswith("#"):
                 return line
             self.next += 1
