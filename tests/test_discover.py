@@ -190,7 +190,8 @@ def test_all_particles_are_offered_only_where_that_changes_something(predictions
         with pytest.raises(InputError) as refused:
             choose_particles(read_predictions(predictions), config)
         assert ("particles=all" in str(refused.value)) == offered
-    with pytest.raises(InputError, match="but a group has at least 10000"):  # without the class task, too, and before densities are read
+    sentence = r"28 of 28 particles are to be grouped \(all, since the model has no task class\), but a group has at least 10000"
+    with pytest.raises(InputError, match=sentence):  # before densities are read
         choose_particles(replace(read_predictions(predictions), label=None), config)
 
 

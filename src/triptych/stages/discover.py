@@ -154,7 +154,7 @@ def choose_particles(given: Predicted, config: DiscoverConfig) -> IntArray:
     if chosen.sum() < config.group.smallest:
         decided = given.label is None or config.particles == "all" or config.classes is not None
         wider = "" if decided else "; to group all particles, say --set particles=all"
-        found = f"{chosen.sum()} of {len(given)} particles are to be grouped ({describe_choice(config)})"
+        found = f"{chosen.sum()} of {len(given)} particles are to be grouped ({describe_choice(given, config)})"
         raise InputError(f"{found}, but a group has at least {config.group.smallest}{wider}")
     return np.flatnonzero(chosen)
 
@@ -173,9 +173,11 @@ def read_doubted(folder: Path, given: Predicted) -> list[str]:
     return [name for name, verdict in zip(names, table["triptychVerdict"], strict=True) if verdict == UNKNOWN]
 
 
-def describe_choice(config: DiscoverConfig) -> str:
+def describe_choice(given: Predicted, config: DiscoverConfig) -> str:
     """Which particles are grouped, in words."""
     listed = "" if config.only is None else f" of those that {config.only} lists"
+    if given.label is None:
+        return f"all{listed}, since the model has no task class"
     if config.classes is not None:
         return f"called {' or '.join(config.classes)}{listed}"
     doubted = "" if config.poses is None else ", also by the fit to their structures"
@@ -466,7 +468,7 @@ class Explorer:
                 "in_all": len(given),
                 "grouped": int((membership > 0).sum()),
                 "chosen": len(self.rows),
-                "choice": describe_choice(self.config) + (", taken as one group" if self.config.one_group else ""),
+                "choice": describe_choice(given, self.config) + (", taken as one group" if self.config.one_group else ""),
             },
             "groups": len(described),
             "tilt_ranges_are": self.boxes.tilts_from,
