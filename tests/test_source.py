@@ -385,6 +385,21 @@ def test_two_optics_groups(tmp_path: Path) -> None:
         open_it(write_particles(tmp_path / "p.star", optics=optics, rlnImageName=["a.mrc"] * 2, rlnOpticsGroup=[3, 4]))
 
 
+@pytest.mark.parametrize(("label", "block"), [("rlnOpticsGroup", "optics"), ("rlnTomoName", "global")])
+def test_what_a_joined_table_says_twice_must_be_the_same(label: str, block: str, tmp_path: Path) -> None:
+    """The last row would count for the particles of both."""
+    key = 1 if label == "rlnOpticsGroup" else "TS_1"
+    place = {"rlnTomoName": ["TS_1"] * 2, "rlnOpticsGroup": [1] * 2, **{f"rlnCoordinate{axis}": [10.0, 20.0] for axis in "XYZ"}}
+    for sizes in ([2.0, 2.0], [2.0, 4.0]):
+        table = pd.DataFrame({label: [key] * 2, "rlnTomoTiltSeriesPixelSize": sizes})
+        write_star(tmp_path / "a.star", {block: table, "particles": pd.DataFrame(place)})
+        if sizes[0] == sizes[1]:
+            assert read_relion(tmp_path / "a.star").coordinates()[0].tolist() == [[20.0] * 3, [40.0] * 3]
+        else:
+            with pytest.raises(InputError, match=rf"{label} {key} is in two rows of .*a\.star that differ"):
+                read_relion(tmp_path / "a.star").coordinates()
+
+
 def test_a_list_of_predictions_of_a_dataset_names_no_subtomograms(tmp_path: Path) -> None:
     write_star(tmp_path / "chosen.star", {"particles": pd.DataFrame({"triptychName": ["particle_1"], "triptychClass": ["a"]})})
     with pytest.raises(InputError, match=r"chosen\.star lists predictions of a dataset by name .*: predict the dataset itself"):

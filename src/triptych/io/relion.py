@@ -142,6 +142,7 @@ class RelionFile:
         if self.optics is not None and label in self.optics:
             return numbers(self.optics, label, self.path, may_lack)[self._optics_rows()]
         if self.tomograms is not None and label in self.tomograms and "rlnTomoName" in self.tomograms and "rlnTomoName" in self.table:
+            self._check_unique(self.tomograms, "rlnTomoName", self.tomograms_file or self.path)
             known = {str(name): row for row, name in enumerate(self.tomograms["rlnTomoName"])}
             rows = self._look_up(known, [str(name) for name in self.table["rlnTomoName"]], "tomogram")
             return numbers(self.tomograms[[label]].iloc[rows], label, self.tomograms_file or self.path, may_lack)
@@ -155,8 +156,17 @@ class RelionFile:
             raise InputError(f"{self.path} has {len(self.optics)} optics groups, but its particles lack the column rlnOpticsGroup: export it again")
         if "rlnOpticsGroup" not in self.optics:
             raise InputError(f"the optics table of {self.path} lacks the column rlnOpticsGroup: export it again")
+        self._check_unique(self.optics, "rlnOpticsGroup", self.path)
         known = {group: row for row, group in enumerate(self.optics["rlnOpticsGroup"].tolist())}
         return self._look_up(known, self.table["rlnOpticsGroup"].tolist(), "optics group")
+
+    @staticmethod
+    def _check_unique(table: pd.DataFrame, label: str, path: Path) -> None:
+        """InputError where a table says of the same two different things, as one that was put together of two projects' does."""
+        names = table.drop_duplicates()[label]
+        if names.duplicated().any():
+            twice = names[names.duplicated()].iloc[0]
+            raise InputError(f"{label} {twice} is in two rows of {path} that differ, but one was expected: tell them apart before joining files")
 
     def _look_up(self, known: dict[Any, int], keys: Sequence[Any], what: str) -> NDArray[np.int64]:
         rows = np.array([known.get(key, -1) for key in keys], dtype=np.int64)
