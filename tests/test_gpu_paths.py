@@ -179,6 +179,12 @@ def test_a_gpu_that_torch_has_no_code_for(monkeypatch: pytest.MonkeyPatch) -> No
         choose_device("gpu:0")
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_90"])
     assert choose_device("auto") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_60", "sm_70"])  # older than the second one
+    assert choose_device("auto") == GPU
+    with pytest.raises(InputError, match="no code for GPUs of that age"):
+        choose_device("gpu:1")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_70", "compute_70"])  # which the driver compiles for newer ones
+    assert choose_device("gpu:1") == torch.device("cuda", 1)
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["gfx90a", "gfx1100"])  # of AMD
     assert choose_device("auto") == GPU
 

@@ -37,10 +37,23 @@ def choose_device(device: str) -> torch.device:
 
 
 def is_supported(number: int) -> bool:
-    """Whether this build of torch can use a GPU that it sees: newer builds leave out the code for older ones."""
-    built_for = [int(name[3:].rstrip("af")) for name in torch.cuda.get_arch_list() if name.startswith("sm_")]
+    """Whether this build of torch can use a GPU that it sees: newer builds leave out the code for older ones, older builds lack that for newer."""
+    built_for = [name for name in torch.cuda.get_arch_list() if name.startswith(("sm_", "compute_"))]
     major, minor = torch.cuda.get_device_capability(number) if built_for else (0, 0)
-    return not built_for or 10 * major + minor >= min(built_for)
+    return not built_for or any(runs_on(name, 10 * major + minor) for name in built_for)
+
+
+def runs_on(code: str, capability: int) -> bool:
+    """Whether a GPU of a compute capability, such as 80 for 8.0, runs code that was built for one ("sm_80", "sm_90a", "compute_120").
+
+    Machine code (sm) runs on GPUs of the same major version that are not older, intermediate code (compute) on all that are not older, and what is
+    for one kind (a) on that alone (NVIDIA, CUDA C++ Programming Guide, on compute capabilities).
+    """
+    version = code.partition("_")[2]
+    built_for = int(version.rstrip("af"))
+    if version.endswith("a"):
+        return capability == built_for
+    return capability >= built_for and (code == f"compute_{built_for}" or capability // 10 == built_for // 10)
 
 
 def count_workers(workers: int, device: str) -> int:
