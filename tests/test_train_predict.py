@@ -112,6 +112,29 @@ def test_signal_stays_with_its_truth_under_half_turns(data: Path) -> None:
     assert after == pytest.approx(before, abs=0.05)
 
 
+def test_noise_keeps_the_missing_wedge_of_the_signal(tmp_path: Path) -> None:
+    """Of tilts from -19 to 59 degrees a half turn about x or z makes -59 to 19, and would fill the wedge of a signal that stays."""
+    uneven = ["box_size=32", "specimen.shape=[48, 96, 96]", "tile_share=0", "particles=8"]
+    tilts = ["acquisition.tilt_max=[40, 40]", "acquisition.tilt_centre=[20, 20]", "acquisition.tilt_jitter=[0, 0]"]
+    data = simulate(tmp_path / "data.zarr", load_config(SimulateConfig, None, [*SIMULATE, *uneven, *tilts]))
+    dataset, rows = SubtomogramDataset(data, AugmentConfig(), 0), np.arange(8)
+    kz, kx = np.fft.fftfreq(32)[:, None], np.fft.rfftfreq(32)
+    angle, radius = np.degrees(np.arctan2(kz, kx)), np.hypot(kz, kx)
+    missing = ((angle > 70) | (angle < -30)) & (radius > 0.15) & (radius < 0.4)
+    measured = (angle > -10) & (angle < 50) & (radius > 0.15) & (radius < 0.4)
+    window = np.hanning(32)  # lest the walls of the box smear the wedge
+    window = window[:, None, None] * window[:, None] * window
+
+    def share_in_wedge(boxes: np.ndarray) -> float:
+        power = np.square(np.abs(np.fft.rfftn(boxes * window, axes=(1, 2, 3)))).sum((0, 2))
+        return float(power[missing].mean() / power[measured].mean())
+
+    assert dataset.store["tilt_min"][0] == pytest.approx(-19)
+    assert share_in_wedge(open_store(data)["subtomogram"][:].astype(np.float32)) < 0.005
+    for draw in range(3):
+        assert share_in_wedge(dataset._mixed(rows, [np.random.default_rng((draw, int(row))) for row in rows])) < 0.005
+
+
 def test_tiles_keep_their_labels_and_centres(data: Path) -> None:
     store = open_store(data)
     quiet = AugmentConfig(snr=(1e4, 1e4), low_pass_share=0, fall_off_share=0, high_pass_share=0)

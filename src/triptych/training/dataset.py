@@ -36,6 +36,10 @@ Array = NDArray[np.float32]
 HEAT_WIDTH = 1.0
 """Standard deviation of the heat around a centre, in cells of 2^3 voxels."""
 
+ABOUT_TILT_AXIS = (-3, -1)
+"""The half turn about y, which keeps the missing wedge of any tilt range; those about x and z mirror it."""
+EVEN = 0.5
+"""Degrees by which the ends of a tilt range may differ that counts as the same on both sides."""
 LEAST_SHARE = 0.1
 """Of an average class: a class that was hardly shown, or never, counts as so frequent. Its probability is divided by that, and is never quite 0."""
 
@@ -146,6 +150,13 @@ def split_rows(store: Store, share: float, limit: int, seed: int) -> tuple[NDArr
     return np.flatnonzero(~is_held_out & (tomogram != NEITHER)), np.sort(rows[:limit])
 
 
+def has_even_tilts(store: Store) -> NDArray[np.bool_]:
+    """(n,), whether the tilts of each subtomogram reach equally far to both sides, as where the store does not say how far they reach."""
+    if "tilt_min" not in store or "tilt_max" not in store:
+        return np.ones(len(store), bool)
+    return np.asarray(np.abs(store["tilt_min"][:] + store["tilt_max"][:]) < EVEN)
+
+
 def class_shares(label: NDArray[np.int64], names: Sequence[str], config: AugmentConfig, smoothing: float) -> tuple[float, ...]:
     """How frequent a network takes each class to be that learns from particles with these labels (n,).
 
@@ -249,6 +260,7 @@ class SubtomogramDataset(Dataset[Batch]):
             self._label = known_labels(self._store, self._names)
             self._tomogram = self._store["tomogram"][:]
             self._amplitude = np.asarray(self._store["signal_scale"][:]) if "signal_scale" in self._store else None
+            self._is_even = has_even_tilts(self._store)
         return self._store
 
     def __len__(self) -> int:
@@ -312,6 +324,8 @@ class SubtomogramDataset(Dataset[Batch]):
         mixed = np.empty_like(stored)
         for i, rng in enumerate(rngs):
             axes = HALF_TURNS[rng.integers(4)] if augment.half_turns else ()
+            if not self._is_even[rows[i]] and axes != ABOUT_TILT_AXIS:
+                axes = ()  # the signal is not turned: the noise must keep its wedge
             turned = turn(torch.from_numpy(noise[i]), axes).numpy() * rng.choice([-1, 1])
             mixed[i] = np.sqrt(draw_log_uniform(rng, augment.snr)) * signal[i] + turned
         return mixed
