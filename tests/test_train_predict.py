@@ -173,6 +173,16 @@ def test_held_out_tomograms_lend_no_tiles(data: Path) -> None:
     assert len(ours) + len(theirs) == store["tiles/labels"].shape[0]
 
 
+def test_held_out_tomograms_without_a_tile_are_refused_at_once(tmp_path: Path) -> None:
+    """The last tomogram may have a single particle, for which there is no tile."""
+    data = simulate(tmp_path / "data.zarr", load_config(SimulateConfig, None, [*SIMULATE, "particles=5"]))
+    store = open_store(data)
+    seed = next(seed for seed in range(50) if not len(tile_rows(store, split_rows(store, 0.05, 4, seed)[1])))
+    with pytest.raises(InputError, match=r"1 tile of .* and 0 to validate with"):
+        train(data, tmp_path / "model", load_config(TrainConfig, None, [*TRAIN, f"seed={seed}"]))
+    assert not (tmp_path / "model.training").exists()
+
+
 def test_picking_is_learned_from_scratch_and_from_a_model_without_it(data: Path, model: Path, tmp_path: Path) -> None:
     tasks = ["network.tasks=[class, mask, density, pick]", "tiles_per_batch=2"]
     for name, more in (("fresh", []), ("grown", [f"initial_model={model}"])):

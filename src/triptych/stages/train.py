@@ -226,8 +226,8 @@ class TrainingModule(LightningModule):
         self.store = generations.store
         self.class_names = tuple(name for name in self.store.class_names if name not in config.withheld)
         self.label = known_labels(self.store, self.class_names)
-        self.hold_out()
         self.tiles = config.tiles_per_batch if "pick" in config.network.tasks else 0
+        self.hold_out()
         self.network = self.start_network()
         if self.original.cache is not None and share.leads:
             unpack(self.store, self.original.cache)
@@ -239,16 +239,20 @@ class TrainingModule(LightningModule):
         self.last_outputs: list[dict[str, Any]] = []
 
     def hold_out(self) -> None:
-        """Choose the particles to train on and those to validate with; InputError where there are none of either."""
+        """Choose the particles to train on and those to validate with; InputError where there are none of either, or no tiles that picking needs."""
         store, config = self.store, self.config
-        rows, held_out = split_rows(store, config.validation_share, config.validation_particles, config.seed)
-        self.train_rows, self.validation_rows = rows[self.label[rows] >= 0], held_out[self.label[held_out] >= 0]
-        self.withheld_rows = held_out[self.label[held_out] < 0]
+        rows, others = split_rows(store, config.validation_share, config.validation_particles, config.seed)
+        self.train_rows, self.validation_rows = rows[self.label[rows] >= 0], others[self.label[others] >= 0]
+        self.withheld_rows = others[self.label[others] < 0]
         self.slab = find_slab(store, config.validation_share, config.seed)
-        if not (len(self.train_rows) and len(self.validation_rows)):
-            counts = f"{counted(len(self.train_rows), 'particle')} of {store.path} to train on and {len(self.validation_rows)} to validate with"
-            cause = f"validation_share={config.validation_share:g} and {counted(len(config.withheld), 'withheld class', 'withheld classes')}"
-            raise InputError(f"{cause} leave {counts}, but both need some: change them, or simulate more tomograms")
+        parts = {"particle": (self.train_rows, self.validation_rows)}
+        if self.tiles:  # of which a tomogram with few particles may have none
+            parts["tile"] = (tile_rows(store, self.train_rows, self.slab), tile_rows(store, self.validation_rows, self.slab))
+        for kind, (used, held_out) in parts.items():
+            if not (len(used) and len(held_out)):
+                counts = f"{counted(len(used), kind)} of {store.path} to train on and {len(held_out)} to validate with"
+                cause = f"validation_share={config.validation_share:g}, {counted(len(config.withheld), 'withheld class', 'withheld classes')}"
+                raise InputError(f"{cause} and seed={config.seed} leave {counts}, but both need some: change them, or simulate more tomograms")
         if self.share.leads:
             self.say_what_is_held_out()
             self.warn_of_lost_classes()
