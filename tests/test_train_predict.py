@@ -23,7 +23,7 @@ from triptych.io.predictions import open_input, read_predictions
 from triptych.io.source import open_particles
 from triptych.io.star import probability_columns, read_star
 from triptych.io.store import Rows, create_store, open_store
-from triptych.recognition.initial_weights import initial_maps
+from triptych.recognition.initial_weights import initial_maps, load_initial
 from triptych.recognition.model import load_model, locate_model
 from triptych.recognition.network import HALF_TURNS, Network, turn
 from triptych.settings import load_config
@@ -321,6 +321,9 @@ def test_training_goes_on_from_a_model(data: Path, model: Path, tmp_path: Path) 
         network = Network(config.network.model_copy(update={"tasks": ("class", task)}), 3)
         kept = initial_maps(network, load_model(model).network)["to_maps.weight"]
         assert torch.equal(kept, load_model(model).network.to_maps.weight[load_model(model).network.map_channels(task)].cpu())
+    known, nameless = load_model(model), Network(config.network.model_copy(update={"tasks": ("mask", "density", "pick")}), 3, 5)
+    load_initial(nameless, known.card.class_names, ("a", "b", "c", "d", "e"), model)  # which leaves out the head that names classes
+    assert torch.equal(nameless.stem[0].weight, known.network.stem[0].weight.cpu())
     wide = load_config(TrainConfig, None, [*TRAIN, f"initial_model={model}", "network.channels=[16, 8, 8]"])
     with pytest.raises(InputError, match="do not fit the settings"):
         train(data, tmp_path / "wide", wide)

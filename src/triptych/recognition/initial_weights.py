@@ -24,7 +24,7 @@ def load_initial(network: Network, class_names: tuple[str, ...], label_names: tu
     if theirs.spectrum != network.spectrum:
         text = "the network of %s was trained with network.spectrum=%s, this one sees other data: it has to learn much anew"
         logger.warning(text, folder, theirs.spectrum)
-    keeps_class = initial.card.class_names == class_names
+    keeps_class = "class" in network.tasks and initial.card.class_names == class_names
     keeps_pick = "pick" in network.tasks and initial.card.label_names == label_names
     new = (*(() if keeps_class else (CLASS_HEAD,)), *(() if keeps_pick else (PICK_HEAD,)))
     state = {name: tensor for name, tensor in initial.network.state_dict().items() if not name.startswith(new)}
