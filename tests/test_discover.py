@@ -586,6 +586,7 @@ def test_a_model_grows_round_by_round_on_the_same_predictions(tmp_path: Path) ->
     first = make_model(tmp_path / "model")
     discovery = make_discovery(tmp_path / "discovery", first, 5)
     second = add_classes(discovery, tmp_path / "second", {1: "fourth"})
+    assert json.loads((second / "manifest.json").read_text())["trained"] == json.loads((first / "manifest.json").read_text())
     third = add_classes(discovery, tmp_path / "third", {1: "fifth"}, second)
     assert load_model(add_classes(discovery, tmp_path / "last", {1: "sixth"}, third)).card.class_names == (*OLD, "fourth", "fifth", "sixth")
     later = make_discovery(tmp_path / "later", third, 5)

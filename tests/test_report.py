@@ -439,10 +439,17 @@ def test_truth_that_the_model_has_learned_from_is_told_of(fake: Fake, copy: Path
     (model / WEIGHTS).write_bytes(b"weights")
     about = {**json.loads((copy / "manifest.json").read_text())["model"], "sha256": hash_file(model / WEIGHTS)}
     change_manifest(copy, model=about, inputs=[describe_input(fake.truth), {"path": str(model)}])
+
+    def says_so() -> bool:
+        given = read_predictions(copy)
+        return any("what it remembers" in text for text in page_warnings(given, match_truth(given, fake.truth)))
+
     for learned_from, warns in ((fake.truth, True), (fake.predictions, False)):
         write_manifest(model, "train", None, [learned_from], 0)
-        given = read_predictions(copy)
-        assert any("what it remembers" in text for text in page_warnings(given, match_truth(given, fake.truth))) == warns
+        assert says_so() == warns
+        # The model that was made of it knows that from it.
+        write_manifest(model, "calibrate", None, [], 0, {"trained": json.loads((model / "manifest.json").read_text())})
+        assert says_so() == warns
 
 
 # ------------------------------------------------------------------------------------------------- another program's

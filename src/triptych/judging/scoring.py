@@ -97,13 +97,22 @@ def _listings(manifest: dict[str, Any]) -> set[Any]:
     return {entry.get("sha256_of_listing") for entry in manifest.get("inputs") or () if isinstance(entry, dict)}
 
 
+def _learned(manifest: dict[str, Any]) -> set[Any]:
+    """What the folders are known by from which the model of a manifest has learned: in its training, and whenever it was changed since."""
+    learned = _listings(manifest)
+    while isinstance(manifest.get("trained"), dict):
+        manifest = manifest["trained"]
+        learned |= _listings(manifest)
+    return learned
+
+
 def _doubt(given: Predicted, path: Path, listing: Any) -> str | None:
     """A sentence if none of the inputs that the manifest lists is this store, or if one of the model's is."""
     if listing not in _listings(given.manifest):
         what = f"The predictions were made from something else than the truth in {path}"
         return f"{what}: the figures mean nothing unless both are of the same particles."
     model = find_model(given)
-    if model is not None and listing in _listings(read_manifest(model)):
+    if model is not None and listing in _learned(read_manifest(model)):
         return f"The model was trained or calibrated on {path}: the figures tell what it remembers, not how well it does on new particles."
     return None
 

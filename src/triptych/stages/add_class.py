@@ -64,6 +64,7 @@ def add_classes(discovery: Path | str, out: Path | str, names: Mapping[int, str]
     grown = grow(parent, newcomers, folder)
     added = {item.name: {"groups": groups[item.name], "particles": len(item.embedding)} for item in newcomers}
     about: dict[str, object] = {"parent": {"path": str(folder), "sha256": hash_file(folder / WEIGHTS)}, "added": added, "lineage": lineage(folder)}
+    about["trained"] = read_manifest(folder)
     return grown.save(Path(out), None, [folder, discovery], None, about, stage="add-class")
 
 
