@@ -49,6 +49,14 @@ def test_wilson_interval_against_published_values() -> None:
     np.testing.assert_allclose(high, [0.3662, 0.1605, 0.1611, 0.1718], atol=5e-5)
 
 
+def test_wilson_interval_stays_within_0_and_1() -> None:
+    trials = np.arange(1, 500)
+    low, high = (metrics.wilson_interval(successes, trials)[end] for end, successes in enumerate((0 * trials, trials)))
+    assert (low >= 0).all()
+    assert (high <= 1).all()
+    assert np.isnan(metrics.wilson_interval(0, 0)).all()
+
+
 def test_calibration_error_by_hand() -> None:
     # Two bins of 5: 0.9 stated, 3 of 4 right; 0.3 stated, 1 of 2 right.
     probability, correct = [0.9] * 4 + [0.3] * 2, [1, 1, 1, 0, 1, 0]

@@ -92,7 +92,7 @@ def wilson_interval(successes: ArrayLike, trials: ArrayLike, z: float = 1.96) ->
     p = share(successes, n)
     centre = (p + share(z**2, 2 * n)) / (1 + share(z**2, n))
     half = z / (1 + share(z**2, n)) * np.sqrt(share(p * (1 - p), n) + share(z**2, 4 * n**2))
-    return centre - half, centre + half
+    return np.maximum(centre - half, 0), np.minimum(centre + half, 1)  # which rounding errors may pass where all or none are successes
 
 
 def share_interval(right: ArrayLike, tomogram: ArrayLike | None = None) -> tuple[float, float]:
