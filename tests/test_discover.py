@@ -510,7 +510,7 @@ def make_discovery(folder: Path, model: Path, count: int) -> Path:
     (folder / "groups/1").mkdir(parents=True)
     np.save(folder / "groups/1/embedding.npy", embedding[label == 4])
     np.save(folder / "groups/1/shape.npy", np.ones((count, 9), np.float32))
-    about = {"model": {"path": str(model), "sha256": hash_file(model / "weights.safetensors")}}
+    about = {"model": {"path": str(model), "sha256": hash_file(model / "weights.safetensors"), "spectrum": "particles"}}
     write_manifest(folder, "discover", None, [], 0, about)
     return folder
 
@@ -579,6 +579,16 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
     torch.manual_seed(1)
     with pytest.raises(InputError, match="is not the one that the groups were found with"):
         add_classes(discovery, tmp_path / "grown", {1: "fourth"}, make_model(tmp_path / "other"))
+
+
+def test_a_model_that_is_shown_other_spectra_is_refused(tmp_path: Path) -> None:
+    """Its weights are the same, but not its embedding."""
+    first = make_model(tmp_path / "model")
+    discovery, model = make_discovery(tmp_path / "discovery", first, 5), load_model(first, "cpu", "float32")
+    card = replace(model.card, network=model.card.network.model_copy(update={"spectrum": "kept"}))
+    changed = Model(model.network, card, "cpu", "float32", model.novelty).save(tmp_path / "changed", None, [])
+    with pytest.raises(InputError, match=r"spectrum=particles, but the model .* has kept"):
+        add_classes(discovery, tmp_path / "grown", {1: "fourth"}, changed)
 
 
 def test_a_model_grows_round_by_round_on_the_same_predictions(tmp_path: Path) -> None:

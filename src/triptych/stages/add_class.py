@@ -58,6 +58,7 @@ def add_classes(discovery: Path | str, out: Path | str, names: Mapping[int, str]
     discovery = Path(discovery)
     folder = find_parent(discovery, model)
     parent = load_model(folder, "cpu")
+    check_spectrum(discovery, parent, folder)
     groups = {name: [number for number in names if names[number] == name] for name in names.values()}
     newcomers = [read_groups(discovery, numbers, name) for name, numbers in groups.items()]
     check_class_names(list(groups), parent.card.class_names)
@@ -83,6 +84,14 @@ def find_parent(discovery: Path, model: Path | str | None) -> Path:
         how = "give that one with --model, or one that add-class made of it"
         raise InputError(f"the model {folder} is not the one that the groups were found with: {how}")
     return folder
+
+
+def check_spectrum(discovery: Path, model: Model, folder: Path) -> None:
+    """InputError where `calibrate` has changed what the weights are shown, and with it the embedding."""
+    stated, own = manifest_entry(read_manifest(discovery), "model", "spectrum"), model.card.network.spectrum
+    if stated not in (None, own):
+        what = f"the groups of {discovery} were found with network.spectrum={stated}, but the model {folder} has {own}, and so another embedding"
+        raise InputError(f"{what}: predict and discover anew with that model, or give the one that they were found with")
 
 
 def lineage(folder: Path) -> list[str]:

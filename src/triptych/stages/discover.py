@@ -463,7 +463,11 @@ class Explorer:
         write_star(folder / GROUPS, {"groups": groups_table(described)})
         device = name_device(choose_device(self.config.align.device))
         about = {
-            "model": {"path": str(find_model(given) or ""), **{key: given.manifest["model"].get(key) for key in ("name", "sha256")}},
+            "model": {
+                "path": str(find_model(given) or ""),
+                **{key: given.manifest["model"].get(key) for key in ("name", "sha256")},
+                "spectrum": manifest_entry(given.manifest, "model", "network", "spectrum"),
+            },
             "particles": {
                 "in_all": len(given),
                 "grouped": int((membership > 0).sum()),
