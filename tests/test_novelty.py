@@ -254,6 +254,17 @@ def test_contrastive_loss_is_its_formula() -> None:
     assert float(contrastive_loss(embedding, torch.arange(6), 0.2)) == 0
 
 
+def test_contrastive_loss_has_its_gradient_in_a_half_precision_training_too() -> None:
+    torch.manual_seed(0)
+    label = torch.arange(32) % 4
+    embedding = (torch.randn(4, 64)[label] + 0.1 * torch.randn(32, 64)).requires_grad_()  # of classes that are tight already
+    (expected,) = torch.autograd.grad(contrastive_loss(embedding, label, 0.1), embedding)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = contrastive_loss(embedding, label, 0.1)
+    (found,) = torch.autograd.grad(loss, embedding)
+    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-7)
+
+
 def test_contrastive_loss_draws_classes_together_and_apart() -> None:
     embedding = torch.randn(12, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
     label = torch.arange(3).repeat(4)

@@ -130,7 +130,8 @@ def contrastive_loss(embedding: Tensor, label: Tensor, temperature: float) -> Te
     """
     unit = F.normalize(embedding, dim=1)
     itself = torch.eye(len(label), dtype=torch.bool, device=label.device)
-    similarity = (unit @ unit.T / temperature).masked_fill(itself, -torch.inf)
+    with torch.autocast(embedding.device.type, enabled=False):  # half precision does not tell the particles of a tight class apart
+        similarity = (unit @ unit.T / temperature).masked_fill(itself, -torch.inf)
     log_probability = (similarity - similarity.logsumexp(1, keepdim=True)).masked_fill(itself, 0)
     same = (label[:, None] == label) & ~itself
     count = same.sum(1)
