@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from triptych.config import NetworkConfig
 
 HALF_TURNS = ((), (-3, -2), (-3, -1), (-2, -1))
-"""Pairs of flipped axes: the identity and the 180° turns about x, y and z. They keep the missing wedge and the hand."""
+"""Pairs of flipped axes: the identity and the 180° turns about x, y and z. They keep the hand, and the missing wedge
+where the tilts reach equally far to both sides; else the turns about x and z mirror it."""
 
 SHELLS = 40
 """Shells in which a box's spectrum is measured, from frequency 0 to 1 / voxel."""
