@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ from triptych.stages.calibrate import calibrate, warn_of_missing
 from triptych.stages.predict import predict
 from triptych.stages.simulate import simulate
 from triptych.stages.train import train
-from triptych.training.confidence import Sample
+from triptych.training.confidence import Look, Sample, SampleLooks, fit_reference
 from triptych.training.dataset import split_rows
 from triptych.training.losses import Truth, contrastive_loss, task_losses
 
@@ -161,6 +162,23 @@ def test_one_held_out_particle_is_enough_for_a_rule() -> None:
     label = rng.integers(0, 2, 40)
     traits = Traits(rng.normal(size=(40, SIZE)), 5 * np.eye(2)[label], np.eye(2, 8)[label] + 0.1 * rng.normal(size=(40, 8)))
     assert np.isfinite(fit_novelty(traits, label, traits.take(np.array([0]))).rule.threshold)
+
+
+def test_a_threshold_from_few_particles_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """Of so few the highest value is below the quantile that the settings ask for, and others of the same kind often lie beyond it."""
+    training, label = draw_known(400, 0)
+    nobody, accepted = training.take(np.empty(0, np.int64)), []
+    for count in (4, 100):
+        caplog.clear()
+        held_out, own = draw_known(count, 1)
+        looks = (Look(part, np.empty((0, 0), np.float32), np.empty(0)) for part in (training, held_out, nobody))
+        everyone = np.concatenate([label, own])
+        store: Any = {"label": everyone}
+        sample = Sample(store, everyone, np.arange(400), np.arange(400, 400 + count), np.empty(0, np.int64))
+        reference = fit_reference(SampleLooks(*looks), sample, NoveltyConfig(score="neighbours"))
+        accepted.append((score_novelty(reference, draw_known(2000, 4)[0]) < 0.5).mean())
+        assert ("rests on 4 held-out particles, too few to accept 95 % of known ones" in caplog.text) == (count == 4)
+    assert accepted[0] < 0.85 < 0.9 < accepted[1]
 
 
 def test_levels_of_few_particles_are_drawn_to_those_of_all() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from triptych.config import NoveltyConfig
+from triptych.errors import counted
 from triptych.io.store import Store
 from triptych.judging.metrics import density_correlation, expected_calibration_error
 from triptych.parallel import Progress, in_batches
@@ -142,6 +143,10 @@ def fit_reference(seen: SampleLooks, sample: Sample, config: NoveltyConfig) -> N
     rule = reference.rule
     text = "novelty: threshold of the score %s chosen on %s, accepts %.3f of the held-out known particles"
     logger.info(text, rule.score, rule.chosen_on, rule.accepted_known)
+    count = len(known.embedding)
+    if not rule.withheld and count * (1 - config.accepted_share) < 1:  # all values are on one side of the quantile, but for the highest
+        text = "the threshold of the novelty rests on %s, too few to accept %g %% of known ones: more of these will be called unknown; hold out more"
+        logger.warning(text, counted(count, "held-out particle"), 100 * config.accepted_share)
     return reference
 
 
