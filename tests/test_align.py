@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from triptych.alignment.align import Alignment, align, average, consensus, merge_averages, split_halves
+from triptych.alignment.align import Alignment, align, average, consensus, merge_averages, split_halves, turn_onto
 from triptych.alignment.rotations import angles_between, angular_errors, point_group, rotation_grid
 from triptych.alignment.symmetry import find_symmetry
 from triptych.config import AlignConfig
@@ -230,6 +230,18 @@ def test_halves_share_no_particle() -> None:
             assert [half.tolist() for half in split_halves(10, np.random.default_rng(seed), same)] == [
                 half.tolist() for half in split_halves(10, np.random.default_rng(seed))
             ]
+
+
+def test_halves_are_turned_onto_each_other_by_coarse_detail_alone() -> None:
+    """Two references with the same coarse detail, whose fine detail would agree better if one were turned."""
+    spline, turn = read_spline("ribosome_50s"), Rotation.from_rotvec([0, 0, np.radians(8)]).as_matrix()
+    first, turned = (place(spline, rotation, np.zeros(3)) for rotation in (np.eye(3), turn))
+    coarse, coarse_turned = (low_pass(Volume(density, VOXEL_SIZE), 35).data for density in (first, turned))
+    second = coarse + 20 * (turned - coarse_turned)
+    found = [align(second[None], first, VOXEL_SIZE, QUICK), turn_onto(first, second, VOXEL_SIZE, QUICK)]
+    errors = [np.degrees(Rotation.from_matrix(pose.rotations[0]).magnitude()) for pose in found]
+    assert errors[0] > 4
+    assert errors[1] < 1.5
 
 
 def test_resolution_is_where_the_correlation_falls() -> None:

@@ -362,6 +362,15 @@ def split_halves(
     return np.flatnonzero(first), np.flatnonzero(~first)
 
 
+def turn_onto(first: NDArray[np.float32], second: NDArray[np.float32], voxel_size: float, config: AlignConfig) -> Alignment:
+    """The pose of one half's reference (d, d, d) that is the other's, by detail down to `config.coarse_resolution` only.
+
+    Where they agree best, what is compared agrees a little even in noise. So finer detail has no say, and agrees by itself alone.
+    """
+    limit = max(config.resolution, config.coarse_resolution)
+    return align(second[None], first, voxel_size, config.model_copy(update={"resolution": limit}))
+
+
 # --------------------------------------------------------------------------------------------------------------- consensus
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from triptych.alignment.align import Alignment, align, average, consensus, join_poses, merge_averages, split_halves
+from triptych.alignment.align import Alignment, align, average, consensus, join_poses, merge_averages, split_halves, turn_onto
 from triptych.alignment.boxes import Boxes, Grid, even, open_boxes
 from triptych.alignment.grouping import Groups, group, no_groups
 from triptych.alignment.half_maps import HalfMapCorrelation, compare_half_maps, soft_mask, usable_resolution
@@ -394,12 +394,12 @@ class Explorer:
     def join_halves(self, workspace: Workspace, number: int) -> tuple[Alignment, NDArray[np.float32]]:
         """Poses of all particles of a group in the frame of the first half, and the mean of the halves' references there.
 
-        The frame of the second half is found by aligning its reference to the first's: the only thing that the halves learn of each other.
+        The frame of the second half is found by turning its reference onto the first's: the only thing that the halves learn of each other.
         """
         notes = [workspace.kept(STEPS * number + half) for half in (0, 1)]
         first, second = (Alignment(note["rotations"], note["shifts"], note["scores"]) for note in notes)
         references: list[Any] = [note["reference"] for note in notes]
-        turned = align(references[1][None], references[0], self.coarse.voxel_size, self.config.align)
+        turned = turn_onto(references[0], references[1], self.coarse.voxel_size, self.config.align)
         second = Alignment(second.rotations @ turned.rotations[0], second.rotations @ turned.shifts[0] + second.shifts, second.scores)
         order = np.argsort(np.concatenate(self.halves[number]))
         poses = join_poses([first, second]).take(order)
