@@ -358,7 +358,9 @@ def test_what_cannot_be_withheld(settings: list[str], message: str, data: Path, 
     assert not list(tmp_path.iterdir())
 
 
-def test_calibration_changes_what_it_fits_and_nothing_else(data: Path, partial_model: Path, tmp_path: Path) -> None:
+def test_calibration_changes_what_it_fits_and_nothing_else(
+    data: Path, partial_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     arguments = ["calibrate", str(partial_model), str(data), str(tmp_path / "new"), "--set", "held_out_share=0.5"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
@@ -377,8 +379,10 @@ def test_calibration_changes_what_it_fits_and_nothing_else(data: Path, partial_m
     assert same.card == new.card
     assert old.card.network.spectrum == "particles"
     other = CalibrateConfig(spectrum="kept", fit_temperature=False, held_out_share=0.5)
+    assert "the model's temperature is kept" not in caplog.text
     switched = load_model(calibrate(partial_model, data, tmp_path / "switched", other))
     assert switched.card.network.spectrum == "kept"
+    assert "the model's temperature is kept" in caplog.text
     assert all(torch.equal(a, b) for a, b in zip(old.network.state_dict().values(), switched.network.state_dict().values(), strict=True))
     boxes = np.random.default_rng(0).normal(size=(2, *[old.card.box_size] * 3)).astype(np.float32)
     assert not torch.allclose(old.run(boxes).embedding, switched.run(boxes).embedding, atol=1e-3)

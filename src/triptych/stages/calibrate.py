@@ -83,8 +83,12 @@ def names_classes(model: Model) -> bool:
 
 
 def check_kept(model: Model, config: CalibrateConfig) -> None:
-    """InputError where the model has no novelty reference to keep, or one that would no longer be right."""
-    if config.fit_novelty or not names_classes(model):
+    """InputError where the model has no novelty reference to keep, or one that would no longer be right; a warning for such a temperature."""
+    if not names_classes(model):
+        return
+    if not config.fit_temperature and config.spectrum not in (None, model.card.network.spectrum):
+        logger.warning("another `spectrum` changes the logits, but fit_temperature is false: the model's temperature is kept, though it may be wrong now")
+    if config.fit_novelty:
         return
     if model.novelty is None:
         raise InputError("fit_novelty is false, but the model has no novelty reference to keep: leave the setting out")
