@@ -87,7 +87,7 @@ def check_kept(model: Model, config: CalibrateConfig) -> None:
     if not names_classes(model):
         return
     if not config.fit_temperature and config.spectrum not in (None, model.card.network.spectrum):
-        logger.warning("another `spectrum` changes the logits, but fit_temperature is false: the model's temperature is kept, though it may be wrong now")
+        logger.warning("another `spectrum` changes the logits, but fit_temperature is false: the model's temperature is kept, and may be wrong now")
     if config.fit_novelty:
         return
     if model.novelty is None:
