@@ -83,6 +83,7 @@ def make_fake(
     snr: tuple[float, float] = (0.03, 0.4),
     warning: str | None = None,
     seed: int = 0,
+    tomograms: int = 1,
 ) -> Fake:
     """Write `truth.zarr` and `predictions` into a folder."""
     rng = np.random.default_rng(seed)
@@ -113,7 +114,7 @@ def make_fake(
         write_mrc(predictions / "densities" / f"{name}.mrc", Volume(recovered, VOXEL_SIZE))
     store.write("label", 0, label.astype(np.int16))
     store.write("snr", 0, noise_level.astype(np.float32))
-    store.write("tomogram", 0, (np.arange(count) % 5).astype(np.int32))
+    store.write("tomogram", 0, (np.arange(count) % tomograms).astype(np.int32))
 
     probabilities = fake_probabilities(label, noise_level, len(class_names), rng)
     predicted = probabilities.argmax(axis=1)

@@ -78,7 +78,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def fake(tmp_path_factory: pytest.TempPathFactory) -> Fake:
-    return make_fake(tmp_path_factory.mktemp("fake"), warning="The data look inverted!")
+    return make_fake(tmp_path_factory.mktemp("fake"), warning="The data look inverted!", tomograms=5)
 
 
 @pytest.fixture(scope="module")
