@@ -36,11 +36,12 @@ def draw_multitask(runs: Runs) -> Figure:
     figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
     measures = {"accuracy": "accuracy", "mean_iou": "mean IoU", "mean_density_correlation": "mean density correlation"}
     for axis, (key, title) in zip(axes, measures.items(), strict=True):
-        for colour, (cell, items) in zip(COLOURS * 2, runs.items(), strict=False):
+        styles = [(colour, style) for style in ("o-", "s--") for colour in COLOURS]
+        for (colour, style), (cell, items) in zip(styles, runs.items(), strict=False):
             if items[0]["tests"][SNRS[0]][key] is None:
                 continue
             values = np.array([[item["tests"][snr][key] for snr in SNRS] for item in items])
-            axis.plot([float(snr) for snr in SNRS], values.mean(0), "o-", color=colour, label=f"{cell.replace('_', ', ')} (n = {len(items)})")
+            axis.plot([float(snr) for snr in SNRS], values.mean(0), style, color=colour, label=f"{cell.replace('_', ', ')} (n = {len(items)})")
             axis.fill_between([float(snr) for snr in SNRS], values.min(0), values.max(0), color=colour, alpha=0.15, lw=0)
         axis.set(xscale="log", xlabel="SNR", title=title)
         axis.set_xticks([float(snr) for snr in SNRS], SNRS)
