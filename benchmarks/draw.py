@@ -19,6 +19,7 @@ from results import FOLDER
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 SNRS = ("0.3", "0.1", "0.03")
 COLOURS = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]
+STYLES = [(colour, style) for style in ("o-", "s--") for colour in COLOURS]
 Runs = dict[str, list[dict[str, Any]]]
 
 
@@ -36,8 +37,7 @@ def draw_multitask(runs: Runs) -> Figure:
     figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
     measures = {"accuracy": "accuracy", "mean_iou": "mean IoU", "mean_density_correlation": "mean density correlation"}
     for axis, (key, title) in zip(axes, measures.items(), strict=True):
-        styles = [(colour, style) for style in ("o-", "s--") for colour in COLOURS]
-        for (colour, style), (cell, items) in zip(styles, runs.items(), strict=False):
+        for (colour, style), (cell, items) in zip(STYLES, runs.items(), strict=False):
             if items[0]["tests"][SNRS[0]][key] is None:
                 continue
             values = np.array([[item["tests"][snr][key] for snr in SNRS] for item in items])

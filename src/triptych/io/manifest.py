@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -187,6 +187,19 @@ def manifest_entry(manifest: dict[str, Any], *keys: str) -> Any:
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value
+
+
+def input_listings(manifest: Mapping[str, Any]) -> set[Any]:
+    """What the folders among the inputs of a manifest are known by (`describe_input`)."""
+    return {entry.get("sha256_of_listing") for entry in manifest.get("inputs") or () if isinstance(entry, dict)}
+
+
+def history(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The manifest of a model, then those of what it was before it was calibrated, or had learned classes, back to its training."""
+    yield manifest
+    while isinstance(manifest.get("trained"), dict):
+        manifest = manifest["trained"]
+        yield manifest
 
 
 def command_folder(manifest: dict[str, Any]) -> Path:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from triptych.config import NONE_CLASS
 from triptych.errors import InputError, counted
 from triptych.fourier import fourier_shell_correlation
-from triptych.io.manifest import describe_input, manifest_entry, read_manifest
+from triptych.io.manifest import describe_input, history, input_listings, manifest_entry, read_manifest
 from triptych.io.predictions import Predicted, find_model
 from triptych.io.store import Store, known_labels, open_store, particle_name
 from triptych.judging import metrics
@@ -84,7 +84,7 @@ def match_truth(given: Predicted, path: Path) -> Truth:
     snr = np.asarray(store["snr"][:], np.float64)[row] if "snr" in store else None
     tomogram = np.asarray(store["tomogram"][:], np.int64)[row] if "tomogram" in store else None
     listing = describe_input(path).get("sha256_of_listing")
-    if listing not in _listings(given.manifest) and given.manifest.get("particles", {}).get("kind") == "store":
+    if listing not in input_listings(given.manifest) and given.manifest.get("particles", {}).get("kind") == "store":
         raise InputError(f"{given.folder} was predicted from another store than {path}; {SAME_STORE}")
     doubt = _doubt(given, path, listing)
     if doubt:
@@ -92,27 +92,13 @@ def match_truth(given: Predicted, path: Path) -> Truth:
     return Truth(path, store, row, class_names, len(names), known_labels(store, class_names)[row], snr, tomogram, doubt)
 
 
-def _listings(manifest: dict[str, Any]) -> set[Any]:
-    """What the folders among the inputs of a manifest are known by."""
-    return {entry.get("sha256_of_listing") for entry in manifest.get("inputs") or () if isinstance(entry, dict)}
-
-
-def _learned(manifest: dict[str, Any]) -> set[Any]:
-    """What the folders are known by from which the model of a manifest has learned: in its training, and whenever it was changed since."""
-    learned = _listings(manifest)
-    while isinstance(manifest.get("trained"), dict):
-        manifest = manifest["trained"]
-        learned |= _listings(manifest)
-    return learned
-
-
 def _doubt(given: Predicted, path: Path, listing: Any) -> str | None:
     """A sentence if none of the inputs that the manifest lists is this store, or if one of the model's is."""
-    if listing not in _listings(given.manifest):
+    if listing not in input_listings(given.manifest):
         what = f"The predictions were made from something else than the truth in {path}"
         return f"{what}: the figures mean nothing unless both are of the same particles."
     model = find_model(given)
-    if model is not None and listing in _learned(read_manifest(model)):
+    if model is not None and any(listing in input_listings(made) for made in history(read_manifest(model))):
         return f"The model was trained or calibrated on {path}: the figures tell what it remembers, not how well it does on new particles."
     return None
 

@@ -13,7 +13,7 @@ import torch
 
 from triptych.config import CalibrateConfig
 from triptych.errors import InputError
-from triptych.io.manifest import describe_input, is_written_by, manifest_entry, read_manifest
+from triptych.io.manifest import describe_input, history, input_listings, is_written_by, read_manifest
 from triptych.io.outputs import check_output_folder
 from triptych.io.store import Store, known_labels, open_store
 from triptych.parallel import Progress
@@ -142,10 +142,8 @@ def warn_of_missing(sample: Sample, class_names: Sequence[str]) -> None:
 
 def warn_of_known(data: Path, made: dict[str, Any]) -> None:
     """Warn of data that the model of a manifest was trained on: of these it is surer, and more often right, than of any others."""
-    while not is_written_by(made, "train") and isinstance(made.get("trained"), dict):
-        made = made["trained"]
-    seen = {manifest_entry(entry, "sha256_of_listing") for entry in made.get("inputs") or ()}
-    if is_written_by(made, "train") and describe_input(data).get("sha256_of_listing") in seen:
+    seen = {listing for model in history(made) if is_written_by(model, "train") for listing in input_listings(model)}
+    if seen and describe_input(data).get("sha256_of_listing") in seen:
         what = "%s is what the model was trained on, of which it is surer than of new particles, so that its probabilities will promise too much"
         logger.warning(f"{what}: give data that it has not seen, for example simulated with another seed", data)
 

@@ -30,6 +30,7 @@ from triptych.io.manifest import Stage, describe_input, is_made, recognise_input
 from triptych.io.mrc import check_values, mmap_mrc, new_mrc, type_for
 from triptych.io.output_names import CLASSES, EMBEDDING, PAGE, PARTICLES, TOMOGRAMS, map_file
 from triptych.io.outputs import check_apart
+from triptych.io.particle_source import NEAREST
 from triptych.io.predictions import FIDELITY
 from triptych.io.readers import cut_box
 from triptych.io.relion import COORDINATES, class_table, optics_table, particle_columns, tomogram_row
@@ -51,8 +52,6 @@ Judged = tuple[tuple[str, tuple[Contrast, str | None]], ...]
 """The sign of some tomograms' grey values, by name, and a warning if one looks otherwise."""
 
 STAGE: Stage = "pick"
-NEAREST = 30.0
-"""Å: two particles whose centres are nearer are one."""
 SAMPLE = 8
 """Boxes of 64 voxels from which a tomogram is judged before it is scanned."""
 RIM = 40.0
